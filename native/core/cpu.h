@@ -1,0 +1,16 @@
+// Instruction-set levels of the CPU backend, chosen once per process.
+#pragma once
+#include <string>
+
+namespace isr {
+
+enum class Isa { Generic = 0, Avx2 = 1, Avx512 = 2, Avx512Bf16 = 3 };
+
+const char* name_of(Isa);        // "generic" | "avx2" | "avx512" | "avx512bf16"
+Isa machine_isa();               // the highest level that cpuid and the operating system allow
+bool isa_supported(Isa);
+Isa chosen_isa();                // machine_isa(), or ISR_DPO_ISA at first use; DEVICE_UNAVAILABLE if the machine lacks it
+int machine_threads();           // min(CPU affinity, cgroup cpu.max rounded up), at least 1
+size_t machine_memory();         // bytes: min(physical, cgroup memory.max)
+
+}  // namespace isr

@@ -1,0 +1,87 @@
+#include "core/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace isr {
+namespace {
+
+constexpr size_t kHuge = size_t{2} << 20, kAlign = 64, kMinChunk = size_t{1} << 20;
+
+size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+// Anonymous memory: zeroed by the kernel, page-aligned; large blocks start on a huge page so that
+// weights stream at the full read rate (decoding reads them once per token).
+void* map_zeroed(size_t bytes) {
+  const size_t extra = bytes >= kHuge ? kHuge : 0;
+  char* p = static_cast<char*>(mmap(nullptr, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (p == MAP_FAILED)
+    throw Error("OUT_OF_MEMORY", concat("could not allocate ", bytes, " bytes: ", std::strerror(errno)),
+                "free memory, use dtype bf16, or lower the batch and token budgets");
+  if (!extra) return p;
+  char* aligned = reinterpret_cast<char*>(round_up(reinterpret_cast<uintptr_t>(p), kHuge));
+  if (aligned > p) munmap(p, static_cast<size_t>(aligned - p));
+  const size_t tail = extra - static_cast<size_t>(aligned - p);
+  if (tail) munmap(aligned + bytes, tail);
+  madvise(aligned, bytes, MADV_HUGEPAGE);
+  return aligned;
+}
+
+size_t mapped_size(size_t bytes) { return round_up(std::max<size_t>(bytes, 1), bytes >= kHuge ? kHuge : 4096); }
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : data_(map_zeroed(mapped_size(bytes))), bytes_(bytes) {}
+
+Buffer::~Buffer() {
+  if (data_) munmap(data_, mapped_size(bytes_));
+}
+
+Buffer& Buffer::operator=(Buffer&& o) noexcept {
+  std::swap(data_, o.data_);
+  std::swap(bytes_, o.bytes_);
+  return *this;
+}
+
+void* Arena::allocate(size_t bytes) {
+  bytes = round_up(std::max<size_t>(bytes, 1), kAlign);
+  total_ += bytes;
+  peak_ = std::max(peak_, total_);
+  if (measure_only_) return nullptr;
+  while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].bytes()) {
+    ++chunk_;
+    used_ = 0;
+  }
+  if (chunk_ == chunks_.size()) {
+    const size_t grown = chunks_.empty() ? kMinChunk : chunks_.back().bytes() * 2;
+    chunks_.emplace_back(round_up(std::max({bytes, std::min(grown, size_t{256} << 20)}), kHuge));
+    used_ = 0;
+  }
+  void* p = chunks_[chunk_].data<char>() + used_;
+  used_ += bytes;
+  return p;
+}
+
+void Arena::release(Mark m) {
+  chunk_ = m.chunk;
+  used_ = m.used;
+  total_ = m.total;
+  if (total_ == 0 && chunks_.size() > 1) {
+    size_t sum = 0;
+    for (const Buffer& b : chunks_) sum += b.bytes();
+    chunks_.clear();
+    chunks_.emplace_back(sum);
+    chunk_ = used_ = 0;
+  }
+}
+
+void Arena::trim() {
+  ISR_ASSERT(total_ == 0, "trim of an arena in use");
+  chunks_.clear();
+  chunk_ = used_ = 0;
+}
+
+}  // namespace isr

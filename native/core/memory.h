@@ -1,0 +1,57 @@
+// Owned memory. Buffer: one zeroed block on huge pages where they help. Arena: a stack of chunks with mark and release,
+// and a measure-only mode that counts bytes without touching memory (for `plan`).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace isr {
+
+class Buffer {  // zero-filled; 64-byte aligned; OUT_OF_MEMORY if the system refuses
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes);
+  Buffer(Buffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_) { o.data_ = nullptr; o.bytes_ = 0; }
+  Buffer& operator=(Buffer&& o) noexcept;
+  ~Buffer();
+  template <class T = void>
+  T* data() const { return static_cast<T*>(data_); }
+  size_t bytes() const { return bytes_; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+class Arena {
+ public:
+  struct Mark { size_t chunk, used, total; };
+  explicit Arena(bool measure_only = false) : measure_only_(measure_only) {}
+  void* allocate(size_t bytes);  // 64-byte aligned, contents undefined
+  template <class T>
+  T* allocate_n(int64_t n) { return static_cast<T*>(allocate(static_cast<size_t>(n) * sizeof(T))); }
+  Mark mark() const { return {chunk_, used_, total_}; }
+  void release(Mark);            // at the bottom, several chunks are merged into one of the peak size
+  size_t peak() const { return peak_; }
+  size_t total() const { return total_; }
+  void reset_peak() { peak_ = total_; }
+  void trim();                   // gives all memory back; nothing may be allocated
+
+ private:
+  std::vector<Buffer> chunks_;
+  size_t chunk_ = 0, used_ = 0, total_ = 0, peak_ = 0;
+  bool measure_only_;
+};
+
+struct ArenaScope {  // releases what was allocated during its life
+  explicit ArenaScope(Arena& a) : arena(a), mark(a.mark()) {}
+  ~ArenaScope() { arena.release(mark); }
+  ArenaScope(const ArenaScope&) = delete;
+  Arena& arena;
+  Arena::Mark mark;
+};
+
+}  // namespace isr

@@ -1,0 +1,43 @@
+// One thread pool for the whole process (all environments, models and worker_threads share it).
+// Regions of different callers are taken in turn, one at a time; chunks go to whoever is free, so results must not
+// depend on who computes what. A region that fits in one chunk runs inline on the caller.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace isr {
+
+// Reference to a callable, without allocation; the callable outlives the call.
+template <class>
+class FunctionRef;
+template <class R, class... A>
+class FunctionRef<R(A...)> {
+ public:
+  template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, FunctionRef>>>
+  FunctionRef(F&& f)
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* o, A... a) -> R { return (*static_cast<std::remove_reference_t<F>*>(o))(a...); }) {}
+  R operator()(A... a) const { return call_(object_, a...); }
+
+ private:
+  void* object_;
+  R (*call_)(void*, A...);
+};
+
+// body(begin, end, worker): worker is in [0, threads) and unique among those running at one time (scratch per worker).
+using ParallelBody = FunctionRef<void(int64_t begin, int64_t end, int worker)>;
+
+// Runs body over [0, n) in chunks of `grain` with at most `threads` workers, the caller being one.
+// The first exception is rethrown here when every worker has left the region.
+void parallel(int threads, int64_t n, int64_t grain, ParallelBody body);
+
+// At least four chunks a thread, so that a stolen core costs one chunk; never below min_grain.
+inline int64_t grain_for(int threads, int64_t n, int64_t min_grain = 1) {
+  const int64_t g = n / (4 * threads);
+  return g < min_grain ? min_grain : g;
+}
+
+int pool_threads();   // threads started so far besides callers; 0 before first use
+
+}  // namespace isr

@@ -1,0 +1,27 @@
+#include <chrono>
+#include <cstring>
+
+#include "check.h"
+
+int main(int argc, char** argv) {
+  using namespace isr::test;
+  int passed = 0, failed = 0;
+  for (const Case& c : cases()) {
+    if (argc > 1 && c.name.find(argv[1]) == std::string::npos) continue;
+    const int before = failures();
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      c.run();
+    } catch (const std::exception& e) {
+      ++failures();
+      std::printf("  unexpected exception: %s\n", e.what());
+    }
+    const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const bool ok = failures() == before;
+    std::printf("%s %s (%.2f s)\n", ok ? "ok  " : "FAIL", c.name.c_str(), s);
+    std::fflush(stdout);
+    ++(ok ? passed : failed);
+  }
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed ? 1 : 0;
+}
