@@ -23,7 +23,10 @@ struct Span {                    // rows [begin, end); spans are disjoint, order
   int32_t parent = -1;           // earlier span; a row sees all rows of every ancestor, then its own span
 };
 
-struct KeySegment { int32_t row, count, offset; };  // `count` batch rows from `row` sit at [offset, offset+count) of the block
+struct KeySegment {               // `count` batch rows from `row` sit at [offset, offset+count) of the block
+  int32_t row, count, offset;
+  int32_t tree_row;               // place of `row` among the rows of its tree
+};
 
 struct KeyBlock {
   int32_t first_segment, segments;  // into AttentionPlan::segments
@@ -31,14 +34,16 @@ struct KeyBlock {
   int32_t logical;                  // logical index of the block's first key: a multiple of 64
   int32_t tree;                     // root tree it belongs to
   int32_t first_reader, readers;    // tiles that read it, ascending (backward)
+  int32_t page;                     // index among blocks that several tiles read; -1: one tile reads it, as its last block
 };
 
-struct QueryTile {                  // rows of one span, at most 64
+struct QueryTile {                  // rows of one span whose logical indices lie in one [64 j, 64 j + 64)
   int32_t row, rows;                // batch rows [row, row + rows)
   int32_t logical;                  // logical index of its first row
   int32_t span;
   int32_t tree;
   int32_t blocks;                   // leading entries of the span's block list that it reads (causal: up to the diagonal)
+  int32_t tree_row;                 // place of `row` among the rows of its tree
 };
 
 struct AttentionPlan {
@@ -48,17 +53,22 @@ struct AttentionPlan {
   std::vector<int32_t> span_logical;              // logical index of each span's first row
   std::vector<KeySegment> segments;
   std::vector<KeyBlock> blocks;                   // grouped by tree, ascending
-  std::vector<int32_t> first_block, block_list;   // CSR: blocks of span s, root first, in logical order
+  std::vector<int32_t> first_block, block_list;   // CSR: blocks of span s, root first; entry j starts at logical 64 j
   std::vector<QueryTile> tiles;                   // grouped by tree, ascending row
   std::vector<int32_t> readers;                   // tile indices, by block
   std::vector<int32_t> tree_first_tile, tree_first_block;  // size trees + 1
-  int32_t trees = 0;
+  std::vector<int32_t> tree_rows;                 // rows of each tree (they need not be contiguous in the batch)
+  int32_t trees = 0, shared_pages = 0;            // shared_pages: blocks with page >= 0
 };
 
-// Throws INVALID_ARGUMENT for spans that are not disjoint, ordered and covering, or whose parent is not earlier.
+// Throws INVALID_ARGUMENT for spans that are empty, not disjoint, ordered and covering, or whose parent is not earlier.
 AttentionPlan plan_attention(std::span<const Span> spans, bool causal);
 
 // ---- cached mode: keys are pages of a pool. A page is one key block of one branch: 64 logical tokens.
+// A page taken from the pool may hold anything: appending slot 0 opens it, and the backend then clears whatever its
+// attention could read beyond the tokens present. A branch that starts inside a page copies its parent's whole page and
+// appends at the next slot; what the copy holds from there on is overwritten or masked, never seen. Rows of one page are
+// listed in ascending slot order.
 struct KvStore {
   char* pages = nullptr;            // (layers, page_count) blocks of page_bytes, the layout inside is the backend's
   int64_t page_bytes = 0, page_count = 0;

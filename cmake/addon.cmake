@@ -1,0 +1,26 @@
+# The Node-API addon: native/binding over the engine. cmake-js passes the header folders in CMAKE_JS_INC; a bare cmake
+# (IDE, ctest) asks node for the two packages, and goes without the addon where they are not installed.
+if(NOT CMAKE_JS_INC)
+  find_program(NODE_EXECUTABLE node)
+  if(NODE_EXECUTABLE)
+    execute_process(
+      COMMAND ${NODE_EXECUTABLE} -p "[require('node-api-headers').include_dir, require('node-addon-api').include_dir].join(';')"
+      WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+      OUTPUT_VARIABLE CMAKE_JS_INC OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  endif()
+endif()
+
+if(CMAKE_JS_INC)
+  file(GLOB binding_sources CONFIGURE_DEPENDS native/binding/*.cc)
+  add_library(addon MODULE ${binding_sources} ${CMAKE_JS_SRC})
+  # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
+  target_compile_definitions(addon PRIVATE NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
+  target_include_directories(addon SYSTEM PRIVATE ${CMAKE_JS_INC})
+  target_link_libraries(addon PRIVATE engine ${CMAKE_JS_LIB})
+  # nodelete: pool threads outlive the environment that loaded the addon. exclude-libs: nothing of the engine is exported.
+  target_link_options(addon PRIVATE -Wl,-z,nodelete -Wl,--exclude-libs,ALL)
+  set_target_properties(addon PROPERTIES
+    OUTPUT_NAME isr_dpo PREFIX "" SUFFIX ".node" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
+else()
+  message(STATUS "isr-dpo: no Node-API headers (npm ci has not run): building without the addon")
+endif()

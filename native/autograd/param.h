@@ -1,0 +1,88 @@
+// Parameters as the checkpoint names them, the packed matrices that products read, and the flat groups that training
+// updates. Ops never touch `value` or gradients directly: they ask a Weight for its panels and the Grads for a sink.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace isr {
+
+struct Group;
+struct Weight;
+
+// One tensor of the checkpoint. Matrices are (out, in) row-major in the model's type; vectors (norm weights, biases) are
+// kept as float32 values that the model's type can represent, so that kernels read one kind.
+struct Param {
+  std::string name;
+  std::vector<int64_t> shape;
+  DType dtype = DType::F32;       // type of the model; a vector's values are rounded to it
+  void* value = nullptr;          // row-major; null while only the panels of a Weight hold the matrix
+  uint32_t version = 0;           // += 1 on every write
+  Group* group = nullptr;         // null: frozen
+  size_t offset = 0;              // into the group's flat arrays
+  bool embedding = false;         // looked up by row: keeps its row-major value beside any panels
+  Weight* weight = nullptr;       // whose panels hold it, rows [weight_row, weight_row + rows())
+  int64_t weight_row = 0;
+
+  bool vector() const { return shape.size() == 1; }
+  int64_t rows() const { return vector() ? 1 : shape[0]; }
+  int64_t cols() const { return vector() ? shape[0] : shape[1]; }
+  int64_t size() const { return rows() * cols(); }
+  float* f32() const { return static_cast<float*>(value); }
+  inline const float* master() const;   // null: not trained here
+};
+
+// A matrix as products read it: one parameter, or several stacked along the output (q, k, v; gate, up).
+struct Weight {
+  std::vector<Param*> parts;
+  std::vector<Param*> bias;       // empty, or one a part; their values lie one behind another in `bias_value`
+  Packed packed;
+  Buffer bias_value;              // (N) f32, when there is one
+
+  int64_t n() const { return packed.n; }
+  int64_t k() const { return packed.k; }
+  const float* bias_data() const { return bias.empty() ? nullptr : bias_value.data<float>(); }
+  bool trainable() const {
+    for (const Param* p : parts)
+      if (p->group) return true;
+    for (const Param* p : bias)
+      if (p->group) return true;
+    return false;
+  }
+  std::vector<WeightRows> rows() const {
+    std::vector<WeightRows> all;
+    for (const Param* p : parts) all.push_back({p->value, p->dtype, p->rows(), p->cols()});
+    return all;
+  }
+};
+
+// Parameters that are updated together: one a block, and embeddings + head + final norm. Flat float32 arrays; with one rank
+// they are whole, with R ranks a rank keeps its shard.
+struct Group {
+  std::vector<Param*> params;
+  std::vector<bool> written;      // gradient of params[i] has had its first write in this step
+  int64_t size = 0;               // elements, each parameter padded to 64
+  Buffer grad, master, m, v;      // (size) f32
+};
+
+inline const float* Param::master() const { return group ? group->master.data<float>() + offset : nullptr; }
+
+struct GradSink {
+  float* dst = nullptr;           // null: frozen
+  bool accumulate = false;
+};
+
+// Where the gradient of p goes: '=' on the first write of a step, '+=' afterwards.
+inline GradSink sink(Param& p) {
+  if (!p.group) return {};
+  Group& g = *p.group;
+  size_t i = 0;
+  while (g.params[i] != &p) ++i;
+  const bool again = g.written[i];
+  g.written[i] = true;
+  return {g.grad.data<float>() + p.offset, again};
+}
+
+}  // namespace isr

@@ -1,0 +1,83 @@
+// Module entry: hosts, cancellation, and facts about the machine. All state hangs on hosts, one environment each.
+#include "binding/jobs.h"
+
+namespace isr::binding {
+
+using HostHandle = Napi::External<std::shared_ptr<Host>>;
+
+Host& host_of(const Napi::CallbackInfo& info) { return **info[0].As<HostHandle>().Data(); }
+
+Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep) {
+  const uint32_t id = host_of(info).submit(info.Env(), std::move(work), info[2].As<Napi::Function>(), info[3], std::move(keep));
+  return Napi::Number::New(info.Env(), id);
+}
+
+namespace {
+
+Napi::Value create_host(const Napi::CallbackInfo& info) {
+  auto* host = new std::shared_ptr<Host>(Host::create(info.Env()));
+  return HostHandle::New(info.Env(), host, [](Napi::Env, std::shared_ptr<Host>* host) {
+    (*host)->close(false);
+    delete host;
+  });
+}
+
+Napi::Value cancel(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), host_of(info).cancel(info[1].As<Napi::Number>().Uint32Value()));
+}
+
+// Cancels what runs and waits; its own job, the last one, frees the model on the thread that owns it.
+Napi::Value dispose(const Napi::CallbackInfo& info) {
+  host_of(info).cancel_all();
+  return submit(info, [](JobContext& job) -> ToJs {
+    job.engine.clear();
+    return nothing();
+  });
+}
+
+Napi::Value close(const Napi::CallbackInfo& info) {
+  host_of(info).close(false);
+  return info.Env().Undefined();
+}
+
+Napi::Value counters(const Napi::CallbackInfo& info) {
+  const WorkCounters& c = host_of(info).counters;
+  Napi::Object o = Napi::Object::New(info.Env());
+  o.Set("prefillTokens", static_cast<double>(c.prefill.load()));
+  o.Set("decodeTokens", static_cast<double>(c.decode.load()));
+  o.Set("trainTokens", static_cast<double>(c.train.load()));
+  return o;
+}
+
+Napi::Value machine(const Napi::CallbackInfo& info) {
+  Napi::Object o = Napi::Object::New(info.Env());
+  o.Set("machineIsa", name_of(machine_isa()));
+  o.Set("threads", machine_threads());
+  o.Set("memoryBytes", static_cast<double>(machine_memory()));
+  o.Set("poolThreads", pool_threads());
+  try {
+    o.Set("isa", name_of(chosen_isa()));
+  } catch (const Error& e) {
+    o.Set("problem", e.what());
+  }
+  return o;
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  export_as<create_host>(env, exports, "createHost");
+  export_as<cancel>(env, exports, "cancel");
+  export_as<dispose>(env, exports, "dispose");
+  export_as<close>(env, exports, "close");
+  export_as<counters>(env, exports, "counters");
+  export_as<machine>(env, exports, "machine");
+  export_model_jobs(env, exports);
+  export_trainer_jobs(env, exports);
+  export_kernel_jobs(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(isr_dpo, initialise)
+
+}  // namespace isr::binding

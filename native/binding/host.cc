@@ -1,0 +1,216 @@
+#include "binding/host.h"
+
+#include <new>
+#include <utility>
+
+namespace isr::binding {
+
+std::shared_ptr<Host> Host::create(Napi::Env env) {
+  std::shared_ptr<Host> host(new Host);
+  host->env_ = env;
+  auto* context = new std::shared_ptr<Host>(host);
+  const auto finalize = [](napi_env, void*, void* context) { delete static_cast<std::shared_ptr<Host>*>(context); };
+  const napi_status made = napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "isr-dpo jobs"), 0, 1, nullptr,
+                                                           finalize, context, call_js, &host->wake_);
+  if (made != napi_ok) {
+    delete context;
+    throw Napi::Error::New(env, "cannot create a thread-safe function");
+  }
+  napi_unref_threadsafe_function(env, host->wake_);          // an idle model does not keep the process alive
+  napi_add_env_cleanup_hook(env, at_env_end, host.get());    // after wake_, so that it runs before wake_ is closed
+  return host;
+}
+
+Host::~Host() {
+  if (thread_.joinable()) thread_.join();
+}
+
+// ---- JS thread
+
+uint32_t Host::submit(Napi::Env env, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep) {
+  if (closed_) throw Napi::Error::New(env, "the host is closed");
+  const uint32_t id = next_id_++;
+  Pending& pending = pending_[id];
+  pending.settle = Napi::Persistent(settle);
+  if (event.IsFunction()) pending.event = Napi::Persistent(event.As<Napi::Function>());
+  for (Napi::Object& object : keep) pending.keep.push_back(Napi::Persistent(object));
+  if (pending_.size() == 1) napi_ref_threadsafe_function(env, wake_);
+
+  auto job = std::make_shared<Job>();
+  job->id = id;
+  job->work = std::move(work);
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(job));
+  }
+  changed_.notify_one();
+  if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
+  return id;
+}
+
+bool Host::cancel(uint32_t id) {
+  std::shared_ptr<Job> removed;  // its work is destroyed outside the lock
+  {
+    std::lock_guard lock(mutex_);
+    if (running_ && running_->id == id) running_->cancel.store(true);
+    for (auto it = queue_.begin(); it != queue_.end(); ++it)
+      if ((*it)->id == id) {
+        removed = *it;
+        queue_.erase(it);
+        break;
+      }
+  }
+  if (!removed) return false;
+  forget(env_, id);
+  return true;
+}
+
+void Host::cancel_all() {
+  std::lock_guard lock(mutex_);
+  if (running_) running_->cancel.store(true);
+  for (auto& job : queue_) job->cancel.store(true);
+}
+
+void Host::close(bool env_ending) {
+  if (closed_) return;
+  closed_ = true;
+  cancel_all();
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_one();
+  if (thread_.joinable()) thread_.join();
+  pending_.clear();
+  if (env_ending) return;  // Node closes wake_ itself, next
+  napi_remove_env_cleanup_hook(env_, at_env_end, this);
+  napi_release_threadsafe_function(wake_, napi_tsfn_release);
+}
+
+void Host::at_env_end(void* host) { static_cast<Host*>(host)->close(true); }
+
+void Host::call_js(napi_env env, napi_value, void* context, void*) {
+  if (!env) return;
+  const std::shared_ptr<Host> host = *static_cast<std::shared_ptr<Host>*>(context);  // a callback may dispose it
+  host->drain(Napi::Env(env));
+}
+
+void Host::drain(Napi::Env env) {
+  std::deque<Message> messages;
+  {
+    std::lock_guard lock(mutex_);
+    woken_ = false;
+    messages.swap(outbox_);
+  }
+  for (Message& message : messages) {
+    if (closed_) return;
+    const Napi::HandleScope scope(env);
+    try {
+      deliver(env, message);
+    } catch (const Napi::Error&) {
+      // Callbacks of src/addon.ts do not throw: this is an environment that is being terminated.
+    }
+  }
+}
+
+void Host::deliver(Napi::Env env, Message& message) {
+  const auto found = pending_.find(message.job);
+  if (found == pending_.end()) return;
+  if (message.kind >= 0) {
+    if (!found->second.event.IsEmpty()) found->second.event.Call({message.value(env)});
+    return;
+  }
+  Napi::Value error = env.Null(), value = env.Undefined();
+  if (message.failure) {
+    error = describe(env, *message.failure);
+  } else {
+    try {
+      value = message.value(env);
+    } catch (const Napi::Error& e) {
+      error = describe(env, {"OUT_OF_MEMORY", e.Message(), "the result does not fit into JavaScript's memory", {}});
+    }
+  }
+  const Napi::Function settle = found->second.settle.Value();
+  forget(env, message.job);
+  settle.Call({error, value});
+}
+
+void Host::forget(Napi::Env env, uint32_t id) {
+  pending_.erase(id);
+  if (pending_.empty()) napi_unref_threadsafe_function(env, wake_);
+}
+
+Napi::Value Host::describe(Napi::Env env, const Failure& failure) {
+  Napi::Object o = Napi::Object::New(env);
+  if (failure.cancelled) {
+    o.Set("cancelled", true);
+    return o;
+  }
+  o.Set("code", failure.code);
+  o.Set("message", failure.message);
+  if (!failure.hint.empty()) o.Set("hint", failure.hint);
+  if (!failure.path.empty()) o.Set("path", failure.path);
+  return o;
+}
+
+// ---- job thread
+
+void Host::loop() {
+  for (;;) {
+    std::shared_ptr<Job> job;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
+      if (stop_) break;
+      job = queue_.front();
+      queue_.pop_front();
+      running_ = job;
+    }
+    run(*job);
+  }
+  engine_.clear();
+}
+
+void Host::run(Job& job) {
+  Message message{job.id, -1, {}, {}};
+  try {
+    if (job.cancel.load()) throw Cancelled();
+    JobContext context{engine_, counters, &job.cancel,
+                       [&](int kind, ToJs event) { post({job.id, kind, std::move(event), {}}); }};
+    message.value = job.work(context);
+  } catch (const Cancelled&) {
+    message.failure = std::make_shared<Failure>(Failure{{}, {}, {}, {}, true});
+  } catch (const Error& e) {
+    message.failure = std::make_shared<Failure>(Failure{e.code, e.what(), e.hint, e.path});
+  } catch (const std::bad_alloc&) {
+    message.failure = std::make_shared<Failure>(
+        Failure{"OUT_OF_MEMORY", "the system refused memory", "use shorter or fewer sequences, or dtype 'bf16'", {}});
+  } catch (const std::exception& e) {
+    message.failure = std::make_shared<Failure>(Failure{"BUG", e.what(), {}, {}});
+  } catch (...) {
+    message.failure = std::make_shared<Failure>(Failure{"BUG", "an exception of unknown type", {}, {}});
+  }
+  job.work = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    running_.reset();
+  }
+  post(std::move(message));
+}
+
+void Host::post(Message message) {
+  std::lock_guard lock(mutex_);
+  if (stop_) return;  // nobody will read it, and wake_ may be closing
+  if (message.kind > 0)
+    for (Message& queued : outbox_)
+      if (queued.job == message.job && queued.kind == message.kind) {
+        queued.value = std::move(message.value);
+        return;
+      }
+  outbox_.push_back(std::move(message));
+  if (woken_) return;
+  woken_ = true;
+  napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
+}
+
+}  // namespace isr::binding

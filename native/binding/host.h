@@ -1,0 +1,126 @@
+// A host is one job thread with a queue, and what that thread owns: a model, its trainer, its sessions. Every call from
+// JavaScript becomes a job: values are read on the JS thread into plain structs, work runs on the job thread without any
+// Node-API call, and results come back through an outbox that a thread-safe function drains on the JS thread.
+//
+// Who may touch what: Engine and Job::work belong to the job thread; `pending_` and every JS reference belong to the JS
+// thread; queue and outbox are behind the mutex. The environment's cleanup hook cancels and joins before Node closes the
+// thread-safe function, so the job thread never calls into an environment that is going away.
+#pragma once
+#include <node_api.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <napi.h>
+
+#include "infer/generator.h"
+#include "models/model.h"
+#include "train/trainer.h"
+
+namespace isr::binding {
+
+// Makes the JS value of a result or event; runs on the JS thread, captures plain data only.
+using ToJs = std::function<Napi::Value(Napi::Env)>;
+
+struct WorkCounters { std::atomic<uint64_t> prefill{0}, decode{0}, train{0}; };   // tokens since load
+
+struct Engine {  // in order of destruction from the end: a trainer or session never outlives its model
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Trainer> trainer;
+  std::map<uint32_t, std::unique_ptr<Generator>> sessions;
+
+  Model& loaded() {
+    ISR_ASSERT(model, "no model is loaded");
+    return *model;
+  }
+  Trainer& training() {
+    ISR_ASSERT(trainer, "no trainer was created");
+    return *trainer;
+  }
+  void clear() {
+    sessions.clear();
+    trainer.reset();
+    model.reset();
+  }
+};
+
+class Host;
+
+struct JobContext {
+  Engine& engine;
+  WorkCounters& counters;
+  const std::atomic<bool>* cancel;
+  // kind > 0: only the newest event of that kind is kept until JavaScript takes it; 0: never dropped.
+  std::function<void(int kind, ToJs event)> emit;
+};
+using Work = std::function<ToJs(JobContext&)>;
+
+class Host : public std::enable_shared_from_this<Host> {
+ public:
+  static std::shared_ptr<Host> create(Napi::Env env);
+  ~Host();
+
+  // JS thread. `settle(error | null, value)` is called once, `event(value)` any number of times before it; `keep` are the
+  // objects whose memory the work reads or writes.
+  uint32_t submit(Napi::Env env, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep = {});
+  bool cancel(uint32_t id);      // true: it had not begun, and will never settle
+  void cancel_all();
+  void close(bool env_ending);   // cancels, waits, ends the thread; may be called again
+
+  WorkCounters counters;
+
+ private:
+  struct Job {
+    uint32_t id;
+    Work work;
+    std::atomic<bool> cancel{false};
+  };
+  struct Failure { std::string code, message, hint, path; bool cancelled = false; };
+  struct Message {
+    uint32_t job;
+    int kind;                    // < 0: settles; else an event
+    ToJs value;
+    std::shared_ptr<Failure> failure;
+  };
+  struct Pending {               // the JS side of a job
+    Napi::FunctionReference settle, event;
+    std::vector<Napi::ObjectReference> keep;
+  };
+
+  Host() = default;
+  void loop();
+  void run(Job& job);
+  void post(Message message);
+  void drain(Napi::Env env);
+  void deliver(Napi::Env env, Message& message);
+  void forget(Napi::Env env, uint32_t id);
+  static Napi::Value describe(Napi::Env env, const Failure& failure);
+  static void call_js(napi_env env, napi_value, void* context, void*);
+  static void at_env_end(void* host);
+
+  napi_env env_ = nullptr;
+  napi_threadsafe_function wake_ = nullptr;
+  std::thread thread_;
+  bool closed_ = false;
+  uint32_t next_id_ = 1;
+  std::map<uint32_t, Pending> pending_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Job>> queue_;
+  std::shared_ptr<Job> running_;
+  std::deque<Message> outbox_;
+  bool stop_ = false, woken_ = false;
+
+  Engine engine_;
+};
+
+}  // namespace isr::binding

@@ -1,0 +1,29 @@
+// The functions that the addon exports. Each job has the form f(host, args, settle, event?) -> job id.
+#pragma once
+#include "binding/convert.h"
+#include "binding/host.h"
+
+namespace isr::binding {
+
+Host& host_of(const Napi::CallbackInfo& info);
+Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep = {});
+
+void export_model_jobs(Napi::Env env, Napi::Object exports);     // load, forward, generate, ...
+void export_trainer_jobs(Napi::Env env, Napi::Object exports);   // createTrainer, trainStep, ...
+void export_kernel_jobs(Napi::Env env, Napi::Object exports);    // attention, sequenceLogProbs, dpoLoss
+
+inline ToJs nothing() {
+  return [](Napi::Env env) { return env.Undefined(); };
+}
+
+using Callback = Napi::Value (*)(const Napi::CallbackInfo&);
+template <Callback F>
+Napi::Value safely(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return F(info); });
+}
+template <Callback F>
+void export_as(Napi::Env env, Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<safely<F>>(env, name));
+}
+
+}  // namespace isr::binding

@@ -1,0 +1,186 @@
+// Jobs of isr-dpo/native: kernels on raw tensors. Outputs are written into arrays that the caller made.
+#include <algorithm>
+
+#include "binding/jobs.h"
+#include "kernels/backend.h"
+#include "kernels/reference.h"
+
+namespace isr::binding {
+namespace {
+
+int threads_of(const Napi::Object& args) {
+  const int wanted = static_cast<int>(integer_at(args, "threads"));
+  return wanted > 0 ? wanted : machine_threads();
+}
+
+DType dtype_of(const Napi::Object& args) { return string_at(args, "dtype") == "bf16" ? DType::BF16 : DType::F32; }
+
+// (T, H) to (H, T) and back: kernels keep a row's heads together, the public layout a head's rows.
+std::vector<float> transposed(const float* x, int64_t rows, int64_t cols) {
+  std::vector<float> y(static_cast<size_t>(rows * cols));
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c) y[static_cast<size_t>(c * rows + r)] = x[r * cols + c];
+  return y;
+}
+
+struct AttentionCall {
+  AttentionShape shape;
+  int64_t T = 0;
+  DType dtype = DType::F32;
+  bool causal = true, reference = false;
+  int threads = 1;
+  std::vector<Span> spans;
+  Tensor q, k, v, out, dout, dq, dk, dv;
+  Bytes lse;
+  std::vector<Napi::Object> keep;
+
+  explicit AttentionCall(const Napi::Object& args) {
+    T = integer_at(args, "rows");
+    shape = {integer_at(args, "heads"), integer_at(args, "kvHeads"), integer_at(args, "headSize"), static_cast<float>(number_at(args, "scale"))};
+    dtype = dtype_of(args);
+    causal = bool_at(args, "causal");
+    reference = string_at(args, "backend") == "reference";
+    threads = threads_of(args);
+    const std::vector<int32_t> triples = ints_at(args, "spans");
+    for (size_t i = 0; i + 2 < triples.size(); i += 3) spans.push_back({triples[i], triples[i + 1], triples[i + 2]});
+    const int64_t wide = shape.heads * shape.head_size, narrow = shape.kv_heads * shape.head_size;
+    const auto tensor = [&](const char* key, int64_t cols) { return view(bytes_at(args, key, keep).data, dtype, T, cols); };
+    q = tensor("q", wide);
+    k = tensor("k", narrow);
+    v = tensor("v", narrow);
+    out = tensor("out", wide);
+    lse = bytes_at(args, "lse", keep);
+    dout = tensor("dOut", wide);
+    dq = tensor("dq", wide);
+    dk = tensor("dk", narrow);
+    dv = tensor("dv", narrow);
+  }
+};
+
+Napi::Value attention_forward(const Napi::CallbackInfo& info) {
+  AttentionCall call(info[1].As<Napi::Object>());
+  std::vector<Napi::Object> keep = std::move(call.keep);
+  return submit(info, [c = std::move(call)](JobContext&) -> ToJs {
+    const AttentionPlan plan = plan_attention(c.spans, c.causal);   // refuses spans that are none, for either backend
+    ISR_ASSERT(plan.rows == c.T, "spans cover ", plan.rows, " of ", c.T, " rows");
+    std::vector<float> lse(static_cast<size_t>(c.T * c.shape.heads));
+    if (c.reference) {
+      reference::attention_forward(c.out, lse.data(), c.q, c.k, c.v, c.spans, c.causal, c.shape);
+    } else {
+      const auto backend = make_cpu_backend(chosen_isa(), c.threads);
+      backend->attention_forward(c.out, lse.data(), c.q, c.k, c.v, plan, c.shape);
+    }
+    const std::vector<float> by_head = transposed(lse.data(), c.T, c.shape.heads);
+    std::copy(by_head.begin(), by_head.end(), static_cast<float*>(c.lse.data));
+    return nothing();
+  }, std::move(keep));
+}
+
+Napi::Value attention_backward(const Napi::CallbackInfo& info) {
+  AttentionCall call(info[1].As<Napi::Object>());
+  std::vector<Napi::Object> keep = std::move(call.keep);
+  return submit(info, [c = std::move(call)](JobContext&) -> ToJs {
+    const AttentionPlan plan = plan_attention(c.spans, c.causal);
+    ISR_ASSERT(plan.rows == c.T, "spans cover ", plan.rows, " of ", c.T, " rows");
+    if (c.reference) {
+      reference::attention_backward(c.dq, c.dk, c.dv, c.dout, c.q, c.k, c.v, c.spans, c.causal, c.shape);
+      return nothing();
+    }
+    const std::vector<float> lse = transposed(static_cast<const float*>(c.lse.data), c.shape.heads, c.T);
+    const auto backend = make_cpu_backend(chosen_isa(), c.threads);
+    backend->attention_backward(c.dq, c.dk, c.dv, c.dout, c.q, c.k, c.v, c.out, lse.data(), plan, c.shape);
+    return nothing();
+  }, std::move(keep));
+}
+
+// hidden (T, C), head (V, C), targets (T) with -1 for none; logProbs (T). With `backward` (T) also dHidden and dHead.
+struct LogProbCall {
+  int64_t T = 0, C = 0, V = 0;
+  DType dtype = DType::F32;
+  int threads = 1;
+  std::vector<int32_t> targets, rows, row_targets;   // rows: those with a target
+  Bytes hidden, head, log_probs, backward, d_hidden, d_head;
+  std::vector<Napi::Object> keep;
+
+  explicit LogProbCall(const Napi::Object& args) {
+    T = integer_at(args, "rows");
+    C = integer_at(args, "width");
+    V = integer_at(args, "vocab");
+    dtype = dtype_of(args);
+    threads = threads_of(args);
+    targets = ints_at(args, "targets");
+    for (size_t t = 0; t < targets.size(); ++t)
+      if (targets[t] >= 0) {
+        rows.push_back(static_cast<int32_t>(t));
+        row_targets.push_back(targets[t]);
+      }
+    hidden = bytes_at(args, "hidden", keep);
+    head = bytes_at(args, "head", keep);
+    log_probs = bytes_at(args, "logProbs", keep);
+    backward = bytes_at(args, "backward", keep);
+    d_hidden = bytes_at(args, "dHidden", keep);
+    d_head = bytes_at(args, "dHead", keep);
+  }
+
+  void run() const {
+    const int64_t R = static_cast<int64_t>(rows.size());
+    if (R == 0) return;   // outputs were made as zeros
+    const auto be = make_cpu_backend(chosen_isa(), threads);
+    const Buffer panels(be->packed_bytes(V, C, dtype, false));
+    const Packed packed{panels.data(), dtype, V, C, false};
+    const WeightRows head_rows{head.data, dtype, V, C};
+    be->pack(packed, 0, head_rows);
+
+    const Buffer x_memory(static_cast<size_t>(R * C) * size_of(dtype));
+    const Tensor x = view(x_memory.data(), dtype, R, C);
+    be->gather_rows(x, false, view(hidden.data, dtype, T, C), rows);
+    std::vector<float> logp(rows.size()), lse(rows.size()), dlogp(rows.size());
+    be->token_logp_forward(logp.data(), lse.data(), x, packed, row_targets);
+    for (size_t r = 0; r < rows.size(); ++r) static_cast<float*>(log_probs.data)[rows[r]] = logp[r];
+    if (!backward.data) return;
+
+    for (size_t r = 0; r < rows.size(); ++r) dlogp[r] = static_cast<const float*>(backward.data)[rows[r]];
+    const Buffer dx_memory(x_memory.bytes());
+    const Tensor dx = view(dx_memory.data(), dtype, R, C);
+    be->token_logp_backward(dx, false, static_cast<float*>(d_head.data), false, dlogp.data(), x, packed, head_rows, row_targets, lse.data());
+    std::vector<int32_t> back(static_cast<size_t>(T), -1);
+    for (size_t r = 0; r < rows.size(); ++r) back[static_cast<size_t>(rows[r])] = static_cast<int32_t>(r);
+    be->gather_rows(view(d_hidden.data, dtype, T, C), false, dx, back);
+  }
+};
+
+Napi::Value sequence_log_probs(const Napi::CallbackInfo& info) {
+  LogProbCall call(info[1].As<Napi::Object>());
+  std::vector<Napi::Object> keep = std::move(call.keep);
+  return submit(info, [c = std::move(call)](JobContext&) -> ToJs {
+    c.run();
+    return nothing();
+  }, std::move(keep));
+}
+
+// A host function of a few thousand numbers: answers at once.
+Napi::Value dpo_loss(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object args = info[0].As<Napi::Object>();
+  const auto chosen = float_lists_at(args, "chosen"), rejected = float_lists_at(args, "rejected"), ref_chosen = float_lists_at(args, "refChosen"),
+             ref_rejected = float_lists_at(args, "refRejected");
+  std::vector<PairLogps> pairs;
+  for (size_t i = 0; i < chosen.size(); ++i) pairs.push_back({chosen[i], rejected[i], ref_chosen[i], ref_rejected[i]});
+  const LossResult r = preference_loss(pairs, loss_options_of(object_at(args, "options")));
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("loss", r.loss);
+  o.Set("dChosen", to_js(env, r.d_chosen));
+  o.Set("dRejected", to_js(env, r.d_rejected));
+  return o;
+}
+
+}  // namespace
+
+void export_kernel_jobs(Napi::Env env, Napi::Object exports) {
+  export_as<attention_forward>(env, exports, "attentionForward");
+  export_as<attention_backward>(env, exports, "attentionBackward");
+  export_as<sequence_log_probs>(env, exports, "sequenceLogProbs");
+  export_as<dpo_loss>(env, exports, "dpoLoss");
+}
+
+}  // namespace isr::binding

@@ -1,0 +1,114 @@
+// Jobs of a trainer. It lives on its model's job thread, so that steps and generation take turns by themselves.
+#include "binding/jobs.h"
+
+namespace isr::binding {
+namespace {
+
+Napi::Value create_trainer(const Napi::CallbackInfo& info) {
+  return submit(info, [options = trainer_options_of(info[1].As<Napi::Object>())](JobContext& job) -> ToJs {
+    job.engine.trainer = std::make_unique<Trainer>(job.engine.loaded(), options);
+    return nothing();
+  });
+}
+
+Napi::Value dispose_trainer(const Napi::CallbackInfo& info) {
+  return submit(info, [](JobContext& job) -> ToJs {
+    job.engine.trainer.reset();
+    return nothing();
+  });
+}
+
+Napi::Value score(const Napi::CallbackInfo& info) {
+  return submit(info, [pairs = pairs_at(info[1].As<Napi::Object>(), "pairs")](JobContext& job) -> ToJs {
+    return [all = job.engine.training().score(pairs, job.cancel)](Napi::Env env) -> Napi::Value {
+      Napi::Array array = Napi::Array::New(env, all.size());
+      for (size_t i = 0; i < all.size(); ++i) {
+        Napi::Object o = Napi::Object::New(env);
+        o.Set("chosen", to_js(env, all[i].chosen));
+        o.Set("rejected", to_js(env, all[i].rejected));
+        array.Set(static_cast<uint32_t>(i), o);
+      }
+      return array;
+    };
+  });
+}
+
+// Items are pairs, or sequences for supervised training.
+struct Items {
+  bool supervised;
+  std::vector<TrainPair> pairs;
+  std::vector<SequenceInput> sequences;
+  explicit Items(const Napi::Object& args) : supervised(has(args, "sequences")) {
+    if (supervised) sequences = sequences_at(args, "sequences");
+    else pairs = pairs_at(args, "pairs");
+  }
+};
+
+Napi::Value train_step(const Napi::CallbackInfo& info) {
+  return submit(info, [items = Items(info[1].As<Napi::Object>())](JobContext& job) mutable -> ToJs {
+    Trainer& trainer = job.engine.training();
+    const StepMetrics m = items.supervised ? trainer.train_step_sft(items.sequences, job.cancel) : trainer.train_step(std::move(items.pairs), job.cancel);
+    job.counters.train += static_cast<uint64_t>(m.tokens_computed);
+    return [m, step = trainer.step()](Napi::Env env) -> Napi::Value {
+      Napi::Object o = Napi::Object::New(env);
+      o.Set("metrics", to_js(env, m));
+      o.Set("step", static_cast<double>(step));
+      return o;
+    };
+  });
+}
+
+Napi::Value gradients(const Napi::CallbackInfo& info) {
+  const Napi::Object args = info[1].As<Napi::Object>();
+  return submit(info, [items = Items(args), names = strings_at(args, "names")](JobContext& job) mutable -> ToJs {
+    Trainer& trainer = job.engine.training();
+    Trainer::Gradients all;
+    const StepMetrics m = items.supervised ? trainer.gradients_sft(items.sequences, names, all, job.cancel)
+                                           : trainer.gradients(std::move(items.pairs), names, all, job.cancel);
+    job.counters.train += static_cast<uint64_t>(m.tokens_computed);
+    return [m, all = std::move(all)](Napi::Env env) -> Napi::Value {
+      Napi::Array array = Napi::Array::New(env, all.size());
+      uint32_t i = 0;
+      for (const auto& [name, gradient] : all) {
+        Napi::Object o = Napi::Object::New(env);
+        o.Set("name", name);
+        o.Set("shape", shape_to_js(env, gradient.first));
+        o.Set("data", to_js(env, gradient.second));
+        array.Set(i++, o);
+      }
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("metrics", to_js(env, m));
+      result.Set("gradients", array);
+      return result;
+    };
+  });
+}
+
+Napi::Value save_trainer(const Napi::CallbackInfo& info) {
+  return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
+    job.engine.training().save(dir);
+    return nothing();
+  });
+}
+
+Napi::Value load_trainer(const Napi::CallbackInfo& info) {
+  return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
+    Trainer& trainer = job.engine.training();
+    trainer.load(dir);
+    return [step = trainer.step()](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(step)); };
+  });
+}
+
+}  // namespace
+
+void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
+  export_as<create_trainer>(env, exports, "createTrainer");
+  export_as<dispose_trainer>(env, exports, "disposeTrainer");
+  export_as<score>(env, exports, "score");
+  export_as<train_step>(env, exports, "trainStep");
+  export_as<gradients>(env, exports, "gradients");
+  export_as<save_trainer>(env, exports, "saveTrainer");
+  export_as<load_trainer>(env, exports, "loadTrainer");
+}
+
+}  // namespace isr::binding

@@ -1,0 +1,63 @@
+// Generation: a tree of KV pages over one pool, continuous batching, keyed draws. Prompts that begin alike share what
+// they share, found by longest common prefix. A completion depends on its own request alone, bit for bit.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/decoder.h"
+
+namespace isr {
+
+struct SamplingOptions {
+  double temperature = 0, top_p = 1;
+  int32_t top_k = 0;
+  int64_t max_tokens = 256, min_tokens = 0;    // before min_tokens, end and stop ids are suppressed
+  std::vector<int32_t> suppress, stop_ids;     // stop_ids: besides the model's end tokens
+  uint64_t seed = 0;
+  std::string stream;                          // draw = f(seed, stream, copy, position)
+};
+
+struct GenerateRequest {
+  std::vector<int32_t> ids;                    // the prompt, at least one token
+  int32_t copies = 1;
+  SamplingOptions sampling;
+};
+
+struct GeneratedToken { int32_t request, copy, id; float logp; };
+struct GeneratedSequence { int32_t request = 0, copy = 0; std::vector<int32_t> ids; std::vector<float> logp; bool stopped = false; };   // stopped: end or stop id (kept in ids); else length
+
+struct GenerateCallbacks {
+  std::function<void(const GeneratedToken&)> token;
+  std::function<void(const GeneratedSequence&)> completion;
+  // Asked between steps: branches that the host ended (a stop string); the sequence then ends as stopped after its last id.
+  std::function<bool(int32_t request, int32_t copy)> ended;
+};
+
+struct Counters { uint64_t prefill_tokens = 0, decode_tokens = 0; };
+
+class KvCache;                                  // kv_cache.h
+
+class Generator {
+ public:
+  // max_bytes: budget of the page pool (0: default, a quarter of the machine's memory). keep: prefixes stay after a call (a session).
+  Generator(Model& model, uint64_t max_bytes, bool keep);
+  ~Generator();
+
+  // By request, then by copy.
+  std::vector<GeneratedSequence> generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks, const std::atomic<bool>* cancel);
+  uint64_t cached_tokens() const;               // kept prefixes
+  uint64_t bytes() const;                       // of the pool
+  Counters counters;                            // since construction
+  int64_t prefill_rows = 512;                   // rows of prompts in one step; a matter of speed alone
+
+ private:
+  Model& model_;
+  std::unique_ptr<KvCache> cache_;
+  bool keep_;
+  uint64_t generation_;                         // of the weights that the cache was computed with
+};
+
+}  // namespace isr

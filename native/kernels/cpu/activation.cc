@@ -1,0 +1,58 @@
+// Activations on whole tensors: the backward of what product epilogues fuse, and the plain forward (activation.h).
+#include "kernels/cpu/activation.h"
+
+namespace isr::cpu::ISR_NS {
+
+// y = silu(gate) * up, pre = [gate | up].
+void CpuBackend::swiglu_backward(Tensor dpre, Tensor dy, Tensor pre) {
+  const int64_t F = dy.cols;
+  ISR_ASSERT(pre.cols == 2 * F && dpre.cols == 2 * F && pre.rows == dy.rows && dpre.rows == dy.rows &&
+             pre.dtype == dy.dtype && dpre.dtype == dy.dtype, "swiglu_backward: pre and dpre are (T, 2F), dy (T, F)");
+  with_type(dy.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, dy.rows, row_grain(threads, dy.rows, F), [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const E *const g = row_of<E>(dy, t), *const gate = row_of<E>(pre, t), *const up = gate + F;
+        E* const out = row_of<E>(dpre, t);
+        for_lanes(F, [&](int64_t c, auto lanes) {
+          const vf a = load_at(gate + c, lanes), d = load_at(g + c, lanes), s = sigmoid(a);
+          store_at(out + c, d * load_at(up + c, lanes) * silu_derivative(a, s), lanes);
+          store_at(out + F + c, d * (a * s), lanes);
+        });
+      }
+    });
+  });
+}
+
+void CpuBackend::act_forward(Tensor y, Tensor pre, Act act) {
+  ISR_ASSERT(act != Act::SwiGlu && y.dtype == pre.dtype && y.rows == pre.rows && y.cols == pre.cols, "act_forward: y like pre");
+  with_type(pre.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, pre.rows, row_grain(threads, pre.rows, pre.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const E* const in = row_of<E>(pre, t);
+        E* const out = row_of<E>(y, t);
+        for_lanes(pre.cols, [&](int64_t c, auto lanes) { store_at(out + c, act_value(act, load_at(in + c, lanes)), lanes); });
+      }
+    });
+  });
+}
+
+void CpuBackend::act_backward(Tensor dpre, Tensor dy, Tensor pre, Act act) {
+  ISR_ASSERT(act != Act::SwiGlu && dy.dtype == pre.dtype && dpre.dtype == pre.dtype && dy.rows == pre.rows &&
+             dy.cols == pre.cols && dpre.rows == pre.rows && dpre.cols == pre.cols, "act_backward: dpre and dy like pre");
+  with_type(pre.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, pre.rows, row_grain(threads, pre.rows, pre.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const E *const in = row_of<E>(pre, t), *const g = row_of<E>(dy, t);
+        E* const out = row_of<E>(dpre, t);
+        for_lanes(pre.cols, [&](int64_t c, auto lanes) {
+          store_at(out + c, load_at(g + c, lanes) * act_derivative(act, load_at(in + c, lanes)), lanes);
+        });
+      }
+    });
+  });
+}
+
+}  // namespace isr::cpu::ISR_NS

@@ -1,0 +1,224 @@
+// Microkernels and the driver of all matrix products (gemm.h says what the blocks are).
+//
+// A tile of sums lives in registers for up to kUnitsPerPass steps of the reduction; both operands stream from the
+// second-level cache, where a block of tiles and a panel fit together. No software prefetch: on one sequential stream the
+// hardware is faster without.
+#include <stdlib.h>
+#include "kernels/cpu/gemm.h"
+
+namespace isr::cpu::ISR_NS {
+namespace {
+
+constexpr int64_t kDecodeTiles = 2;
+static int64_t ge(const char*n,int64_t d){auto s=getenv(n);return s?atoi(s):d;}
+static const int64_t kUnitsPerPass = ge("UPP",1024);
+static const int64_t kBlockTiles = ge("BT",8), kBlockPanels = ge("BP",4);
+static const int64_t kOrder = ge("ORD",0);
+constexpr int64_t kTileFloats = kTileRows * kPanel;
+
+vf broadcast(float x) { return x - vf{}; }  // x - 0 is x, also for -0: a plain broadcast
+
+// The first pass starts from zero; a later one goes on from the stored sums, so a chain does not see where passes end.
+template <int R>
+inline __attribute__((always_inline)) void read_sums(vf (*s)[2], const float* c, bool first) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) s[r][0] = s[r][1] = zero();
+  if (first) return;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) s[r][0] = load(c + r * kPanel), s[r][1] = load(c + r * kPanel + kLanes);
+}
+template <int R>
+inline __attribute__((always_inline)) void write_sums(float* c, const vf (*s)[2]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store(c + r * kPanel, s[r][0]), store(c + r * kPanel + kLanes, s[r][1]);
+}
+
+template <int R>
+void multiply_f32(const float* a, const float* b, int64_t units, float* c, bool first) {
+  vf s[R][2];
+  read_sums<R>(s, c, first);
+  for (int64_t u = 0; u < units; ++u, a += R, b += kPanel) {
+    const vf b0 = load(b), b1 = load(b + kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const vf x = broadcast(a[r]);
+      s[r][0] = fma(x, b0, s[r][0]);
+      s[r][1] = fma(x, b1, s[r][1]);
+    }
+  }
+  write_sums<R>(c, s);
+}
+
+#if ISR_LEVEL == 3
+vf dot_pairs(vf sum, vf a, vf b) { return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512)a, (__m512bh)(__m512)b); }
+
+template <int R>
+void multiply_pairs(const float* a, const float* b, int64_t units, float* c, bool first) {
+  vf s[R][2];
+  read_sums<R>(s, c, first);
+  for (int64_t u = 0; u < units; ++u, a += R, b += kPanel) {
+    const vf b0 = load(b), b1 = load(b + kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const vf x = (vf)_mm512_set1_ps(a[r]);
+      s[r][0] = dot_pairs(s[r][0], x, b0);
+      s[r][1] = dot_pairs(s[r][1], x, b1);
+    }
+  }
+  write_sums<R>(c, s);
+}
+#endif
+
+// a: two float32 a row and unit, [2 units][rows]; b: a bfloat16 pair a lane and unit, even k in the low half.
+inline __attribute__((always_inline)) vf broadcast(const float& x) {
+#if ISR_LEVEL >= 1
+  vf v;
+  asm volatile("vbroadcastss %1, %0" : "=v"(v) : "m"(x));
+  return v;
+#else
+  return broadcast(x);
+#endif
+}
+
+template <int R>
+void multiply_widened(const float* a, const float* b, int64_t units, float* c, bool first) {
+  vf s[R][2];
+  read_sums<R>(s, c, first);
+  for (int64_t u = 0; u < units; ++u, a += 2 * R, b += kPanel) {
+    const vf even0 = (vf)((vu)load(b) << 16), even1 = (vf)((vu)load(b + kLanes) << 16);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const vf x = broadcast(a[r]);
+      s[r][0] = fma(x, even0, s[r][0]);
+      s[r][1] = fma(x, even1, s[r][1]);
+    }
+    asm volatile("" : "+r"(b));  // load again: keeping the pairs would push sums out of registers
+    const vf odd0 = (vf)((vu)load(b) & 0xffff0000u), odd1 = (vf)((vu)load(b + kLanes) & 0xffff0000u);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const vf x = broadcast(a[R + r]);
+      s[r][0] = fma(x, odd0, s[r][0]);
+      s[r][1] = fma(x, odd1, s[r][1]);
+    }
+  }
+  write_sums<R>(c, s);
+}
+
+using Multiply = void (*)(const float* a, const float* b, int64_t units, float* c, bool first);
+
+#if ISR_LEVEL >= 2
+#define ISR_BY_ROWS(f) \
+  {nullptr, f<1>, f<2>, f<3>, f<4>, f<5>, f<6>, f<7>, f<8>, f<9>, f<10>, f<11>, f<12>, f<13>, f<14>}
+#elif ISR_LEVEL == 1
+#define ISR_BY_ROWS(f) {nullptr, f<1>, f<2>, f<3>, f<4>, f<5>, f<6>}
+#else
+#define ISR_BY_ROWS(f) {nullptr, f<1>, f<2>, f<3>, f<4>}
+#endif
+constexpr Multiply kF32[] = ISR_BY_ROWS(multiply_f32);
+constexpr Multiply kWidened[] = ISR_BY_ROWS(multiply_widened);
+#if ISR_LEVEL == 3
+constexpr Multiply kPairs[] = ISR_BY_ROWS(multiply_pairs);
+#endif
+#undef ISR_BY_ROWS
+
+const Multiply* multiplies(Kernel kernel) {
+#if ISR_LEVEL == 3
+  if (kernel == Kernel::Pairs) return kPairs;
+#endif
+  return kernel == Kernel::Widened ? kWidened : kF32;
+}
+
+// A panel's pairs as float32, [2 units][kPanel]: worth it when several tiles follow, for then F32's loop does the work.
+void widen(float* dst, const float* pairs, int64_t units) {
+  for (int64_t u = 0; u < units; ++u, pairs += kPanel, dst += 2 * kPanel) {
+    const vu p0 = (vu)load(pairs), p1 = (vu)load(pairs + kLanes);
+    store(dst, (vf)(p0 << 16));
+    store(dst + kLanes, (vf)(p1 << 16));
+    store(dst + kPanel, (vf)(p0 & 0xffff0000u));
+    store(dst + kPanel + kLanes, (vf)(p1 & 0xffff0000u));
+  }
+}
+
+struct Block { int64_t tile0, tile1, panel0, panel1; };
+
+// A worker's scratch: sums of one block of tiles and panels if the reduction takes several passes, else of one tile;
+// and one pass of a widened panel.
+struct Room { float* sums; float* wide; };
+
+void multiply_block(const Product& p, const Block& block, int64_t units_per_pass, const Room& room, Finish finish) {
+  const bool passes = units_per_pass < p.units, wide = room.wide != nullptr;
+  const Multiply* multiply = multiplies(wide ? Kernel::F32 : p.kernel);
+  const int64_t unit = a_unit_bytes(p.kernel);
+  for (int64_t u = 0; u < p.units || u == 0; u += units_per_pass) {
+    const int64_t count = p.units - u < units_per_pass ? p.units - u : units_per_pass;
+    float* c = room.sums;
+    for (int64_t panel = block.panel0; panel < block.panel1; ++panel) {
+      const float* b = reinterpret_cast<const float*>(p.b + panel * p.panel_pitch) + u * kPanel;
+      if (wide) widen(room.wide, b, count);
+      for (int64_t tile = block.tile0; tile < block.tile1; ++tile) {
+        const int rows = p.tiles[tile].rows;
+        const float* a = reinterpret_cast<const float*>(p.a + tile * p.tile_pitch + u * rows * unit);
+        multiply[rows](a, wide ? room.wide : b, wide ? 2 * count : count, c, u == 0);
+        if (u + count >= p.units) finish(tile, panel, c);
+        if (passes) c += kTileFloats;
+      }
+    }
+  }
+}
+
+struct Blocking {
+  int64_t tiles, panels, units_per_pass;
+  int64_t tile_blocks(const Product& p) const { return (p.tile_count + tiles - 1) / tiles; }
+  int64_t panel_blocks(const Product& p) const { return (p.panel_count + panels - 1) / panels; }
+  int64_t count(const Product& p) const { return tile_blocks(p) * panel_blocks(p); }
+};
+
+// At least four blocks a thread, so that a thread that loses its core delays the region by one block at most.
+Blocking choose_blocking(const Product& p, int threads) {
+  if (p.tile_count <= kDecodeTiles)  // decoding: each panel once, whole, in long sequential stretches
+    return {p.tile_count, grain_for(threads, p.panel_count), p.units > 0 ? p.units : 1};
+  const int64_t blocks = (p.tile_count + kBlockTiles - 1) / kBlockTiles;
+  Blocking b{(p.tile_count + blocks - 1) / blocks, kBlockPanels, kUnitsPerPass};
+  while (b.count(p) < 4 * threads && b.panels > 1) --b.panels;
+  while (b.count(p) < 4 * threads && b.tiles > 2) b.tiles = (b.tiles + 1) / 2;
+  return b;
+}
+
+double microseconds(const Product& p) {  // a lower estimate: 50 multiply-adds and 30 bytes of panels a nanosecond
+  double rows = 0;
+  for (int64_t i = 0; i < p.tile_count; ++i) rows += p.tiles[i].rows;
+  const double per_row = p.kernel == Kernel::F32 ? 1 : 2;
+  const double work = static_cast<double>(p.panel_count * p.units) * kPanel;
+  const double compute = work * per_row * rows / (ISR_LEVEL == 0 ? 1e4 : 5e4), memory = work * 4 / 3e4;
+  return compute > memory ? compute : memory;
+}
+
+}  // namespace
+
+void run_product(Backend& backend, const Product& p, Finish finish) {
+  if (p.tile_count == 0 || p.panel_count == 0) return;
+  const int threads = backend.threads;
+  const Blocking b = choose_blocking(p, threads);
+  const bool passes = b.units_per_pass < p.units;
+  const int64_t floats = passes ? b.tiles * b.panels * kTileFloats : kTileFloats;
+  ArenaScope scope(backend.scratch);
+  const bool wide = p.kernel == Kernel::Widened && p.tile_count > kDecodeTiles;
+  const int64_t wide_floats = wide ? b.units_per_pass * 2 * kPanel : 0;
+  float* sums = backend.scratch.allocate_n<float>((floats + wide_floats) * threads);
+  const int64_t panel_blocks = b.panel_blocks(p), count = b.count(p);
+  const int64_t grain = microseconds(p) < 50 ? count : 1;
+  parallel(threads, count, grain, [&](int64_t begin, int64_t end, int worker) {
+    float* mine = sums + worker * (floats + wide_floats);
+    const Room room{mine, wide ? mine + floats : nullptr};
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t tb = b.tile_blocks(p);
+      const int64_t tile0 = (kOrder ? i % tb : i / panel_blocks) * b.tiles, panel0 = (kOrder ? i / tb : i % panel_blocks) * b.panels;
+      const int64_t tile1 = tile0 + b.tiles, panel1 = panel0 + b.panels;
+      const Block block{tile0, tile1 < p.tile_count ? tile1 : p.tile_count, panel0,
+                        panel1 < p.panel_count ? panel1 : p.panel_count};
+      multiply_block(p, block, b.units_per_pass, room, finish);
+    }
+  });
+}
+
+}  // namespace isr::cpu::ISR_NS

@@ -1,0 +1,182 @@
+// RMSNorm (Zhang & Sennrich 2019) and LayerNorm (Ba et al. 2016), forward and backward.
+// A row is reduced by lanes over C in one fixed order, in f32, and rounded once at the store. Gradients of the weights are
+// summed over rows in chunks of 64 rows, then over the chunks in ascending order: the same bits for any number of threads.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/simd.h"
+
+namespace isr::cpu::ISR_NS {
+namespace {
+
+constexpr int64_t kChunkRows = 64;
+
+// Sum over c in [0, n) of what f adds: f(c, lanes, acc) returns the new acc. Four chains hide the latency of the adder.
+template <class F>
+inline float reduce_lanes(int64_t n, F&& f) {
+  vf a0 = zero(), a1 = zero(), a2 = zero(), a3 = zero();
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= n; c += 4 * kLanes) {
+    a0 = f(c, Whole{}, a0);
+    a1 = f(c + kLanes, Whole{}, a1);
+    a2 = f(c + 2 * kLanes, Whole{}, a2);
+    a3 = f(c + 3 * kLanes, Whole{}, a3);
+  }
+  for_lanes(n - c, [&](int64_t i, auto lanes) { a0 = f(c + i, lanes, a0); });
+  return sum((a0 + a1) + (a2 + a3));
+}
+
+template <class T>
+float mean_square(const T* x, float mean, int64_t C) {
+  const vf m = splat(mean);
+  const float total = reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) {
+    const vf d = keep_at(load_at(x + c, lanes) - m, lanes);
+    return fma(d, d, acc);
+  });
+  return total / static_cast<float>(C);
+}
+
+template <class T>
+float mean_of(const T* x, int64_t C) {
+  return reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) { return acc + load_at(x + c, lanes); }) / static_cast<float>(C);
+}
+
+// What both norms share. RMSNorm is the case mean = 0, b = 0, without the mean term of the backward.
+struct NormBackward {
+  Tensor dx, dy, x;
+  bool accumulate = false;
+  const float *w = nullptr, *mean = nullptr, *rstd = nullptr;  // mean null: RMSNorm
+  float *dw_chunks = nullptr, *db_chunks = nullptr;            // (chunks, C); null: skipped
+};
+
+template <class T>
+void dx_row(const NormBackward& n, int64_t t) {
+  const int64_t C = n.x.cols;
+  T* const dx = row_of<T>(n.dx, t);
+  const T *dy = row_of<T>(n.dy, t), *x = row_of<T>(n.x, t);
+  const float* const w = n.w;
+  const float rstd = n.rstd[t], inverse = 1.0f / static_cast<float>(C);
+  const vf mean = splat(n.mean ? n.mean[t] : 0.0f), r = splat(rstd);
+  const float dot = reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) {  // lanes past the end: w = 0
+    return fma(load_at(dy + c, lanes) * load_at(w + c, lanes), (load_at(x + c, lanes) - mean) * r, acc);
+  });
+  const float offset = !n.mean ? 0.0f : reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) {
+    return fma(load_at(dy + c, lanes), load_at(w + c, lanes), acc);
+  });
+  const vf slope = splat(-dot * inverse), shift = splat(offset * inverse);
+  for_lanes(C, [&](int64_t c, auto lanes) {
+    const vf hat = (load_at(x + c, lanes) - mean) * r;
+    const vf g = fma(load_at(dy + c, lanes), load_at(w + c, lanes), -shift);
+    vf d = r * fma(hat, slope, g);
+    if (n.accumulate) d += load_at(dx + c, lanes);
+    store_at(dx + c, d, lanes);
+  });
+}
+
+template <class T>
+void weight_row(const NormBackward& n, int64_t t, float* dw, float* db) {
+  const T *dy = row_of<T>(n.dy, t), *x = row_of<T>(n.x, t);
+  const vf mean = splat(n.mean ? n.mean[t] : 0.0f), r = splat(n.rstd[t]);
+  for_lanes(n.x.cols, [&](int64_t c, auto lanes) {
+    const vf g = load_at(dy + c, lanes);
+    if (dw) store_at(dw + c, fma(g, (load_at(x + c, lanes) - mean) * r, load_at(dw + c, lanes)), lanes);
+    if (db) store_at(db + c, g + load_at(db + c, lanes), lanes);
+  });
+}
+
+template <class T>
+void backward_chunk(const NormBackward& n, int64_t chunk) {
+  const int64_t C = n.x.cols, first = chunk * kChunkRows;
+  const int64_t last = first + kChunkRows < n.x.rows ? first + kChunkRows : n.x.rows;
+  float* const dw = n.dw_chunks ? n.dw_chunks + chunk * C : nullptr;
+  float* const db = n.db_chunks ? n.db_chunks + chunk * C : nullptr;
+  if (dw) std::memset(dw, 0, sizeof(float) * static_cast<size_t>(C));
+  if (db) std::memset(db, 0, sizeof(float) * static_cast<size_t>(C));
+  for (int64_t t = first; t < last; ++t) {
+    if (n.dx) dx_row<T>(n, t);
+    if (dw || db) weight_row<T>(n, t, dw, db);
+  }
+}
+
+void sum_chunks(float* out, bool accumulate, const float* chunks, int64_t count, int64_t C, int threads) {
+  if (!out) return;
+  const int64_t grain = row_grain(threads, (C + kLanes - 1) / kLanes, count * kLanes);
+  parallel(threads, (C + kLanes - 1) / kLanes, grain, [&](int64_t begin, int64_t end, int) {
+    const int64_t first = begin * kLanes, last = end * kLanes < C ? end * kLanes : C;
+    for_lanes(last - first, [&](int64_t i, auto lanes) {
+      vf total = zero();
+      for (int64_t k = 0; k < count; ++k) total += load_at(chunks + k * C + first + i, lanes);
+      if (accumulate) total += load_at(out + first + i, lanes);
+      store_at(out + first + i, total, lanes);
+    });
+  });
+}
+
+void norm_backward(NormBackward n, float* dw, float* db, bool accumulate_w, int threads, Arena& scratch) {
+  const int64_t T = n.x.rows, C = n.x.cols, chunks = (T + kChunkRows - 1) / kChunkRows;
+  ISR_ASSERT(n.dy.dtype == n.x.dtype && (!n.dx || n.dx.dtype == n.x.dtype), "norm backward: one dtype");
+  ArenaScope scope(scratch);
+  if (dw) n.dw_chunks = scratch.allocate_n<float>(chunks * C);
+  if (db) n.db_chunks = scratch.allocate_n<float>(chunks * C);
+  with_type(n.x.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, chunks, row_grain(threads, chunks, kChunkRows * C), [&](int64_t begin, int64_t end, int) {
+      for (int64_t k = begin; k < end; ++k) backward_chunk<E>(n, k);
+    });
+  });
+  sum_chunks(dw, accumulate_w, n.dw_chunks, chunks, C, threads);
+  sum_chunks(db, accumulate_w, n.db_chunks, chunks, C, threads);
+}
+
+}  // namespace
+
+void CpuBackend::rms_norm_forward(Tensor y, float* rstd, Tensor x, const float* w, float eps) {
+  ISR_ASSERT(y.dtype == x.dtype && y.rows == x.rows && y.cols == x.cols, "rms_norm: y must be like x");
+  with_type(x.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, x.rows, row_grain(threads, x.rows, x.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const E* const in = row_of<E>(x, t);
+        E* const out = row_of<E>(y, t);
+        const float r = 1.0f / std::sqrt(mean_square(in, 0.0f, x.cols) + eps);
+        if (rstd) rstd[t] = r;
+        for_lanes(x.cols, [&](int64_t c, auto lanes) {
+          store_at(out + c, load_at(w + c, lanes) * (load_at(in + c, lanes) * splat(r)), lanes);
+        });
+      }
+    });
+  });
+}
+
+void CpuBackend::rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x,
+                                   const float* w, const float* rstd) {
+  norm_backward({dx, dy, x, accumulate, w, nullptr, rstd}, dw, nullptr, accumulate_w, threads, scratch);
+}
+
+void CpuBackend::layer_norm_forward(Tensor y, float* mean, float* rstd, Tensor x, const float* w, const float* b, float eps) {
+  ISR_ASSERT(y.dtype == x.dtype && y.rows == x.rows && y.cols == x.cols, "layer_norm: y must be like x");
+  with_type(x.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, x.rows, row_grain(threads, x.rows, x.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const E* const in = row_of<E>(x, t);
+        E* const out = row_of<E>(y, t);
+        const float m = mean_of(in, x.cols);
+        const float r = 1.0f / std::sqrt(mean_square(in, m, x.cols) + eps);
+        if (mean) mean[t] = m;
+        if (rstd) rstd[t] = r;
+        for_lanes(x.cols, [&](int64_t c, auto lanes) {
+          const vf hat = (load_at(in + c, lanes) - splat(m)) * splat(r);
+          store_at(out + c, fma(hat, load_at(w + c, lanes), load_at(b + c, lanes)), lanes);
+        });
+      }
+    });
+  });
+}
+
+void CpuBackend::layer_norm_backward(Tensor dx, bool accumulate, float* dw, float* db, bool accumulate_w, Tensor dy, Tensor x,
+                                     const float* w, const float* mean, const float* rstd) {
+  norm_backward({dx, dy, x, accumulate, w, mean, rstd}, dw, db, accumulate_w, threads, scratch);
+}
+
+}  // namespace isr::cpu::ISR_NS

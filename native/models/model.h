@@ -1,0 +1,84 @@
+// A loaded model: its parameters, packed weights and backend. Loading reads and packs; saving keeps the source's layout,
+// names and types. Not thread-safe: the owner (binding's job thread) calls one method at a time.
+#pragma once
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "autograd/ops.h"
+#include "io/safetensors.h"
+#include "models/config.h"
+
+namespace isr {
+
+struct LoadOptions {
+  std::string dtype = "auto";                 // auto | f32 | bf16
+  int threads = 0;                            // 0: as many as the machine allows
+  std::function<void(uint64_t bytes, uint64_t total)> progress;   // on the calling thread
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+struct Layer {
+  Param* attention_norm = nullptr;
+  Param* mlp_norm = nullptr;
+  Weight qkv, out, gate_up, down;
+  Group* group = nullptr;                     // set by a trainer
+};
+
+struct CheckpointReport {                     // `inspect`: no weights are read
+  DecoderConfig config;
+  std::string family;
+  int64_t parameters = 0;
+  struct Part { std::string name; int64_t parameters; std::vector<std::string> dtypes; };
+  std::vector<Part> parts;
+  std::vector<std::string> files, missing, unused;
+};
+
+class Model {
+ public:
+  static std::unique_ptr<Model> load(const std::string& dir, const LoadOptions& options);
+  static CheckpointReport inspect(const std::string& dir);
+
+  // ---- facts
+  DecoderConfig config;
+  std::string family;                          // a row of the family table
+  DType dtype = DType::F32;
+  std::unique_ptr<Backend> backend;
+  Arena arena;                                 // activations
+  int64_t parameters = 0;
+  uint64_t generation = 0;                     // += 1 whenever weights change: caches of prefixes are stale then
+
+  // ---- parameters
+  std::deque<Param> params;                    // in the checkpoint's order
+  std::unordered_map<std::string, Param*> by_name;
+  Param* token_embedding = nullptr;
+  Param* final_norm = nullptr;
+  std::deque<Layer> layers;
+  Weight head;                                 // parts[0] == token_embedding when tied
+  Group* shared_group = nullptr;               // embeddings, head, final norm; set by a trainer
+
+  std::vector<Weight*> weights();              // every packed matrix
+  std::vector<std::vector<Param*>> groups();   // parameters updated together: blocks in order, then embeddings, head, final norm
+  std::vector<float> parameter(const std::string& name);                    // float32 copy
+  void fill_value(Param& p, void* dst);        // row-major values in the model's type, from the panels
+  void keep_row_major(Param& p);               // gives p a value of its own, if it has none (dX and training need one)
+  std::string hash();                          // sha256 over name, dtype, shape, bytes of every tensor by name, + config.json
+  struct Saved { std::string hash; uint64_t bytes; };
+  Saved save(const std::string& dir, const std::atomic<bool>* cancel = nullptr);
+
+ private:
+  friend class Loader;
+  void source_values(const Param& p, int64_t begin, int64_t count, float* dst);   // master, else value, else panels
+  void encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst);  // bytes of its tensor in the file's type
+
+  Checkpoint checkpoint_;
+  std::string config_json_, hash_;
+  uint64_t hashed_generation_ = ~uint64_t{0};
+  Buffer panels_;                              // of all weights: one block on huge pages
+  std::deque<Buffer> storage_;                 // row-major values of embeddings, vectors, trained matrices
+};
+
+}  // namespace isr

@@ -1,0 +1,38 @@
+// Losses as host functions of per-token log-probs (policy and reference, one array a pair and side, one value a scored
+// token). A loss is a row of the table in losses.cc: adding one touches that file and its test row.
+// Source: DPO (Rafailov et al. 2023, eq. 7) and the variants that TRL names; values pinned by the golden data.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace isr {
+
+struct LossOptions {
+  std::string loss = "sigmoid";
+  double beta = 0.1;
+  double label_smoothing = 0;
+  double ld_alpha = -1;                    // < 0: off. LD-DPO: tokens beyond the pair's shorter length count with this weight
+  double gamma = 0;                        // weight of the cross-entropy of chosen tokens (token mean over the step)
+  std::string divergence = "reverse_kl";   // reverse_kl | forward_kl | js_divergence; others than the first with "sigmoid" only
+};
+
+struct PairLogps {                         // nats
+  std::vector<float> chosen, rejected, ref_chosen, ref_rejected;
+};
+
+struct LossResult {
+  double loss = 0, dpo_loss = 0, sft_loss = 0;                 // means over the pairs of the step; sft: over chosen tokens
+  std::vector<std::vector<float>> d_chosen, d_rejected;        // gradient of `loss` per token
+  std::vector<double> chosen_reward, rejected_reward;          // beta * (policy - reference), sums over tokens, a pair
+};
+
+void check_loss_options(const LossOptions& o);                 // INVALID_ARGUMENT
+bool loss_couples_pairs(const LossOptions& o);                 // aot: needs all pairs of the step at once
+
+// The loss over all pairs of a step (an optimizer step, not a micro-batch).
+LossResult preference_loss(const std::vector<PairLogps>& pairs, const LossOptions& o);
+
+// One micro-batch's part of it: pairs given, means taken over `total_pairs` and `total_chosen_tokens` of the whole step.
+LossResult preference_loss_part(const std::vector<PairLogps>& pairs, const LossOptions& o, int64_t total_pairs, int64_t total_chosen_tokens);
+
+}  // namespace isr

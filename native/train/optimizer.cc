@@ -1,0 +1,142 @@
+#include "train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/bf16.h"
+
+namespace isr {
+
+Optimizer::Optimizer(Model& model) : m_(model) {
+  for (const std::vector<Param*>& params : m_.groups()) {
+    Group& g = groups_.emplace_back();
+    g.params = params;
+    g.written.assign(params.size(), false);
+    for (Param* p : params) {
+      p->offset = static_cast<size_t>(g.size);
+      g.size += (p->size() + 63) / 64 * 64;
+    }
+    const size_t bytes = static_cast<size_t>(g.size) * sizeof(float);
+    for (Buffer* b : {&g.grad, &g.master, &g.m, &g.v}) *b = Buffer(bytes);
+    for (Param* p : params) {
+      states.push_back({p, 0});
+      old_values_.push_back(p->value);
+      float* master = g.master.data<float>() + p->offset;
+      if (p->dtype == DType::F32 && !p->vector()) {   // the master is the value
+        if (p->value) std::copy_n(p->f32(), p->size(), master);
+        else m_.fill_value(*p, master);
+        p->value = master;
+      } else {
+        if (!p->value) {
+          Buffer& value = values_.emplace_back(static_cast<size_t>(p->size()) * size_of(p->dtype));
+          m_.fill_value(*p, value.data());
+          p->value = value.data();
+        }
+        m_.backend->cast(master, DType::F32, p->value, p->vector() ? DType::F32 : p->dtype, p->size());
+      }
+      p->group = &g;
+    }
+  }
+  for (size_t i = 0; i < m_.layers.size(); ++i) m_.layers[i].group = &groups_[i];
+  m_.shared_group = &groups_.back();
+}
+
+Optimizer::~Optimizer() {
+  for (size_t i = 0; i < states.size(); ++i) {
+    Param& p = *states[i].param;
+    void* old = old_values_[i];
+    if (old && old != p.value) std::copy_n(p.f32(), p.size(), static_cast<float*>(old));   // a float32 embedding leaves the master
+    p.value = old;                                                                      // null: the panels hold it alone again
+    p.group = nullptr;
+  }
+  for (Layer& l : m_.layers) l.group = nullptr;
+  m_.shared_group = nullptr;
+}
+
+void Optimizer::zero() noexcept {
+  for (Group& g : groups_) std::fill(g.written.begin(), g.written.end(), false);
+}
+
+bool Optimizer::written(const Param& p) const {
+  const Group& g = *p.group;
+  return g.written[static_cast<size_t>(std::find(g.params.begin(), g.params.end(), &p) - g.params.begin())];
+}
+
+double Optimizer::grad_norm() {
+  constexpr int64_t kPiece = 1 << 16;   // fixed: the sum's order must not depend on threads
+  struct Piece { const float* x; int64_t n; };
+  std::vector<Piece> pieces;
+  for (const State& s : states)
+    if (written(*s.param))
+      for (int64_t i = 0; i < s.param->size(); i += kPiece) pieces.push_back({grad(*s.param) + i, std::min(kPiece, s.param->size() - i)});
+  std::vector<double> sums(pieces.size());
+  parallel(m_.backend->threads, static_cast<int64_t>(pieces.size()), 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) sums[static_cast<size_t>(i)] = m_.backend->sum_squares(pieces[static_cast<size_t>(i)].x, pieces[static_cast<size_t>(i)].n);
+  });
+  double total = 0;
+  for (double s : sums) total += s;
+  return std::sqrt(total);
+}
+
+std::vector<Optimizer::Task> Optimizer::tasks(bool only_written) {
+  constexpr int64_t kRows = 64;   // whole panels: a task's rows are updated, rounded and packed while they are in cache
+  std::vector<Task> all;
+  for (State& s : states) {
+    if (only_written && !written(*s.param)) continue;
+    for (int64_t r = 0; r < s.param->rows(); r += kRows) all.push_back({&s, r, std::min(kRows, s.param->rows() - r)});
+  }
+  return all;
+}
+
+void Optimizer::write_back(const Task& t) {
+  Param& p = *t.state->param;
+  const int64_t at = t.row * p.cols(), n = t.rows * p.cols();
+  const float* master = p.master() + at;
+  if (p.vector()) {
+    for (int64_t i = 0; i < n; ++i) p.f32()[at + i] = p.dtype == DType::BF16 ? round_bf16(master[i]) : master[i];
+    return;
+  }
+  char* value = static_cast<char*>(p.value) + at * static_cast<int64_t>(size_of(p.dtype));
+  if (p.dtype != DType::F32) m_.backend->cast(value, p.dtype, master, DType::F32, n);
+  if (p.weight) m_.backend->pack(p.weight->packed, p.weight_row + t.row, {value, p.dtype, t.rows, p.cols()});
+}
+
+void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOptions& o) {
+  const std::vector<Task> all = tasks(true);
+  parallel(m_.backend->threads, static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Task& t = all[static_cast<size_t>(i)];
+      Param& p = *t.state->param;
+      Group& g = *p.group;
+      const size_t at = p.offset + static_cast<size_t>(t.row * p.cols());
+      AdamW a;
+      a.lr = static_cast<float>(learning_rate);
+      a.beta1 = static_cast<float>(o.beta1);
+      a.beta2 = static_cast<float>(o.beta2);
+      a.eps = static_cast<float>(o.eps);
+      a.weight_decay = p.vector() && !o.decay_norms ? 0 : static_cast<float>(o.weight_decay);
+      a.step = t.state->steps + 1;
+      a.grad_scale = static_cast<float>(grad_scale);
+      m_.backend->adamw(g.master.data<float>() + at, g.m.data<float>() + at, g.v.data<float>() + at, g.grad.data<float>() + at, t.rows * p.cols(), a);
+      write_back(t);
+    }
+  });
+  for (State& s : states) {
+    if (!written(*s.param)) continue;
+    ++s.steps;
+    ++s.param->version;
+  }
+  ++m_.generation;
+}
+
+void Optimizer::values_from_masters() {
+  const std::vector<Task> all = tasks(false);
+  parallel(m_.backend->threads, static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) write_back(all[static_cast<size_t>(i)]);
+  });
+  for (State& s : states)
+    if (s.steps > 0) ++s.param->version;
+  ++m_.generation;
+}
+
+}  // namespace isr

@@ -1,0 +1,41 @@
+// Masters, moments and gradients of the trained parameters in flat groups, and the AdamW step that writes values and panels
+// while they are in cache. One rank: a group's shard is the whole group.
+#pragma once
+#include <deque>
+#include <vector>
+
+#include "models/model.h"
+
+namespace isr {
+
+struct OptimizerOptions { double beta1, beta2, eps, weight_decay; bool decay_norms; };
+
+class Optimizer {
+ public:
+  explicit Optimizer(Model& model);           // takes the decoder's parameters
+  ~Optimizer();                               // trained values stay in the model
+  Optimizer(const Optimizer&) = delete;
+
+  void zero() noexcept;                       // forget this step's gradients
+  double grad_norm();                         // L2 over all that were written, float64
+  // One step; parameters without a gradient are left alone. Not cancelled: all or nothing.
+  void step(double learning_rate, double grad_scale, const OptimizerOptions& o);
+  bool written(const Param& p) const;
+  const float* grad(const Param& p) const { return p.group->grad.data<float>() + p.offset; }
+
+  struct State { Param* param; int64_t steps; };   // steps: updates that this parameter has had
+  std::vector<State> states;
+  void values_from_masters();                 // after masters were loaded
+
+ private:
+  struct Task { State* state; int64_t row, rows; };
+  std::vector<Task> tasks(bool only_written);
+  void write_back(const Task& t);             // master -> value, panels
+
+  Model& m_;
+  std::deque<Group> groups_;
+  std::deque<Buffer> values_;                 // row-major bfloat16 values of matrices, while training
+  std::vector<void*> old_values_;             // what Param::value was before, by state
+};
+
+}  // namespace isr

@@ -1,0 +1,295 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numbers>
+
+#include "models/score.h"
+#include "train/optimizer.h"
+#include "train/trainer_impl.h"
+
+namespace isr {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void check_options(const TrainerOptions& o) {
+  const auto number = [](const char* name, double v, double low, double high) {
+    if (!(v >= low && v <= high)) fail("INVALID_ARGUMENT", name, ": expected a number from ", low, " to ", high, ", got ", v);
+  };
+  const auto count = [](const char* name, int64_t v, int64_t low) {
+    if (v < low) fail("INVALID_ARGUMENT", name, ": expected an integer of ", low, " or more, got ", v);
+  };
+  if (o.loss.loss != "sft") check_loss_options(o.loss);
+  number("learningRate", o.learning_rate, 0, 1e6);
+  number("betas[0]", o.beta1, 0, 1 - 1e-12);
+  number("betas[1]", o.beta2, 0, 1 - 1e-12);
+  number("eps", o.eps, 0, 1);
+  number("weightDecay", o.weight_decay, 0, 1e6);
+  number("clipNorm", o.clip_norm, 0, 1e30);
+  number("warmupRatio", o.warmup_ratio, 0, 1);
+  count("warmupSteps", o.warmup_steps, 0);
+  count("totalSteps", o.total_steps, 0);
+  count("microBatchTokens", o.micro_batch_tokens, 1);
+  if (o.schedule != "constant" && o.schedule != "linear" && o.schedule != "cosine")
+    fail("INVALID_ARGUMENT", "schedule: expected constant, linear or cosine, got \"", o.schedule, "\"");
+  if (o.schedule != "constant" && o.total_steps == 0)
+    fail("INVALID_ARGUMENT", "totalSteps: the schedule \"", o.schedule, "\" needs it, got nothing");
+  if (o.warmup_ratio > 0 && o.total_steps == 0) fail("INVALID_ARGUMENT", "totalSteps: warmupRatio needs it, got nothing");
+  if (!o.train_decoder) fail("INVALID_ARGUMENT", "train: this model has a decoder only; with decoder false nothing is trained");
+}
+
+// What a batch keeps for backward, without checkpointing: bytes a token and layer.
+int64_t activation_bytes(const DecoderConfig& c, DType dtype) {
+  const int64_t elements = 4 * c.width + (2 * c.heads + 2 * c.kv_heads) * c.head_size + 3 * c.mlp_width;
+  return elements * static_cast<int64_t>(size_of(dtype));
+}
+
+}  // namespace
+
+double learning_rate_at(const TrainerOptions& o, int64_t k) {
+  const int64_t warmup = o.warmup_steps > 0 ? o.warmup_steps : static_cast<int64_t>(std::ceil(o.warmup_ratio * static_cast<double>(o.total_steps)));
+  if (k < warmup) return o.learning_rate * static_cast<double>(k) / static_cast<double>(warmup);
+  if (o.schedule == "constant") return o.learning_rate;
+  const double progress = static_cast<double>(k - warmup) / static_cast<double>(std::max<int64_t>(1, o.total_steps - warmup));
+  if (o.schedule == "linear") return o.learning_rate * std::max(0.0, 1 - progress);
+  return o.learning_rate * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+}
+
+Trainer::Impl::Impl(Model& model, const TrainerOptions& options) : m(model), o(options), optimizer(model) {}
+
+// ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
+void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel,
+                                const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer) {
+  const Batch batch = make_batch(sequences, o.share_prefix);
+  tokens_computed += batch.tokens();
+  if (batch.scored.empty()) return;
+  ArenaScope scope(m.arena);
+  Tape tape(m.arena, true);
+  Ctx c{*m.backend, tape, cancel, {}};
+  const Tensor hidden = decoder_forward(c, m, batch, checkpointing(batch.tokens()));
+  const TokenLogp head = token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
+  answer(batch, head.logp.f32(), head.dlogp);
+  c.check_cancel();
+  tape.backward();
+}
+
+bool Trainer::Impl::checkpointing(int64_t tokens) const {
+  if (o.checkpointing >= 0) return o.checkpointing == 1;
+  const double need = static_cast<double>(tokens) * static_cast<double>(activation_bytes(m.config, m.dtype) * m.config.layers);
+  return need > static_cast<double>(machine_memory()) / 4;
+}
+
+std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPair>& pairs) const {
+  std::vector<SequenceInput> all;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    check_ids(m.config, pairs[i].chosen.ids, concat("pairs[", i, "].chosen").c_str());
+    check_ids(m.config, pairs[i].rejected.ids, concat("pairs[", i, "].rejected").c_str());
+    all.push_back(pairs[i].chosen);
+    all.push_back(pairs[i].rejected);
+  }
+  return all;
+}
+
+// Per-token log-probs of a batch's sequences, two a pair.
+static std::vector<PairLogps> pair_logps(const Batch& batch, const float* logp, std::span<const TrainPair> pairs) {
+  std::vector<PairLogps> out(pairs.size());
+  for (size_t i = 0; i < batch.scored.size(); ++i) {
+    PairLogps& p = out[static_cast<size_t>(batch.scored[i].sequence / 2)];
+    (batch.scored[i].sequence % 2 == 0 ? p.chosen : p.rejected).push_back(logp[i]);
+  }
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    out[i].ref_chosen = *pairs[i].ref_chosen;
+    out[i].ref_rejected = *pairs[i].ref_rejected;
+  }
+  return out;
+}
+
+static void scatter(const Batch& batch, const LossResult& loss, size_t first_pair, float* dlogp) {
+  std::vector<size_t> next(batch.rows.size(), 0);
+  for (size_t i = 0; i < batch.scored.size(); ++i) {
+    const auto s = static_cast<size_t>(batch.scored[i].sequence);
+    const auto& d = (s % 2 == 0 ? loss.d_chosen : loss.d_rejected)[first_pair + s / 2];
+    dlogp[i] = d[next[s]++];
+  }
+}
+
+static void add_metrics(StepMetrics& t, const LossResult& loss, std::span<const PairLogps> pairs, int64_t total_pairs) {
+  const double share = 1 / static_cast<double>(total_pairs);
+  t.loss += loss.loss;
+  t.dpo_loss += loss.dpo_loss;
+  t.sft_loss += loss.sft_loss;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const double c = loss.chosen_reward[i], r = loss.rejected_reward[i];
+    t.chosen_reward += c * share;
+    t.rejected_reward += r * share;
+    t.margin += (c - r) * share;
+    t.accuracy += (c > r ? 1.0 : 0.0) * share;
+    for (float x : pairs[i].chosen) t.chosen_logp += x * share;
+    for (float x : pairs[i].rejected) t.rejected_logp += x * share;
+    t.chosen_tokens += static_cast<int64_t>(pairs[i].chosen.size());
+    t.rejected_tokens += static_cast<int64_t>(pairs[i].rejected.size());
+  }
+}
+
+std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
+  const std::vector<SequenceInput> sequences = sequences_of(pairs);
+  std::vector<std::vector<float>> logps(sequences.size());
+  uint64_t computed = 0;
+  for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
+    const std::vector<SequenceInput> part(sequences.begin() + static_cast<std::ptrdiff_t>(begin), sequences.begin() + static_cast<std::ptrdiff_t>(end));
+    std::vector<std::vector<float>> got = sequence_log_probs(m, part, o.share_prefix, INT64_MAX, cancel, &computed);
+    std::move(got.begin(), got.end(), logps.begin() + static_cast<std::ptrdiff_t>(begin));
+  }
+  std::vector<PairReference> out;
+  for (size_t i = 0; i < pairs.size(); ++i) out.push_back({logps[2 * i], logps[2 * i + 1]});
+  return out;
+}
+
+void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
+  std::vector<TrainPair> without;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    TrainPair& p = pairs[i];
+    if (!p.ref_chosen || !p.ref_rejected) {
+      if (step > 0)
+        throw Error("INVALID_ARGUMENT", concat("pairs[", i, "].reference: missing at step ", step, "; it can only be scored before the first update"),
+                    "call trainer.score(pairs) first and pass its result with every later step");
+      without.push_back(p);
+      continue;
+    }
+    const auto length = [&](const char* side, const std::vector<float>& ref, const SequenceInput& s) {
+      const auto scored = std::count_if(s.targets.begin(), s.targets.end(), [](int32_t t) { return t >= 0; });
+      if (static_cast<int64_t>(ref.size()) != scored)
+        fail("INVALID_ARGUMENT", "pairs[", i, "].reference.", side, ": expected ", scored, " values, one a scored token, got ", ref.size());
+    };
+    length("chosen", *p.ref_chosen, p.chosen);
+    length("rejected", *p.ref_rejected, p.rejected);
+  }
+  if (without.empty()) return;
+  std::vector<PairReference> scored = score(without, cancel);
+  size_t next = 0;
+  for (TrainPair& p : pairs) {
+    if (p.ref_chosen && p.ref_rejected) continue;
+    p.ref_chosen = std::move(scored[next].chosen);
+    p.ref_rejected = std::move(scored[next++].rejected);
+  }
+}
+
+// Gradients of the mean loss over all pairs, left in the groups.
+StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
+  if (pairs.empty()) fail("INVALID_ARGUMENT", "items: expected at least one pair, got none");
+  if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
+  const std::vector<SequenceInput> sequences = sequences_of(pairs);
+  need_references(pairs, cancel);
+  const auto total = static_cast<int64_t>(pairs.size());
+  int64_t chosen_tokens = 0;
+  for (const TrainPair& p : pairs) chosen_tokens += static_cast<int64_t>(p.ref_chosen->size());
+  const auto ranges = micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens);
+  StepMetrics metrics;
+  LossResult whole;
+  const bool couples = loss_couples_pairs(o.loss);
+  if (couples) {   // all log-probs first, then the loss, then each micro-batch again with its answer
+    const std::vector<PairReference> now = score(pairs, cancel);
+    std::vector<PairLogps> all;
+    for (size_t i = 0; i < pairs.size(); ++i) all.push_back({now[i].chosen, now[i].rejected, *pairs[i].ref_chosen, *pairs[i].ref_rejected});
+    whole = preference_loss(all, o.loss);
+    add_metrics(metrics, whole, all, total);
+  }
+  for (const auto& [begin, end] : ranges) {
+    const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
+    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](const Batch& batch, const float* logp, float* dlogp) {
+      if (couples) return scatter(batch, whole, begin / 2, dlogp);
+      const std::vector<PairLogps> logps = pair_logps(batch, logp, part);
+      const LossResult loss = preference_loss_part(logps, o.loss, total, chosen_tokens);
+      add_metrics(metrics, loss, logps, total);
+      scatter(batch, loss, 0, dlogp);
+    });
+  }
+  return metrics;
+}
+
+StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
+  if (sequences.empty()) fail("INVALID_ARGUMENT", "items: expected at least one sequence, got none");
+  if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
+  double total = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    check_ids(m.config, sequences[i].ids, concat("items[", i, "]").c_str());
+    for (size_t t = 0; t < sequences[i].targets.size(); ++t)
+      if (sequences[i].targets[t] >= 0) total += sequences[i].weights.empty() ? 1 : sequences[i].weights[t];
+  }
+  if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
+  StepMetrics metrics;
+  for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
+    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](const Batch& batch, const float* logp, float* dlogp) {
+      for (size_t i = 0; i < batch.scored.size(); ++i) {
+        const double w = batch.scored[i].weight / total;
+        metrics.loss -= w * logp[i];
+        metrics.chosen_logp += logp[i] / static_cast<double>(sequences.size());
+        dlogp[i] = static_cast<float>(-w);
+        ++metrics.chosen_tokens;
+      }
+    });
+  metrics.sft_loss = metrics.loss;
+  return metrics;
+}
+
+// The shared frame of a step: gradients by `work`, then the update (if any). Whatever is thrown leaves the weights as they were.
+StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool update) {
+  const auto start = Clock::now();
+  tokens_computed = 0;
+  optimizer.zero();
+  StepMetrics metrics = work();
+  metrics.step = step;
+  metrics.tokens_computed = tokens_computed;
+  metrics.learning_rate = learning_rate_at(o, step);
+  metrics.grad_norm = optimizer.grad_norm();
+  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm))
+    throw Error("NUMERIC", concat("step ", step, ": loss ", metrics.loss, ", gradient norm ", metrics.grad_norm, ": not finite"),
+                "the weights are unchanged; lower the learning rate, clip gradients, or look at this step's data");
+  if (update) {
+    const double scale = o.clip_norm > 0 ? std::min(1.0, o.clip_norm / (metrics.grad_norm + 1e-6)) : 1.0;
+    optimizer.step(metrics.learning_rate, scale, {o.beta1, o.beta2, o.eps, o.weight_decay, o.decay_norms});
+    ++step;
+  }
+  metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  return metrics;
+}
+
+void Trainer::Impl::copy_gradients(const std::vector<std::string>& names, Gradients& out) {
+  for (const std::string& name : names)
+    if (!m.by_name.count(name)) fail("NOT_FOUND", "names: no parameter \"", name, "\" in this model");
+  for (const Optimizer::State& s : optimizer.states) {
+    const Param& p = *s.param;
+    if (!optimizer.written(p)) continue;
+    if (!names.empty() && std::find(names.begin(), names.end(), p.name) == names.end()) continue;
+    out[p.name] = {p.shape, std::vector<float>(optimizer.grad(p), optimizer.grad(p) + p.size())};
+  }
+}
+
+// ---- the public face
+Trainer::Trainer(Model& model, const TrainerOptions& options) {
+  check_options(options);
+  impl_ = std::make_unique<Impl>(model, options);
+}
+Trainer::~Trainer() = default;
+int64_t Trainer::step() const { return impl_->step; }
+std::vector<PairReference> Trainer::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) { return impl_->score(pairs, cancel); }
+StepMetrics Trainer::train_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel) {
+  return impl_->run([&] { return impl_->accumulate(pairs, cancel); }, true);
+}
+StepMetrics Trainer::train_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
+  return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, true);
+}
+StepMetrics Trainer::gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
+  const StepMetrics metrics = impl_->run([&] { return impl_->accumulate(pairs, cancel); }, false);
+  impl_->copy_gradients(names, out);
+  return metrics;
+}
+StepMetrics Trainer::gradients_sft(const std::vector<SequenceInput>& sequences, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
+  const StepMetrics metrics = impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
+  impl_->copy_gradients(names, out);
+  return metrics;
+}
+
+}  // namespace isr

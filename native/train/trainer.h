@@ -1,0 +1,68 @@
+// The trainer: takes a model's weights, computes gradients over micro-batches, updates masters with AdamW. trainStep is
+// atomic: weights change only in the optimizer phase, which is not cancelled.
+#pragma once
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "models/decoder.h"
+#include "train/losses.h"
+
+namespace isr {
+
+struct TrainerOptions {
+  LossOptions loss;                        // loss.loss == "sft": supervised
+  double learning_rate = 5e-7;
+  std::string schedule = "constant";       // constant | linear | cosine
+  int64_t warmup_steps = 0;
+  double warmup_ratio = 0;                 // ceil(ratio * total_steps) when warmup_steps is 0
+  int64_t total_steps = 0;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+  bool decay_norms = true;
+  double clip_norm = 0;                    // 0: off
+  bool train_decoder = true;
+  int64_t micro_batch_tokens = 4096;
+  int checkpointing = -1;                  // -1 auto, 0 off, 1 on
+  bool share_prefix = true;
+};
+
+struct TrainPair {
+  std::string id;
+  SequenceInput chosen, rejected;
+  std::optional<std::vector<float>> ref_chosen, ref_rejected;
+};
+struct PairReference { std::vector<float> chosen, rejected; };
+
+struct StepMetrics {
+  int64_t step = 0, chosen_tokens = 0, rejected_tokens = 0, tokens_computed = 0;
+  double loss = 0, dpo_loss = 0, sft_loss = 0, grad_norm = 0, learning_rate = 0, accuracy = 0, chosen_reward = 0, rejected_reward = 0,
+         margin = 0, chosen_logp = 0, rejected_logp = 0, seconds = 0;
+};
+
+class Trainer {
+ public:
+  Trainer(Model& model, const TrainerOptions& options);   // INVALID_ARGUMENT for bad options
+  ~Trainer();                                             // trained weights stay in the model
+
+  int64_t step() const;
+  std::vector<PairReference> score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
+  // Pairs without reference are scored first, while step is 0; later INVALID_ARGUMENT.
+  StepMetrics train_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel);
+  StepMetrics train_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
+  // Mean loss's gradient before clipping, in the file's shape; `names` empty: all that got one.
+  using Gradients = std::map<std::string, std::pair<std::vector<int64_t>, std::vector<float>>>;
+  StepMetrics gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel);
+  StepMetrics gradients_sft(const std::vector<SequenceInput>& sequences, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel);
+  void save(const std::string& dir);                      // masters, moments, step; atomic
+  void load(const std::string& dir);                      // RUN_MISMATCH for another architecture, tensor set or options
+
+  struct Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// lr(k) of optimizer step k = 0, 1, ...
+double learning_rate_at(const TrainerOptions& o, int64_t k);
+
+}  // namespace isr

@@ -1,0 +1,32 @@
+// The trainer's inside, shared by trainer.cc (steps) and trainer_state.cc (save and load).
+#pragma once
+#include <functional>
+#include <span>
+
+#include "train/optimizer.h"
+#include "train/trainer.h"
+
+namespace isr {
+
+struct Trainer::Impl {
+  Impl(Model& model, const TrainerOptions& options);
+
+  StepMetrics run(const std::function<StepMetrics()>& work, bool update);
+  StepMetrics accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
+  StepMetrics accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
+  std::vector<PairReference> score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
+  void copy_gradients(const std::vector<std::string>& names, Gradients& out);
+
+  void micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel,
+                   const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer);
+  void need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
+  std::vector<SequenceInput> sequences_of(const std::vector<TrainPair>& pairs) const;
+  bool checkpointing(int64_t tokens) const;
+
+  Model& m;
+  TrainerOptions o;
+  Optimizer optimizer;
+  int64_t step = 0, tokens_computed = 0;
+};
+
+}  // namespace isr

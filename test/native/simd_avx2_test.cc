@@ -1,0 +1,3 @@
+// simd.h at one level (simd_test.h).
+#define ISR_LEVEL 1
+#include "simd_test.h"
