@@ -1,6 +1,6 @@
 // A trainer's state on disk: one safetensors file with masters and moments by parameter name, and its step, schedule and
 // options as metadata. Written atomically; loaded only into a trainer of the same model and options.
-#include <cstring>
+#include <algorithm>
 #include <limits>
 #include <sstream>
 
@@ -77,6 +77,12 @@ std::vector<int64_t> numbers(const std::string& text) {
   return out;
 }
 
+void read_all(const Checkpoint& file) {
+  std::vector<char> chunk(size_t{4} << 20);
+  for (const TensorInfo& info : file.tensors())
+    for (uint64_t at = 0; at < info.bytes; at += chunk.size()) file.read(info, at, std::min<uint64_t>(chunk.size(), info.bytes - at), chunk.data());
+}
+
 struct Kind { const char* prefix; Buffer Group::*array; };
 constexpr Kind kKinds[] = {{"master.", &Group::master}, {"m.", &Group::m}, {"v.", &Group::v}};
 
@@ -113,6 +119,7 @@ void Trainer::load(const std::string& dir) {
         mismatch(path, concat("tensor ", info->name, ": ", name_of(info->dtype), " ", info->shape_text(), " is not this model's"));
     }
   if (file.tensors().size() != 3 * t.optimizer.states.size()) mismatch(path, concat("expected ", 3 * t.optimizer.states.size(), " tensors, got ", file.tensors().size()));
+  read_all(file);   // a bad disk is found before anything is overwritten
   for (const Kind& kind : kKinds)
     for (const Optimizer::State& s : t.optimizer.states) {
       const TensorInfo& info = file.get(kind.prefix + s.param->name);

@@ -1,0 +1,75 @@
+// Forward + backward and whole optimizer steps of the bench's decoder on one preference pair: prompt 560, answers 97 and 65
+// tokens, packed with the shared prefix. FLOPs are counted on computed tokens; causal attention as half.
+#include <cmath>
+
+#include "../../test/native/seeded_model.h"
+#include "bench.h"
+#include "peak.h"
+#include "train/trainer.h"
+
+namespace isr::bench {
+namespace {
+
+TrainPair make_pair(int64_t vocab, int64_t prompt, int64_t chosen, int64_t rejected, uint64_t seed) {
+  const std::vector<int32_t> shared = test::random_ids(prompt, vocab, seed);
+  const auto sequence = [&](int64_t answer, uint64_t s) {
+    SequenceInput x;
+    x.ids = shared;
+    for (int32_t id : test::random_ids(answer, vocab, s)) x.ids.push_back(id);
+    std::vector<uint8_t> scored(x.ids.size(), 0);
+    std::fill(scored.begin() + prompt, scored.end(), uint8_t{1});
+    x.targets = targets_of(x.ids, scored);
+    return x;
+  };
+  return {"", sequence(chosen, seed * 2 + 1), sequence(rejected, seed * 2 + 2), {}, {}};
+}
+
+// Products of the decoder: 2 FLOPs a weight and token, three times (forward, dX, dW); the head on scored rows, its logits
+// twice more in backward (recomputed once). Attention: 2 products forward, 5 backward, over visible pairs.
+double step_flops(const DecoderConfig& c, int64_t tokens, int64_t scored, double visible) {
+  const double block = static_cast<double>(c.width * (c.heads + 2 * c.kv_heads) * c.head_size + c.heads * c.head_size * c.width + 3 * c.width * c.mlp_width);
+  const double attention = 2.0 * static_cast<double>(c.heads * c.head_size) * visible * 7;
+  return static_cast<double>(c.layers) * (6.0 * block * static_cast<double>(tokens) + attention) + 6.0 * static_cast<double>(scored * c.width * c.vocab);
+}
+
+void run(const char* dtype, double peak) {
+  const test::ModelSpec spec = test::bench_spec(std::string(dtype) == "bf16" ? "BF16" : "F32");
+  auto model = test::seeded_model(spec);
+  TrainerOptions o;
+  o.learning_rate = 1e-6;
+  Trainer trainer(*model, o);
+  std::vector<TrainPair> pairs;
+  for (uint64_t i = 0; i < 4; ++i) pairs.push_back(make_pair(spec.vocab, 560, 97, 65, 10 + i));
+  const std::vector<PairReference> references = trainer.score(pairs, nullptr);
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    pairs[i].ref_chosen = references[i].chosen;
+    pairs[i].ref_rejected = references[i].rejected;
+  }
+  for (size_t count : {size_t{1}, size_t{4}}) {
+    const std::vector<TrainPair> part(pairs.begin(), pairs.begin() + static_cast<std::ptrdiff_t>(count));
+    const double visible = 559.0 * 560 / 2 + (98.0 + 66) * 559 + 98.0 * 99 / 2 + 66.0 * 67 / 2;
+    const double flops = step_flops(model->config, static_cast<int64_t>(count) * 723, static_cast<int64_t>(count) * 162, visible * static_cast<double>(count));
+    double step = 1e30, gradients = 1e30;
+    int64_t tokens = 0;
+    for (int i = 0; i < 4; ++i) {
+      double start = wall_seconds();
+      tokens = trainer.train_step(part, nullptr).tokens_computed;
+      step = std::min(step, wall_seconds() - start);
+      Trainer::Gradients ignored;
+      start = wall_seconds();
+      trainer.gradients(part, {"model.norm.weight"}, ignored, nullptr);
+      gradients = std::min(gradients, wall_seconds() - start);
+    }
+    std::printf("step %-5s pairs %zu tokens %lld: forward+backward %.3f s = %.1f GFLOP/s = %.1f %% of peak; whole step %.3f s\n", dtype, count, static_cast<long long>(tokens),
+                gradients, flops / gradients * 1e-9, 100 * flops / gradients / peak, step);
+  }
+}
+
+BENCH("step") {
+  const int threads = machine_threads();
+  run("bf16", machine_isa() == Isa::Avx512Bf16 && chosen_isa() == Isa::Avx512Bf16 ? peak_bf16(threads) : peak_fma_f32(threads));
+  run("f32", peak_fma_f32(threads));
+}
+
+}  // namespace
+}  // namespace isr::bench

@@ -1,0 +1,290 @@
+// Every recorded op against the float64 oracle: value, and gradient by complex step, from one table; at every level, with
+// parameters trained and frozen. Then what the tape itself promises: checkpointing changes no bit, fan-out adds up.
+#include <algorithm>
+#include <deque>
+#include <memory>
+
+#include "autograd/ops.h"
+#include "check.h"
+#include "reference.h"
+
+namespace isr::test {
+namespace {
+
+using reference::Complex;
+using reference::Vec;
+
+enum class Kind { Activation, Matrix, Vector };
+struct Leaf { const char* name; Kind kind; int64_t rows, cols; };
+
+// One run of an op: leaves as tape inputs or parameters of one group, and a place for each gradient.
+struct Run {
+  Run(Isa isa, const std::vector<Leaf>& leaves, const std::vector<std::vector<float>>& values, bool train, bool record = true)
+      : backend(make_cpu_backend(isa, 2)), tape(arena, record), ctx{*backend, tape, nullptr, {}}, data(values), grads(values.size()) {
+    int64_t size = 0;
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      grads[i].assign(data[i].size(), 0);
+      Param& p = *params.emplace_back(std::make_unique<Param>());
+      p.name = leaves[i].name;
+      p.shape = leaves[i].kind == Kind::Vector ? std::vector<int64_t>{leaves[i].cols} : std::vector<int64_t>{leaves[i].rows, leaves[i].cols};
+      p.value = data[i].data();
+      p.offset = static_cast<size_t>(size);
+      if (leaves[i].kind == Kind::Activation) {
+        inputs.push_back(tape.input(view(data[i].data(), leaves[i].rows, leaves[i].cols), {view(grads[i].data(), leaves[i].rows, leaves[i].cols), false}));
+        continue;
+      }
+      inputs.push_back({});
+      if (train) {
+        p.group = &group;
+        group.params.push_back(&p);
+        size += (p.size() + 63) / 64 * 64;
+      }
+    }
+    group.written.assign(group.params.size(), false);
+    group.grad = Buffer(static_cast<size_t>(std::max<int64_t>(size, 1)) * sizeof(float));
+  }
+  Param& param(size_t i) { return *params[i]; }
+  Tensor x(size_t i) { return inputs[i]; }
+  Weight& weight(std::vector<size_t> parts, std::vector<size_t> bias = {}, bool swiglu = false) {
+    Weight& w = *weights.emplace_back(std::make_unique<Weight>());
+    int64_t n = 0;
+    for (size_t i : parts) {
+      w.parts.push_back(&param(i));
+      n += param(i).rows();
+    }
+    w.packed = {nullptr, DType::F32, n, param(parts[0]).cols(), swiglu};
+    panels.emplace_back(backend->packed_bytes(n, w.k(), DType::F32, swiglu));
+    w.packed.panels = panels.back().data();
+    int64_t row = 0;
+    for (Param* p : w.parts) {
+      backend->pack(w.packed, row, {p->value, DType::F32, p->rows(), p->cols()});
+      row += p->rows();
+    }
+    if (!bias.empty()) w.bias_value = Buffer(static_cast<size_t>(n) * sizeof(float));
+    float* at = w.bias_value.data<float>();
+    for (size_t i : bias) {
+      w.bias.push_back(&param(i));
+      at = std::copy_n(param(i).f32(), param(i).size(), at);
+    }
+    return w;
+  }
+  std::vector<float> gradient(size_t i) {
+    if (inputs[i].data || params[i]->group == nullptr) return grads[i];
+    const float* g = group.grad.data<float>() + params[i]->offset;
+    return {g, g + params[i]->size()};
+  }
+
+  std::unique_ptr<Backend> backend;
+  Arena arena;
+  Tape tape;
+  Ctx ctx;
+  std::vector<std::vector<float>> data, grads;
+  std::vector<std::unique_ptr<Param>> params;
+  std::vector<Tensor> inputs;
+  std::vector<std::unique_ptr<Weight>> weights;
+  std::deque<Buffer> panels;
+  Group group;
+};
+
+using Inputs = std::vector<Vec<Complex>>;
+struct OpCase {
+  const char* name;
+  std::vector<Leaf> leaves;
+  std::function<Tensor(Run&)> forward;          // token_logp: seeds its own gradient
+  std::function<Vec<Complex>(const Inputs&)> oracle;
+};
+
+constexpr int64_t T = 9, C = 12, N = 10, F = 7, V = 19;
+const AttentionShape kShape{4, 2, 6, 0.4f};
+const std::vector<Span> kSpans{{0, 4, -1}, {4, 6, 0}, {6, 9, 0}};
+const std::vector<int32_t> kIds{3, 0, 18, 3, 7, 3, 0, 11, 18}, kIndex{8, 2, 5}, kTargets{4, 18, 0, 9, 9, 1, 17, 2, 5};
+
+const std::vector<float>& rope_values() {   // (T, D/2, 2)
+  static const std::vector<float> table = [] {
+    std::vector<float> t;
+    for (int p = 0; p < T; ++p)
+      for (int i = 0; i < 3; ++i) {
+        t.push_back(static_cast<float>(std::cos(p * 0.3 * (i + 1))));
+        t.push_back(static_cast<float>(std::sin(p * 0.3 * (i + 1))));
+      }
+    return t;
+  }();
+  return table;
+}
+
+Vec<Complex> add(Vec<Complex> a, const Vec<Complex>& b) {
+  for (size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+  return a;
+}
+Vec<Complex> joined(const Vec<Complex>& a, const Vec<Complex>& b) {
+  Vec<Complex> c = a;
+  c.insert(c.end(), b.begin(), b.end());
+  return c;
+}
+Vec<Complex> columns(const Vec<Complex>& x, size_t width, size_t begin, size_t count) {
+  Vec<Complex> y;
+  for (size_t t = 0; t < x.size() / width; ++t) y.insert(y.end(), x.begin() + static_cast<int64_t>(t * width + begin), x.begin() + static_cast<int64_t>(t * width + begin + count));
+  return y;
+}
+Vec<Complex> rotate_qk(const Vec<Complex>& y) {   // (T, (H + 2K) D): the first H + K heads are rotated
+  const Vec<double> table(rope_values().begin(), rope_values().end());
+  const size_t width = 48, turned = 36;
+  const Vec<Complex> qk = reference::rope(columns(y, width, 0, turned), table, 6, 6, false);
+  Vec<Complex> out = y;
+  for (size_t t = 0; t < static_cast<size_t>(T); ++t) std::copy_n(qk.begin() + static_cast<int64_t>(t * turned), turned, out.begin() + static_cast<int64_t>(t * width));
+  return out;
+}
+
+const std::vector<OpCase>& table() {
+  const auto act = [](const char* name, Act a, Complex (*f)(Complex)) {
+    return OpCase{name, {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, N, C}, {"b", Kind::Vector, 1, N}},
+                  [a](Run& r) { return linear(r.ctx, r.x(0), r.weight({1}, {2}), a); },
+                  [f](const Inputs& in) { return reference::map(reference::linear(in[0], in[1], in[2], C), f); }};
+  };
+  static const std::vector<OpCase> all{
+      {"embedding", {{"table", Kind::Matrix, V, C}}, [](Run& r) { return embedding(r.ctx, r.param(0), kIds, DType::F32); },
+       [](const Inputs& in) { return reference::gather(in[0], kIds, C); }},
+      {"rms_norm", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C}}, [](Run& r) { return rms_norm(r.ctx, r.x(0), r.param(1), 1e-5f); },
+       [](const Inputs& in) { return reference::rms_norm(in[0], in[1], static_cast<double>(1e-5f)); }},
+      {"layer_norm", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C}, {"b", Kind::Vector, 1, C}},
+       [](Run& r) { return layer_norm(r.ctx, r.x(0), r.param(1), r.param(2), 1e-5f); },
+       [](const Inputs& in) { return reference::layer_norm(in[0], in[1], in[2], static_cast<double>(1e-5f)); }},
+      {"linear", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, N, C}}, [](Run& r) { return linear(r.ctx, r.x(0), r.weight({1})); },
+       [](const Inputs& in) { return reference::linear(in[0], in[1], {}, C); }},
+      {"linear, residual and bias", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, C, C}, {"b", Kind::Vector, 1, C}},
+       [](Run& r) { return linear(r.ctx, r.x(0), r.weight({1}, {2}), Act::None, r.x(0)); },   // x fans out: its gradient is a sum
+       [](const Inputs& in) { return add(reference::linear(in[0], in[1], in[2], C), in[0]); }},
+      act("linear, gelu_erf", Act::GeluErf, reference::gelu_erf<Complex>), act("linear, gelu_tanh", Act::GeluTanh, reference::gelu_tanh<Complex>),
+      act("linear, quick_gelu", Act::QuickGelu, reference::quick_gelu<Complex>),
+      {"swiglu", {{"x", Kind::Activation, T, C}, {"gate", Kind::Matrix, F, C}, {"up", Kind::Matrix, F, C}, {"bg", Kind::Vector, 1, F}, {"bu", Kind::Vector, 1, F}},
+       [](Run& r) { return swiglu(r.ctx, r.x(0), r.weight({1, 2}, {3, 4}, true)); },
+       [](const Inputs& in) { return reference::swiglu(reference::linear(in[0], joined(in[1], in[2]), joined(in[3], in[4]), C), F); }},
+      {"qkv", {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"bq", Kind::Vector, 1, 24}, {"bk", Kind::Vector, 1, 12}, {"bv", Kind::Vector, 1, 12}},
+       [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}, {4, 5, 6}), kShape, rope_values().data()); },
+       [](const Inputs& in) { return rotate_qk(reference::linear(in[0], joined(joined(in[1], in[2]), in[3]), joined(joined(in[4], in[5]), in[6]), C)); }},
+      {"attention", {{"qkv", Kind::Activation, T, 48}},
+       [](Run& r) {
+         static const AttentionPlan plan = plan_attention(kSpans, true);
+         return attention(r.ctx, r.x(0), plan, kShape);
+       },
+       [](const Inputs& in) { return reference::attention(columns(in[0], 48, 0, 24), columns(in[0], 48, 24, 12), columns(in[0], 48, 36, 12), kSpans, true, kShape); }},
+      {"gather_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return gather_rows(r.ctx, r.x(0), kIndex); },
+       [](const Inputs& in) { return reference::gather(in[0], kIndex, C); }},
+      {"add", {{"a", Kind::Activation, T, C}, {"b", Kind::Activation, T, C}}, [](Run& r) { return add(r.ctx, r.x(0), r.x(1)); },
+       [](const Inputs& in) { return add(in[0], in[1]); }},
+      {"token_logp", {{"x", Kind::Activation, T, C}, {"head", Kind::Matrix, V, C}},
+       [](Run& r) { return token_logp(r.ctx, r.x(0), r.weight({1}), kTargets).logp; },
+       [](const Inputs& in) { return reference::pick_log_softmax(reference::linear(in[0], in[1], {}, C), kTargets); }},
+  };
+  return all;
+}
+
+std::vector<std::vector<float>> values_of(const OpCase& op) {
+  std::vector<std::vector<float>> all;
+  uint64_t seed = hash64(op.name);
+  for (const Leaf& l : op.leaves) all.push_back(random_values(l.rows * l.cols, seed++));
+  return all;
+}
+
+void check_op(const OpCase& op, Isa isa, bool train) {
+  const std::vector<std::vector<float>> values = values_of(op);
+  Run run(isa, op.leaves, values, train);
+  const Tensor y = op.forward(run);
+  Inputs inputs;
+  for (const auto& v : values) inputs.push_back(Vec<Complex>(v.begin(), v.end()));
+  const Vec<Complex> want = op.oracle(inputs);
+  Vec<double> real_want, got(y.f32(), y.f32() + y.rows * y.cols);
+  for (const Complex& z : want) real_want.push_back(z.real());
+  CHECK(reference::error_of(got, real_want, DType::F32) <= 1, op.name, " value at ", name_of(isa));
+
+  const bool activations = std::any_of(op.leaves.begin(), op.leaves.end(), [](const Leaf& l) { return l.kind == Kind::Activation; });
+  CHECK((y.slot >= 0) == (train || activations), op.name, ": a gradient is wanted if and only if an input or a trained parameter needs one");
+  if (y.slot < 0) return;
+  std::vector<float> dy = random_values(y.rows * y.cols, 99);
+  const Vec<double> d(dy.begin(), dy.end());   // before backward: an op may use its gradient's memory up
+  Run again(isa, op.leaves, values, train);
+  Tensor out = op.forward(again);
+  again.tape.seed(out, view(dy.data(), out.rows, out.cols));
+  if (std::string(op.name) == "token_logp") {   // the head reads its answer from its own memory: two phases
+    Run two(isa, op.leaves, values, train);
+    TokenLogp t = token_logp(two.ctx, two.x(0), two.weight({1}), kTargets);
+    std::copy(dy.begin(), dy.end(), t.dlogp);
+    two.tape.backward();
+    for (size_t i = 0; i < op.leaves.size(); ++i) again.grads[i] = two.gradient(i);
+  } else {
+    again.tape.backward();
+    for (size_t i = 0; i < op.leaves.size(); ++i) again.grads[i] = again.gradient(i);
+  }
+  for (size_t i = 0; i < op.leaves.size(); ++i) {
+    if (op.leaves[i].kind != Kind::Activation && !train) continue;
+    const auto f = [&](const Vec<Complex>& z) {
+      Inputs with = inputs;
+      with[i] = z;
+      return op.oracle(with);
+    };
+    const Vec<double> exact = reference::gradient(f, Vec<double>(values[i].begin(), values[i].end()), d);
+    CHECK(reference::error_of(Vec<double>(again.grads[i].begin(), again.grads[i].end()), exact, DType::F32, 4e-6) <= 1, op.name, " d", op.leaves[i].name, " at ", name_of(isa),
+          train ? "" : ", frozen parameters");
+  }
+}
+
+TEST("ops: values and gradients against the float64 oracle, trained and frozen") {
+  for (Isa isa : levels())
+    for (const OpCase& op : table())
+      for (bool train : {true, false}) check_op(op, isa, train);
+}
+
+// A block with two parameters and a residual: what checkpoint() replays.
+std::vector<std::vector<float>> block_gradients(Isa isa, bool checkpointed) {
+  const std::vector<Leaf> leaves{{"x", Kind::Activation, T, C}, {"norm", Kind::Vector, 1, C}, {"gate", Kind::Matrix, F, C}, {"up", Kind::Matrix, F, C}, {"down", Kind::Matrix, C, F}};
+  std::vector<std::vector<float>> values;
+  for (const Leaf& l : leaves) values.push_back(random_values(l.rows * l.cols, hash64(l.name)));
+  Run r(isa, leaves, values, true);
+  Weight &gate_up = r.weight({2, 3}, {}, true), &down = r.weight({4});
+  const auto block = [&](Ctx& c, Tensor x) { return linear(c, swiglu(c, rms_norm(c, x, r.param(1), 1e-5f), gate_up), down, Act::None, x); };
+  Tensor y = r.x(0);
+  for (int depth = 0; depth < 3; ++depth) y = checkpointed ? checkpoint(r.ctx, y, block) : block(r.ctx, y);   // the same weights thrice: gradients add up
+  std::vector<float> dy = random_values(T * C, 5);
+  r.tape.seed(y, view(dy.data(), T, C));
+  r.tape.backward();
+  std::vector<std::vector<float>> out{{y.f32(), y.f32() + T * C}};
+  for (size_t i = 0; i < leaves.size(); ++i) out.push_back(r.gradient(i));
+  return out;
+}
+
+TEST("ops: checkpointing changes no bit of value or gradient") {
+  for (Isa isa : levels()) {
+    const auto plain = block_gradients(isa, false), replayed = block_gradients(isa, true);
+    for (size_t i = 0; i < plain.size(); ++i) {
+      CHECK(plain[i] == replayed[i], "tensor ", i, " at ", name_of(isa));
+      CHECK(std::any_of(plain[i].begin(), plain[i].end(), [](float g) { return g != 0; }), "tensor ", i, " is not all zero");
+    }
+  }
+}
+
+TEST("ops: checkpoint() does not nest") {
+  const std::vector<Leaf> leaves{{"x", Kind::Activation, T, C}};
+  Run r(Isa::Generic, leaves, {random_values(T * C, 1)}, false);
+  const auto inner = [](Ctx& c, Tensor x) { return add(c, x, x); };
+  CHECK(thrown_code([&] { checkpoint(r.ctx, r.x(0), [&](Ctx& c, Tensor x) { return checkpoint(c, x, inner); }); }) == "BUG", "nested checkpoint");
+}
+
+TEST("ops: a group's ready closure runs after its last gradient") {
+  const std::vector<Leaf> leaves{{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, C, C}};
+  Run r(Isa::Generic, leaves, {random_values(T * C, 1), random_values(C * C, 2)}, true);
+  int calls = 0;
+  r.ctx.ready = [&](Group& g) {
+    ++calls;
+    CHECK(&g == &r.group && g.written[0], "ready comes when the gradient is there");
+  };
+  Weight& w = r.weight({1});
+  group_begin(r.ctx, &r.group);
+  Tensor y = linear(r.ctx, linear(r.ctx, r.x(0), w), w);   // two uses, one ready
+  std::vector<float> dy = random_values(T * C, 3);
+  r.tape.seed(y, view(dy.data(), T, C));
+  r.tape.backward();
+  CHECK(calls == 1, "ready was called ", calls, " times");
+}
+
+}  // namespace
+}  // namespace isr::test
