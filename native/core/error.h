@@ -24,7 +24,7 @@ struct Cancelled : std::exception {
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream s;
-  (s << ... << parts);
+  static_cast<void>((s << ... << parts));
   return s.str();
 }
 

@@ -25,6 +25,17 @@ inline uint16_t round_to_bf16(float x) {
   return static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
 
+// In two loops by way of f32, each of which is vector code of one element width.
+void narrow_f16(const uint16_t* from, int64_t n, uint16_t* to) {
+  constexpr int64_t kPiece = 1024;
+  float piece[kPiece];
+  for (int64_t at = 0; at < n; at += kPiece) {
+    const int64_t m = n - at < kPiece ? n - at : kPiece;
+    for (int64_t i = 0; i < m; ++i) piece[i] = wide(from[at + i]);
+    for (int64_t i = 0; i < m; ++i) to[at + i] = round_to_bf16(piece[i]);
+  }
+}
+
 }  // namespace
 
 void decode(FileDType from, const void* src, int64_t n, DType to, void* dst) {
@@ -40,7 +51,7 @@ void decode(FileDType from, const void* src, int64_t n, DType to, void* dst) {
   } else {
     if (from == FileDType::F32) for (int64_t i = 0; i < n; ++i) bf16[i] = round_to_bf16(full[i]);
     if (from == FileDType::BF16) std::memcpy(dst, src, static_cast<size_t>(n) * 2);
-    if (from == FileDType::F16) for (int64_t i = 0; i < n; ++i) bf16[i] = round_to_bf16(wide(half[i]));
+    if (from == FileDType::F16) narrow_f16(half, n, bf16);
   }
 }
 

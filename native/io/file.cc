@@ -19,31 +19,43 @@ namespace {
 constexpr size_t kLargestCall = size_t{1} << 30;  // Linux moves at most 2 GiB - 4 KiB a call
 constexpr size_t kCopyChunk = size_t{4} << 20;
 
+// A signal may interrupt any call, even open on a network disk.
+template <class F>
+auto again(F&& call) {
+  for (;;)
+    if (const auto result = call(); result != -1 || errno != EINTR) return result;
+}
+
 std::string parent_of(const std::string& path) {
   const size_t slash = path.find_last_of('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Fd open_folder(const std::string& path) { return Fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)); }
+Fd open_again(const std::string& path, int flags) {
+  return Fd(again([&] { return open(path.c_str(), flags | O_CLOEXEC, 0666); }));
+}
+
+Fd open_folder(const std::string& path) { return open_again(path, O_RDONLY | O_DIRECTORY); }
 
 void sync_fd(int fd, const std::string& path) {
-  while (fsync(fd) != 0)
-    if (errno != EINTR) throw_system("could not sync", path, errno);
+  if (again([&] { return fsync(fd); }) != 0) throw_system("could not sync", path, errno);
 }
 
 // A rename is durable once its folder is. Some file systems have no fsync for folders and say EINVAL.
 void sync_folder(const std::string& path) {
   const Fd folder = open_folder(path);
   if (!folder) throw_system("could not open the folder", path, errno);
-  while (fsync(folder.get()) != 0) {
-    if (errno == EINVAL || errno == ENOTSUP) return;
-    if (errno != EINTR) throw_system("could not sync the folder", path, errno);
-  }
+  if (again([&] { return fsync(folder.get()); }) != 0 && errno != EINVAL && errno != ENOTSUP)
+    throw_system("could not sync the folder", path, errno);
+}
+
+bool renamed(const std::string& from, const std::string& to) {
+  return again([&] { return rename(from.c_str(), to.c_str()); }) == 0;
 }
 
 void rename_or_throw(const std::string& from, const std::string& to) {
-  if (rename(from.c_str(), to.c_str()) != 0) throw_system("could not put in place", to, errno);
+  if (!renamed(from, to)) throw_system("could not put in place", to, errno);
 }
 
 bool is_folder(const std::string& path) {
@@ -66,11 +78,12 @@ std::string resolved(const std::string& dir) {
   return full ? std::string(full.get()) : without_slashes(dir);
 }
 
+// Twice, since one failed call need not leave anything behind; what still stays is removed by the next save.
 void remove_quietly(const std::string& path) {
-  try {
-    remove_tree(path);
-  } catch (const Error&) {
-  }
+  for (int attempt = 0; attempt < 2; ++attempt) try {
+      return remove_tree(path);
+    } catch (const Error&) {
+    }
 }
 
 // The system's calls would end the path there and open another file.
@@ -98,7 +111,8 @@ void throw_system(const char* what, const std::string& path, int error) {
                      : error == EROFS                       ? "the file system is read-only: choose another folder"
                      : error == EMFILE || error == ENFILE   ? "raise the limit on open files (ulimit -n)"
                                                             : "";
-  throw Error(full ? "DISK_FULL" : missing ? "NOT_FOUND" : "IO", concat(what, " ", path, ": ", std::strerror(error)), hint, path);
+  const char* code = full ? "DISK_FULL" : missing ? "NOT_FOUND" : "IO";
+  throw Error(code, concat(what, " ", path, ": ", std::strerror(error)), hint, path);
 }
 
 Fd::~Fd() {
@@ -107,22 +121,20 @@ Fd::~Fd() {
 
 // O_NONBLOCK: a FIFO without a writer must not hang the open; it means nothing for regular files.
 InputFile::InputFile(std::string path, const char* code)
-    : fd_(open(without_nul(path).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)), path_(std::move(path)), code_(code) {
+    : fd_(open_again(without_nul(path), O_RDONLY | O_NONBLOCK | O_NOCTTY)), path_(std::move(path)), code_(code) {
   if (!fd_) throw_system("could not open", path_, errno);
   struct stat s;
   if (fstat(fd_.get(), &s) != 0) throw_system("could not stat", path_, errno);
-  if (!S_ISREG(s.st_mode)) throw Error(code_, concat(path_, ": expected a regular file, got ", kind_of(s.st_mode)), {}, path_);
+  if (!S_ISREG(s.st_mode))
+    throw Error(code_, concat(path_, ": expected a regular file, got ", kind_of(s.st_mode)), {}, path_);
   size_ = static_cast<uint64_t>(s.st_size);
 }
 
 void InputFile::read_exact(void* dst, size_t bytes, uint64_t offset) const {
   char* to = static_cast<char*>(dst);
   while (bytes > 0) {
-    const ssize_t n = pread(fd_.get(), to, std::min(bytes, kLargestCall), static_cast<off_t>(offset));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      throw_system("could not read", path_, errno);
-    }
+    const ssize_t n = again([&] { return pread(fd_.get(), to, std::min(bytes, kLargestCall), static_cast<off_t>(offset)); });
+    if (n < 0) throw_system("could not read", path_, errno);
     if (n == 0)
       throw Error(code_, concat(path_, ": the file ends at byte ", offset, ", ", bytes, " bytes too early"),
                   "it was cut short, or is being changed by another program", path_);
@@ -142,18 +154,15 @@ std::string read_file(const std::string& path, size_t max_bytes, const char* cod
 }
 
 OutputFile::OutputFile(std::string path)
-    : fd_(open(without_nul(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666)), path_(std::move(path)) {
+    : fd_(open_again(without_nul(path), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW)), path_(std::move(path)) {
   if (!fd_) throw_system("could not create", path_, errno);
 }
 
 void OutputFile::write(const void* data, size_t bytes) {
   const char* from = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t n = ::write(fd_.get(), from, std::min(bytes, kLargestCall));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      throw_system("could not write", path_, errno);
-    }
+    const ssize_t n = again([&] { return ::write(fd_.get(), from, std::min(bytes, kLargestCall)); });
+    if (n < 0) throw_system("could not write", path_, errno);
     if (n == 0) throw_system("could not write", path_, EIO);  // never for a regular file; an error beats an endless loop
     from += n;
     bytes -= static_cast<size_t>(n);
@@ -169,7 +178,7 @@ void OutputFile::finish() {
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), out_(path_ + ".tmp") {}
 
 AtomicFile::~AtomicFile() {
-  if (!done_) unlink(out_.path().c_str());
+  if (!done_) remove_quietly(out_.path());
 }
 
 void AtomicFile::commit() {
@@ -199,7 +208,7 @@ AtomicFolder::AtomicFolder(const std::string& dir, std::function<bool(const std:
                     "save to a new folder, or move the sub-folder away", dir_);
   }
   make_folders(parent_);
-  const bool made = mkdir(tmp_.c_str(), 0777) == 0;
+  const bool made = again([&] { return mkdir(tmp_.c_str(), 0777); }) == 0;
   if (!made && errno != EEXIST) throw_system("could not make the folder", tmp_, errno);
   if (!is_folder(tmp_)) throw Error("IO", concat(tmp_, ": expected a folder or nothing, got a file"), "move it away", tmp_);
   try {
@@ -224,7 +233,7 @@ void AtomicFolder::commit() {
     swap_in();
   } else {
     rename_or_throw(tmp_, dir_);
-    sync_or_undo([&] { rename(dir_.c_str(), tmp_.c_str()); });
+    sync_or_undo([&] { renamed(dir_, tmp_); });
   }
   done_ = true;
 }
@@ -233,8 +242,8 @@ void AtomicFolder::keep_old_files() {
   old_lock_ = lock_folder(dir_);
   for (const FolderEntry& e : list_folder(dir_)) {
     if (!e.regular || !keep_ || !keep_(e.name) || file_exists(file(e.name))) continue;
-    const std::string from = dir_ + "/" + e.name;
-    if (linkat(AT_FDCWD, from.c_str(), AT_FDCWD, file(e.name).c_str(), AT_SYMLINK_FOLLOW) != 0) copy_file(from, file(e.name));
+    const std::string from = dir_ + "/" + e.name, to = file(e.name);
+    if (linkat(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), AT_SYMLINK_FOLLOW) != 0) copy_file(from, to);
   }
 }
 
@@ -248,11 +257,12 @@ void AtomicFolder::sync_or_undo(const std::function<void()>& undo) {
   }
 }
 
-// What is left of the old folder when removing it fails does no harm: the next save removes it.
 void AtomicFolder::swap_in() {
 #ifdef RENAME_EXCHANGE
-  const auto exchange = [&] { return renameat2(AT_FDCWD, tmp_.c_str(), AT_FDCWD, dir_.c_str(), RENAME_EXCHANGE) == 0; };
-  if (exchange()) {
+  const auto exchange = [&] {
+    return again([&] { return renameat2(AT_FDCWD, tmp_.c_str(), AT_FDCWD, dir_.c_str(), RENAME_EXCHANGE); });
+  };
+  if (exchange() == 0) {
     sync_or_undo(exchange);
     return remove_quietly(tmp_);  // now the old folder
   }
@@ -261,14 +271,14 @@ void AtomicFolder::swap_in() {
   const std::string old = dir_ + ".old.tmp";
   remove_tree(old);
   rename_or_throw(dir_, old);
-  const auto put_back = [&] { rename(old.c_str(), dir_.c_str()); };
-  if (rename(tmp_.c_str(), dir_.c_str()) != 0) {
+  const auto put_back = [&] { renamed(old, dir_); };
+  if (!renamed(tmp_, dir_)) {
     const int error = errno;
     put_back();
     throw_system("could not put in place", dir_, error);
   }
   sync_or_undo([&] {
-    rename(dir_.c_str(), tmp_.c_str());
+    renamed(dir_, tmp_);
     put_back();
   });
   remove_quietly(old);
@@ -304,7 +314,7 @@ void make_folders(const std::string& dir) {
   if (is_folder(dir)) return;
   const std::string parent = parent_of(dir);
   if (parent != dir) make_folders(parent);
-  if (mkdir(dir.c_str(), 0777) == 0 || (errno == EEXIST && is_folder(dir))) return;
+  if (again([&] { return mkdir(dir.c_str(), 0777); }) == 0 || (errno == EEXIST && is_folder(dir))) return;
   if (errno == EEXIST) throw Error("INVALID_ARGUMENT", concat(dir, ": expected a folder, got a file"), {}, dir);
   throw_system("could not make the folder", dir, errno);
 }
@@ -317,8 +327,8 @@ void remove_tree(const std::string& path) {
   }
   if (S_ISDIR(s.st_mode)) {
     for (const FolderEntry& e : list_folder(path)) remove_tree(path + "/" + e.name);
-    if (rmdir(path.c_str()) != 0) throw_system("could not remove", path, errno);
-  } else if (unlink(path.c_str()) != 0) {
+    if (again([&] { return rmdir(path.c_str()); }) != 0) throw_system("could not remove", path, errno);
+  } else if (again([&] { return unlink(path.c_str()); }) != 0) {
     throw_system("could not remove", path, errno);
   }
 }

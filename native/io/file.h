@@ -92,7 +92,7 @@ class AtomicFolder {
   explicit AtomicFolder(const std::string& dir, std::function<bool(const std::string& name)> keep = {});
   ~AtomicFolder();
   AtomicFolder(const AtomicFolder&) = delete;
-  std::string file(const std::string& name) const { return tmp_ + "/" + name; }  // where to write it: OutputFile, then finish()
+  std::string file(const std::string& name) const { return tmp_ + "/" + name; }  // for OutputFile; finish() each
   void commit();
 
  private:
@@ -113,7 +113,8 @@ std::vector<FolderEntry> list_folder(const std::string& dir);                   
 bool file_exists(const std::string& path);                                       // anything at all, links followed
 void make_folders(const std::string& dir);                                       // with parents, as mkdir -p
 void remove_tree(const std::string& path);                                       // never follows links; missing is fine
-uint64_t copy_file(const std::string& from, const std::string& to, const std::function<void()>& poll = {});  // fsynced; its bytes
+// Synced; poll() is called between chunks; gives the number of bytes.
+uint64_t copy_file(const std::string& from, const std::string& to, const std::function<void()>& poll = {});
 
 // Throws DISK_FULL, NOT_FOUND or IO for the errno value `error`: "<what> <path>: <the system's words>".
 [[noreturn]] void throw_system(const char* what, const std::string& path, int error);

@@ -70,7 +70,7 @@ class Parser {
   bool digit() const { return peek() >= '0' && peek() <= '9'; }
 
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) ++at_;
+    for (int c = peek(); c == ' ' || c == '\n' || c == '\t' || c == '\r'; c = peek()) ++at_;
   }
 
   void expect(char c) {
@@ -158,7 +158,8 @@ class Parser {
     uint32_t unit = 0;
     for (int i = 0; i < 4; ++i, ++at_) {
       const int c = peek();
-      const int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      const int letter = c | 0x20;
+      const int v = c >= '0' && c <= '9' ? c - '0' : letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
       if (v < 0) refuse(at_, "four hex digits after \\u", shown());
       unit = unit * 16 + static_cast<uint32_t>(v);
     }
@@ -241,7 +242,8 @@ class Parser {
     if (integral && !negative_zero && std::from_chars(begin, end, exact).ec == std::errc()) return exact;
     double value = 0;
     const auto read = std::from_chars(begin, end, value);
-    if (read.ec != std::errc() || read.ptr != end || !std::isfinite(value)) refuse(start, "a number that a double holds", "one out of range");
+    if (read.ec != std::errc() || read.ptr != end || !std::isfinite(value))
+      refuse(start, "a number that a double holds", "one out of range");
     return value;
   }
 
@@ -289,7 +291,8 @@ void write_value(std::string& out, const Json& value, int indent, int depth) {
     char digits[32];
     const auto exact = value.integer();
     ISR_ASSERT(std::isfinite(*value.number()), "JSON has no NaN and no infinity");
-    const auto end = exact ? std::to_chars(digits, digits + sizeof digits, *exact) : std::to_chars(digits, digits + sizeof digits, *value.number());
+    char* limit = digits + sizeof digits;
+    const auto end = exact ? std::to_chars(digits, limit, *exact) : std::to_chars(digits, limit, *value.number());
     std::string_view text(digits, static_cast<size_t>(end.ptr - digits));
     out += text;
     if (!exact && text.find_first_of(".e") == std::string_view::npos) out += ".0";  // stays a double when read again

@@ -100,7 +100,8 @@ class Entry {
     bool empty = false;
     for (const int64_t d : t.shape) {
       empty = empty || d == 0;
-      if (__builtin_mul_overflow(product, std::max<int64_t>(d, 1), &product)) refuse("the shape ", t.shape_text(), " overflows");
+      if (__builtin_mul_overflow(product, std::max<int64_t>(d, 1), &product))
+        refuse("the shape ", t.shape_text(), " overflows");
     }
     return empty ? 0 : static_cast<uint64_t>(product);
   }
@@ -124,7 +125,8 @@ Metadata parse_metadata(const Json& value, const std::string& path) {
 void check_cover(const std::vector<TensorInfo>& by_offset, uint64_t data_bytes, const std::string& path) {
   uint64_t at = 0;
   for (const TensorInfo& t : by_offset) {
-    if (t.offset < at) corrupt(path, "tensor ", json_excerpt(t.name), " overlaps the one before it at byte ", t.offset, " of the data");
+    if (t.offset < at)
+      corrupt(path, "tensor ", json_excerpt(t.name), " overlaps the one before it at byte ", t.offset, " of the data");
     if (t.offset > at) corrupt(path, "bytes ", at, " to ", t.offset, " of the data belong to no tensor");
     at += t.bytes;
   }
@@ -133,7 +135,8 @@ void check_cover(const std::vector<TensorInfo>& by_offset, uint64_t data_bytes, 
 
 // An index may name files beside it only.
 void check_shard_name(const std::string& name, const std::string& path) {
-  if (name.find('/') != std::string::npos || name.find('\0') != std::string::npos || name.size() > 255 || !name.ends_with(".safetensors"))
+  const bool plain = name.find_first_of(std::string_view("/\0", 2)) == std::string::npos && name.size() <= 255;
+  if (!plain || !name.ends_with(".safetensors"))
     corrupt(path, "expected the name of a .safetensors file in the same folder, got ", json_excerpt(name));
 }
 
@@ -144,7 +147,8 @@ WeightMap parse_index(std::string_view text, const std::string& path) {
   const Json* map = root.find("weight_map");
   if (!map || !map->object()) corrupt(path, "expected an object with an object weight_map");
   if (map->object()->empty()) corrupt(path, "weight_map is empty");
-  if (map->object()->size() > kMaxTensors) corrupt(path, "expected at most ", kMaxTensors, " tensors, got ", map->object()->size());
+  if (map->object()->size() > kMaxTensors)
+    corrupt(path, "expected at most ", kMaxTensors, " tensors, got ", map->object()->size());
   WeightMap entries;
   for (const auto& [name, file] : *map->object()) {
     if (!file.string()) corrupt(path, "expected weight_map.", json_excerpt(name), " to be a string, got ", file.kind());
@@ -162,11 +166,13 @@ WeightMap parse_index(std::string_view text, const std::string& path) {
     return std::string();
   };
   const auto unsupported = [&](const std::string& name, const char* what, const char* hint) {
-    if (!name.empty()) throw Error("CHECKPOINT_UNSUPPORTED", concat(dir, " holds ", what, " (", name, ") and no ", kSingleName), hint, dir);
+    const std::string message = concat(dir, " holds ", what, " (", name, ") and no ", kSingleName);
+    if (!name.empty()) throw Error("CHECKPOINT_UNSUPPORTED", message, hint, dir);
   };
   const auto is_adapter = [](const FolderEntry& e) { return e.name.starts_with("adapter_"); };
   if (const auto adapter = std::find_if(entries.begin(), entries.end(), is_adapter); adapter != entries.end())
-    unsupported(adapter->name, "an adapter", "merge it into its base model first (peft: merge_and_unload, then save_pretrained)");
+    unsupported(adapter->name, "an adapter",
+                "merge it into its base model first (peft: merge_and_unload, then save_pretrained)");
   unsupported(found(".gguf"), "a GGUF file", "use the original checkpoint in safetensors format");
   for (const char* end : {".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"})
     unsupported(found(end), "PyTorch weights",
@@ -207,7 +213,8 @@ Header parse_header(std::string_view json, uint64_t file_size, const std::string
   const uint64_t data_bytes = file_size - 8 - json.size();
   const Json root = parse_json(json, kCorrupt, path, {kMaxHeaderBytes, kMaxHeaderValues, 64});
   Header header;
-  if (root.object()->size() > kMaxTensors) corrupt(path, "expected at most ", kMaxTensors, " tensors, got ", root.object()->size());
+  if (root.object()->size() > kMaxTensors)
+    corrupt(path, "expected at most ", kMaxTensors, " tensors, got ", root.object()->size());
   header.tensors.reserve(root.object()->size());
   for (const auto& [name, value] : *root.object()) {
     if (name == "__metadata__")
@@ -233,7 +240,8 @@ Checkpoint::Checkpoint(std::string dir, std::string index, const std::vector<std
     std::string json(parse_header_length(prefix, file.size(), file.path()), '\0');
     file.read_exact(json.data(), json.size(), 8);
     Header header = parse_header(json, file.size(), file.path());
-    if (tensors_.size() + header.tensors.size() > kMaxTensors) corrupt(file.path(), "expected at most ", kMaxTensors, " tensors in all shards");
+    if (tensors_.size() + header.tensors.size() > kMaxTensors)
+      corrupt(file.path(), "expected at most ", kMaxTensors, " tensors in all shards");
     for (TensorInfo& t : header.tensors) {
       t.shard = static_cast<uint32_t>(shards_.size());
       tensors_.push_back(std::move(t));
@@ -244,7 +252,8 @@ Checkpoint::Checkpoint(std::string dir, std::string index, const std::vector<std
   std::sort(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return tensors_[a].name < tensors_[b].name; });
   for (size_t i = 1; i < by_name_.size(); ++i) {
     const TensorInfo &a = tensors_[by_name_[i - 1]], &b = tensors_[by_name_[i]];
-    if (a.name == b.name) corrupt(dir_, "tensor ", json_excerpt(a.name), " is in ", shards_[a.shard].name, " and in ", shards_[b.shard].name);
+    if (a.name == b.name)
+      corrupt(dir_, "tensor ", json_excerpt(a.name), " is in ", shards_[a.shard].name, " and in ", shards_[b.shard].name);
   }
 }
 
@@ -281,7 +290,8 @@ Checkpoint Checkpoint::open(const std::string& dir) {
   if (names.size() > kMaxShards) corrupt(path, "expected at most ", kMaxShards, " shards, got ", names.size());
   for (const std::string& name : names)
     if (!file_exists(dir + "/" + name))
-      throw Error(kCorrupt, concat(path, " names the shard ", json_excerpt(name), ", which is missing"), "complete the download", dir + "/" + name);
+      throw Error(kCorrupt, concat(path, " names the shard ", json_excerpt(name), ", which is missing"),
+                  "complete the download", dir + "/" + name);
   Checkpoint checkpoint(dir, std::move(index), names);
   checkpoint.check_index(weight_map);
   return checkpoint;
@@ -316,7 +326,8 @@ void Checkpoint::read(const TensorInfo& t, uint64_t begin, uint64_t count, void*
   shards_[t.shard].file.read_exact(dst, count, t.offset + begin);
 }
 
-void Checkpoint::read_rows(const TensorInfo& t, int64_t row, int64_t rows, DType to, void* dst, std::vector<uint8_t>& staging) const {
+void Checkpoint::read_rows(const TensorInfo& t, int64_t row, int64_t rows, DType to, void* dst,
+                           std::vector<uint8_t>& staging) const {
   ISR_ASSERT(row >= 0 && rows >= 0 && row <= t.rows() && rows <= t.rows() - row, t.name);
   ISR_ASSERT(to == DType::F32 || to == DType::BF16, name_of(to));
   if (!is_float(t.dtype))
@@ -336,8 +347,8 @@ void Checkpoint::read_rows(const TensorInfo& t, int64_t row, int64_t rows, DType
 }
 
 bool is_weight_file(std::string_view name) {
-  for (const char* end : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack",
-                          ".gguf", ".onnx"})
+  for (const char* end : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt",
+                          ".h5", ".msgpack", ".gguf", ".onnx"})
     if (name.ends_with(end)) return true;
   return false;
 }

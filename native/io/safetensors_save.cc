@@ -9,7 +9,8 @@
 namespace isr {
 namespace {
 
-void copy_range(const InputFile& from, uint64_t begin, uint64_t bytes, OutputFile& out, std::vector<char>& chunk, FunctionRef<void()> poll) {
+void copy_range(const InputFile& from, uint64_t begin, uint64_t bytes, OutputFile& out, std::vector<char>& chunk,
+                FunctionRef<void()> poll) {
   for (uint64_t at = 0; at < bytes; at += kSaveChunk) {
     poll();
     const uint64_t n = std::min(kSaveChunk, bytes - at);
@@ -35,7 +36,8 @@ std::string header_text(const std::vector<NewTensor>& tensors, const Metadata& m
       shape.emplace_back(d);
     }
     Json::Array offsets{static_cast<int64_t>(data_bytes), static_cast<int64_t>(data_bytes + bytes)};
-    root.emplace_back(t.name, Json::Object{{"dtype", name_of(t.dtype)}, {"shape", std::move(shape)}, {"data_offsets", std::move(offsets)}});
+    Json::Object fields{{"dtype", name_of(t.dtype)}, {"shape", std::move(shape)}, {"data_offsets", std::move(offsets)}};
+    root.emplace_back(t.name, std::move(fields));
     data_bytes += bytes;
   }
   std::string text = to_json(Json(std::move(root)));

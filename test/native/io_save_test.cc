@@ -1,6 +1,7 @@
 // Saving: byte identity, replacement of folders, and what is left on disk after every kind of failure. The last tests
 // run this program again as a child under test/faults/shim.c and let each of its file operations fail in turn.
 #include <fcntl.h>
+#include <spawn.h>
 #include <sys/fsuid.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -210,16 +211,17 @@ namespace {
 
 constexpr const char* kChild = "io save: the child of the fault tests";
 
-std::string beside_me(const std::string& name) {
+std::string own_path() {
   char path[4096];
   const ssize_t n = readlink("/proc/self/exe", path, sizeof path);
-  const std::string exe(path, static_cast<size_t>(std::max<ssize_t>(n, 0)));
-  return exe.substr(0, exe.find_last_of('/') + 1) + name;
+  return std::string(path, static_cast<size_t>(std::max<ssize_t>(n, 0)));
 }
+
+std::string beside_me(const std::string& name) { return own_path().substr(0, own_path().find_last_of('/') + 1) + name; }
 
 struct Way {
   const char* fault;
-  bool sticky = false, fresh = false, plain_rename = false;  // fresh: there is no folder to replace
+  bool sticky = false, reads = false, fresh = false, plain_rename = false;  // fresh: there is no folder to replace
 };
 struct Outcome { bool killed; std::string code; };
 
@@ -228,19 +230,24 @@ Outcome run_child(const TempFolder& dir, const TempFolder& outside, const Way& w
   const std::string result = outside / "result", log = outside / "log";
   unlink(result.c_str());
   unlink(log.c_str());
-  const pid_t pid = fork();
-  if (pid == 0) {
-    const std::pair<const char*, std::string> variables[] = {
-        {"LD_PRELOAD", beside_me("libisr_faults.so")}, {"ASAN_OPTIONS", "verify_asan_link_order=0:detect_leaks=0"},
-        {"ISR_FAULT_PATH", dir.path()}, {"ISR_FAULT", way.fault}, {"ISR_FAULT_AT", std::to_string(at)}, {"ISR_FAULT_LOG", log},
-        {"ISR_FAULT_READS", "1"}, {"ISR_IO_CHILD", dir.path()}, {"ISR_IO_RESULT", result}};
-    for (const auto& [name, value] : variables) setenv(name, value.c_str(), 1);
-    if (way.sticky) setenv("ISR_FAULT_STICKY", "1", 1);
-    if (way.plain_rename) setenv("ISR_FAULT_PLAIN_RENAME", "1", 1);
-    dup2(open("/dev/null", O_WRONLY), 1);
-    execl("/proc/self/exe", "native_tests", kChild, nullptr);
-    _exit(127);
-  }
+  std::vector<std::string> variables{"LD_PRELOAD=" + beside_me("libisr_faults.so"), "ASAN_OPTIONS=verify_asan_link_order=0:detect_leaks=0",
+                                     "ISR_FAULT_PATH=" + dir.path(), concat("ISR_FAULT=", way.fault), concat("ISR_FAULT_AT=", at),
+                                     "ISR_FAULT_LOG=" + log, "ISR_IO_CHILD=" + dir.path(), "ISR_IO_RESULT=" + result};
+  if (way.sticky) variables.push_back("ISR_FAULT_STICKY=1");
+  if (way.reads) variables.push_back("ISR_FAULT_READS=1");
+  if (way.plain_rename) variables.push_back("ISR_FAULT_PLAIN_RENAME=1");
+  std::vector<char*> environment;
+  for (std::string& v : variables) environment.push_back(v.data());
+  environment.push_back(nullptr);
+  std::string name = "native_tests", filter = kChild;
+  char* arguments[] = {name.data(), filter.data(), nullptr};
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+  pid_t pid = 0;
+  const int error = posix_spawn(&pid, own_path().c_str(), &actions, nullptr, arguments, environment.data());
+  posix_spawn_file_actions_destroy(&actions);
+  CHECK(error == 0, std::strerror(error));
   int status = 0;
   waitpid(pid, &status, 0);
   return {WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, file_exists(result) ? slurp(result) : ""};
@@ -293,13 +300,11 @@ void check_fault(const TempFolder& outside, const Way& way, long at, const Files
     CHECK(now == before || now == after, where);
   } else {
     CHECK(now == (out.code == "SAVED" ? after : before), where);
-    const bool cleaning = operation.find(" unlink ") != std::string::npos || operation.find(" rmdir ") != std::string::npos ||
-                          operation.find(" open ") != std::string::npos;  // a folder is opened to be emptied
-    CHECK(!traces || cleaning, where);
+    CHECK(!traces, where);
   }
   CHECK(out.killed == (fault == "KILL"), where);
   CHECK(out.killed || out.code == "SAVED" || out.code == "DISK_FULL" || out.code == "IO", where);
-  CHECK(fault != "SHORT" || out.code == "SAVED", "short reads and writes go on ", where);
+  if (fault == "SHORT" || fault == "EINTR") CHECK(out.code == "SAVED", "short calls and signals are no failures: ", where);
   failed += out.code != "SAVED";
   save_trained(dir / "source", dir / "model");
   CHECK(read_folder(dir / "model") == after && no_traces(dir), where);
@@ -310,17 +315,18 @@ void check_fault(const TempFolder& outside, const Way& way, long at, const Files
 TEST("io save: every file operation fails once, from then on, or is the last before a kill") {
   CHECK(file_exists(beside_me("libisr_faults.so")), "build the target isr_faults beside this program");
   long cases = 0, failed = 0;
-  for (const Way& way : {Way{"EIO"}, Way{"ENOSPC", true}, Way{"SHORT", true}, Way{"EINTR"}, Way{"KILL"}, Way{"EIO", false, true}, Way{"KILL", false, true},
-                         Way{"EIO", false, false, true}, Way{"KILL", false, false, true}}) {
+  for (const Way& way : {Way{"EIO", false, true}, Way{"ENOSPC", true}, Way{"SHORT", true, true}, Way{"EINTR", false, true}, Way{"KILL"},
+                         Way{"EIO", false, false, true}, Way{"KILL", false, false, true}, Way{"EIO", false, false, false, true},
+                         Way{"KILL", false, false, false, true}}) {
     TempFolder outside, probe;
     const Files source = write_small_checkpoint(probe / "source"), after = trained(source);
     if (!way.fresh) write_small_checkpoint(probe / "model");
-    CHECK(run_child(probe, outside, {"none", false, way.fresh, way.plain_rename}, 0).code == "SAVED");
+    CHECK(run_child(probe, outside, {"none", false, way.reads, way.fresh, way.plain_rename}, 0).code == "SAVED");
     const long count = operations(outside);
-    CHECK(count > 30 && count < 200, count);
+    CHECK(count > 25 && count < 200, count);
     for (long at = 1; at <= count; ++at, ++cases) check_fault(outside, way, at, source, after, failed);
   }
-  CHECK(failed > cases / 3, failed, " of ", cases);
+  CHECK(failed > cases / 4, failed, " of ", cases);
 }
 
 }  // namespace isr::test

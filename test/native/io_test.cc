@@ -3,9 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstring>
-#include <limits>
+#include <ctime>
 
 #include "core/bf16.h"
 #include "io/sha256.h"
@@ -24,6 +23,9 @@ std::string message_of(const std::function<void()>& f) {
   }
   return "";
 }
+
+// The processor's time, so that other programs on the machine do not count.
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -177,10 +179,10 @@ TEST("io safetensors: hostile files") {
   for (const Row& row : rows) {
     TempFolder dir;
     write_file_atomic(dir / "model.safetensors", row.bytes);
-    const auto start = std::chrono::steady_clock::now();
+    const double start = cpu_seconds();
     const std::string m = message_of([&] { Checkpoint::open(dir.path()); });
     CHECK(contains(m, concat("CHECKPOINT_CORRUPT|", dir / "model.safetensors", "|")) && contains(m, row.reason), row.what, ": ", m);
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::milliseconds(500), row.what);
+    CHECK(cpu_seconds() - start < 0.5, row.what);
   }
 }
 
@@ -190,9 +192,9 @@ TEST("io safetensors: 100,000 tensors open; 200,000 are refused") {
     std::string header = "{";
     for (int i = 0; i < n; ++i) header += (i ? "," : "") + entry(concat("t", i), "U8", "[1]", concat("[", i, ",", i + 1, "]"));
     write_file_atomic(dir / "model.safetensors", file_bytes(header + "}", static_cast<size_t>(n)));
-    const auto start = std::chrono::steady_clock::now();
+    const double start = cpu_seconds();
     const std::string m = message_of([&] { CHECK(Checkpoint::open(dir.path()).find("t99999")->shape == std::vector<int64_t>{1}); });
-    const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double s = cpu_seconds() - start;
     CHECK(n == 100'000 ? m.empty() : contains(m, "CHECKPOINT_CORRUPT"), m);
     CHECK(s < 5, s, " s");
   }
