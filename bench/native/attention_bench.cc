@@ -1,4 +1,4 @@
-// Attention: forward and backward over one causal span, a shared-prefix pair, and cached decode.
+// Attention: forward and backward over one causal span, a shared-prefix pair and a tower's frames, and cached decode.
 // Causal work is counted as half of the square: forward 2 T^2 D H, backward (five products) 5 T^2 D H.
 #include <cmath>
 #include <vector>
@@ -16,7 +16,14 @@ struct Size {
   const char* what;
   std::vector<Span> spans;
   int64_t heads, kv_heads, d;
+  bool causal = true;
 };
+
+std::vector<Span> frames(int count, int rows) {
+  std::vector<Span> spans;
+  for (int i = 0; i < count; ++i) spans.push_back({i * rows, (i + 1) * rows, -1});
+  return spans;
+}
 
 struct Matrix {  // small random values
   std::vector<uint16_t> memory;
@@ -31,14 +38,14 @@ struct Matrix {  // small random values
   }
 };
 
-// Key-query pairs that are visible, halves counted as T^2 / 2.
-double pairs_of(const std::vector<Span>& spans) {
+// Key-query pairs that are visible; a causal span's own are counted as T^2 / 2.
+double pairs_of(const Size& size) {
   double pairs = 0;
-  for (const Span& s : spans) {
+  for (const Span& s : size.spans) {
     const double own = s.end - s.begin;
-    pairs += own * own / 2;
-    for (int p = s.parent; p >= 0; p = spans[static_cast<size_t>(p)].parent)
-      pairs += own * (spans[static_cast<size_t>(p)].end - spans[static_cast<size_t>(p)].begin);
+    pairs += own * own / (size.causal ? 2 : 1);
+    for (int p = s.parent; p >= 0; p = size.spans[static_cast<size_t>(p)].parent)
+      pairs += own * (size.spans[static_cast<size_t>(p)].end - size.spans[static_cast<size_t>(p)].begin);
   }
   return pairs;
 }
@@ -55,13 +62,13 @@ void report(const char* kernel, const Backend& backend, DType type, const Size& 
 
 void run(Isa level, DType type, int threads, const Size& size) {
   const auto backend = make_cpu_backend(level, threads);
-  const AttentionPlan plan = plan_attention(size.spans, true);
+  const AttentionPlan plan = plan_attention(size.spans, size.causal);
   const AttentionShape s{size.heads, size.kv_heads, size.d, 1 / std::sqrt(static_cast<float>(size.d))};
   const int64_t rows = plan.rows, wide = s.heads * s.head_size, narrow = s.kv_heads * s.head_size;
   Matrix qkv(type, rows, wide + 2 * narrow), dqkv(type, rows, wide + 2 * narrow), out(type, rows, wide), dout(type, rows, wide);
   std::vector<float> lse(static_cast<size_t>(rows * s.heads));
   const auto part = [&](Matrix& m, int i) { return i == 0 ? m.t.columns(0, wide) : m.t.columns(wide + (i - 1) * narrow, narrow); };
-  const double flops = 4 * pairs_of(size.spans) * static_cast<double>(wide);
+  const double flops = 4 * pairs_of(size) * static_cast<double>(wide);
   report("forward", *backend, type, size, flops, best_seconds([&] {
            backend->attention_forward(out.t, lse.data(), part(qkv, 0), part(qkv, 1), part(qkv, 2), plan, s);
          }, threads));
@@ -99,7 +106,8 @@ void decode(Isa level, DType type, int threads, int branches, int keys, int64_t 
 const std::vector<Span> kLong = {{0, 2048, -1}}, kPair = {{0, 559, -1}, {559, 656, 0}, {656, 721, 0}};
 
 BENCH("attention") {
-  const std::vector<Size> sizes = {{"2048", kLong, 12, 12, 64}, {"2048", kLong, 12, 12, 128}, {"2048", kLong, 32, 8, 64}, {"pair 559 + 97 | 65", kPair, 12, 12, 64}};
+  const std::vector<Size> sizes = {{"2048", kLong, 12, 12, 64}, {"2048", kLong, 12, 12, 128}, {"2048", kLong, 32, 8, 64}, {"pair 559 + 97 | 65", kPair, 12, 12, 64},
+                                   {"8 frames of 257", frames(8, 257), 16, 16, 64, false}, {"257 patches x 8", frames(257, 8), 16, 16, 64, false}};
   for (const Size& size : sizes)
     for (DType type : {DType::F32, DType::BF16})
       for (int threads : {1, 2}) run(machine_isa(), type, threads, size);

@@ -36,6 +36,12 @@ inline double thread_cpu_seconds() {  // of the calling thread: hardly touched b
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
+inline double process_cpu_seconds() {  // of all threads together, waiting in short spins included
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
 // Seconds of the best run of f among at least `runs` runs and at least `budget` seconds. With one thread the clock is
 // CPU time, with more it is wall time.
 template <class F>

@@ -62,15 +62,21 @@ __attribute__((target("avx512f,avx512bf16"))) double dot_bf16() {
 }
 
 // A sum of one sequential stream; four chains, no prefetch.
+template <class V>
+__attribute__((always_inline)) inline float read_vectors(const float* p, int64_t n) {
+  constexpr int kLanes = sizeof(V) / 4;
+  V s[4] = {};
+  for (int64_t i = 0; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int j = 0; j < 4; ++j) s[j] += *reinterpret_cast<const V*>(p + i + kLanes * j);
+  const V total = (s[0] + s[1]) + (s[2] + s[3]);
+  return total[0];
+}
+typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
+__attribute__((target("avx512f"))) float read_512(const float* p, int64_t n) { return read_vectors<v16>(p, n); }
+float read_128(const float* p, int64_t n) { return read_vectors<v4>(p, n); }
 float read_all(const float* p, int64_t n) {
-  typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
-  v8 s[4] = {};
-  for (int64_t i = 0; i + 32 <= n; i += 32)
-    for (int j = 0; j < 4; ++j) s[j] += *reinterpret_cast<const v8*>(p + i + 8 * j);
-  float total = 0;
-  for (const v8& v : s)
-    for (int i = 0; i < 8; ++i) total += v[i];
-  return total;
+  return __builtin_cpu_supports("avx512f") ? read_512(p, n) : read_128(p, n);
 }
 
 void copy_streaming(float* to, const float* from, int64_t n) {

@@ -1,6 +1,7 @@
 #include "binding/host.h"
 
 #include <new>
+#include <system_error>
 #include <utility>
 
 namespace isr::binding {
@@ -29,6 +30,7 @@ Host::~Host() {
 
 uint32_t Host::submit(Napi::Env env, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep) {
   if (closed_) throw Napi::Error::New(env, "the host is closed");
+  start();
   const uint32_t id = next_id_++;
   Pending& pending = pending_[id];
   pending.settle = Napi::Persistent(settle);
@@ -44,8 +46,16 @@ uint32_t Host::submit(Napi::Env env, Work work, Napi::Function settle, Napi::Val
     queue_.push_back(std::move(job));
   }
   changed_.notify_one();
-  if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
   return id;
+}
+
+void Host::start() {
+  if (thread_.joinable()) return;
+  try {
+    thread_ = std::thread([this] { loop(); });
+  } catch (const std::system_error& e) {
+    throw Error("OUT_OF_MEMORY", concat("the system refused a thread: ", e.what()), "raise the limit on processes (ulimit -u, cgroup pids.max)");
+  }
 }
 
 bool Host::cancel(uint32_t id) {

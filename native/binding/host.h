@@ -96,6 +96,7 @@ class Host : public std::enable_shared_from_this<Host> {
   };
 
   Host() = default;
+  void start();
   void loop();
   void run(Job& job);
   void post(Message message);

@@ -166,7 +166,9 @@ Napi::Value dpo_loss(const Napi::CallbackInfo& info) {
              ref_rejected = float_lists_at(args, "refRejected");
   std::vector<PairLogps> pairs;
   for (size_t i = 0; i < chosen.size(); ++i) pairs.push_back({chosen[i], rejected[i], ref_chosen[i], ref_rejected[i]});
-  const LossResult r = preference_loss(pairs, loss_options_of(object_at(args, "options")));
+  const LossOptions options = loss_options_of(object_at(args, "options"));
+  check_loss_options(options);
+  const LossResult r = preference_loss(pairs, options);
   Napi::Object o = Napi::Object::New(env);
   o.Set("loss", r.loss);
   o.Set("dChosen", to_js(env, r.d_chosen));

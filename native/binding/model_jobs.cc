@@ -179,10 +179,8 @@ Napi::Value hash(const Napi::CallbackInfo& info) {
 Napi::Value parameter(const Napi::CallbackInfo& info) {
   return submit(info, [name = string_at(info[1].As<Napi::Object>(), "name")](JobContext& job) -> ToJs {
     Model& m = job.engine.loaded();
-    const auto found = m.by_name.find(name);
-    if (found == m.by_name.end())
-      throw Error("NOT_FOUND", concat("no parameter is named '", name, "'"), "names are those of the checkpoint file, as `isr-dpo inspect` lists its parts");
-    return [shape = found->second->shape, values = m.parameter(name)](Napi::Env env) -> Napi::Value {
+    const std::vector<float> values = m.parameter(name);   // NOT_FOUND
+    return [shape = m.by_name.at(name)->shape, values](Napi::Env env) -> Napi::Value {
       Napi::Object o = Napi::Object::New(env);
       o.Set("shape", shape_to_js(env, shape));
       o.Set("data", to_js(env, values));

@@ -96,13 +96,16 @@ void check_request(const GenerateRequest& r, size_t i, const DecoderConfig& conf
   if (s.min_tokens < 0) invalid(i, "minTokens", "expected 0 or more but received ", s.min_tokens);
   check_vocabulary(s.suppress, config.vocab, i, "suppress");
   check_vocabulary(s.stop_ids, config.vocab, i, "stopIds");
-  if (suppressed(s, config) >= config.vocab) invalid(i, "suppress", "all ", config.vocab, " ids of the vocabulary are suppressed: nothing is left to draw");
+  if (suppressed(s, config) >= config.vocab)
+    invalid(i, "suppress", "all ", config.vocab, " ids of the vocabulary are suppressed: nothing is left to draw");
   const int64_t prompt = static_cast<int64_t>(r.ids.size());
   if (prompt > config.context)
     throw Error("CONTEXT_OVERFLOW", concat("requests[", i, "].prompt: ", prompt, " tokens, but the model's context holds ", config.context),
                 "shorten the prompt, or use fewer frames");
   if (s.max_tokens > config.context - prompt)
-    throw Error("CONTEXT_OVERFLOW", concat("requests[", i, "]: ", prompt, " prompt tokens and maxTokens ", s.max_tokens, " are more than the model's context of ", config.context),
+    throw Error("CONTEXT_OVERFLOW",
+                concat("requests[", i, "]: ", prompt, " prompt tokens and maxTokens ", s.max_tokens, " are more than the model's context of ",
+                       config.context),
                 concat("set maxTokens to at most ", config.context - prompt, ", or shorten the prompt"));
 }
 
@@ -125,7 +128,8 @@ Generator::Generator(Model& model, uint64_t max_bytes, bool keep) : model_(model
 
 Generator::~Generator() = default;
 
-std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks, const std::atomic<bool>* cancel) {
+std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
+                                                   const std::atomic<bool>* cancel) {
   for (size_t i = 0; i < requests.size(); ++i) {
     check_request(requests[i], i, model_.config);
     check_room(requests[i], i, *cache_);

@@ -27,7 +27,12 @@ struct GenerateRequest {
 };
 
 struct GeneratedToken { int32_t request, copy, id; float logp; };
-struct GeneratedSequence { int32_t request = 0, copy = 0; std::vector<int32_t> ids; std::vector<float> logp; bool stopped = false; };   // stopped: end or stop id (kept in ids); else length
+struct GeneratedSequence {
+  int32_t request = 0, copy = 0;
+  std::vector<int32_t> ids;                    // with the end or stop id, if one was drawn
+  std::vector<float> logp;                     // nats, at temperature 1, before any filter
+  bool stopped = false;                        // by an end or stop id, or by the host; else by length
+};
 
 struct GenerateCallbacks {
   std::function<void(const GeneratedToken&)> token;
@@ -47,7 +52,8 @@ class Generator {
   ~Generator();
 
   // By request, then by copy.
-  std::vector<GeneratedSequence> generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks, const std::atomic<bool>* cancel);
+  std::vector<GeneratedSequence> generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
+                                          const std::atomic<bool>* cancel);
   uint64_t cached_tokens() const;               // kept prefixes
   uint64_t bytes() const;                       // of the pool
   Counters counters;                            // since construction

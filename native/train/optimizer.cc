@@ -63,18 +63,9 @@ bool Optimizer::written(const Param& p) const {
 }
 
 double Optimizer::grad_norm() {
-  constexpr int64_t kPiece = 1 << 16;   // fixed: the sum's order must not depend on threads
-  struct Piece { const float* x; int64_t n; };
-  std::vector<Piece> pieces;
+  double total = 0;   // parameter by parameter, each in fixed chunks: the order does not depend on threads
   for (const State& s : states)
-    if (written(*s.param))
-      for (int64_t i = 0; i < s.param->size(); i += kPiece) pieces.push_back({grad(*s.param) + i, std::min(kPiece, s.param->size() - i)});
-  std::vector<double> sums(pieces.size());
-  parallel(m_.backend->threads, static_cast<int64_t>(pieces.size()), 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) sums[static_cast<size_t>(i)] = m_.backend->sum_squares(pieces[static_cast<size_t>(i)].x, pieces[static_cast<size_t>(i)].n);
-  });
-  double total = 0;
-  for (double s : sums) total += s;
+    if (written(*s.param)) total += m_.backend->sum_squares(grad(*s.param), s.param->size());
   return std::sqrt(total);
 }
 

@@ -80,6 +80,22 @@ struct Options {
   DType y = DType::F32;
 };
 
+// y is the activation of pre as it was saved, with one rounding at the end: backward sees what forward used.
+void check_after_pre(const std::string& what, const Options& o, const Matrix& y, const Matrix& pre, const Matrix& residual) {
+  const bool rounds = o.y == DType::BF16 && o.act != Act::None;  // else pre may be rounded where y's sum was not
+  if (!rounds) return;
+  double worst = 0;
+  for (int64_t i = 0; i < y.t.rows; ++i)
+    for (int64_t j = 0; j < y.t.cols; ++j) {
+      const double gate = pre.at(i, j), up = o.act == Act::SwiGlu ? pre.at(i, y.t.cols + j) : 1;
+      const double want = act_reference(o.act, gate) * up + (o.residual ? residual.at(i, j) : 0);
+      const double bound = 0x1p-8 * std::fabs(want) + 0x1p-20 * (std::fabs(gate * up) + std::fabs(want)) + 1e-30;
+      const double off = std::fabs(y.at(i, j) - want) / bound;
+      worst = off <= worst ? worst : off;
+    }
+  CHECK(worst <= 1, what, ": y is not the activation of the saved pre, error ", worst, " of the bound");
+}
+
 // Every element of gemm_nt against float64. No activation here has a slope above 1.13.
 void check_nt(Isa level, DType dtype, int64_t m, int64_t n, int64_t k, const Options& o) {
   const std::string what = concat(name_of(level), " ", name_of(dtype), "->", name_of(o.y), " ", m, "x", n, "x", k, " act ",
@@ -125,6 +141,7 @@ void check_nt(Isa level, DType dtype, int64_t m, int64_t n, int64_t k, const Opt
       worst = off <= worst ? worst : off;  // NaN stays
     }
   CHECK(worst <= 1, what, ": error ", worst, " of the bound");
+  if (o.pre) check_after_pre(what, o, y, pre, residual);
   CHECK(y.gaps_untouched() && pre.gaps_untouched(), what, ": wrote between rows");
   if (o.pre) {
     Matrix again(o.y, m, cols, 5);

@@ -36,7 +36,7 @@ int32_t* slot(const KvCache& cache, int64_t layer, KvRow row) {
 
 void compute(KvCache& cache, const KvCache::Branch& b, const std::vector<int32_t>& ids, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t)
-    for (int64_t layer = 0; layer < kLayers; ++layer) *slot(cache, layer, cache.row(b, t)) = ids[static_cast<size_t>(t)] + 1000 * static_cast<int32_t>(layer);
+    for (int32_t layer = 0; layer < kLayers; ++layer) *slot(cache, layer, cache.row(b, t)) = ids[static_cast<size_t>(t)] + 1000 * layer;
   cache.commit(b, begin, end);
 }
 
@@ -195,8 +195,23 @@ TEST("kv_cache: the least recently used prefix leaves first, equal pages are kep
   CHECK(cache.cached_tokens() <= 384 && use(c) == 127, "c is kept");
   CHECK(use(a) == 127, "a is kept");
   CHECK(use(b) <= 64, "b was the oldest");
-  for (int i = 0; i < 50; ++i) use(c);
-  CHECK(cache.cached_tokens() <= 384, cache.cached_tokens(), " tokens: the same prompt is kept once");
+
+  KvCache large(kLayers, kPageBytes, 1000 * kPage, true);
+  for (int i = 0; i < 20; ++i) {                    // two branches that compute the same tokens side by side, then again
+    KvCache::Branch one = large.find(a), two = large.find(a);
+    for (KvCache::Branch* branch : {&one, &two}) {
+      CHECK(large.admit(*branch, a, 200, 0) && large.settle(*branch), "room for all");
+      compute(large, *branch, a, branch->cached, 128);
+      for (int32_t id = 0; id < 72; ++id) {
+        large.append(*branch, id % 5);
+        large.commit(*branch, 128 + id, 129 + id);
+      }
+    }
+    large.close(one);
+    large.close(two);
+    large.check();
+    CHECK(large.used_pages() == 4 && large.cached_tokens() == 200, "round ", i, ": ", large.used_pages(), " pages, ", large.cached_tokens(), " tokens");
+  }
 }
 
 // ---- the scheduler
@@ -439,6 +454,15 @@ TEST("scheduler: callbacks, a host that ends branches, cancel and exceptions") {
     if (when) CHECK(test::thrown_code([&] { run(cache, requests, {20, 5}, stop); }) == "INVALID_ARGUMENT", "after ", when);
     cache.check();
     CHECK(cache.idle_pages() == cache.used_pages() && cache.reserved_pages() == 0, "after ", when);
+  }
+  KvCache large(kLayers, kPageBytes, 10000 * kPage, true);
+  for (int when = 1; when < 60; ++when) {               // all prompts end in one step, and the host throws among their first tokens
+    int tokens = 0;
+    GenerateCallbacks stop;
+    stop.token = [&](const GeneratedToken&) { if (++tokens == when) fail("INVALID_ARGUMENT", "from the host"); };
+    CHECK(test::thrown_code([&] { run(large, requests, {10000, 64}, stop); }) == "INVALID_ARGUMENT", "after ", when);
+    large.check();
+    CHECK(large.idle_pages() == large.used_pages() && large.reserved_pages() == 0, "after ", when);
   }
   check_against_oracle(requests, run(cache, requests).results, "after all that");
 }

@@ -245,7 +245,7 @@ struct Stored {
 inline double error_of(const Vec<double>& got, const Vec<double>& want, DType dtype, double slack = 2e-6) {
   double scale = 0, worst = 0;
   for (const double w : want) scale = std::max(scale, std::abs(w));
-  const double rounding = dtype == DType::BF16 ? 0x1p-9 : 0x1p-24;
+  const double rounding = dtype == DType::BF16 ? 0x1p-8 : 0x1p-24;
   for (size_t i = 0; i < want.size(); ++i) {
     const double error = std::abs(got[i] - want[i]) / (1.001 * rounding * std::abs(want[i]) + slack * scale + 1e-30);
     worst = error <= worst ? worst : error;  // NaN gets through

@@ -111,19 +111,24 @@ TEST("norms: backward against complex step") {
           s.backend->layer_norm_backward(dx.tensor(), accumulate, dw.data(), db.data(), accumulate, dy.tensor(), x.tensor(),
                                          w.data(), mean.data(), rstd.data());
         else
-          s.backend->rms_norm_backward(dx.tensor(), accumulate, dw.data(), accumulate, dy.tensor(), x.tensor(), w.data(), rstd.data());
+          s.backend->rms_norm_backward(dx.tensor(), accumulate, dw.data(), accumulate, dy.tensor(), x.tensor(), w.data(),
+                                       rstd.data());
         // A width of 1 has no gradient: what is left is rounding of terms of size w dy rstd, not of the result.
-        if (s.cols > 1) CHECK_NEAR(dx.values(), accumulate ? plus(start.values(), DX) : DX, s.dtype, what, " ", accumulate, " ", s.name());
-        CHECK_NEAR(wide(dw), accumulate ? plus(wide(dw0), DW) : DW, DType::F32, what, " ", accumulate, " ", s.name());
-        if (layer) CHECK_NEAR(wide(db), accumulate ? plus(wide(db0), DB) : DB, DType::F32, what, " ", accumulate, " ", s.name());
-        CHECK(dx.padding_intact(), what, " ", s.name());
+        const std::string name = concat(what, accumulate ? " += " : " = ", s.name());
+        if (s.cols > 1) CHECK_NEAR(dx.values(), accumulate ? plus(start.values(), DX) : DX, s.dtype, name);
+        CHECK_NEAR(wide(dw), accumulate ? plus(wide(dw0), DW) : DW, DType::F32, name);
+        if (layer) CHECK_NEAR(wide(db), accumulate ? plus(wide(db0), DB) : DB, DType::F32, name);
+        CHECK(dx.padding_intact(), name);
       }
     };
     s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), w.data(), kEps);
-    check("rms", false, ref::row_gradient([&](const Vec<Complex>& z, size_t) { return ref::rms_norm(z, Wc, kEpsWide); }, X, DY, static_cast<size_t>(s.rows)),
+    const auto rows = static_cast<size_t>(s.rows);
+    const auto rms_row = [&](const Vec<Complex>& z, size_t) { return ref::rms_norm(z, Wc, kEpsWide); };
+    const auto layer_row = [&](const Vec<Complex>& z, size_t) { return ref::layer_norm(z, Wc, Bc, kEpsWide); };
+    check("rms", false, ref::row_gradient(rms_row, X, DY, rows),
           ref::gradient([&](const Vec<Complex>& z) { return ref::rms_norm(Xc, z, kEpsWide); }, W, DY), {});
     s.backend->layer_norm_forward(y.tensor(), mean.data(), rstd.data(), x.tensor(), w.data(), b.data(), kEps);
-    check("layer", true, ref::row_gradient([&](const Vec<Complex>& z, size_t) { return ref::layer_norm(z, Wc, Bc, kEpsWide); }, X, DY, static_cast<size_t>(s.rows)),
+    check("layer", true, ref::row_gradient(layer_row, X, DY, rows),
           ref::gradient([&](const Vec<Complex>& z) { return ref::layer_norm(Xc, z, Bc, kEpsWide); }, W, DY),
           ref::gradient([&](const Vec<Complex>& z) { return ref::layer_norm(Xc, Wc, z, kEpsWide); }, B, DY));
   });
@@ -282,7 +287,8 @@ TEST("row-wise kernels: the same bits for any number of threads") {
       Stored y(dtype, T, C), dx(dtype, T, C);
       Vec<float> mean(T), rstd(T), dw(C), db(C);
       backend.layer_norm_forward(y.tensor(), mean.data(), rstd.data(), x.tensor(), w.data(), b.data(), kEps);
-      backend.layer_norm_backward(dx.tensor(), false, dw.data(), db.data(), false, dy.tensor(), x.tensor(), w.data(), mean.data(), rstd.data());
+      backend.layer_norm_backward(dx.tensor(), false, dw.data(), db.data(), false, dy.tensor(), x.tensor(), w.data(),
+                                  mean.data(), rstd.data());
       return joined(joined(y.bytes, dx.bytes), joined(bytes_of(dw), bytes_of(db)));
     });
     check_threads("activations and rope", [&](Backend& backend) {

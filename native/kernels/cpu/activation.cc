@@ -2,6 +2,23 @@
 #include "kernels/cpu/activation.h"
 
 namespace isr::cpu::ISR_NS {
+namespace {
+
+template <Act kAct> struct ActTag { static constexpr Act value = kAct; };
+
+template <class F>
+void with_act(Act act, F&& f) {  // the choice stands outside the loops
+  switch (act) {
+    case Act::GeluErf: return f(ActTag<Act::GeluErf>{});
+    case Act::GeluTanh: return f(ActTag<Act::GeluTanh>{});
+    case Act::QuickGelu: return f(ActTag<Act::QuickGelu>{});
+    case Act::None:
+    case Act::SwiGlu: break;
+  }
+  ISR_ASSERT(false, "an activation of one input was expected");
+}
+
+}  // namespace
 
 // y = silu(gate) * up, pre = [gate | up].
 void CpuBackend::swiglu_backward(Tensor dpre, Tensor dy, Tensor pre) {
@@ -25,32 +42,38 @@ void CpuBackend::swiglu_backward(Tensor dpre, Tensor dy, Tensor pre) {
 }
 
 void CpuBackend::act_forward(Tensor y, Tensor pre, Act act) {
-  ISR_ASSERT(act != Act::SwiGlu && y.dtype == pre.dtype && y.rows == pre.rows && y.cols == pre.cols, "act_forward: y like pre");
+  ISR_ASSERT(y.dtype == pre.dtype && y.rows == pre.rows && y.cols == pre.cols, "act_forward: y like pre");
   with_type(pre.dtype, [&](auto type) {
     using E = decltype(type);
-    parallel(threads, pre.rows, row_grain(threads, pre.rows, pre.cols), [&](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; ++t) {
-        const E* const in = row_of<E>(pre, t);
-        E* const out = row_of<E>(y, t);
-        for_lanes(pre.cols, [&](int64_t c, auto lanes) { store_at(out + c, act_value(act, load_at(in + c, lanes)), lanes); });
-      }
+    with_act(act, [&](auto tag) {
+      parallel(threads, pre.rows, row_grain(threads, pre.rows, pre.cols), [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; ++t) {
+          const E* const in = row_of<E>(pre, t);
+          E* const out = row_of<E>(y, t);
+          for_lanes(pre.cols, [&](int64_t c, auto lanes) {
+            store_at(out + c, act_value(tag.value, load_at(in + c, lanes)), lanes);
+          });
+        }
+      });
     });
   });
 }
 
 void CpuBackend::act_backward(Tensor dpre, Tensor dy, Tensor pre, Act act) {
-  ISR_ASSERT(act != Act::SwiGlu && dy.dtype == pre.dtype && dpre.dtype == pre.dtype && dy.rows == pre.rows &&
-             dy.cols == pre.cols && dpre.rows == pre.rows && dpre.cols == pre.cols, "act_backward: dpre and dy like pre");
+  ISR_ASSERT(dy.dtype == pre.dtype && dpre.dtype == pre.dtype && dy.rows == pre.rows && dy.cols == pre.cols &&
+             dpre.rows == pre.rows && dpre.cols == pre.cols, "act_backward: dpre and dy like pre");
   with_type(pre.dtype, [&](auto type) {
     using E = decltype(type);
-    parallel(threads, pre.rows, row_grain(threads, pre.rows, pre.cols), [&](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; ++t) {
-        const E *const in = row_of<E>(pre, t), *const g = row_of<E>(dy, t);
-        E* const out = row_of<E>(dpre, t);
-        for_lanes(pre.cols, [&](int64_t c, auto lanes) {
-          store_at(out + c, load_at(g + c, lanes) * act_derivative(act, load_at(in + c, lanes)), lanes);
-        });
-      }
+    with_act(act, [&](auto tag) {
+      parallel(threads, pre.rows, row_grain(threads, pre.rows, pre.cols), [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; ++t) {
+          const E *const in = row_of<E>(pre, t), *const g = row_of<E>(dy, t);
+          E* const out = row_of<E>(dpre, t);
+          for_lanes(pre.cols, [&](int64_t c, auto lanes) {
+            store_at(out + c, load_at(g + c, lanes) * act_derivative(tag.value, load_at(in + c, lanes)), lanes);
+          });
+        }
+      });
     });
   });
 }

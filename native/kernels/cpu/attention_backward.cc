@@ -126,8 +126,8 @@ void probabilities(Task<P>& t, const float* lse2, const float* delta, float scal
         p[i] = exp2_of<P>(fma(load(t.s + at), broadcast(scale2), l));
         if (masked) p[i] = select(vi{} + (key + r + i) < seen, p[i], zero());
         ds[i] = p[i] * (load(t.dp_t + at) - de);
-        store_num(t.pt + at, p[i]);
-        store_num(t.dst + at, ds[i]);
+        store(t.pt + at, p[i]);
+        store(t.dst + at, ds[i]);
       }
       uint32_t* words = t.ds + (key + r) / P::kPerWord * kKeyBlock + c;
       if constexpr (P::kPerWord == 1) {
@@ -156,16 +156,16 @@ void meet(const BackwardCall& f, Task<P>& t, const KeyBlock& block, const QueryT
     const int col = key < first_seen ? 0 : (key - first_seen + 1) / 16 * 16, words = (cols - col) / P::kPerWord;
     const Product<P> scores{t.s + col, kKeyBlock, t.kr + key * dp, dp, qt + col, kKeyBlock, depth};
     const Product<P> dprob{t.dp_t + col, kKeyBlock, t.vr + key * dp, dp, ot + col, kKeyBlock, depth};
-    product<P, Into::Set>(scores, n, cols - col);
-    product<P, Into::Set>(dprob, n, cols - col);
+    product<P>(Into::Set, scores, n, cols - col);
+    product<P>(Into::Set, dprob, n, cols - col);
     for (int r = 0; r < n; r += P::kPerWord)
       std::memset(t.ds + (key + r) / P::kPerWord * kKeyBlock, 0, sizeof(uint32_t) * static_cast<size_t>(col));
     probabilities(t, lse2, delta, scale2, key, n, col, cols, first_seen, grow);
     const int64_t line = col / P::kPerWord * dp;
-    product<P, Into::Add>({t.dvb + key * dp, dp, t.pt + col, kKeyBlock, outr + line, dp, words}, n, dp);
-    product<P, Into::Add>({t.dkb + key * dp, dp, t.dst + col, kKeyBlock, qr + line, dp, words}, n, dp);
+    product<P>(Into::Add, {t.dvb + key * dp, dp, t.pt + col, kKeyBlock, outr + line, dp, words}, n, dp);
+    product<P>(Into::Add, {t.dkb + key * dp, dp, t.dst + col, kKeyBlock, qr + line, dp, words}, n, dp);
   }
-  product<P, Into::Add>({t.dqt + slot * kKeyBlock * dp, kKeyBlock, t.kt, kKeyBlock, t.ds, kKeyBlock, keys / P::kPerWord}, dp, cols);
+  product<P>(Into::Add, {t.dqt + slot * kKeyBlock * dp, kKeyBlock, t.kt, kKeyBlock, t.ds, kKeyBlock, keys / P::kPerWord}, dp, cols);
 }
 
 template <class P>
@@ -238,7 +238,7 @@ void backward(const BackwardCall& f, int threads, Arena& scratch) {
   const int64_t flops = tasks == 0 ? 0 : average_tile_flops(plan, f.s) * 5 / 2 * static_cast<int64_t>(plan.tiles.size()) / plan.trees;
   parallel(threads, tasks, work_grain(threads, tasks, flops), [&](int64_t begin, int64_t end, int worker) {
     Task<P> t(memory + worker * bytes, dp, tiles, rows);
-    for (int64_t i = begin; i < end; ++i) backward_task<P, In>(f, t, i % plan.trees, i / plan.trees);
+    for (int64_t i = begin; i < end; ++i) backward_task<P, In>(f, t, i / f.s.kv_heads, i % f.s.kv_heads);
   });
 }
 

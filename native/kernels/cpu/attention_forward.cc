@@ -56,6 +56,14 @@ void forward_tile(const ForwardCall& f, RowTile<P>& t, const QueryTile& tile, co
   }
 }
 
+// Task i of (items x heads), items grouped by tree: trees outside, then heads, then a tree's items. So one head's pages are used
+// while they are in cache, and with many small trees the heads of a row follow each other through memory.
+struct Order { int64_t item, head; };
+Order order_of(int64_t i, int64_t heads, int64_t tree_begin, int64_t tree_end) {
+  const int64_t n = tree_end - tree_begin, j = i - tree_begin * heads;
+  return {tree_begin + j % n, j / n};
+}
+
 template <class P>
 void forward(const ForwardCall& f, int threads, Arena& scratch) {
   const AttentionPlan& plan = f.plan;
@@ -69,8 +77,9 @@ void forward(const ForwardCall& f, int threads, Arena& scratch) {
   parallel(threads, heads * blocks, work_grain(threads, heads * blocks, pack_flops), [&](int64_t begin, int64_t end, int worker) {
     RowTile<P> t(memory + worker * tile_bytes, dp, f.s.scale);
     for (int64_t i = begin; i < end; ++i) {
-      const KeyBlock& block = plan.blocks[static_cast<size_t>(i % blocks)];
-      const int64_t head = i / blocks;
+      const int32_t* first = plan.tree_first_block.data() + plan.blocks[static_cast<size_t>(i / heads)].tree;
+      const auto [item, head] = order_of(i, heads, first[0], first[1]);
+      const KeyBlock& block = plan.blocks[static_cast<size_t>(item)];
       if (block.page >= 0) pack_block<P>(f, pages + (head * plan.shared_pages + block.page) * page_words, t.stage, block, head);
     }
   });
@@ -78,8 +87,9 @@ void forward(const ForwardCall& f, int threads, Arena& scratch) {
   parallel(threads, heads * tiles, work_grain(threads, heads * tiles, flops), [&](int64_t begin, int64_t end, int worker) {
     RowTile<P> t(memory + worker * tile_bytes, dp, f.s.scale);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / tiles;
-      forward_tile<P>(f, t, plan.tiles[static_cast<size_t>(i % tiles)], pages + head * plan.shared_pages * page_words, head);
+      const int32_t* first = plan.tree_first_tile.data() + plan.tiles[static_cast<size_t>(i / heads)].tree;
+      const auto [item, head] = order_of(i, heads, first[0], first[1]);
+      forward_tile<P>(f, t, plan.tiles[static_cast<size_t>(item)], pages + head * plan.shared_pages * page_words, head);
     }
   });
 }

@@ -6,14 +6,12 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/cpu/simd.h"
 
 namespace isr::cpu::ISR_NS {
 
-constexpr int kRowGroup = 6;                        // rows of C in registers
-constexpr int kColVectors = ISR_LEVEL >= 2 ? 4 : 2;  // vectors of columns in registers
+constexpr int kRowGroup = 6;  // rows of C in registers
 
 // Operand types. In: of tensors and pages; Num: of A. Below level 3, bfloat16 is widened on the way into registers.
 struct Float32 {
@@ -51,46 +49,6 @@ static inline vf load_words(const uint32_t* p) {
 static inline vf low_bf16(vf words) { return (vf)((vu)words << 16); }
 static inline vf high_bf16(vf words) { return (vf)((vu)words & 0xffff0000u); }
 
-// f(0) ... f(N - 1) with the index a constant: an array of accumulators then lives in registers from first to last.
-template <int N, class F>
-static inline __attribute__((always_inline)) void unrolled(F&& f) {
-  if constexpr (N > 0) {
-    unrolled<N - 1>(f);
-    f(std::integral_constant<int, N - 1>{});
-  }
-}
-#define ISR_INLINE __attribute__((always_inline))
-
-// One step of depth: acc[r][n] += A[r] B[n].
-template <class P, int R, int N>
-static inline ISR_INLINE void step(vf (&acc)[R][N], const typename P::Num* a, int64_t lda, const uint32_t* b) {
-  vf w[N];
-  unrolled<N>([&](auto n) ISR_INLINE { w[n] = load_words(b + n * kLanes); });
-  unrolled<R>([&](auto r) ISR_INLINE {
-    if constexpr (P::kPerWord == 1) {
-      const vf x = broadcast(a[r * lda]);
-      unrolled<N>([&](auto n) ISR_INLINE { acc[r][n] = fma(x, w[n], acc[r][n]); });
-    } else {
-#if ISR_LEVEL == 3
-      int pair;
-      std::memcpy(&pair, a + r * lda, sizeof pair);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-      unrolled<N>([&](auto n) ISR_INLINE { acc[r][n] = (vf)_mm512_dpbf16_ps((__m512)acc[r][n], x, (__m512bh)w[n]); });
-#else
-      const vf x = broadcast(a[r * lda]);
-      unrolled<N>([&](auto n) ISR_INLINE { acc[r][n] = fma(x, low_bf16(w[n]), acc[r][n]); });
-#endif
-    }
-  });
-#if ISR_LEVEL < 3
-  if constexpr (P::kPerWord == 2)
-    unrolled<R>([&](auto r) ISR_INLINE {
-      const vf x = broadcast(a[r * lda + 1]);
-      unrolled<N>([&](auto n) ISR_INLINE { acc[r][n] = fma(x, high_bf16(w[n]), acc[r][n]); });
-    });
-#endif
-}
-
 enum class Into { Set, Add, ScaleAdd };  // C = AB, C += AB, C = scale[row] C + AB
 
 template <class P>
@@ -105,68 +63,38 @@ struct Product {
   const float* scale = nullptr;
 };
 
-template <class P, Into I, int R, int N>
-static __attribute__((noinline)) void product_tile(const Product<P>& p, int row, int col) {
-  const int64_t ldc = p.ldc, lda = p.lda, ldb = p.ldb;
-  float* c = p.c + row * ldc + col;
-  const typename P::Num* a = p.a + row * lda;
-  const uint32_t* b = p.b + col;
-  vf acc[R][N];
-  unrolled<R>([&](auto r) ISR_INLINE {
-    unrolled<N>([&](auto n) ISR_INLINE {
-      if constexpr (I == Into::Set) acc[r][n] = zero();
-      else if constexpr (I == Into::Add) acc[r][n] = load(c + r * ldc + n * kLanes);
-      else acc[r][n] = broadcast(p.scale[row + r]) * load(c + r * ldc + n * kLanes);
-    });
-  });
-  for (int k = 0; k < p.words; ++k, a += P::kPerWord, b += ldb) step<P, R, N>(acc, a, lda, b);
-  unrolled<R>([&](auto r) ISR_INLINE { unrolled<N>([&](auto n) ISR_INLINE { store(c + r * ldc + n * kLanes, acc[r][n]); }); });
-}
+// rows x cols of C; cols: a multiple of 16. Defined in attention_product.cc for both operand types.
+template <class P>
+void product(Into into, const Product<P>& p, int rows, int cols);
 
-template <class P, Into I, int R>
-static inline void product_rows(const Product<P>& p, int row, int cols) {
-  constexpr int step = kColVectors * kLanes;
-  int col = 0;
-  for (; col + step <= cols; col += step) product_tile<P, I, R, kColVectors>(p, row, col);
-#if ISR_LEVEL >= 2
-  switch ((cols - col) / kLanes) {
-    case 3: return product_tile<P, I, R, 3>(p, row, col);
-    case 2: return product_tile<P, I, R, 2>(p, row, col);
-    case 1: return product_tile<P, I, R, 1>(p, row, col);
-  }
-#endif
-}
+constexpr float kMasked = -1e30f;  // the score of a key that must not be seen: finite, so that differences of scores are
 
-// cols: a multiple of 16.
-template <class P, Into I>
-static inline void product(const Product<P>& p, int rows, int cols) {
-  int row = 0;
-  for (; row + kRowGroup <= rows; row += kRowGroup) product_rows<P, I, kRowGroup>(p, row, cols);
-  switch (rows - row) {
-    case 5: return product_rows<P, I, 5>(p, row, cols);
-    case 4: return product_rows<P, I, 4>(p, row, cols);
-    case 3: return product_rows<P, I, 3>(p, row, cols);
-    case 2: return product_rows<P, I, 2>(p, row, cols);
-    case 1: return product_rows<P, I, 1>(p, row, cols);
-  }
-}
-
-// 2^x for probabilities. Those that the bf16 dot product will round to 8 bits need no more than 3e-6; 2^0 is exactly 1.
+// 2^x for probabilities, x <= 0 or barely above; 2^0 is exactly 1, 2^(something like kMasked) exactly 0, NaN stays NaN.
+// Relative error 1e-7; where the bf16 dot product rounds probabilities to 8 bits anyway, 3e-6.
 template <class P>
 static inline vf exp2_of(vf x) {
-#if ISR_LEVEL == 3
-  if constexpr (P::kPerWord == 2) {
-    const vf n = round_nearest(x), f = x - n;
-    vf p = broadcast(9.582853141e-3f);
-    p = fma(p, f, broadcast(5.590642673e-2f));
+#if ISR_LEVEL < 2
+  x = max(broadcast(-126.0f), x);
+#endif
+  const vf n = round_nearest(x), f = x - n;
+  vf p;
+  if constexpr (ISR_LEVEL == 3 && P::kPerWord == 2) {
+    p = fma(broadcast(9.582853141e-3f), f, broadcast(5.590642673e-2f));
     p = fma(p, f, broadcast(2.402409862e-1f));
     p = fma(p, f, broadcast(6.931241932e-1f));
-    p = fma(p, f, broadcast(1.0f));
-    const __mmask16 seen = _mm512_cmp_ps_mask((__m512)x, (__m512)broadcast(-126.0f), _CMP_NLE_UQ);
-    return (vf)_mm512_maskz_scalef_ps(seen, (__m512)p, (__m512)n);
+  } else {
+    p = fma(broadcast(1.326472709e-3f), f, broadcast(9.671512862e-3f));
+    p = fma(p, f, broadcast(5.550733746e-2f));
+    p = fma(p, f, broadcast(2.402224208e-1f));
+    p = fma(p, f, broadcast(6.931469776e-1f));
   }
+  p = fma(p, f, broadcast(1.0f));
+#if ISR_LEVEL >= 2
+  return (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);  // the plain form warns in gcc 12
+#else
+  const vf y = (vf)((vi)p + (__builtin_convertvector(n, vi) << 23));
+  return select(x <= broadcast(-126.0f), zero(), y);
 #endif
-  return exp2v(x);
 }
 
 static inline vi lane_index() {
@@ -175,8 +103,19 @@ static inline vi lane_index() {
   return v;
 }
 
-// Probabilities become operand A of the next product.
-static inline void store_num(float* p, vf v) { store(p, v); }
-static inline void store_num(uint16_t* p, vf v) { store(p, v); }
+// Two vectors of probabilities to operand A of the next product.
+static inline void store_nums(float* p, vf x, vf y) {
+  store(p, x);
+  store(p + kLanes, y);
+}
+static inline void store_nums(uint16_t* p, vf x, vf y) {
+#if ISR_LEVEL == 3
+  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)y, (__m512)x);
+  std::memcpy(p, &both, sizeof both);
+#else
+  store(p, x);
+  store(p + kLanes, y);
+#endif
+}
 
 }  // namespace isr::cpu::ISR_NS

@@ -3,17 +3,15 @@
 // A tile of sums lives in registers for up to kUnitsPerPass steps of the reduction; both operands stream from the
 // second-level cache, where a block of tiles and a panel fit together. No software prefetch: on one sequential stream the
 // hardware is faster without.
-#include <stdlib.h>
 #include "kernels/cpu/gemm.h"
 
 namespace isr::cpu::ISR_NS {
 namespace {
 
-constexpr int64_t kDecodeTiles = 2;
-static int64_t ge(const char*n,int64_t d){auto s=getenv(n);return s?atoi(s):d;}
-static const int64_t kUnitsPerPass = ge("UPP",1024);
-static const int64_t kBlockTiles = ge("BT",8), kBlockPanels = ge("BP",4);
-static const int64_t kOrder = ge("ORD",0);
+// A block of tiles takes 450 KB a pass, a panel up to 128 KB: together they fit into the second-level cache.
+constexpr int64_t kUnitsPerPass = 1024;
+constexpr int64_t kBlockTiles = 112 / kTileRows, kBlockPanels = 128 / kPanel;
+constexpr int64_t kDecodeTiles = 2;  // up to here every panel is read once, whole, and all panels in order
 constexpr int64_t kTileFloats = kTileRows * kPanel;
 
 vf broadcast(float x) { return x - vf{}; }  // x - 0 is x, also for -0: a plain broadcast
@@ -70,16 +68,6 @@ void multiply_pairs(const float* a, const float* b, int64_t units, float* c, boo
 #endif
 
 // a: two float32 a row and unit, [2 units][rows]; b: a bfloat16 pair a lane and unit, even k in the low half.
-inline __attribute__((always_inline)) vf broadcast(const float& x) {
-#if ISR_LEVEL >= 1
-  vf v;
-  asm volatile("vbroadcastss %1, %0" : "=v"(v) : "m"(x));
-  return v;
-#else
-  return broadcast(x);
-#endif
-}
-
 template <int R>
 void multiply_widened(const float* a, const float* b, int64_t units, float* c, bool first) {
   vf s[R][2];
@@ -211,8 +199,7 @@ void run_product(Backend& backend, const Product& p, Finish finish) {
     float* mine = sums + worker * (floats + wide_floats);
     const Room room{mine, wide ? mine + floats : nullptr};
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t tb = b.tile_blocks(p);
-      const int64_t tile0 = (kOrder ? i % tb : i / panel_blocks) * b.tiles, panel0 = (kOrder ? i / tb : i % panel_blocks) * b.panels;
+      const int64_t tile0 = i / panel_blocks * b.tiles, panel0 = i % panel_blocks * b.panels;
       const int64_t tile1 = tile0 + b.tiles, panel1 = panel0 + b.panels;
       const Block block{tile0, tile1 < p.tile_count ? tile1 : p.tile_count, panel0,
                         panel1 < p.panel_count ? panel1 : p.panel_count};

@@ -53,6 +53,8 @@ void pack_tile(void* dst, Kernel kernel, const Tensor& x, Tile tile);
 // [u0, u1) of the panels [p0, p1), kPanel columns each.
 struct RowTable { const char* const* row; int64_t rows, cols; DType dtype; };
 void pack_column_tiles(char* dst, int64_t pitch, Kernel kernel, const RowTable& x, const Tile* tiles, int64_t count);
+// Bytes from one panel in scratch to the next: one unit over, for multiples of 4 KB would share a few sets of the caches.
+inline int64_t scratch_panel_pitch(int64_t units) { return (units + 1) * kPanel * 4; }
 void pack_column_panels(char* dst, int64_t pitch, Kernel kernel, const RowTable& x, int64_t p0, int64_t p1, int64_t u0, int64_t u1);
 
 // ---- the driver

@@ -5,7 +5,8 @@
 namespace isr::cpu::ISR_NS {
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{32} << 20;  // of packed dY, and of packed W
+constexpr int64_t kTileBytes = int64_t{32} << 20;   // of packed dY at a time: W is cut anew for each run of rows
+constexpr int64_t kPanelBytes = int64_t{8} << 20;   // of panels cut from W at a time: they stay in the third-level cache
 
 template <class T>
 void finish_tile(const Tensor& dx, bool accumulate, Tile tile, int64_t column, const float* sums) {
@@ -40,7 +41,7 @@ void CpuBackend::gemm_nn(Tensor dx, bool accumulate, Tensor dy, std::span<const 
   if (dx.rows == 0 || dx.cols == 0) return;
   const Kernel kernel = dy.dtype == DType::F32 ? Kernel::F32 : kBf16Kernel;
   const auto finish = dx.dtype == DType::F32 ? finish_tile<float> : finish_tile<uint16_t>;
-  const int64_t units = units_of(n, kernel), pitch = tile_pitch(units, kernel), panel_pitch = units * kPanel * 4;
+  const int64_t units = units_of(n, kernel), pitch = tile_pitch(units, kernel), panel_pitch = scratch_panel_pitch(units);
   ArenaScope scope(scratch);
   const char** rows = scratch.allocate_n<const char*>(n);
   for (int64_t i = 0; const WeightRows& part : w)
@@ -49,8 +50,8 @@ void CpuBackend::gemm_nn(Tensor dx, bool accumulate, Tensor dy, std::span<const 
   const RowTable table{rows, n, dx.cols, dy.dtype};
 
   const int64_t panels = (dx.cols + kPanel - 1) / kPanel;
-  const int64_t most_panels = panel_pitch && kScratchBytes / panel_pitch < panels ? kScratchBytes / panel_pitch + 1 : panels;
-  const int64_t most_tiles = kScratchBytes / pitch < 16 ? 16 : kScratchBytes / pitch;
+  const int64_t most_panels = kPanelBytes / panel_pitch < panels ? kPanelBytes / panel_pitch + 1 : panels;
+  const int64_t most_tiles = kTileBytes / pitch < 16 ? 16 : kTileBytes / pitch;
   const int64_t runs = (tile_count(dx.rows) + most_tiles - 1) / most_tiles;
   char* b = scratch.allocate_n<char>(most_panels * panel_pitch);
   for (int64_t run = 0; run < runs; ++run) {

@@ -101,6 +101,11 @@ template <int kElement, bool kWiden>
 void pack_tile_as(float* dst, const Tensor& x, Tile tile) {
   const int rows = tile.rows;
   const int64_t units = units_of(x.cols, x.dtype);
+  if (rows == 1 && !kWiden && units > 0) {
+    dst[units - 1] = 0;  // the half that an odd row lacks
+    std::memcpy(dst, x.at(tile.row), static_cast<size_t>(x.cols * kElement));
+    return;
+  }
   for (int64_t u = 0; u < units; u += kLanes) {
     vf v[kLanes];
     for (int r = 0; r < kLanes; ++r)

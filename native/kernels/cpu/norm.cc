@@ -11,10 +11,13 @@ namespace {
 
 constexpr int64_t kChunkRows = 64;
 
+struct Two { vf first, second; };  // two sums at once
+inline Two operator+(const Two& a, const Two& b) { return {a.first + b.first, a.second + b.second}; }
+
 // Sum over c in [0, n) of what f adds: f(c, lanes, acc) returns the new acc. Four chains hide the latency of the adder.
-template <class F>
-inline float reduce_lanes(int64_t n, F&& f) {
-  vf a0 = zero(), a1 = zero(), a2 = zero(), a3 = zero();
+template <class Acc, class F>
+inline Acc reduce_lanes(int64_t n, F&& f) {
+  Acc a0{}, a1{}, a2{}, a3{};
   int64_t c = 0;
   for (; c + 4 * kLanes <= n; c += 4 * kLanes) {
     a0 = f(c, Whole{}, a0);
@@ -23,22 +26,23 @@ inline float reduce_lanes(int64_t n, F&& f) {
     a3 = f(c + 3 * kLanes, Whole{}, a3);
   }
   for_lanes(n - c, [&](int64_t i, auto lanes) { a0 = f(c + i, lanes, a0); });
-  return sum((a0 + a1) + (a2 + a3));
+  return (a0 + a1) + (a2 + a3);
 }
 
 template <class T>
 float mean_square(const T* x, float mean, int64_t C) {
   const vf m = splat(mean);
-  const float total = reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) {
+  const vf total = reduce_lanes<vf>(C, [&](int64_t c, auto lanes, vf acc) {
     const vf d = keep_at(load_at(x + c, lanes) - m, lanes);
     return fma(d, d, acc);
   });
-  return total / static_cast<float>(C);
+  return sum(total) / static_cast<float>(C);
 }
 
 template <class T>
 float mean_of(const T* x, int64_t C) {
-  return reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) { return acc + load_at(x + c, lanes); }) / static_cast<float>(C);
+  const vf total = reduce_lanes<vf>(C, [&](int64_t c, auto lanes, vf acc) { return acc + load_at(x + c, lanes); });
+  return sum(total) / static_cast<float>(C);
 }
 
 // What both norms share. RMSNorm is the case mean = 0, b = 0, without the mean term of the backward.
@@ -49,38 +53,32 @@ struct NormBackward {
   float *dw_chunks = nullptr, *db_chunks = nullptr;            // (chunks, C); null: skipped
 };
 
-template <class T>
-void dx_row(const NormBackward& n, int64_t t) {
+// One row: its two sums, then one pass that writes dx and adds to the chunk's dw and db.
+template <class T, bool kDx>
+void backward_row(const NormBackward& n, int64_t t, float* dw, float* db) {
   const int64_t C = n.x.cols;
-  T* const dx = row_of<T>(n.dx, t);
-  const T *dy = row_of<T>(n.dy, t), *x = row_of<T>(n.x, t);
+  T* const dx = kDx ? row_of<T>(n.dx, t) : nullptr;
+  const T *const dy = row_of<T>(n.dy, t), *const x = row_of<T>(n.x, t);
   const float* const w = n.w;
-  const float rstd = n.rstd[t], inverse = 1.0f / static_cast<float>(C);
-  const vf mean = splat(n.mean ? n.mean[t] : 0.0f), r = splat(rstd);
-  const float dot = reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) {  // lanes past the end: w = 0
-    return fma(load_at(dy + c, lanes) * load_at(w + c, lanes), (load_at(x + c, lanes) - mean) * r, acc);
-  });
-  const float offset = !n.mean ? 0.0f : reduce_lanes(C, [&](int64_t c, auto lanes, vf acc) {
-    return fma(load_at(dy + c, lanes), load_at(w + c, lanes), acc);
-  });
-  const vf slope = splat(-dot * inverse), shift = splat(offset * inverse);
+  const vf mean = splat(n.mean ? n.mean[t] : 0.0f), r = splat(n.rstd[t]);
+  vf slope = zero(), shift = zero();
+  if (kDx) {
+    const float inverse = 1.0f / static_cast<float>(C);
+    const Two sums = reduce_lanes<Two>(C, [&](int64_t c, auto lanes, const Two& acc) -> Two {  // lanes past the end: w = 0
+      const vf g = load_at(dy + c, lanes) * load_at(w + c, lanes);
+      return {fma(g, (load_at(x + c, lanes) - mean) * r, acc.first), acc.second + g};
+    });
+    slope = splat(-inverse * sum(sums.first));
+    if (n.mean) shift = splat(inverse * sum(sums.second));
+  }
   for_lanes(C, [&](int64_t c, auto lanes) {
-    const vf hat = (load_at(x + c, lanes) - mean) * r;
-    const vf g = fma(load_at(dy + c, lanes), load_at(w + c, lanes), -shift);
-    vf d = r * fma(hat, slope, g);
+    const vf g = load_at(dy + c, lanes), hat = (load_at(x + c, lanes) - mean) * r;
+    if (dw) store_at(dw + c, fma(g, hat, load_at(dw + c, lanes)), lanes);
+    if (db) store_at(db + c, g + load_at(db + c, lanes), lanes);
+    if (!kDx) return;
+    vf d = r * fma(hat, slope, fma(g, load_at(w + c, lanes), -shift));
     if (n.accumulate) d += load_at(dx + c, lanes);
     store_at(dx + c, d, lanes);
-  });
-}
-
-template <class T>
-void weight_row(const NormBackward& n, int64_t t, float* dw, float* db) {
-  const T *dy = row_of<T>(n.dy, t), *x = row_of<T>(n.x, t);
-  const vf mean = splat(n.mean ? n.mean[t] : 0.0f), r = splat(n.rstd[t]);
-  for_lanes(n.x.cols, [&](int64_t c, auto lanes) {
-    const vf g = load_at(dy + c, lanes);
-    if (dw) store_at(dw + c, fma(g, (load_at(x + c, lanes) - mean) * r, load_at(dw + c, lanes)), lanes);
-    if (db) store_at(db + c, g + load_at(db + c, lanes), lanes);
   });
 }
 
@@ -93,8 +91,8 @@ void backward_chunk(const NormBackward& n, int64_t chunk) {
   if (dw) std::memset(dw, 0, sizeof(float) * static_cast<size_t>(C));
   if (db) std::memset(db, 0, sizeof(float) * static_cast<size_t>(C));
   for (int64_t t = first; t < last; ++t) {
-    if (n.dx) dx_row<T>(n, t);
-    if (dw || db) weight_row<T>(n, t, dw, db);
+    if (n.dx) backward_row<T, true>(n, t, dw, db);
+    else backward_row<T, false>(n, t, dw, db);
   }
 }
 

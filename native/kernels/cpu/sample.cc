@@ -2,9 +2,10 @@
 // the shortest prefix with mass >= top_p of what top_k kept, and the draw takes the first candidate at which the mass summed
 // in this order exceeds uniform * (mass kept). All three are therefore one search, `locate`: a radix descent over the bits of
 // the weights (11, 10 and 10 bits), without sorting. Weights are e^((l - max) / temperature), so the first is 1.
+#include <bit>
 #include <cmath>
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/log_sum.h"
 
 namespace isr::cpu::ISR_NS {
 namespace {
@@ -15,19 +16,6 @@ float row_max(const float* x, int64_t n) {  // NaN never comes out
   vf m = splat(-kInfinity);
   for_lanes(n, [&](int64_t c, auto lanes) { m = max(keep_at(load_at(x + c, lanes), lanes, m), m); });
   return max_of(m);
-}
-
-double sum_exp(const float* x, float top, int64_t n) {
-  constexpr int64_t kChunk = 4096;
-  double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kChunk) {
-    vf s = zero();
-    for_lanes(n - begin < kChunk ? n - begin : kChunk, [&](int64_t c, auto lanes) {
-      s += keep_at(expv(load_at(x + begin + c, lanes) - splat(top)), lanes);
-    });
-    total += sum(s);
-  }
-  return total;
 }
 
 int32_t first_equal(const float* x, float value, int64_t n, int64_t skip = 0) {  // index of the skip-th match; -1: none
@@ -152,18 +140,19 @@ int32_t draw(const float* logits, float top, int64_t V, const SampleOptions& o, 
 
 int32_t sample_row(float* logp, float* logits, int64_t V, const SampleOptions& o, std::span<const int32_t> suppress,
                    const RowScratch& scratch, int64_t row) {
-  const float top = row_max(logits, V);
-  const double total = sum_exp(logits, top, V);  // NaN if any logit is NaN or +infinity, or if all are -infinity
-  if (!(total > 0) || std::isinf(total))
+  Online all;
+  for (int64_t c = 0; c < V; c += kVocabChunk) update(all, logits + c, V - c < kVocabChunk ? V - c : kVocabChunk, -1);
+  if (!(all.sum > 0) || std::isinf(all.sum))
     throw Error("NUMERIC", concat("[sample] expected finite logits, but row ", row, " holds NaN or infinity"));
   for (const int32_t id : suppress) {
     ISR_ASSERT(id >= 0 && id < V, "sample: suppressed id ", id, " of ", V);
     logits[id] = -kInfinity;
   }
-  const float best = suppress.empty() ? top : row_max(logits, V);
+  const float best = suppress.empty() ? all.top : row_max(logits, V);
   if (best == -kInfinity) throw Error("INVALID_ARGUMENT", concat("[sample] every token of row ", row, " is suppressed"));
   const int32_t id = o.temperature > 0 ? draw(logits, best, V, o, scratch) : first_equal(logits, best, V);
-  *logp = static_cast<float>(static_cast<double>(logits[id]) - top - std::log(total));
+  all.target = logits[id];
+  *logp = all.log_prob();
   return id;
 }
 
@@ -181,8 +170,8 @@ void CpuBackend::sample(int32_t* ids, float* logp, Tensor logits, std::span<cons
   parallel(threads, M, V < 8192 ? M : 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
       const auto k = static_cast<size_t>(i);
-      ids[i] = sample_row(logp + i, row_of<float>(logits, i), V, options[k], suppress.empty() ? std::span<const int32_t>{} : suppress[k],
-                          {weight + worker * V, bins + 2 * worker}, i);
+      const std::span<const int32_t> list = suppress.empty() ? std::span<const int32_t>{} : suppress[k];
+      ids[i] = sample_row(logp + i, row_of<float>(logits, i), V, options[k], list, {weight + worker * V, bins + 2 * worker}, i);
     }
   });
 }

@@ -91,10 +91,19 @@ static inline vf load(const float* p) {
 }
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 
+static inline vf from_bf16(vh h) {
+#if ISR_LEVEL >= 2
+  return (vf)((vu)_mm512_maskz_cvtepu16_epi32(kAll, (__m256i)h) << 16);
+#elif ISR_LEVEL == 1
+  return (vf)((vu)_mm256_cvtepu16_epi32((__m128i)h) << 16);
+#else
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
+}
 static inline vf load(const uint16_t* p) {
   vh h;
   std::memcpy(&h, p, sizeof h);
-  return (vf)(__builtin_convertvector(h, vu) << 16);
+  return from_bf16(h);
 }
 
 static inline vh to_bf16(vf v) {  // round to nearest even; NaN stays NaN. Level 3 flushes subnormals (the instruction does)
@@ -118,7 +127,7 @@ static inline vf load_n(const T* p, int n) {
 #if ISR_LEVEL >= 2
   const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
   if constexpr (sizeof(T) == 4) return (vf)_mm512_maskz_loadu_ps(mask, p);
-  else return (vf)(__builtin_convertvector((vh)_mm256_maskz_loadu_epi16(mask, p), vu) << 16);
+  else return from_bf16((vh)_mm256_maskz_loadu_epi16(mask, p));
 #else
   T tmp[kLanes] = {};
   std::memcpy(tmp, p, sizeof(T) * static_cast<size_t>(n));

@@ -1,33 +1,17 @@
 // The head: log-probabilities of given tokens without ever storing logits whole. The vocabulary goes by in chunks of 4,096:
-// forward keeps a running maximum and sum a row (online softmax, Milakov & Gimelshein 2018), backward recomputes a chunk's
+// forward keeps a running maximum and sum a row (log_sum.h), backward recomputes a chunk's
 // logits and turns them, in place, into their gradient, which goes into two products.
 // Logits are f32. Their gradient is rounded once, to x's type, for the products. With bf16, dx is summed over chunks in f32.
 #include <cmath>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/log_sum.h"
 
 namespace isr::cpu::ISR_NS {
 namespace {
 
-constexpr int64_t kChunk = 4096;  // a multiple of kPanel; fixed, so that a row's result is a function of the row alone
+constexpr int64_t kChunk = kVocabChunk;
 static_assert(kChunk % kPanel == 0);
-
-struct Online {         // over the chunks seen so far
-  float top;            // largest logit
-  float target;         // the target's logit
-  double sum;           // of e^(logit - top)
-};
-
-void update(Online& o, const float* logits, int64_t n, int64_t target) {
-  vf m = splat(-__builtin_inff());
-  for_lanes(n, [&](int64_t c, auto lanes) { m = max(keep_at(load_at(logits + c, lanes), lanes, m), m); });
-  const float top = max_of(m) > o.top ? max_of(m) : o.top;
-  vf s = zero();
-  for_lanes(n, [&](int64_t c, auto lanes) { s += keep_at(expv(load_at(logits + c, lanes) - splat(top)), lanes); });
-  o.sum = o.sum * std::exp(static_cast<double>(o.top) - top) + sum(s);
-  o.top = top;
-  if (target >= 0 && target < n) o.target = logits[target];
-}
 
 // d(logp of target)/d(logit) = onehot - softmax. d may overlay logits: a vector is read before it is written.
 template <class T>
@@ -48,7 +32,7 @@ void CpuBackend::token_logp_forward(float* logp, float* lse, Tensor x, const Pac
   for (const int32_t t : targets) ISR_ASSERT(t >= 0 && t < V, "token_logp: target ", t, " of ", V);
   ArenaScope scope(scratch);
   Online* const online = scratch.allocate_n<Online>(R);
-  for (int64_t r = 0; r < R; ++r) online[r] = {-__builtin_inff(), 0, 0};
+  for (int64_t r = 0; r < R; ++r) online[r] = {};
   float* const buffer = scratch.allocate_n<float>(R * (V < kChunk ? V : kChunk));
   for (int64_t n0 = 0; n0 < V; n0 += kChunk) {
     const int64_t n = V - n0 < kChunk ? V - n0 : kChunk;
@@ -60,9 +44,8 @@ void CpuBackend::token_logp_forward(float* logp, float* lse, Tensor x, const Pac
     });
   }
   for (int64_t r = 0; r < R; ++r) {
-    const double log_sum = std::log(online[r].sum);
-    lse[r] = static_cast<float>(online[r].top + log_sum);
-    logp[r] = static_cast<float>(static_cast<double>(online[r].target) - online[r].top - log_sum);
+    lse[r] = static_cast<float>(online[r].top + std::log(online[r].sum));
+    logp[r] = online[r].log_prob();
   }
 }
 
