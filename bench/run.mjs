@@ -1,71 +1,71 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
-// run), then what JavaScript sees: import time, load rate, a training step. Ends with one table; --out adds one JSON line a
-// figure. PART: a bench of native_bench by part of its name, or import, load, step.
+// run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
+// PART: a bench of native_bench by part of its name, or import, or load.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { buildShared, executable, root } from "../scripts/native.mjs";
 import { run, Stages } from "../scripts/stages.mjs";
-import { benchShape, makeCheckpoint } from "./checkpoint.mjs";
+import { makeCheckpoint } from "./checkpoint.mjs";
 import { benchImport } from "./import.mjs";
 import { benchLoad } from "./load.mjs";
-import { parseNative, peaksOf } from "./native.mjs";
-import { benchStep } from "./step.mjs";
+import { parseNative } from "./native.mjs";
 
-const { values } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const wanted = (name) => !values.only || name.includes(values.only);
+const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
+const inJavaScript = ["import", "load"];
+const native = !inJavaScript.includes(options.only);
 
 const rows = [];
 const commit = (await run("git", ["rev-parse", "--short", "HEAD"], { cwd: root, quiet: true })).output.trim();
 function report(row) {
   rows.push(row);
-  if (values.out) appendFileSync(values.out, `${JSON.stringify({ ...row, commit, cores: availableParallelism() })}\n`);
+  if (options.out)
+    appendFileSync(options.out, `${JSON.stringify({ ...row, commit, cores: availableParallelism() })}\n`);
 }
 
-const reached = ({ value, atLeast = Number.NEGATIVE_INFINITY, atMost = Number.POSITIVE_INFINITY }) =>
-  value >= atLeast && value <= atMost;
-const bar = ({ atLeast, atMost }) =>
-  atLeast !== undefined ? `>= ${atLeast}` : atMost !== undefined ? `<= ${atMost}` : "";
+function text(row) {
+  const measured = row.percent ?? row.value; // what a bar is about
+  const share = row.percent === undefined ? "" : `${row.percent.toFixed(1)} %`;
+  const bar = row.atLeast !== undefined ? `>= ${row.atLeast}` : row.atMost !== undefined ? `<= ${row.atMost}` : "";
+  const missed = measured < row.atLeast || measured > row.atMost;
+  const value = row.value.toFixed(row.value < 10 ? 2 : 1);
+  return [row.bench, row.name, `${value} ${row.unit}`, share, bar, missed ? "below the bar" : ""];
+}
 
 function printTable() {
-  const name = Math.max(...rows.map((r) => r.name.length));
-  const bench = Math.max(...rows.map((r) => r.bench.length));
-  console.log("");
-  for (const row of rows) {
-    const value = row.value.toFixed(row.value < 10 ? 2 : 1).padStart(9);
-    const share = row.percent === undefined ? "" : `${row.percent.toFixed(1)} % of ${row.limit}`;
-    const mark =
-      bar(row) && !reached(row.percent === undefined ? row : { ...row, value: row.percent }) ? "  below the bar" : "";
+  const lines = [["bench", "what", "value", "share", "bar", ""], ...rows.map(text)];
+  const widths = lines[0].map((_, i) => Math.max(...lines.map((line) => line[i].length)));
+  const numbers = new Set([2, 3, 4]);
+  for (const line of lines)
     console.log(
-      `${row.bench.padEnd(bench)}  ${row.name.padEnd(name)}  ${value} ${row.unit.padEnd(8)}  ${share.padEnd(18)}  ${bar(row)}${mark}`.trimEnd(),
+      line
+        .map((cell, i) => (numbers.has(i) ? cell.padStart(widths[i]) : cell.padEnd(widths[i])))
+        .join("  ")
+        .trimEnd(),
     );
-  }
 }
 
-if (values.out) mkdirSync(dirname(values.out), { recursive: true });
+if (options.out) mkdirSync(dirname(resolve(options.out)), { recursive: true });
 const stages = new Stages();
-const dir = await buildShared(stages, ["native_bench"]);
+const dir = await buildShared(stages, native ? ["native_bench"] : []);
 const dist = await stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], {
   cwd: root,
   silentPass: true,
 });
 if (!dir || !dist) process.exit(1);
 
-const native = await run(
-  executable(dir, "native_bench"),
-  values.only && !["import", "load", "step"].includes(values.only) ? [values.only] : values.only ? ["limits"] : [],
-  { limit: 3600 },
-);
-for (const row of parseNative(native.output)) report(row);
-
-const api = await import(pathToFileURL(join(root, "dist/index.js")).href);
-if (wanted("import")) benchImport(root, report);
-if (wanted("load") || wanted("step")) {
-  const checkpoint = makeCheckpoint(process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench"));
-  if (wanted("load")) await benchLoad(api, checkpoint, report);
-  if (wanted("step")) await benchStep(api, checkpoint, benchShape, peaksOf(native.output), report);
+console.log("");
+if (native) {
+  const { output, status } = await run(executable(dir, "native_bench"), options.only ? [options.only] : []);
+  for (const row of parseNative(output)) report(row);
+  if (status !== 0) process.exitCode = 1;
 }
+if (!options.only || options.only === "import") benchImport(root, report);
+if (!options.only || options.only === "load") {
+  const checkpoint = makeCheckpoint(process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench"));
+  await benchLoad(await import(pathToFileURL(join(root, "dist/index.js")).href), checkpoint, report);
+}
+console.log("");
 printTable();
-process.exitCode = native.status === 0 ? 0 : 1;

@@ -18,7 +18,8 @@ if(CMAKE_JS_INC)
   target_include_directories(addon SYSTEM PRIVATE ${CMAKE_JS_INC})
   target_link_libraries(addon PRIVATE engine ${CMAKE_JS_LIB})
   # nodelete: pool threads outlive the environment that loaded the addon. exclude-libs: nothing of the engine is exported.
-  target_link_options(addon PRIVATE -Wl,-z,nodelete -Wl,--exclude-libs,ALL)
+  # now: a binary that lacks a symbol fails to load, with a message, rather than in the middle of a job.
+  target_link_options(addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
   set_target_properties(addon PROPERTIES
     OUTPUT_NAME isr_dpo PREFIX "" SUFFIX ".node" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
 else()

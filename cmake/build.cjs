@@ -3,6 +3,7 @@
 // prebuildify (which runs this file in place of node-gyp and adds flags of its own, ignored here) and binding.gyp.
 // Node-API headers come from the node-api-headers package (package.json: binary.napi_versions): nothing is downloaded.
 const { spawnSync } = require("node:child_process");
+const os = require("node:os");
 const path = require("node:path");
 
 const root = path.resolve(__dirname, "..");
@@ -15,7 +16,9 @@ args.push(`--CDCMAKE_LIBRARY_OUTPUT_DIRECTORY=${path.join(root, "build", config)
 for (const name of ["BUILD_TESTING", "BUILD_BENCH", "SANITIZE", "CMAKE_CXX_COMPILER_LAUNCHER"])
   if (process.env[name] !== undefined) args.push(`--CD${name}=${process.env[name]}`);
 
-const child = spawnSync(process.execPath, args, { stdio: "inherit", cwd: root });
+// make, where ninja is missing, would build one file at a time.
+const env = { CMAKE_BUILD_PARALLEL_LEVEL: String(os.availableParallelism()), ...process.env };
+const child = spawnSync(process.execPath, args, { stdio: "inherit", cwd: root, env });
 if (child.status !== 0) {
   console.error("isr-dpo: the native build failed. It needs CMake 3.20+, a C++20 compiler (gcc 12+, clang 15+) and make or ninja.");
   console.error("isr-dpo: without it, types and `isr-dpo --help` work; computing says BINARY_MISSING.");

@@ -66,19 +66,19 @@ inline void write_model(const std::string& dir, const ModelSpec& spec) {
 }
 
 // A folder that is removed with the object.
-struct TempFolder {
+struct ScratchFolder {
   std::string path;
-  TempFolder() {
+  ScratchFolder() {
     std::string name = (std::filesystem::temp_directory_path() / "isr-dpo-XXXXXX").string();
     if (!mkdtemp(name.data())) fail("IO", "mkdtemp ", name);
     path = name;
   }
-  ~TempFolder() { std::filesystem::remove_all(path); }
-  TempFolder(const TempFolder&) = delete;
+  ~ScratchFolder() { std::filesystem::remove_all(path); }
+  ScratchFolder(const ScratchFolder&) = delete;
 };
 
 inline std::unique_ptr<Model> seeded_model(const ModelSpec& spec, const LoadOptions& options = {}) {
-  TempFolder dir;
+  ScratchFolder dir;
   write_model(dir.path, spec);
   return Model::load(dir.path, options);   // the open file outlives its folder
 }

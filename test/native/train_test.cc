@@ -140,7 +140,7 @@ TEST("train: save, load and one step give the bits of never having stopped") {
   for (const char* dtype : {"f32", "bf16"}) {
     LoadOptions load;
     load.dtype = dtype;
-    TempFolder dir;
+    ScratchFolder dir;
     std::vector<std::vector<float>> straight, resumed;
     const auto steps = [&](bool stop, std::vector<std::vector<float>>& out) {
       auto model = seeded_model({}, load);
@@ -219,7 +219,7 @@ TEST("train: swapping chosen and rejected negates every margin") {
 }
 
 TEST("train: a saved checkpoint keeps what was not trained and loads again with what was") {
-  TempFolder dir;
+  ScratchFolder dir;
   write_model(dir.path + "/source", {});   // saving copies the source's other files too
   auto model = Model::load(dir.path + "/source", {});
   const std::string before = model->hash();

@@ -1,0 +1,19 @@
+// node examples/service.mjs CHECKPOINT PORT: POST {"ids": [..]} gets the greedy continuation; a client that leaves cancels its own work.
+import { createServer } from "node:http";
+import { json } from "node:stream/consumers";
+import { isIsrDpoError, loadModel } from "isr-dpo";
+
+const model = await loadModel(process.argv[2]);
+const server = createServer(async (request, response) => {
+  const gone = new AbortController();
+  response.on("close", () => gone.abort());
+  try {
+    const { ids } = await json(request);
+    const [answer] = await model.generate({ prompt: { ids }, maxTokens: 16 }, { signal: gone.signal });
+    response.end(JSON.stringify({ ids: [...answer.ids], end: answer.end }));
+  } catch (error) {
+    response.statusCode = isIsrDpoError(error, "INVALID_ARGUMENT") ? 400 : 500;
+    response.end(JSON.stringify({ code: error.code, message: error.message }));
+  }
+});
+server.listen(Number(process.argv[3]), "127.0.0.1", () => console.log(`listening on ${server.address().port}`));

@@ -1,0 +1,59 @@
+// What .ci/run runs once the tools are there: the README's test command, the checks, and the suite in every surrounding
+// that this machine offers. Ends with "N passed, N failed".
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
+import { buildSanitized, executable, root, tsTests } from "./native.mjs";
+import { Stages } from "./stages.mjs";
+
+const stages = new Stages();
+const options = { cwd: root, limit: 1200 };
+const node = process.execPath;
+
+async function readmeCommand() {
+  const command = "npm ci && npm test";
+  const readme = readFileSync(join(root, "README.md"), "utf8");
+  if (!readme.split("\n").some((line) => line.trim().startsWith(command)))
+    throw new Error(`README.md names another test command than "${command}"`);
+  return await stages.stage("the README's test command", "bash", ["-c", command], options);
+}
+
+/** The instruction-set levels below the machine's own, on which npm test has run. */
+function lowerLevels() {
+  const all = ["generic", "avx2", "avx512", "avx512bf16"];
+  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(" "));
+  const avx2 = flags.has("avx2") && flags.has("fma");
+  const avx512 = avx2 && ["avx512f", "avx512bw", "avx512dq", "avx512vl"].every((f) => flags.has(f));
+  const top = avx512 && flags.has("avx512_bf16") ? 3 : avx512 ? 2 : avx2 ? 1 : 0;
+  return all.slice(0, top);
+}
+
+async function newerNode() {
+  const dir = mkdtempSync(join(tmpdir(), "isr-dpo-node-"));
+  const install = ["install", "--prefix", dir, "--no-save", "--no-audit", "--no-fund", "node@24"];
+  const installed = await stages.stage("install node@24", "npm", install, { ...options, silentPass: true });
+  if (installed)
+    await stages.stage("TypeScript tests, Node 24", join(dir, "node_modules/node/bin/node"), tsTests(), options);
+  rmSync(dir, { recursive: true, force: true });
+}
+
+async function sanitizers() {
+  const dir = await buildSanitized(stages, "address,undefined", ["native_tests"]);
+  if (!dir) return;
+  await stages.stage("native tests, ASan + UBSan", executable(dir, "native_tests"), [], options);
+  if (!(await buildFuzz(stages))) return;
+  for (const target of fuzzTargets) await fuzz(stages, dir, target, 0);
+}
+
+await readmeCommand().catch((error) => stages.add("README", 0, 1, 0, error.message));
+if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
+  await stages.stage("npm run check", "npm", ["run", "--silent", "check"], options);
+  await stages.stage("package layout", "npx", ["--no-install", "publint", "--strict"], options);
+  for (const isa of lowerLevels())
+    await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(), { ...options, env: { ISR_DPO_ISA: isa } });
+  await newerNode();
+  await stages.stage("file faults, some operations", node, ["scripts/faults.mjs"], options);
+  await sanitizers();
+}
+stages.end();

@@ -1,0 +1,116 @@
+// npm run mutants [-- part of a name]: tests the tests. Each row of test/mutants/mutants.json is a one-line fault and the
+// named test that has to notice it. In a copy of the tree (build/mutants, kept for incremental builds) every named test
+// must pass, and then fail with its fault. A pattern that does not match exactly once is an error: the row is stale.
+import { execFileSync } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import { executable, root } from "./native.mjs";
+import { run, seconds, tallyOf } from "./stages.mjs";
+
+const tree = join(root, "build", "mutants");
+const mutants = JSON.parse(readFileSync(join(root, "test", "mutants", "mutants.json"), "utf8"));
+
+function writeIfChanged(path, bytes) {
+  if (existsSync(path) && readFileSync(path).equals(bytes)) return;
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, bytes);
+}
+
+/** What git would track, as it is now; files that are gone are removed, so that a build's globs see the same. */
+function copyTree() {
+  const git = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const files = execFileSync("git", git, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26 }).split("\0");
+  const isFile = (file) => statSync(join(root, file), { throwIfNoEntry: false })?.isFile();
+  const wanted = new Set(files.filter((file) => file && file !== "biome.json" && isFile(file))); // biome refuses a nested one
+  for (const file of wanted) writeIfChanged(join(tree, file), readFileSync(join(root, file)));
+  for (const entry of readdirSync(tree, { recursive: true, withFileTypes: true })) {
+    const file = join(entry.parentPath ?? entry.path, entry.name).slice(tree.length + 1);
+    if (entry.isFile() && !/^(build|dist|node_modules)\//.test(file) && !wanted.has(file)) rmSync(join(tree, file));
+  }
+  if (!existsSync(join(tree, "node_modules"))) symlinkSync(join(root, "node_modules"), join(tree, "node_modules"));
+}
+
+const quiet = { cwd: tree, quiet: true, limit: 1800 };
+
+async function build(needsAddon) {
+  const dir = join(tree, "build", "cmake");
+  if (!existsSync(join(dir, "native_tests"))) {
+    const first = await run(process.execPath, ["cmake/build.cjs"], quiet);
+    const configured = first.status === 0 ? await run("cmake", ["-DBUILD_TESTING=ON", dir], quiet) : first;
+    if (configured.status !== 0) throw new Error(`the build failed:\n${configured.output.slice(-3000)}`);
+  }
+  const targets = needsAddon ? ["native_tests", "addon"] : ["native_tests"];
+  const args = ["--build", dir, "--parallel", String(availableParallelism()), "--target", ...targets];
+  const { status, output } = await run("cmake", args, quiet);
+  if (status !== 0) throw new Error(`the build failed:\n${output.slice(-3000)}`);
+  return dir;
+}
+
+/** Runs the test that a row names: true passed, false failed, null when it did not run. */
+async function passes(test) {
+  if (test.native) {
+    const program = executable(join(tree, "build", "cmake"), "native_tests");
+    const { output } = await run(program, [test.native], { ...quiet, limit: 300 });
+    const line = output.split("\n").find((text) => text.slice(5).startsWith(`${test.native} (`));
+    return line ? line.startsWith("ok") : null;
+  }
+  const args = ["--import", "tsx", join("test", test.ts)];
+  const { status, output } = await run(process.execPath, args, { ...quiet, limit: 300 });
+  const failure = ["FAIL", test.suite, `"${test.name}"`].filter(Boolean).join(" "); // uvu names failed tests only
+  if (output.replace(/ +/g, " ").includes(failure)) return false;
+  return status === 0 && tallyOf(output, status).passed > 0 ? true : null;
+}
+
+const text = (test) => test.native ?? [test.ts, test.suite, test.name].filter(Boolean).join(": ");
+
+function mutate({ file, find, replace }) {
+  const source = readFileSync(join(root, file), "utf8");
+  const count = source.split(find).length - 1;
+  if (count !== 1) throw new Error(`the pattern matches ${count} times in ${file}`);
+  writeFileSync(
+    join(tree, file),
+    source.replace(find, () => replace),
+  );
+}
+
+let passed = 0;
+let failed = 0;
+function count(ok, line) {
+  ok ? ++passed : ++failed;
+  console.log(`${ok ? "ok  " : "FAIL"} ${line}`);
+}
+
+const chosen = mutants.filter((m) => m.name.includes(process.argv[2] ?? ""));
+mkdirSync(tree, { recursive: true });
+copyTree();
+await build(chosen.some((m) => m.test.ts));
+for (const name of new Set(chosen.map((m) => JSON.stringify(m.test)))) {
+  const test = JSON.parse(name);
+  const result = await passes(test);
+  count(result === true, `without a fault: ${text(test)}${result === null ? " (did not run)" : ""}`);
+}
+for (const mutant of chosen) {
+  const started = Date.now();
+  try {
+    mutate(mutant);
+    await build(Boolean(mutant.test.ts));
+    const result = await passes(mutant.test);
+    const found = result === false ? "caught by" : result === null ? "did not run:" : "NOT caught by";
+    count(result === false, `${mutant.name}: ${found} ${text(mutant.test)} (${seconds(Date.now() - started)})`);
+  } catch (error) {
+    count(false, `${mutant.name}: ${error.message}`);
+  }
+  writeIfChanged(join(tree, mutant.file), readFileSync(join(root, mutant.file)));
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed ? 1 : 0;

@@ -1,0 +1,42 @@
+// Builds of the native code beside the addon's own: tests and benches share the addon's objects (build/cmake), sanitizer
+// builds have a folder each (build/address, build/thread).
+import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const parallel = ["--parallel", String(availableParallelism())];
+
+/** Builds the addon, then configures its folder for `targets` too and builds those. The folder, or null after a failure. */
+export async function buildShared(stages, targets) {
+  const dir = join(root, "build", "cmake");
+  const build = { cwd: root, silentPass: true };
+  if (!(await stages.stage("build the addon", process.execPath, ["cmake/build.cjs"], build))) return null;
+  if (!targets.length) return dir;
+  const options = [targets.includes("native_bench") ? "-DBUILD_BENCH=ON" : "-DBUILD_TESTING=ON"];
+  if (!(await stages.stage("configure", "cmake", [...options, dir], build))) return null;
+  const args = ["--build", dir, "--config", "Release", ...parallel, "--target", ...targets];
+  return (await stages.stage(`build ${targets.join(", ")}`, "cmake", args, build)) ? dir : null;
+}
+
+/** A build with sanitizers, optimised a little: -O1 keeps the whole suite quick enough to run on every change. */
+export async function buildSanitized(stages, sanitize, targets) {
+  const dir = join(root, "build", sanitize.split(",")[0]);
+  const build = { cwd: root, silentPass: true };
+  const options = [`-DSANITIZE=${sanitize}`, "-DCMAKE_BUILD_TYPE=Debug", "-DBUILD_TESTING=ON", "-DBUILD_FUZZ=ON"];
+  if (!(await stages.stage(`configure ${sanitize}`, "cmake", ["-G", "Ninja", "-S", ".", "-B", dir, ...options], build)))
+    return null;
+  const args = ["--build", dir, ...parallel, "--target", ...targets];
+  return (await stages.stage(`build ${sanitize}`, "cmake", args, build)) ? dir : null;
+}
+
+/** A built executable; single-configuration generators put it beside their files, cmake-js may ask for a subfolder. */
+export function executable(dir, name) {
+  const places = [join(dir, name), join(dir, "Release", name), join(root, "build", "Release", name)];
+  const found = places.find((place) => existsSync(place));
+  if (!found) throw new Error(`${name} was built, but is in none of ${places.join(", ")}`);
+  return found;
+}
+
+export const tsTests = (pattern = "\\.test\\.ts$") => ["--import", "tsx", "node_modules/uvu/bin.js", "test", pattern];

@@ -1,0 +1,238 @@
+// Finds and loads the binary, at first use and never at import; the typed mirror of native/binding; and Host, which turns
+// native jobs into promises: cancellation, the caller's stack on errors, disposal.
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type ErrorCode, IsrDpoError } from "./errors.js";
+
+type Handle = { readonly external: unique symbol };
+interface Failure {
+  cancelled?: boolean;
+  code?: ErrorCode;
+  message?: string;
+  hint?: string;
+  path?: string;
+}
+type Settle = (failure: Failure | null, value?: unknown) => void;
+
+export interface NativeMachine {
+  machineIsa: string;
+  isa?: string; // absent where ISR_DPO_ISA asks for what the machine lacks: `problem` says so
+  problem?: string;
+  threads: number;
+  memoryBytes: number;
+  poolThreads: number; // started so far
+}
+export interface NativeCheckpoint {
+  family: string;
+  modelType: string;
+  parameters: number;
+  contextLength: number;
+  vocabSize: number;
+  width: number;
+  endTokenIds: Int32Array;
+  notes: string[];
+}
+export interface NativeModel extends NativeCheckpoint {
+  dtype: "f32" | "bf16";
+  isa: string;
+}
+export interface NativeReport extends NativeCheckpoint {
+  parts: { name: string; parameters: number; dtypes: string[] }[];
+  files: string[];
+  missing: string[];
+  unused: string[];
+}
+export interface NativeSequence {
+  ids: Int32Array;
+  scored?: Uint8Array; // or targets
+  targets?: Int32Array;
+  weights?: Float32Array;
+}
+export interface NativePair {
+  id: string;
+  chosen: NativeSequence;
+  rejected: NativeSequence;
+  refChosen?: Float32Array;
+  refRejected?: Float32Array;
+}
+export interface NativeCompletion {
+  request: number;
+  copy: number;
+  ids: Int32Array;
+  logProbs: Float32Array;
+  stopped: boolean;
+}
+export interface NativeTensor {
+  shape: number[];
+  data: Float32Array;
+}
+
+type Job = (host: Handle, args: object, settle: Settle, event?: (value: never) => void) => number;
+type JobName =
+  | (
+      | "inspect"
+      | "load"
+      | "forward"
+      | "logProbs"
+      | "generate"
+      | "closeSession"
+      | "hash"
+      | "parameter"
+      | "save"
+      | "dispose"
+    )
+  | ("createTrainer" | "disposeTrainer" | "score" | "trainStep" | "gradients" | "saveTrainer" | "loadTrainer")
+  | ("attentionForward" | "attentionBackward" | "sequenceLogProbs");
+interface Native extends Record<JobName, Job> {
+  createHost(): Handle;
+  cancel(host: Handle, job: number): boolean; // true: it had not begun, and will not settle
+  close(host: Handle): void;
+  counters(host: Handle): { prefillTokens: number; decodeTokens: number; trainTokens: number };
+  machine(): NativeMachine;
+  dpoLoss(args: object): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] };
+}
+
+/** The package's folder. */
+export const root = fileURLToPath(new URL("..", import.meta.url)); // src/ and dist/ both stand one level below it
+
+let loaded: { native: Native; path: string } | undefined;
+
+function load(): { native: Native; path: string } {
+  const require = createRequire(import.meta.url);
+  const target = `${process.platform}-${process.arch}`;
+  const places = [
+    join(root, "build", "Release", "isr_dpo.node"),
+    join(root, "build", "Debug", "isr_dpo.node"),
+    join(root, "prebuilds", target, "isr-dpo.node"),
+  ];
+  let path = "";
+  let cause: unknown;
+  try {
+    const finder = require("node-gyp-build") as { resolve(dir: string): string };
+    path = finder.resolve(root);
+    return { native: require(path) as Native, path };
+  } catch (e) {
+    cause = e;
+  }
+  const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
+  if (path !== "" && !places.includes(path)) places.push(path);
+  const tried = places.map((p) => `  ${p}: ${p === path ? reason : existsSync(p) ? "not reached" : "not there"}`);
+  throw new IsrDpoError(
+    "BINARY_MISSING",
+    `no usable native binary for ${target}, node ${process.version}; tried\n${tried.join("\n")}`,
+    {
+      hint: "build it in the package's folder with `npm run build:native` (CMake 3.20+ and a C++20 compiler, Linux x64)",
+      ...(path === "" ? {} : { path }),
+      detail: { tried: places },
+      cause,
+    },
+  );
+}
+
+function binary(): { native: Native; path: string } {
+  loaded ??= load();
+  return loaded;
+}
+
+export const binaryPath = (): string => binary().path;
+export const machine = (): NativeMachine => binary().native.machine();
+
+/** A synchronous native call: its errors become ours. */
+export function dpoLossNative(args: object): ReturnType<Native["dpoLoss"]> {
+  const { native } = binary();
+  try {
+    return native.dpoLoss(args);
+  } catch (e) {
+    throw errorOf(e as Failure, dpoLossNative);
+  }
+}
+
+/** An error whose stack is that of the call, since a job ends with nobody's frames on the stack. */
+function errorOf(failure: Failure, above: (...args: never[]) => unknown, trace?: { stack?: string }): IsrDpoError {
+  const { code = "BUG", message = "", hint, path } = failure;
+  const error = new IsrDpoError(code, message, { ...(hint ? { hint } : {}), ...(path ? { path } : {}) });
+  if (trace?.stack) error.stack = `${error.name}: ${message}\n${trace.stack.split("\n").slice(1).join("\n")}`;
+  else Error.captureStackTrace(error, above);
+  return error;
+}
+
+export interface CallOptions {
+  signals?: readonly (AbortSignal | undefined)[]; // the first to abort gives the reason
+  event?: (value: never) => void;
+}
+
+/** One job thread of the engine and what it owns. Jobs run in the order of the calls. */
+export class Host {
+  readonly #native: Native;
+  readonly #handle: Handle;
+  readonly #name: string;
+  #disposal: Promise<void> | undefined;
+
+  constructor(name: string) {
+    this.#name = name;
+    this.#native = binary().native;
+    this.#handle = this.#native.createHost();
+  }
+
+  get disposed(): boolean {
+    return this.#disposal !== undefined;
+  }
+  get counters(): ReturnType<Native["counters"]> {
+    return this.#native.counters(this.#handle);
+  }
+
+  call<R>(job: JobName, args: object, o: CallOptions = {}): Promise<R> {
+    if (this.#disposal) return Promise.reject(disposedError(this.#name));
+    return this.#call(job, args, o);
+  }
+
+  #call<R>(job: JobName, args: object, { signals = [], event }: CallOptions): Promise<R> {
+    const given = signals.filter((s) => s !== undefined);
+    const aborted = given.find((s) => s.aborted);
+    if (aborted) return Promise.reject(aborted.reason);
+    const trace: { stack?: string } = {};
+    Error.captureStackTrace(trace, this.call);
+    return new Promise((resolve, reject) => {
+      const settle: Settle = (failure, value) => {
+        for (const s of given) s.removeEventListener("abort", abort);
+        if (!failure) resolve(value as R);
+        else if (failure.cancelled) reject(given.find((s) => s.aborted)?.reason ?? disposedError(this.#name));
+        else reject(errorOf(failure, this.call, trace));
+      };
+      const abort = () => {
+        if (this.#native.cancel(this.#handle, id)) settle({ cancelled: true });
+      };
+      let id: number;
+      try {
+        id = this.#native[job](this.#handle, args, settle, event);
+      } catch (e) {
+        return reject(errorOf(e as Failure, this.call, trace));
+      }
+      for (const s of given) s.addEventListener("abort", abort, { once: true });
+    });
+  }
+
+  /** Cancels what runs and waits, then frees everything; calling it again gives the same promise. */
+  dispose(): Promise<void> {
+    this.#disposal ??= this.#call<void>("dispose", {}, {}).then(() => this.#native.close(this.#handle));
+    return this.#disposal;
+  }
+}
+
+export function disposedError(name: string): IsrDpoError {
+  return new IsrDpoError("DISPOSED", `${name} was disposed`, { hint: "keep it until its last call has settled" });
+}
+
+let shared: Host | undefined;
+
+/** The host of calls that belong to no model. Its thread sleeps between calls and ends with the environment. */
+export function sharedHost(): Host {
+  shared ??= new Host("isr-dpo");
+  return shared;
+}
+
+// Node before 20.5 has no such symbol; compilers that lower `await using` look for this one there.
+export const asyncDispose: typeof Symbol.asyncDispose =
+  Symbol.asyncDispose ?? (Symbol.for("Symbol.asyncDispose") as typeof Symbol.asyncDispose);

@@ -1,0 +1,56 @@
+// isr-dpo inspect [dir]: what this machine is, or what a checkpoint is.
+import { Command } from "commander";
+import { type CheckpointReport, type DeviceReport, inspectCheckpoint, inspectDevice } from "../index.js";
+import { colours } from "./exit.js";
+
+const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+const count = (n: number) => n.toLocaleString("en-US");
+
+function machineRows(d: DeviceReport): [string, string][] {
+  return [
+    ["binary", d.binary],
+    ["instructions", d.isa],
+    ["threads", String(d.threads)],
+    ["memory", gib(d.memoryBytes)],
+    [
+      "cuda",
+      d.cuda.length === 0 ? "none" : d.cuda.map((g) => `${g.name}, ${gib(g.memoryBytes)}, ${g.capability}`).join("; "),
+    ],
+    ...d.problems.map((p): [string, string] => ["problem", p]),
+  ];
+}
+
+function checkpointRows(r: CheckpointReport): [string, string][] {
+  return [
+    ["family", `${r.family} (${r.modelType})`],
+    ["parameters", count(r.parameters)],
+    ...r.parts.map((p): [string, string] => [`  ${p.name}`, `${count(p.parameters)} ${p.dtypes.join(", ")}`]),
+    ["computes in", r.dtype],
+    ["context", `${count(r.contextLength)} tokens`],
+    ["vocabulary", count(r.vocabSize)],
+    ["end tokens", r.endTokenIds.join(", ")],
+    ["files", r.files.join(", ")],
+    ...r.notes.map((n): [string, string] => ["note", n]),
+    ...r.missing.map((n): [string, string] => ["missing", n]),
+    ...r.unused.map((n): [string, string] => ["unused", n]),
+  ];
+}
+
+function print(rows: [string, string][]): void {
+  const c = colours(process.stdout);
+  const width = Math.max(...rows.map(([key]) => key.length));
+  for (const [key, value] of rows) console.log(`${c.bold(key.padEnd(width))}  ${value}`);
+}
+
+export function inspectCommand(): Command {
+  return new Command("inspect")
+    .description("show this machine, or with DIR a checkpoint")
+    .argument("[dir]", "folder of a checkpoint")
+    .option("--json", "print JSON")
+    .exitOverride()
+    .action(async (dir: string | undefined, o: { json?: boolean }) => {
+      const found = dir === undefined ? await inspectDevice() : await inspectCheckpoint(dir);
+      if (o.json) console.log(JSON.stringify(found, null, 2));
+      else print("binary" in found ? machineRows(found) : checkpointRows(found));
+    });
+}

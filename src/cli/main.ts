@@ -1,0 +1,28 @@
+#!/usr/bin/env node
+// The command line: a file a command, each calls one exported function. Results go to stdout, everything else to stderr.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Command, CommanderError } from "commander";
+import { root } from "../addon.js";
+import { exitCode, report } from "./exit.js";
+import { inspectCommand } from "./inspect.js";
+
+async function main(): Promise<number> {
+  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
+  const program = new Command("isr-dpo")
+    .description("train and run video language models by iterative DPO")
+    .version(version)
+    .showSuggestionAfterError()
+    .exitOverride()
+    .addCommand(inspectCommand());
+  try {
+    await program.parseAsync();
+    return 0;
+  } catch (e) {
+    if (e instanceof CommanderError) return e.exitCode === 0 ? 0 : 2;
+    report(e);
+    return exitCode(e);
+  }
+}
+
+process.exitCode = await main();

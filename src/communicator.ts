@@ -1,0 +1,90 @@
+// Communicators of data-parallel training. This version has the one of a single process.
+import { asyncDispose, disposedError } from "./addon.js";
+import { choice, integer, options, refuse, signal, text } from "./check.js";
+import { IsrDpoError } from "./errors.js";
+import type { Cancel } from "./types.js";
+
+/** Sums, in float32, in an order that is fixed for a given size. */
+export interface Communicator extends AsyncDisposable {
+  readonly rank: number;
+  readonly size: number;
+  allReduce(x: Float32Array): Promise<void>;
+  reduceScatter(x: Float32Array): Promise<Float32Array>;
+  allGather(x: Float32Array): Promise<Float32Array>;
+  barrier(): Promise<void>;
+}
+
+export interface CommunicatorOptions extends Cancel {
+  rank?: number;
+  size?: number;
+  address?: string;
+  transport?: "auto" | "gloo" | "nccl" | "none";
+  timeoutMs?: number;
+}
+
+/** A whole number from the launcher's environment (torchrun's names), if it is set. */
+function fromEnvironment(name: string, min: number): number | undefined {
+  const value = process.env[name];
+  if (value === undefined || value === "") return undefined;
+  if (!/^\d+$/.test(value) || Number(value) < min)
+    refuse(`environment variable ${name}`, `a whole number of at least ${min}`, value);
+  return Number(value);
+}
+
+/** rank and size default to the launcher's RANK and WORLD_SIZE, else to one process. */
+export async function createCommunicator(o?: CommunicatorOptions): Promise<Communicator> {
+  const given = options("options", o, ["signal", "rank", "size", "address", "transport", "timeoutMs"]);
+  signal("options.signal", given.signal)?.throwIfAborted();
+  const transport =
+    given.transport === undefined
+      ? "auto"
+      : choice("options.transport", given.transport, ["auto", "gloo", "nccl", "none"]);
+  const alone = transport === "none";
+  const size =
+    given.size !== undefined
+      ? integer("options.size", given.size, 1)
+      : alone
+        ? 1
+        : (fromEnvironment("WORLD_SIZE", 1) ?? 1);
+  const rank =
+    given.rank !== undefined ? integer("options.rank", given.rank, 0) : alone ? 0 : (fromEnvironment("RANK", 0) ?? 0);
+  if (rank >= size) refuse("options.rank", `a rank below the size of ${size}`, rank);
+  if (given.address !== undefined) text("options.address", given.address);
+  if (given.timeoutMs !== undefined) integer("options.timeoutMs", given.timeoutMs, 1);
+  if (alone && size > 1) refuse("options.size", "1 with transport 'none'", size);
+  if (transport === "gloo" || transport === "nccl" || size > 1)
+    throw new IsrDpoError(
+      "DEVICE_UNAVAILABLE",
+      `options.transport: ${size} rank${size > 1 ? "s" : ""} over '${transport}' need a transport that this binary was built without`,
+      { hint: "run one process: transport 'none', or leave rank, size, RANK and WORLD_SIZE unset" },
+    );
+  return new OneProcess();
+}
+
+class OneProcess implements Communicator {
+  readonly rank = 0;
+  readonly size = 1;
+  #disposed = false;
+
+  #check(x?: Float32Array): void {
+    if (this.#disposed) throw disposedError("the communicator");
+    if (x !== undefined && !(x instanceof Float32Array)) refuse("x", "a Float32Array", x);
+  }
+  async allReduce(x: Float32Array): Promise<void> {
+    this.#check(x);
+  }
+  async reduceScatter(x: Float32Array): Promise<Float32Array> {
+    this.#check(x);
+    return x.slice();
+  }
+  async allGather(x: Float32Array): Promise<Float32Array> {
+    this.#check(x);
+    return x.slice();
+  }
+  async barrier(): Promise<void> {
+    this.#check();
+  }
+  async [asyncDispose](): Promise<void> {
+    this.#disposed = true;
+  }
+}

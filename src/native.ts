@@ -1,0 +1,230 @@
+// isr-dpo/native: the engine's kernels on raw tensors, and the losses as functions of log-probs.
+import { dpoLossNative, sharedHost } from "./addon.js";
+import { array, boolean, choice, integer, number, object, options, refuse } from "./check.js";
+import { IsrDpoError } from "./errors.js";
+import { type LossOptions, lossKeys, nativeLoss } from "./loss.js";
+import type { Tensor } from "./types.js";
+
+export type { Communicator, CommunicatorOptions } from "./communicator.js";
+export { createCommunicator } from "./communicator.js";
+export type { Tensor } from "./types.js";
+
+export interface AttentionSpec {
+  /** [begin, end, parent] triples: disjoint, ordered, covering all rows; parent: an earlier span, or -1. */
+  spans: Int32Array;
+  /** Of the own span; ancestors are seen whole. */
+  causal: boolean;
+  /** Default 1 / sqrt(D). */
+  scale?: number;
+  /** "reference": a plain float64 implementation, for checking. */
+  backend?: "cpu" | "cuda" | "reference";
+  threads?: number;
+}
+
+type Float = Float32Array | Uint16Array;
+
+/** A float tensor of the given number of dimensions; data over shared memory is copied. */
+function floatTensor(
+  field: string,
+  value: unknown,
+  rank: number,
+): { dtype: "f32" | "bf16"; shape: number[]; data: Float } {
+  const t = object(field, value);
+  const dtype = choice(`${field}.dtype`, t.dtype, ["f32", "bf16"]);
+  const shape = array(`${field}.shape`, t.shape).map((n, i) => integer(`${field}.shape[${i}]`, n, 1, 2 ** 31 - 1));
+  if (shape.length !== rank) refuse(`${field}.shape`, `${rank} dimensions`, t.shape);
+  const kind = dtype === "f32" ? Float32Array : Uint16Array;
+  const size = shape.reduce((a, b) => a * b, 1);
+  if (!(t.data instanceof kind) || t.data.length !== size) refuse(`${field}.data`, `a ${kind.name} of ${size}`, t.data);
+  const data = t.data as Float;
+  return { dtype, shape, data: data.buffer instanceof ArrayBuffer ? data : data.slice() };
+}
+
+function sameShape(field: string, shape: readonly number[], expected: readonly number[]): void {
+  if (shape.length !== expected.length || shape.some((n, i) => n !== expected[i]))
+    throw new IsrDpoError(
+      "INVALID_ARGUMENT",
+      `${field}.shape: expected [${expected.join(", ")}] but received [${shape.join(", ")}]`,
+    );
+}
+
+function sameType(field: string, dtype: string, expected: string): void {
+  if (dtype !== expected) refuse(`${field}.dtype`, `'${expected}', as of the other tensors`, dtype);
+}
+
+function threadCount(field: string, value: unknown): number {
+  return value === undefined ? 0 : integer(field, value, 1, 256);
+}
+
+function checkSpans(value: unknown, rows: number): Int32Array {
+  if (!(value instanceof Int32Array) || value.length === 0 || value.length % 3 !== 0)
+    refuse("spec.spans", "an Int32Array of [begin, end, parent] triples", value);
+  const spans = value as Int32Array;
+  let next = 0;
+  for (let s = 0; s * 3 < spans.length; s++) {
+    const [begin, end, parent] = [spans[3 * s]!, spans[3 * s + 1]!, spans[3 * s + 2]!];
+    if (begin !== next || end <= begin || end > rows)
+      throw new IsrDpoError(
+        "INVALID_ARGUMENT",
+        `spec.spans[${s}]: expected [${next}, more, ...] inside ${rows} rows but received [${begin}, ${end}, ${parent}]`,
+      );
+    if (parent < -1 || parent >= s) refuse(`spec.spans[${s}].parent`, "an earlier span or -1", parent);
+    next = end;
+  }
+  if (next !== rows) refuse("spec.spans", `spans that cover all ${rows} rows`, `${next} rows`);
+  return spans.slice();
+}
+
+function attentionArgs(q: unknown, k: unknown, v: unknown, spec: unknown) {
+  const o = options("spec", spec, ["spans", "causal", "scale", "backend", "threads"]);
+  const backend = o.backend === undefined ? "cpu" : choice("spec.backend", o.backend, ["cpu", "cuda", "reference"]);
+  if (backend === "cuda")
+    throw new IsrDpoError("DEVICE_UNAVAILABLE", "spec.backend: this binary has no CUDA", { hint: "use backend 'cpu'" });
+  const Q = floatTensor("q", q, 3);
+  const K = floatTensor("k", k, 3);
+  const V = floatTensor("v", v, 3);
+  const [rows, heads, headSize] = Q.shape as [number, number, number];
+  const kvHeads = K.shape[1]!;
+  sameType("k", K.dtype, Q.dtype);
+  sameType("v", V.dtype, Q.dtype);
+  sameShape("k", K.shape, [rows, kvHeads, headSize]);
+  sameShape("v", V.shape, [rows, kvHeads, headSize]);
+  if (heads % kvHeads !== 0) refuse("k.shape[1]", `a divisor of the ${heads} heads of q`, kvHeads);
+  if (headSize > 256) refuse("q.shape[2]", "a head size of at most 256", headSize);
+  const spans = checkSpans(o.spans, rows);
+  return {
+    ...{ rows, heads, kvHeads, headSize, spans, backend, dtype: Q.dtype, q: Q.data, k: K.data, v: V.data },
+    causal: boolean("spec.causal", o.causal),
+    scale: o.scale === undefined ? 1 / Math.sqrt(headSize) : number("spec.scale", o.scale, { above: 0 }),
+    threads: threadCount("spec.threads", o.threads),
+  };
+}
+
+const zeros = (dtype: "f32" | "bf16", shape: readonly number[]): Tensor => {
+  const size = shape.reduce((a, b) => a * b, 1);
+  return { dtype, shape, data: dtype === "f32" ? new Float32Array(size) : new Uint16Array(size) };
+};
+
+/** Attention over spans: q (T, H, D), k and v (T, K, D) to out (T, H, D) and lse (H, T), natural log. */
+export async function flashAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  spec: AttentionSpec,
+): Promise<{ out: Tensor; lse: Tensor }> {
+  const args = attentionArgs(q, k, v, spec);
+  const out = zeros(args.dtype, q.shape);
+  const lse = zeros("f32", [args.heads, args.rows]);
+  await sharedHost().call("attentionForward", { ...args, out: out.data, lse: lse.data });
+  return { out, lse };
+}
+
+/** Its gradient, from what the forward gave. */
+export async function flashAttentionBackward(
+  dOut: Tensor,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  out: Tensor,
+  lse: Tensor,
+  spec: AttentionSpec,
+): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
+  const args = attentionArgs(q, k, v, spec);
+  const grad = floatTensor("dOut", dOut, 3);
+  const saved = floatTensor("out", out, 3);
+  const stat = floatTensor("lse", lse, 2);
+  for (const [field, t] of [
+    ["dOut", grad],
+    ["out", saved],
+  ] as const) {
+    sameType(field, t.dtype, args.dtype);
+    sameShape(field, t.shape, q.shape);
+  }
+  sameType("lse", stat.dtype, "f32");
+  sameShape("lse", stat.shape, [args.heads, args.rows]);
+  const [dq, dk, dv] = [zeros(args.dtype, q.shape), zeros(args.dtype, k.shape), zeros(args.dtype, k.shape)];
+  const outputs = { dq: dq.data, dk: dk.data, dv: dv.data };
+  await sharedHost().call("attentionBackward", {
+    ...args,
+    dOut: grad.data,
+    out: saved.data,
+    lse: stat.data,
+    ...outputs,
+  });
+  return { dq, dk, dv };
+}
+
+/**
+ * Log-probs of targets under a head, logits never stored whole: hidden (T, C), head (V, C), targets (T) with -1 for none
+ * (log-prob 0). With `backward` (T), the loss's gradient for each log-prob, also dHidden (as hidden) and dHead (f32).
+ */
+export async function sequenceLogProbs(
+  hidden: Tensor,
+  head: Tensor,
+  targets: Int32Array,
+  o?: { backward?: Float32Array; threads?: number },
+): Promise<{ logProbs: Float32Array; dHidden?: Tensor; dHead?: Tensor }> {
+  const given = options("options", o, ["backward", "threads"]);
+  const h = floatTensor("hidden", hidden, 2);
+  const w = floatTensor("head", head, 2);
+  const [rows, width] = h.shape as [number, number];
+  const vocab = w.shape[0]!;
+  sameType("head", w.dtype, h.dtype);
+  sameShape("head", w.shape, [vocab, width]);
+  if (!(targets instanceof Int32Array) || targets.length !== rows)
+    refuse("targets", `an Int32Array of ${rows}`, targets);
+  for (let t = 0; t < rows; t++)
+    if (targets[t]! < -1 || targets[t]! >= vocab) refuse(`targets[${t}]`, `an integer in [-1, ${vocab})`, targets[t]);
+  const logProbs = new Float32Array(rows);
+  const args = {
+    ...{ rows, width, vocab, logProbs, dtype: h.dtype, hidden: h.data, head: w.data, targets: targets.slice() },
+    threads: threadCount("options.threads", given.threads),
+  };
+  if (given.backward === undefined) {
+    await sharedHost().call("sequenceLogProbs", args);
+    return { logProbs };
+  }
+  if (!(given.backward instanceof Float32Array) || given.backward.length !== rows)
+    refuse("options.backward", `a Float32Array of ${rows}`, given.backward);
+  const dHidden = zeros(h.dtype, h.shape);
+  const dHead = zeros("f32", w.shape);
+  const extra = { backward: (given.backward as Float32Array).slice(), dHidden: dHidden.data, dHead: dHead.data };
+  await sharedHost().call("sequenceLogProbs", { ...args, ...extra });
+  return { logProbs, dHidden, dHead };
+}
+
+function lists(field: string, value: unknown, like?: readonly Float32Array[]): Float32Array[] {
+  const all = array(field, value);
+  if (like && all.length !== like.length) refuse(field, `${like.length} arrays, as of \`chosen\``, value);
+  return all.map((x, i) => {
+    if (!(x instanceof Float32Array) || x.length === 0) refuse(`${field}[${i}]`, "a Float32Array that is not empty", x);
+    const bad = (x as Float32Array).findIndex((n) => !Number.isFinite(n));
+    if (bad >= 0) refuse(`${field}[${i}][${bad}]`, "a finite number", (x as Float32Array)[bad]);
+    return (x as Float32Array).slice();
+  });
+}
+
+function sameLengths(field: string, a: readonly Float32Array[], b: readonly Float32Array[]): void {
+  a.forEach((x, i) => {
+    if (x.length !== b[i]!.length) refuse(`${field}[${i}]`, `a Float32Array of ${b[i]!.length}, as of the policy`, x);
+  });
+}
+
+/** A preference loss over pairs, of log-probs a scored token: the mean, and its gradient a token. */
+export function dpoLoss(
+  chosen: readonly Float32Array[],
+  rejected: readonly Float32Array[],
+  refChosen: readonly Float32Array[],
+  refRejected: readonly Float32Array[],
+  o?: LossOptions,
+): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] } {
+  const loss = nativeLoss("options", options("options", o, lossKeys));
+  const c = lists("chosen", chosen);
+  if (c.length === 0) refuse("chosen", "at least one pair", chosen);
+  const r = lists("rejected", rejected, c);
+  const rc = lists("refChosen", refChosen, c);
+  const rr = lists("refRejected", refRejected, c);
+  sameLengths("refChosen", rc, c);
+  sameLengths("refRejected", rr, r);
+  return dpoLossNative({ chosen: c, rejected: r, refChosen: rc, refRejected: rr, options: loss });
+}

@@ -1,0 +1,178 @@
+// Values of the public surface. Row-major tensors; lengths in tokens, times in seconds, sizes in bytes, log-probs in nats.
+
+export interface Tensor {
+  readonly dtype: "f32" | "bf16" | "u8" | "i32";
+  readonly shape: readonly number[];
+  /** bf16 is a Uint16Array of bit patterns. */
+  readonly data: Float32Array | Uint16Array | Uint8Array | Int32Array;
+}
+
+export type TokenIds = Int32Array | readonly number[];
+
+/** With a signal, the call rejects with `signal.reason` and leaves the state as it was before the call. */
+export interface Cancel {
+  signal?: AbortSignal;
+}
+
+export interface FrameSampling {
+  frames?: number;
+  window?: readonly [fromS: number, toS: number];
+  fps?: number;
+}
+
+/** A path of a video file or a folder of frames, frames in memory, normalised pixels, or features. */
+export type Media =
+  | string
+  | { kind?: "video" | "image"; path: string; sample?: FrameSampling }
+  | {
+      kind?: "video" | "image";
+      frames: Uint8Array;
+      width: number;
+      height: number;
+      fps?: number;
+      sample?: FrameSampling;
+    }
+  | {
+      kind?: "video" | "image";
+      pixels: Tensor;
+      gridThw?: readonly [number, number, number];
+      secondsPerGrid?: number;
+      pixelMask?: Tensor;
+    }
+  | Features;
+
+/** (n, C) after the projector. */
+export interface Features extends Tensor {
+  readonly key: string;
+  readonly gridThw?: readonly [number, number, number];
+}
+
+export interface Message {
+  role: "system" | "user" | "assistant";
+  content: string | readonly ({ type: "text"; text: string } | { type: "video" | "image"; media: Media })[];
+}
+
+export interface Sequence {
+  ids: TokenIds;
+  media?: readonly Media[];
+  /** Mask over `ids` of the tokens whose log-prob counts; never the first. */
+  scored?: Uint8Array;
+  /** Loss "sft" only: a target of its own for each row (-1 = none) in place of the next token. */
+  targets?: Int32Array;
+  /** Loss "sft" only: the weight of each row's target. */
+  weights?: Float32Array;
+}
+
+/** A string is one user turn. */
+export type Prompt = string | readonly Message[] | Sequence;
+
+export interface LoadOptions extends Cancel {
+  device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
+  /** "auto": the file's own (float16 is computed in f32). */
+  dtype?: "auto" | "f32" | "bf16";
+  /** At most this many threads of the process's pool; default: all that the machine allows. */
+  threads?: number;
+  visionTower?: string;
+  featureCache?: { dir: string; maxBytes?: number } | false;
+  onProgress?(p: { bytes: number; totalBytes: number }): void;
+}
+
+export interface ModelInfo {
+  family: string;
+  modelType: string;
+  device: string;
+  dtype: "f32" | "bf16";
+  parameters: number;
+  trainable: number;
+  contextLength: number;
+  vocabSize: number;
+  endTokenIds: readonly number[];
+  visualTokens: number | null;
+  isa: string;
+}
+
+export interface Tokenizer {
+  encode(text: string, o?: { special?: boolean }): Int32Array;
+  decode(ids: TokenIds, o?: { skipSpecial?: boolean }): string;
+  stream(): { push(id: number): string; end(): string };
+  apply(
+    messages: readonly Message[],
+    o?: { generate?: boolean },
+  ): { text: string; ids: Int32Array; scored: Uint8Array };
+}
+
+export interface ForwardOutput {
+  rows: readonly [number, number];
+  logits?: Tensor;
+  hidden?: Tensor;
+  positions?: Tensor;
+  ids: Int32Array;
+}
+
+export interface Sampling {
+  /** Default 0: greedy. */
+  temperature?: number;
+  topP?: number;
+  topK?: number;
+  /** Default 256, or what the context has room for. */
+  maxTokens?: number;
+  stop?: readonly string[];
+  suppress?: readonly number[];
+  minTokens?: number;
+  /** Besides the model's end tokens. */
+  stopIds?: readonly number[];
+  /** A draw is a function of seed, stream, copy and position alone. */
+  seed?: bigint | number;
+  stream?: string;
+}
+
+export interface GenerateRequest extends Sampling {
+  /** Default: its index in the call. */
+  id?: string;
+  prompt: Prompt;
+  media?: readonly Media[];
+  copies?: number;
+}
+
+export interface Completion {
+  request: string;
+  copy: number;
+  /** As sampled, with the end or stop token. */
+  ids: Int32Array;
+  text: string;
+  /** One value an id, at temperature 1, before truncation and suppression. */
+  logProbs: Float32Array;
+  end: "stop" | "length";
+}
+
+export type GenerateEvent =
+  | { type: "text"; request: string; copy: number; text: string }
+  | { type: "completion"; completion: Completion };
+
+export interface Pair {
+  id?: string;
+  prompt: Prompt;
+  media?: readonly Media[];
+  /** Ids end with the end token if it is scored. */
+  chosen: string | TokenIds;
+  rejected: string | TokenIds;
+  /** Log-probs per scored token; missing: scored by trainStep while step is 0. */
+  reference?: { chosen: Float32Array; rejected: Float32Array };
+}
+
+export interface SequencePair {
+  id?: string;
+  chosen: Sequence;
+  rejected: Sequence;
+  reference?: Pair["reference"];
+}
+
+export interface Example {
+  id?: string;
+  prompt: Prompt;
+  media?: readonly Media[];
+  answer: string | TokenIds;
+}
+
+/** One kind a call; Example and Sequence only with loss "sft". */
+export type TrainItem = Pair | SequencePair | Example | Sequence;

@@ -1,0 +1,77 @@
+// The command line: what it prints, and its exit codes.
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { node } from "./helpers/child.js";
+import { copyOf, temporaryFolder } from "./helpers/files.js";
+import { folder } from "./helpers/golden.js";
+
+const test = suite("cli");
+const cli = (args: string[], env: Record<string, string> = {}) =>
+  node(["--import", "tsx", "src/cli/main.ts", ...args], env);
+
+test("inspect: this machine", () => {
+  const ended = cli(["inspect", "--json"]);
+  assert.is(ended.code, 0, ended.err);
+  const found = JSON.parse(ended.out);
+  assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", "cuda", "problems"]);
+  assert.ok(found.binary.endsWith(".node") && found.threads >= 1 && found.memoryBytes > 2 ** 28);
+  const text = cli(["inspect"]);
+  assert.match(
+    text.out,
+    /binary .*\.node\ninstructions +(generic|avx2|avx512|avx512bf16)\nthreads +\d+\nmemory +[\d.]+ GiB\ncuda +none/,
+  );
+  assert.not(text.out.includes("\u001b["), "colours only on a terminal");
+});
+
+test("inspect DIR: a checkpoint", () => {
+  const ended = cli(["inspect", folder("text_llama3_rope"), "--json"]);
+  assert.is(ended.code, 0, ended.err);
+  const found = JSON.parse(ended.out);
+  assert.is(found.modelType, "llama");
+  assert.is(found.parameters, 79344);
+  assert.is(found.files.length, 3);
+  assert.equal([found.missing, found.unused], [[], []]);
+  const half = JSON.parse(cli(["inspect", folder("text_llama_gqa_tied", "policy-bf16"), "--json"]).out);
+  assert.is(half.dtype, "bf16");
+  const text = cli(["inspect", folder("text_qwen2")]);
+  assert.match(text.out, /family +.*qwen2/);
+  assert.match(text.out, /parameters +54,960/);
+});
+
+test("exit codes and where messages go", () => {
+  const broken = copyOf(folder("text_llama"));
+  writeFileSync(join(broken, "model.safetensors"), "short");
+  const other = copyOf(folder("text_llama"));
+  writeFileSync(
+    join(other, "config.json"),
+    JSON.stringify({ model_type: "mamba", architectures: ["MambaForCausalLM"] }),
+  );
+  const rows: [args: string[], code: number, message: RegExp, env?: Record<string, string>][] = [
+    [["--help"], 0, /^$/],
+    [["--version"], 0, /^$/],
+    [["inspect", "--help"], 0, /^$/],
+    [["inspct"], 2, /Did you mean inspect/],
+    [["inspect", "--jsn"], 2, /Did you mean --json/],
+    [["inspect", "a", "b"], 2, /too many arguments/],
+    [["inspect", join(temporaryFolder(), "nowhere")], 65, /NOT_FOUND: .*nowhere/],
+    [["inspect", broken], 65, /CHECKPOINT_CORRUPT: .*model\.safetensors/],
+    [["inspect", other], 65, /CHECKPOINT_UNSUPPORTED: .*mamba[\s\S]*hint:/i],
+    [["inspect"], 78, /BINARY_MISSING[\s\S]*hint: build/, { ISR_DPO_PREBUILD: temporaryFolder() }],
+  ];
+  for (const [args, code, message, env] of rows) {
+    const ended = cli(args, env);
+    assert.is(ended.code, code, `${args.join(" ")}: ${ended.err}`);
+    assert.match(ended.err, message, args.join(" "));
+    if (code !== 0) assert.is(ended.out, "", args.join(" "));
+  }
+});
+
+test("a level that the machine lacks, and one that does not exist", () => {
+  const ended = cli(["inspect", "--json"], { ISR_DPO_ISA: "sse9" });
+  assert.is(ended.code, 0, ended.err);
+  assert.match(JSON.parse(ended.out).problems[0], /ISR_DPO_ISA=sse9/);
+});
+
+test.run();

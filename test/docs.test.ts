@@ -1,0 +1,130 @@
+// The documentation stays true: files and scripts that it names exist, every error code has its row, the README's examples
+// are the files in examples/, and those run.
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+
+const top = dirname(dirname(fileURLToPath(import.meta.url)));
+const read = (path: string) => readFileSync(join(top, path), "utf8");
+const inFolder = (folder: string) =>
+  readdirSync(join(top, folder))
+    .filter((name) => name.endsWith(".md"))
+    .map((name) => `${folder}/${name}`);
+const pages = [
+  "README.md",
+  "CONTRIBUTING.md",
+  "CHANGELOG.md",
+  "native/README.md",
+  ...inFolder("docs"),
+  ...inFolder("docs/decisions"),
+];
+const checkpoint = join(top, "test/golden/text_llama/policy");
+const example = (name: string) => read(`examples/${name}`).replace(/^\/\/.*\n/, "");
+
+test("every page links to files that exist", () => {
+  const broken: string[] = [];
+  let links = 0;
+  for (const page of pages)
+    for (const [, target] of read(page).matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g)) {
+      ++links;
+      if (!existsSync(join(top, dirname(page), target!))) broken.push(`${page}: ${target}`);
+    }
+  assert.ok(links > 20, "links were found");
+  assert.equal(broken, []);
+});
+
+test("every page names paths that exist", () => {
+  const broken: string[] = [];
+  const path =
+    /`((?:native|src|test|bench|scripts|docs|examples|cmake|kernels|core|io|autograd|models|infer|train)\/[\w./-]*[\w/])`/g;
+  for (const page of pages)
+    for (const [, name] of read(page).matchAll(path)) {
+      if (/^(build|docs\/api)\b/.test(name!)) continue; // made, not kept
+      if (!existsSync(join(top, name!)) && !existsSync(join(top, "native", name!))) broken.push(`${page}: ${name}`);
+    }
+  assert.equal(broken, []);
+});
+
+test("every npm script that a page names exists", () => {
+  const { scripts } = JSON.parse(read("package.json"));
+  const named = pages.flatMap((page) => [...read(page).matchAll(/npm run ([\w:]+)/g)].map(([, name]) => name!));
+  assert.ok(named.length > 10, "scripts were found");
+  assert.equal(
+    named.filter((name) => !(name in scripts)),
+    [],
+  );
+});
+
+test("every switch that a page or script names is read somewhere", () => {
+  const tree = (folder: string) =>
+    readdirSync(join(top, folder), { recursive: true, withFileTypes: true })
+      .filter((e) => e.isFile() && /\.(ts|mjs|cc|c|h)$/.test(e.name))
+      .map((e) => readFileSync(join(e.parentPath ?? e.path, e.name), "utf8"));
+  const named = [...pages.map(read), ...tree("scripts")].flatMap((text) => text.match(/\bISR_DPO_[A-Z_]+\b/g) ?? []);
+  const code = ["src", "native", "test", "bench"].flatMap(tree).join("\n");
+  const isRead = (name: string) => new RegExp(`env\\.${name}\\b|getenv\\("${name}"\\)`).test(code);
+  assert.ok(named.length > 3, "switches were found");
+  assert.equal([...new Set(named)].filter((name) => !isRead(name)).sort(), []);
+});
+
+test("every error code has a row, and no other", () => {
+  const source = read("src/errors.ts");
+  const codes = new Set([...source.matchAll(/^\s*(?:\| )?"([A-Z_]+)"/gm)].map(([, code]) => code!));
+  const rows = read("docs/errors.md").split("\n");
+  const documented = rows.flatMap((row) =>
+    [...(/^\| (`.*?) \|/.exec(row)?.[1] ?? "").matchAll(/`([A-Z_]+)`/g)].map(([, c]) => c!),
+  );
+  assert.ok(codes.size > 20, "codes were found");
+  assert.equal(documented.sort(), [...codes].sort());
+});
+
+test("the README shows the examples as they are", () => {
+  const blocks = [...read("README.md").matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code!);
+  assert.equal(blocks, [example("generate.mjs"), example("train.mjs")]);
+});
+
+test("the examples run", () => {
+  const dir = mkdtempSync(join(tmpdir(), "isr-dpo-examples-"));
+  const run = (name: string, ...args: string[]) =>
+    execFileSync(process.execPath, [join(top, "examples", name), checkpoint, ...args], { encoding: "utf8" });
+  try {
+    assert.match(run("generate.mjs"), /^copy 0: \d+( \d+)* \((stop|length), first token -\d+\.\d{3} nats\)$/m);
+    const lines = run("train.mjs", join(dir, "model"));
+    assert.match(lines, /^step \d: loss 0\.693147, margin 0\.000$/m);
+    assert.match(lines, /^saved \d+ bytes$/m);
+    assert.ok(existsSync(join(dir, "model/model.safetensors")));
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
+
+test("the service example answers, and says what was wrong", async () => {
+  const server = spawn(process.execPath, [join(top, "examples/service.mjs"), checkpoint, "0"]);
+  try {
+    const [line] = await once(server.stdout.setEncoding("utf8"), "data");
+    const url = `http://127.0.0.1:${/listening on (\d+)/.exec(line)?.[1]}`;
+    const post = async (ids: number[]) => {
+      const response = await fetch(url, { method: "POST", body: JSON.stringify({ ids }) });
+      return {
+        status: response.status,
+        ...((await response.json()) as { ids?: number[]; end?: string; code?: string }),
+      };
+    };
+    const answer = await post([1, 2, 3]);
+    assert.is(answer.status, 200);
+    assert.is(answer.ids?.length, 16);
+    assert.is(answer.end, "length");
+    const refused = await post([1, 1e6]);
+    assert.is(refused.status, 400);
+    assert.is(refused.code, "INVALID_ARGUMENT");
+  } finally {
+    server.kill();
+  }
+});
+
+test.run();

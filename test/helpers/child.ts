@@ -1,0 +1,27 @@
+// Scripts in a process of their own: what may crash takes no test run with it.
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+
+export const root = fileURLToPath(new URL("../..", import.meta.url));
+
+export interface Ended {
+  code: number | null;
+  signal: string | null;
+  out: string;
+  err: string;
+}
+
+/** Runs a node command line in the package's folder. */
+export function node(args: string[], env: Record<string, string> = {}, timeoutMs = 600_000): Ended {
+  const child = spawnSync(process.execPath, args, {
+    cwd: root,
+    encoding: "utf8",
+    env: { ...process.env, ...env },
+    timeout: timeoutMs,
+  });
+  return { code: child.status, signal: child.signal, out: child.stdout, err: child.stderr };
+}
+
+/** Runs a TypeScript file of test/children; `flags` are node's. */
+export const script = (name: string, args: string[] = [], flags: string[] = []): Ended =>
+  node([...flags, "--import", "tsx", `test/children/${name}`, ...args]);

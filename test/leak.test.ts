@@ -1,0 +1,18 @@
+// Memory does not grow with load, generate, train, dispose cycles. ISR_DPO_LEAK_CYCLES sets how many.
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { script } from "./helpers/child.js";
+
+const test = suite("leak");
+const cycles = Number(process.env.ISR_DPO_LEAK_CYCLES ?? 50);
+
+test(`${cycles} cycles: at most 4 MB above cycle ${Math.floor(cycles / 5)}`, () => {
+  // A young generation of fixed size: else V8 resizes it by tens of MB, at times of its own.
+  const ended = script("leak.ts", [String(cycles)], ["--expose-gc", "--max-semi-space-size=1"]);
+  assert.is(ended.code, 0, ended.err);
+  const { early, late } = JSON.parse(ended.out) as { early: number; late: number };
+  assert.ok(early > 0);
+  assert.ok(late - early <= 4e6, `grew by ${((late - early) / 1e6).toFixed(1)} MB`);
+});
+
+test.run();
