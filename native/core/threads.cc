@@ -17,6 +17,8 @@
 namespace isr {
 namespace {
 
+thread_local bool inside_region = false;  // regions do not nest: set on callers while they are in one, always on pool threads
+
 constexpr int kMaxWorkers = 255;
 constexpr int kSpins = 2000;  // about 20 microseconds of pauses before sleeping
 
@@ -124,6 +126,7 @@ class Pool {
   }
 
   void loop(int id, uint32_t seen) {
+    inside_region = true;
     for (;;) {
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
       wait_change(generation_, seen);
@@ -146,7 +149,6 @@ class Pool {
 };
 
 std::atomic<bool> pool_started{false};
-thread_local bool inside_region = false;
 
 }  // namespace
 

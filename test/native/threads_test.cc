@@ -95,4 +95,15 @@ TEST("threads: after a raw fork the pool says so instead of hanging") {
   CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
 }
 
+TEST("threads: a region inside a region is a bug that says so, on whichever thread") {
+  for (int at : {0, 299}) {   // the caller takes the first chunks, a helper some of the rest
+    const std::string code = thrown_code([&] {
+      parallel(2, 300, 1, [&](int64_t begin, int64_t, int) {
+        if (begin >= at) parallel(2, 100, 1, [](int64_t, int64_t, int) {});
+      });
+    });
+    CHECK(code == "BUG", "from chunk ", at, ": ", code);
+  }
+}
+
 }  // namespace isr::test

@@ -92,7 +92,7 @@ static inline vf exp2_of(vf x) {
 #if ISR_LEVEL >= 2
   return (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);  // the plain form warns in gcc 12
 #else
-  const vf y = (vf)((vi)p + (__builtin_convertvector(n, vi) << 23));
+  const vf y = (vf)((vu)p + ((vu)__builtin_convertvector(n, vi) << 23));
   return select(x <= broadcast(-126.0f), zero(), y);
 #endif
 }
