@@ -9,5 +9,10 @@ await stages.stage("format and lint", "npx", ["--no-install", "biome", "check"],
 await stages.stage("types", "npx", ["--no-install", "tsc", "-p", "."], options);
 await stages.stage("the ladder", process.execPath, ["--import", "tsx", "test/layers.test.ts"], options);
 await stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], { ...options, silentPass: true });
-await stages.stage("quick tests", process.execPath, tsTests("^(?!layers|determinism|leak|workers).*\\.test\\.ts$"), options);
+await stages.stage(
+  "quick tests",
+  process.execPath,
+  tsTests("^(?!layers|determinism|leak|workers).*\\.test\\.ts$"),
+  options,
+);
 stages.end();
