@@ -29,12 +29,14 @@ function lowerLevels() {
   return all.slice(0, top);
 }
 
+/** The platform's own package of the newer Node: it holds the binary, so nothing has to be fetched by an install script. */
 async function newerNode() {
   const dir = mkdtempSync(join(tmpdir(), "isr-dpo-node-"));
-  const install = ["install", "--prefix", dir, "--no-save", "--no-audit", "--no-fund", "node@24"];
-  const installed = await stages.stage("install node@24", "npm", install, { ...options, silentPass: true });
+  const name = `node-${process.platform}-${process.arch}`;
+  const install = ["install", "--prefix", dir, "--no-save", "--no-audit", "--no-fund", `${name}@24`];
+  const installed = await stages.stage("install Node 24", "npm", install, { ...options, silentPass: true });
   if (installed)
-    await stages.stage("TypeScript tests, Node 24", join(dir, "node_modules/node/bin/node"), tsTests(), options);
+    await stages.stage("TypeScript tests, Node 24", join(dir, "node_modules", name, "bin/node"), tsTests(), options);
   rmSync(dir, { recursive: true, force: true });
 }
 

@@ -8,10 +8,9 @@
 namespace isr::cpu::ISR_NS {
 namespace {
 
-// A block of tiles takes 450 KB a pass, a panel up to 128 KB: together they fit into the second-level cache. The 6 x 16
-// tile of AVX2 asks for twice the bytes a cycle, more than that cache gives: its passes keep the panel (24 KB) in the first.
-constexpr int64_t kUnitsPerPass = ISR_LEVEL >= 2 ? 1024 : 384;
-constexpr int64_t kBlockTiles = (ISR_LEVEL >= 2 ? 112 : 216) / kTileRows, kBlockPanels = 128 / kPanel;
+// A block of tiles takes 450 KB a pass, a panel up to 128 KB: together they fit into the second-level cache.
+constexpr int64_t kUnitsPerPass = 1024;
+constexpr int64_t kBlockTiles = 112 / kTileRows, kBlockPanels = 128 / kPanel;
 constexpr int64_t kDecodeTiles = 2;  // up to here every panel is read once, whole, and all panels in order
 constexpr int64_t kTileFloats = kTileRows * kPanel;
 
