@@ -9,7 +9,7 @@ import { folder } from "./helpers/golden.js";
 
 const test = suite("cli");
 const cli = (args: string[], env: Record<string, string> = {}) =>
-  node(["--import", "tsx", "src/cli/main.ts", ...args], env);
+  node(["--import", "tsx", "src/cli/main.ts", ...args], { NODE_NO_WARNINGS: "1", ...env }); // newer Nodes warn of NO_COLOR beside the FORCE_COLOR that uvu sets
 
 test("inspect: this machine", () => {
   const ended = cli(["inspect", "--json"]);
