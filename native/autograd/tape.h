@@ -65,7 +65,6 @@ class Tape {
   void backward() {
     for (size_t i = steps_.size(); i-- > 0;) {
       Step& step = steps_[i];
-      op_ = step.op;
       if (step.slot < 0) {
         step.run();
         continue;
@@ -77,11 +76,10 @@ class Tape {
     }
     steps_.clear();
   }
-  const char* current_op() const { return op_; }   // for errors inside backward
 
  private:
   struct Slot { void* grad; size_t bytes; int64_t rows, cols; bool written, borrowed; };
-  struct Step { const char* op; int32_t slot; std::function<void()> run; };
+  struct Step { const char* op /* for the debugger */; int32_t slot; std::function<void()> run; };
   struct Free { size_t bytes; void* p; };
 
   int32_t new_slot(const Tensor& t) {
@@ -107,7 +105,6 @@ class Tape {
   std::vector<Slot> slots_;
   std::vector<Step> steps_;
   std::vector<Free> free_;
-  const char* op_ = "";
 };
 
 }  // namespace isr

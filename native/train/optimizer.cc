@@ -51,6 +51,7 @@ Optimizer::~Optimizer() {
   }
   for (Layer& l : m_.layers) l.group = nullptr;
   m_.shared_group = nullptr;
+  ++m_.generation;   // with the masters goes what bfloat16 values cannot hold: a memoised hash is stale
 }
 
 void Optimizer::zero() noexcept {

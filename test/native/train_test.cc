@@ -233,6 +233,24 @@ TEST("train: a saved checkpoint keeps what was not trained and loads again with 
   CHECK(Model::load(dir.path + "/live", {})->hash() == Model::load(dir.path + "/after", {})->hash(), "float32: disposing a trainer loses nothing");
 }
 
+TEST("train: the hash follows the weights when a bfloat16 trainer of a float32 file is disposed") {
+  ScratchFolder dir;
+  write_model(dir.path + "/source", {});
+  LoadOptions load;
+  load.dtype = "bf16";
+  auto model = Model::load(dir.path + "/source", load);
+  std::string live;
+  {
+    Trainer trainer(*model, options());
+    trainer.train_step(make_pairs(model->config.vocab), nullptr);
+    live = model->hash();   // of the float32 masters
+  }
+  const std::string rest = model->hash();
+  CHECK(rest != live, "the masters are gone");
+  model->save(dir.path + "/saved");
+  CHECK(Model::load(dir.path + "/saved", {})->hash() == rest, "the hash is that of what is saved");
+}
+
 TEST("train: schedules") {
   TrainerOptions o;
   o.learning_rate = 1;
