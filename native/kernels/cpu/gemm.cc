@@ -1,16 +1,18 @@
 // Microkernels and the driver of all matrix products (gemm.h says what the blocks are).
 //
-// A tile of sums lives in registers for up to kUnitsPerPass steps of the reduction; both operands stream from the
-// second-level cache, where a block of tiles and a panel fit together. No software prefetch: on one sequential stream the
-// hardware is faster without.
+// A tile of sums lives in registers for up to kUnitsPerPass steps of the reduction, while a block of tiles rests in the
+// second-level cache. Decoding fetches nothing ahead: on one sequential stream the hardware alone is faster.
 #include "kernels/cpu/gemm.h"
 
 namespace isr::cpu::ISR_NS {
 namespace {
 
-// A block of tiles takes 450 KB a pass, a panel up to 128 KB: together they fit into the second-level cache.
-constexpr int64_t kUnitsPerPass = 1024;
-constexpr int64_t kBlockTiles = 112 / kTileRows, kBlockPanels = 128 / kPanel;
+// With 512-bit vectors a unit takes so long that panels may stream from the second-level cache: a block of tiles takes
+// 450 KB a pass, a panel up to 128 KB. With narrower ones a panel's stretch (24 KB) rests in the first level, and what comes
+// next is fetched ahead.
+constexpr bool kFetchAhead = ISR_LEVEL < 2;
+constexpr int64_t kUnitsPerPass = kFetchAhead ? 384 : 1024;
+constexpr int64_t kBlockTiles = 112 / kTileRows, kBlockPanels = (kFetchAhead ? 256 : 128) / kPanel;
 constexpr int64_t kDecodeTiles = 2;  // up to here every panel is read once, whole, and all panels in order
 constexpr int64_t kTileFloats = kTileRows * kPanel;
 
@@ -133,8 +135,26 @@ struct Block { int64_t tile0, tile1, panel0, panel1; };
 // and one pass of a widened panel.
 struct Room { float* sums; float* wide; };
 
+// Asks for part `part` of `parts` of what will be read soon. Only asked for, not read: any address is allowed.
+inline void fetch_part(const char* data, int64_t bytes, int64_t part, int64_t parts) {
+  const char* end = data + bytes * (part + 1) / parts;
+  for (const char* line = data + bytes * part / parts; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
+
+// While `tile` is multiplied by `panel`: a part of the next panel's stretch and of the tile's next pass.
+void fetch_ahead(const Product& p, const Block& block, int64_t tile, int64_t panel, int64_t u, int64_t count) {
+  const int64_t stretch = count * kPanel * 4, a_unit = p.tiles[tile].rows * a_unit_bytes(p.kernel);
+  const bool last = panel + 1 == block.panel1;
+  const char* next = last ? p.b + block.panel0 * p.panel_pitch + (u + count) * kPanel * 4
+                          : p.b + (panel + 1) * p.panel_pitch + u * kPanel * 4;
+  fetch_part(next, stretch, tile - block.tile0, block.tile1 - block.tile0);
+  const char* a_next = p.a + tile * p.tile_pitch + (u + count) * a_unit;
+  if (u + count < p.units) fetch_part(a_next, count * a_unit, panel - block.panel0, block.panel1 - block.panel0);
+}
+
 void multiply_block(const Product& p, const Block& block, int64_t units_per_pass, const Room& room, Finish finish) {
   const bool passes = units_per_pass < p.units, wide = room.wide != nullptr;
+  const bool ahead = kFetchAhead && p.tile_count > kDecodeTiles;
   const Multiply* multiply = multiplies(wide ? Kernel::F32 : p.kernel);
   const int64_t unit = a_unit_bytes(p.kernel);
   for (int64_t u = 0; u < p.units || u == 0; u += units_per_pass) {
@@ -146,6 +166,7 @@ void multiply_block(const Product& p, const Block& block, int64_t units_per_pass
       for (int64_t tile = block.tile0; tile < block.tile1; ++tile) {
         const int rows = p.tiles[tile].rows;
         const float* a = reinterpret_cast<const float*>(p.a + tile * p.tile_pitch + u * rows * unit);
+        if (ahead) fetch_ahead(p, block, tile, panel, u, count);
         multiply[rows](a, wide ? room.wide : b, wide ? 2 * count : count, c, u == 0);
         if (u + count >= p.units) finish(tile, panel, c);
         if (passes) c += kTileFloats;
