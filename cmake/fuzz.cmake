@@ -25,6 +25,7 @@ if(BUILD_FUZZ)
   file(GLOB fuzz_io CONFIGURE_DEPENDS native/io/*.cc)
   add_fuzz_target(fuzz_json ${fuzz_io})
   add_fuzz_target(fuzz_safetensors ${fuzz_io})
+  add_fuzz_target(fuzz_pickle ${fuzz_io})
 endif()
 
 if(BUILD_TESTING)

@@ -24,7 +24,23 @@ export interface NativeMachine {
   memoryBytes: number;
   poolThreads: number; // started so far
 }
+export interface NativeTowerFacts {
+  imageSize: number;
+  rowsAFrame: number; // of the decoder
+  frames: number; // of a clip; 0: any number
+  width: number; // of features before the projector
+}
+export interface NativeVision {
+  original: boolean;
+  imageToken: number;
+  videoToken: number;
+  perVideo: number;
+  frames: number; // sampled from a video by default
+  image?: NativeTowerFacts;
+  video?: NativeTowerFacts;
+}
 export interface NativeCheckpoint {
+  vision?: NativeVision;
   family: string;
   modelType: string;
   parameters: number;
@@ -57,6 +73,11 @@ export interface NativePair {
   refChosen?: Float32Array;
   refRejected?: Float32Array;
 }
+export interface NativeToken {
+  request: number;
+  copy: number;
+  id: number;
+}
 export interface NativeCompletion {
   request: number;
   copy: number;
@@ -83,13 +104,15 @@ type JobName =
       | "save"
       | "dispose"
     )
+  | ("addMedia" | "mediaFeatures" | "releaseMedia" | "towerHash")
   | ("createTrainer" | "disposeTrainer" | "score" | "trainStep" | "gradients" | "saveTrainer" | "loadTrainer")
-  | ("attentionForward" | "attentionBackward" | "sequenceLogProbs");
+  | ("attentionForward" | "attentionBackward" | "sequenceLogProbs" | "preprocess");
 interface Native extends Record<JobName, Job> {
   createHost(): Handle;
   cancel(host: Handle, job: number): boolean; // true: it had not begun, and will not settle
   close(host: Handle): void;
-  counters(host: Handle): { prefillTokens: number; decodeTokens: number; trainTokens: number };
+  endBranch(host: Handle, job: number, request: number, copy: number): void;
+  counters(host: Handle): Record<"prefillTokens" | "decodeTokens" | "trainTokens" | "towerPasses", number>;
   machine(): NativeMachine;
   dpoLoss(args: object): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] };
 }
@@ -161,6 +184,8 @@ function errorOf(failure: Failure, above: (...args: never[]) => unknown, trace?:
 export interface CallOptions {
   signals?: readonly (AbortSignal | undefined)[]; // the first to abort gives the reason
   event?: (value: never) => void;
+  /** Given at once: ends a branch of a generation, which then stops after its last token. */
+  control?: (endBranch: (request: number, copy: number) => void) => void;
 }
 
 /** One job thread of the engine and what it owns. Jobs run in the order of the calls. */
@@ -188,7 +213,7 @@ export class Host {
     return this.#call(job, args, o);
   }
 
-  #call<R>(job: JobName, args: object, { signals = [], event }: CallOptions): Promise<R> {
+  #call<R>(job: JobName, args: object, { signals = [], event, control }: CallOptions): Promise<R> {
     const given = signals.filter((s) => s !== undefined);
     const aborted = given.find((s) => s.aborted);
     if (aborted) return Promise.reject(aborted.reason);
@@ -210,6 +235,7 @@ export class Host {
       } catch (e) {
         return reject(errorOf(e as Failure, this.call, trace));
       }
+      control?.((request, copy) => this.#native.endBranch(this.#handle, id, request, copy));
       for (const s of given) s.addEventListener("abort", abort, { once: true });
     });
   }

@@ -1,12 +1,15 @@
-// Generation requests: validated, queued as one job, answered by completions as they end.
-import type { Host, NativeCompletion } from "./addon.js";
+// Generation requests: validated, queued as one job, answered by text as it comes and completions as they end.
+import type { NativeCompletion, NativeToken } from "./addon.js";
 import { array, ids, integer, number, options, refuse, seed, signal, text } from "./check.js";
 import { IsrDpoError } from "./errors.js";
+import type { Call, HeldMedia, Inputs } from "./inputs.js";
 import { type Run, startRun } from "./run.js";
-import { promptIds, tokenizerError } from "./sequence.js";
-import type { Cancel, Completion, GenerateEvent, GenerateRequest, ModelInfo } from "./types.js";
+import { each, resolvePrompt } from "./sequence.js";
+import { TextBranch } from "./stream.js";
+import type { ModelTokenizer } from "./text/tokenizer.js";
+import type { Cancel, Completion, GenerateEvent, GenerateRequest } from "./types.js";
 
-const samplingKeys = [
+export const samplingKeys = [
   "temperature",
   "topP",
   "topK",
@@ -20,14 +23,30 @@ const samplingKeys = [
 ];
 const requestKeys = ["id", "prompt", "media", "copies", ...samplingKeys];
 
-function nativeRequest(field: string, value: unknown, info: ModelInfo) {
+function stopStrings(field: string, value: unknown): string[] {
+  if (value === undefined) return [];
+  return array(field, value).map((s, i) => {
+    const stop = text(`${field}[${i}]`, s);
+    if (stop === "") refuse(`${field}[${i}]`, "a string that is not empty", s);
+    return stop;
+  });
+}
+
+interface Request {
+  native: object & { copies: number };
+  stops: string[];
+}
+
+async function resolveRequest(call: Call, field: string, value: unknown): Promise<Request> {
+  const { info } = call;
   const r = options(field, value, requestKeys);
   const at = (key: string) => `${field}.${key}`;
-  if (r.stop !== undefined && array(at("stop"), r.stop).length > 0) throw tokenizerError(at("stop"));
-  const prompt = promptIds(at("prompt"), r.prompt, r.media, info);
+  const stops = stopStrings(at("stop"), r.stop);
+  if (stops.length > 0) call.tokenizer(at("stop"));
+  const { ids: prompt } = await resolvePrompt(call, at("prompt"), r.prompt, r.media);
   const room = Math.max(1, Math.min(256, info.contextLength - prompt.length)); // the default never overflows by itself
   const maxTokens = r.maxTokens === undefined ? room : integer(at("maxTokens"), r.maxTokens, 1, 2 ** 31 - 1);
-  return {
+  const native = {
     ids: prompt,
     copies: r.copies === undefined ? 1 : integer(at("copies"), r.copies, 1, 65536),
     temperature: r.temperature === undefined ? 0 : number(at("temperature"), r.temperature, { min: 0 }),
@@ -40,6 +59,7 @@ function nativeRequest(field: string, value: unknown, info: ModelInfo) {
     seed: seed(at("seed"), r.seed),
     stream: r.stream === undefined ? "" : text(at("stream"), r.stream),
   };
+  return { native, stops };
 }
 
 function requestNames(requests: readonly unknown[]): string[] {
@@ -56,12 +76,71 @@ function requestNames(requests: readonly unknown[]): string[] {
 }
 
 export interface GenerateTarget {
-  host: Host;
-  info: ModelInfo;
+  inputs: Inputs;
   session: number; // 0: none
   maxBytes?: number;
   life?: AbortSignal; // ends with the session
+  keep?: HeldMedia; // media that a session holds
   held?(state: { cachedTokens: number; bytes: number }): void;
+}
+
+/** Takes a job's events: tokens become text, completions are cut where a stop string ended them. */
+class Collector {
+  readonly completions: Completion[];
+  readonly #branches: (TextBranch | undefined)[];
+  readonly #first: number[];
+  #endBranch: (request: number, copy: number) => void = () => {};
+
+  constructor(
+    readonly names: readonly string[],
+    readonly requests: readonly Request[],
+    tokenizer: ModelTokenizer | null,
+    readonly emit: (event: GenerateEvent) => void,
+  ) {
+    this.#first = requests.map((_, i) => requests.slice(0, i).reduce((n, r) => n + r.native.copies, 0));
+    this.completions = new Array<Completion>(requests.reduce((n, r) => n + r.native.copies, 0));
+    this.#branches = requests.flatMap((r) =>
+      Array.from({ length: r.native.copies }, () => (tokenizer ? new TextBranch(tokenizer, r.stops) : undefined)),
+    );
+  }
+
+  readonly control = (endBranch: (request: number, copy: number) => void): void => {
+    this.#endBranch = endBranch;
+  };
+
+  readonly event = (e: NativeToken | NativeCompletion): void => {
+    if ("id" in e) this.#token(e);
+    else this.#completion(e);
+  };
+
+  #text(request: number, copy: number, piece: string): void {
+    if (piece !== "") this.emit({ type: "text", request: this.names[request]!, copy, text: piece });
+  }
+
+  #token({ request, copy, id }: NativeToken): void {
+    const branch = this.#branches[this.#first[request]! + copy];
+    if (!branch) return;
+    const running = branch.stoppedAfter === undefined;
+    this.#text(request, copy, branch.push(id));
+    if (running && branch.stoppedAfter !== undefined) this.#endBranch(request, copy);
+  }
+
+  #completion(c: NativeCompletion): void {
+    const at = this.#first[c.request]! + c.copy;
+    const branch = this.#branches[at];
+    if (branch) this.#text(c.request, c.copy, branch.end());
+    const cut = branch?.stoppedAfter;
+    const completion: Completion = {
+      request: this.names[c.request]!,
+      copy: c.copy,
+      ids: cut === undefined ? c.ids : c.ids.slice(0, cut),
+      text: branch?.text ?? "",
+      logProbs: cut === undefined ? c.logProbs : c.logProbs.slice(0, cut),
+      end: c.stopped || cut !== undefined ? "stop" : "length",
+    };
+    this.completions[at] = completion;
+    this.emit({ type: "completion", completion });
+  }
 }
 
 export function generate(
@@ -69,37 +148,38 @@ export function generate(
   requests: GenerateRequest | readonly GenerateRequest[],
   o?: Cancel & { maxBytes?: number },
 ): Run<GenerateEvent, Completion[]> {
-  const given = signalOf(o);
-  return startRun<GenerateEvent, Completion[]>(given, async (aborted, emit) => {
+  const { inputs } = target;
+  return startRun<GenerateEvent, Completion[]>(signalOf(o), async (aborted, emit) => {
     const known = options("options", o, ["signal", "maxBytes"]);
     signal("options.signal", known.signal);
     const maxBytes = known.maxBytes === undefined ? target.maxBytes : integer("options.maxBytes", known.maxBytes, 1);
     const list = Array.isArray(requests) ? (requests as readonly unknown[]) : [requests];
-    const natives = list.map((r, i) => nativeRequest(`requests[${i}]`, r, target.info));
-    const names = requestNames(list);
-    const first = natives.map((_, i) => natives.slice(0, i).reduce((n, r) => n + r.copies, 0));
-    const total = natives.reduce((n, r) => n + r.copies, 0);
-    if (total === 0) return [];
-
-    const completions = new Array<Completion>(total);
-    const event = (c: NativeCompletion) => {
-      const completion: Completion = {
-        request: names[c.request]!,
-        copy: c.copy,
-        ids: c.ids,
-        text: "",
-        logProbs: c.logProbs,
-        end: c.stopped ? "stop" : "length",
+    let collector: Collector | undefined;
+    const prepare = async (call: Call) => {
+      const resolved = await each(list, (r, i) => resolveRequest(call, `requests[${i}]`, r));
+      const tokenizer = inputs.tokenizerOrNull;
+      const collected = new Collector(requestNames(list), resolved, tokenizer, emit);
+      collector = collected;
+      const args = {
+        requests: resolved.map((r) => r.native),
+        session: target.session,
+        maxBytes: maxBytes ?? 0,
+        stream: tokenizer !== null,
       };
-      completions[first[c.request]! + c.copy] = completion;
-      emit({ type: "completion", completion });
+      const { event, control } = collected;
+      const signals = [aborted, target.life];
+      return {
+        result: inputs.host.call<{ cachedTokens: number; bytes: number }>("generate", args, {
+          signals,
+          event,
+          control,
+        }),
+      };
     };
-    const state = await target.host.call<{ cachedTokens: number; bytes: number }>(
-      "generate",
-      { requests: natives, session: target.session, maxBytes: maxBytes ?? 0 },
-      { signals: [aborted, target.life], event },
-    );
+    if (list.length === 0) return [];
+    const state = await inputs.run([aborted, target.life], prepare, target.keep);
     target.held?.(state);
+    const { completions } = collector!;
     if (completions.includes(undefined as never)) throw new IsrDpoError("BUG", "generate: a completion is missing");
     return completions;
   });

@@ -10,3 +10,4 @@ export type { Run } from "./run.js";
 export type { StepMetrics, Trainer, TrainerOptions } from "./trainer.js";
 export { createTrainer } from "./trainer.js";
 export type * from "./types.js";
+export { type Frame, type PreprocessConfig, type Preprocessed, preprocessFrames } from "./video/preprocess.js";

@@ -1,7 +1,7 @@
 // What this machine and a checkpoint are, without loading weights.
 import { binaryPath, machine, type NativeReport, sharedHost } from "./addon.js";
 import { path } from "./check.js";
-import { tokenizerError } from "./sequence.js";
+import { visualTokens } from "./media.js";
 import type { ModelInfo, Tokenizer } from "./types.js";
 
 export interface DeviceReport {
@@ -48,7 +48,7 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
     contextLength: r.contextLength,
     vocabSize: r.vocabSize,
     endTokenIds: [...r.endTokenIds],
-    visualTokens: null,
+    visualTokens: visualTokens(r),
     files: r.files,
     parts: r.parts,
     missing: r.missing,
@@ -57,7 +57,9 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
   };
 }
 
+/** The tokenizer of a checkpoint folder (tokenizer.json, or tokenizer.model), without its weights. */
 export async function loadTokenizer(dir: string): Promise<Tokenizer> {
-  path("dir", dir);
-  throw tokenizerError("loadTokenizer");
+  const folder = path("dir", dir);
+  const text = await import("./text/tokenizer.js");
+  return text.loadTokenizer(folder);
 }

@@ -1,10 +1,14 @@
 // VideoLM: a loaded model. Calls are validated here, queued on its host, and answered in order.
 import { asyncDispose, disposedError, Host, type NativeModel, type NativeTensor } from "./addon.js";
 import { array, choice, integer, options, path, refuse, show, signal, text } from "./check.js";
-import { IsrDpoError } from "./errors.js";
-import { generate, type GenerateTarget, signalOf } from "./generate.js";
-import { type Run, startRun } from "./run.js";
-import { noMedia, plainIds, scoredSequence, tokenizerError } from "./sequence.js";
+import { chat } from "./chat.js";
+import { IsrDpoError, isIsrDpoError } from "./errors.js";
+import { generate, type GenerateTarget } from "./generate.js";
+import { type BuiltSequence, build, type HeldMedia, Inputs, messagesOf } from "./inputs.js";
+import { MediaRegistry, visualTokens } from "./media.js";
+import type { Run } from "./run.js";
+import { plainSequence, scoredSequences } from "./sequence.js";
+import type { ModelTokenizer } from "./text/tokenizer.js";
 import type {
   Cancel,
   Completion,
@@ -25,7 +29,7 @@ import type {
 
 const microBatchTokens = 4096; // of logProbs: bounds the activations of one packed batch
 
-/** Shared prefixes (same tokens) are found and computed once; nothing has to be declared. */
+/** Shared prefixes (same tokens, same media) are found and computed once; nothing has to be declared. */
 export interface Generator {
   generate(
     requests: GenerateRequest | readonly GenerateRequest[],
@@ -88,6 +92,7 @@ const internals = Symbol.for("isr-dpo.model"); // of any copy of this package in
 export interface ModelInternals {
   readonly host: Host;
   readonly width: number;
+  readonly inputs: Inputs;
   trainer: boolean; // one is alive
 }
 
@@ -112,9 +117,8 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
   checkDevice(given.device);
   const dtype = given.dtype === undefined ? "auto" : choice("options.dtype", given.dtype, ["auto", "f32", "bf16"]);
   const threads = given.threads === undefined ? 0 : integer("options.threads", given.threads, 1, 256);
-  for (const key of ["visionTower", "featureCache"])
-    if (given[key] !== undefined && given[key] !== false)
-      refuse(`options.${key}`, "nothing: this version loads text models", given[key]);
+  const visionTower = given.visionTower === undefined ? undefined : path("options.visionTower", given.visionTower);
+  const featureCache = cacheOptions(given.featureCache);
   if (given.onProgress !== undefined && typeof given.onProgress !== "function")
     refuse("options.onProgress", "a function", given.onProgress);
   const onProgress = given.onProgress as LoadOptions["onProgress"];
@@ -122,10 +126,42 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
   const host = new Host("the model");
   try {
     const call = { signals: [cancel], ...(onProgress ? { event: quietly(onProgress) } : {}) };
-    const native = await host.call<NativeModel>("load", { dir: folder, dtype, threads }, call);
-    return new TextModel(host, native);
+    const [native, tokenizer] = await Promise.all([
+      host.call<NativeModel>("load", { dir: folder, dtype, threads, visionTower }, call),
+      tokenizerOf(folder),
+    ]);
+    return new LoadedModel(host, native, folder, tokenizer, featureCache);
   } catch (e) {
     await host.dispose();
+    throw e;
+  }
+}
+
+interface CacheOptions {
+  dir: string;
+  maxBytes?: number;
+}
+
+function cacheOptions(value: unknown): CacheOptions | undefined {
+  if (value === undefined || value === false) return undefined;
+  const o = options("options.featureCache", value, ["dir", "maxBytes"]);
+  const dir = path("options.featureCache.dir", o.dir);
+  if (o.maxBytes === undefined) return { dir };
+  return { dir, maxBytes: integer("options.featureCache.maxBytes", o.maxBytes, 1) };
+}
+
+/** The folder's tokenizer; why there is none is told when words are used, for ids need none. */
+async function tokenizerOf(dir: string): Promise<ModelTokenizer | IsrDpoError> {
+  try {
+    const { loadTokenizer } = await import("./text/tokenizer.js");
+    return await loadTokenizer(dir);
+  } catch (e) {
+    if (isIsrDpoError(e, "NOT_FOUND"))
+      return new IsrDpoError("TOKENIZER", `${dir} has no tokenizer (tokenizer.json or tokenizer.model)`, {
+        hint: "give token ids (a Sequence), or put the tokenizer's files beside the weights",
+        path: dir,
+      });
+    if (isIsrDpoError(e)) return e;
     throw e;
   }
 }
@@ -167,18 +203,25 @@ function modelInfo(native: NativeModel): ModelInfo {
     contextLength: native.contextLength,
     vocabSize: native.vocabSize,
     endTokenIds: Object.freeze([...native.endTokenIds]),
-    visualTokens: null,
+    visualTokens: visualTokens(native),
     isa: native.isa,
   });
 }
 
 async function logProbs(target: GenerateTarget, sequences: unknown, o: unknown): Promise<Float32Array[]> {
   const given = options("options", o, ["signal"]);
-  const cancel = signal("options.signal", given.signal);
-  const list = array("sequences", sequences).map((s, i) => scoredSequence(`sequences[${i}]`, s, target.info));
-  if (list.length === 0) return [];
-  const args = { sequences: list, microBatchTokens };
-  return target.host.call<Float32Array[]>("logProbs", args, { signals: [cancel, target.life] });
+  const signals = [signal("options.signal", given.signal), target.life];
+  if (array("sequences", sequences).length === 0) return [];
+  const { inputs } = target;
+  return inputs.run(
+    signals,
+    async (call) => {
+      const list = await scoredSequences(call, "sequences", sequences);
+      const args = { sequences: list, microBatchTokens };
+      return { result: inputs.host.call<Float32Array[]>("logProbs", args, { signals }) };
+    },
+    target.keep,
+  );
 }
 
 /** [begin, end) of `length` rows: negative values count from the end, and an end of 0 is the end. */
@@ -197,79 +240,137 @@ function resolveRows(rows: unknown, length: number): [number, number] {
   return [begin, end];
 }
 
-class TextModel implements VideoLM {
+function memoised<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => {
+    made ??= make();
+    return made;
+  };
+}
+
+/** The mask over a sequence's ids before their expansion. */
+function givenMask(built: BuiltSequence): Uint8Array {
+  return Uint8Array.from(built.given, (_, i) => built.scored[built.starts[i]!]!);
+}
+
+class LoadedModel implements VideoLM {
   readonly info: ModelInfo;
   readonly [internals]: ModelInternals;
+  readonly #inputs: Inputs;
+  readonly #media: MediaRegistry;
   #sessions = 0;
 
-  constructor(host: Host, native: NativeModel) {
+  constructor(
+    host: Host,
+    native: NativeModel,
+    dir: string,
+    tokenizer: ModelTokenizer | IsrDpoError,
+    cache: CacheOptions | undefined,
+  ) {
     this.info = modelInfo(native);
-    this[internals] = { host, width: native.width, trainer: false };
+    const { vision } = native;
+    const tower = vision?.video ?? vision?.image;
+    const spec = memoised(async () => {
+      const { readVisionSpec } = await import("./video/spec.js");
+      return readVisionSpec(dir, native.family, { imageSize: tower!.imageSize, frames: vision!.frames });
+    });
+    const features = cache && import("./video/features.js").then(({ FeatureCache }) => new FeatureCache(cache));
+    features?.catch(() => undefined); // told at first use
+    this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features);
+    this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer);
+    this[internals] = { host, width: native.width, inputs: this.#inputs, trainer: false };
   }
 
   get #host(): Host {
     return this[internals].host;
   }
   get #target(): GenerateTarget {
-    return { host: this.#host, info: this.info, session: 0 };
+    return { inputs: this.#inputs, session: 0 };
   }
 
   get tokenizer(): Tokenizer {
-    throw tokenizerError("tokenizer");
+    return this.#inputs.tokenizer("tokenizer");
   }
 
   get counters(): Readonly<Record<CounterName, number>> {
-    const text = this.#host.counters;
-    return { decodes: 0, towerPasses: 0, featureHits: 0, featureMisses: 0, judgeCalls: 0, ...text };
+    return { judgeCalls: 0, ...this.#media.counters, ...this.#host.counters };
   }
 
   hash(): Promise<string> {
-    return this.#host.call("hash", {});
+    return this.#inputs.call("hash", {});
   }
 
-  async preprocess(): Promise<never> {
-    throw noMedia("media", this.info);
+  async preprocess(media: Media, o?: Cancel): ReturnType<VideoLM["preprocess"]> {
+    const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
+    const { pixels, sourceFrames } = await this.#media.open("media", media, cancel);
+    return { pixels, sourceFrames };
   }
 
-  async encode(): Promise<never> {
-    throw noMedia("media", this.info);
+  async encode(media: Media, o?: Cancel & { stage?: "projected" | "tower" }): Promise<Features> {
+    const given = options("options", o, ["signal", "stage"]);
+    const cancel = signal("options.signal", given.signal);
+    const stage =
+      given.stage === undefined ? "projected" : choice("options.stage", given.stage, ["projected", "tower"]);
+    return this.#inputs.run([cancel], async (call) => {
+      const placed = await call.place("media", media);
+      const features = this.#media.features(placed, stage, cancel);
+      return { result: features.then((t) => ({ ...t, key: `${stage} ${placed.key}` })) };
+    });
   }
 
   async sequence(prompt: Prompt, answer?: string): Promise<Sequence> {
-    if (typeof prompt === "string" || Array.isArray(prompt)) throw tokenizerError("prompt");
-    if (answer !== undefined) throw tokenizerError("answer");
-    return { ids: plainIds("prompt", prompt, this.info) };
+    if (answer !== undefined) text("answer", answer);
+    const messages = messagesOf("prompt", prompt, undefined);
+    if (!messages) {
+      if (answer !== undefined)
+        refuse("answer", "nothing beside a Sequence: it holds the answer's ids already", answer);
+      await this.#inputs.run([], async (call) => ({ result: plainSequence(call, "prompt", prompt) }));
+      return prompt as Sequence;
+    }
+    const whole = answer === undefined ? messages : [...messages, { role: "assistant" as const, content: answer }];
+    return this.#inputs.run([], async (call) => {
+      const built = await build(call, "prompt", whole, answer === undefined);
+      const original = call.rules.style === "original";
+      const sequence: Sequence = {
+        ids: original ? built.given : built.shown,
+        ...(built.media.length > 0 ? { media: built.media } : {}),
+        ...(answer === undefined ? {} : { scored: original ? givenMask(built) : built.scored }),
+      };
+      return { result: Promise.resolve(sequence) };
+    });
   }
 
   async forward(s: Sequence, o?: Parameters<VideoLM["forward"]>[1]): Promise<ForwardOutput> {
     const given = options("options", o, ["signal", "outputs", "rows"]);
     const cancel = signal("options.signal", given.signal);
-    const ids = plainIds("sequence", s, this.info);
     const outputs =
       given.outputs === undefined
         ? ["logits" as const]
         : array("options.outputs", given.outputs).map((x, i) =>
             choice(`options.outputs[${i}]`, x, ["logits", "hidden", "positions"]),
           );
-    const [begin, end] = resolveRows(given.rows, ids.length);
-
-    const rows = end - begin;
-    const tensor = (name: (typeof outputs)[number], cols: number): Tensor | undefined =>
-      outputs.includes(name) ? { dtype: "f32", shape: [rows, cols], data: new Float32Array(rows * cols) } : undefined;
-    const logits = tensor("logits", this.info.vocabSize);
-    const hidden = tensor("hidden", this[internals].width);
-    const positions: Tensor | undefined = outputs.includes("positions")
-      ? { dtype: "i32", shape: [1, ids.length], data: new Int32Array(ids.length) }
-      : undefined;
-    const args = { ids, begin, end, logits: logits?.data, hidden: hidden?.data, positions: positions?.data };
-    await this.#host.call("forward", args, { signals: [cancel] });
-    return {
-      rows: [begin, end],
-      ids,
-      ...(logits && { logits }),
-      ...(hidden && { hidden }),
-      ...(positions && { positions }),
-    };
+    return this.#inputs.run([cancel], async (call) => {
+      const { ids, shown } = await plainSequence(call, "sequence", s);
+      const [begin, end] = resolveRows(given.rows, ids.length);
+      const rows = end - begin;
+      const tensor = (name: (typeof outputs)[number], cols: number): Tensor | undefined =>
+        outputs.includes(name) ? { dtype: "f32", shape: [rows, cols], data: new Float32Array(rows * cols) } : undefined;
+      const logits = tensor("logits", this.info.vocabSize);
+      const hidden = tensor("hidden", this[internals].width);
+      const positions: Tensor | undefined = outputs.includes("positions")
+        ? { dtype: "i32", shape: [1, ids.length], data: new Int32Array(ids.length) }
+        : undefined;
+      const args = { ids, begin, end, logits: logits?.data, hidden: hidden?.data, positions: positions?.data };
+      const done = this.#host.call("forward", args, { signals: [cancel] });
+      const output: ForwardOutput = {
+        rows: [begin, end],
+        ids: shown,
+        ...(logits && { logits }),
+        ...(hidden && { hidden }),
+        ...(positions && { positions }),
+      };
+      return { result: done.then(() => output) };
+    });
   }
 
   generate(
@@ -283,10 +384,8 @@ class TextModel implements VideoLM {
     return logProbs(this.#target, sequences, o);
   }
 
-  chat(_messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion> {
-    return startRun<string, Completion>(signalOf(o), async () => {
-      throw tokenizerError("messages");
-    });
+  chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion> {
+    return chat(this.#target, messages, o);
   }
 
   session(o?: { maxBytes?: number }): Session {
@@ -294,18 +393,18 @@ class TextModel implements VideoLM {
     const maxBytes = given.maxBytes === undefined ? undefined : integer("options.maxBytes", given.maxBytes, 1);
     if (this.#host.disposed) throw disposedError("the model");
     this.#sessions += 1;
-    return new TextSession(this.#host, this.info, this.#sessions, maxBytes);
+    return new ModelSession(this.#inputs, this.#sessions, maxBytes);
   }
 
   async parameter(name: string): Promise<Tensor> {
-    const tensor = await this.#host.call<NativeTensor>("parameter", { name: text("name", name) });
+    const tensor = await this.#inputs.call<NativeTensor>("parameter", { name: text("name", name) });
     return { dtype: "f32", shape: tensor.shape, data: tensor.data };
   }
 
   async save(dir: string, o?: Cancel): Promise<{ hash: string; bytes: number }> {
     const given = options("options", o, ["signal"]);
     const cancel = signal("options.signal", given.signal);
-    return this.#host.call("save", { dir: path("dir", dir) }, { signals: [cancel] });
+    return this.#inputs.call("save", { dir: path("dir", dir) }, [cancel]);
   }
 
   [asyncDispose](): Promise<void> {
@@ -313,20 +412,21 @@ class TextModel implements VideoLM {
   }
 }
 
-class TextSession implements Session {
+class ModelSession implements Session {
   readonly #target: GenerateTarget;
   readonly #life = new AbortController();
+  readonly #media: HeldMedia = new Set();
   #held = { cachedTokens: 0, bytes: 0 };
   #disposal: Promise<void> | undefined;
 
-  constructor(host: Host, info: ModelInfo, session: number, maxBytes: number | undefined) {
+  constructor(inputs: Inputs, session: number, maxBytes: number | undefined) {
     const held = (state: { cachedTokens: number; bytes: number }) => {
       this.#held = state;
     };
     this.#target = {
-      host,
-      info,
+      inputs,
       session,
+      keep: this.#media,
       life: this.#life.signal,
       held,
       ...(maxBytes === undefined ? {} : { maxBytes }),
@@ -358,11 +458,14 @@ class TextSession implements Session {
 
   async #close(): Promise<void> {
     this.#life.abort(disposedError("the session"));
-    const { host, session } = this.#target;
+    const { inputs, session } = this.#target;
+    const { host } = inputs;
     if (!host.disposed)
       await host.call("closeSession", { session }).catch((e) => {
         if (!host.disposed) throw e; // else the model took the session with it
       });
+    inputs.media.release(this.#media);
+    this.#media.clear();
     this.#held = { cachedTokens: 0, bytes: 0 };
   }
 }

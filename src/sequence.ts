@@ -1,35 +1,10 @@
-// Prompts, sequences and training items as the engine takes them: ids and masks. What needs words (strings, messages) is
-// refused with TOKENIZER, what needs eyes (media) with INVALID_ARGUMENT: text models have neither here.
+// Sequences and training items as the engine takes them: ids and masks. What holds words or media is resolved by the call
+// (src/inputs.ts).
 import type { NativePair, NativeSequence } from "./addon.js";
-import { array, floats, ids, object, refuse } from "./check.js";
+import { array, floats, object, refuse } from "./check.js";
 import { IsrDpoError } from "./errors.js";
-import type { ModelInfo } from "./types.js";
-
-export function tokenizerError(what: string): IsrDpoError {
-  return new IsrDpoError("TOKENIZER", `${what}: this version takes token ids, not text`, {
-    hint: "give a Sequence: { ids: Int32Array }",
-  });
-}
-
-export function noMedia(field: string, info: ModelInfo): IsrDpoError {
-  return new IsrDpoError("INVALID_ARGUMENT", `${field}: ${info.family} is a text model and takes no media`, {
-    hint: "leave media out, or load a video model",
-    detail: { field },
-  });
-}
-
-function refuseMedia(field: string, value: unknown, info: ModelInfo): void {
-  if (value === undefined) return;
-  if (array(field, value).length > 0) throw noMedia(field, info);
-}
-
-/** The ids of a sequence: at least one, inside the vocabulary and the context window. */
-function checkedIds(field: string, value: unknown, info: ModelInfo): Int32Array {
-  const checked = ids(field, value, info.vocabSize);
-  if (checked.length === 0) refuse(field, "at least one token id", value);
-  contextFits(field, checked.length, info);
-  return checked;
-}
+import { build, type Call, type Expanded, expand, expandMask, messagesOf } from "./inputs.js";
+import type { Message, ModelInfo } from "./types.js";
 
 function contextFits(field: string, length: number, info: ModelInfo): void {
   if (length <= info.contextLength) return;
@@ -43,22 +18,27 @@ function contextFits(field: string, length: number, info: ModelInfo): void {
   );
 }
 
-/** Ids of a Sequence whose masks do not matter (forward). */
-export function plainIds(field: string, value: unknown, info: ModelInfo): Int32Array {
+/** A Sequence whose masks do not matter (forward). */
+export async function plainSequence(call: Call, field: string, value: unknown): Promise<Expanded> {
   const s = object(field, value);
-  refuseMedia(`${field}.media`, s.media, info);
-  return checkedIds(`${field}.ids`, s.ids, info);
+  return expand(call, field, s.ids, s.media);
 }
 
-/** Ids of a prompt; `media` is what stands beside it. */
-export function promptIds(field: string, prompt: unknown, media: unknown, info: ModelInfo): Int32Array {
-  if (typeof prompt === "string" || Array.isArray(prompt)) throw tokenizerError(field);
-  const result = plainIds(field, prompt, info);
-  if (media !== undefined)
-    throw new IsrDpoError("INVALID_ARGUMENT", `${field}: media beside a prompt goes with a string prompt only`, {
-      detail: { field },
-    });
-  return result;
+/** What stands before an answer, and the messages it came from, if it came from words. */
+export interface ResolvedPrompt {
+  ids: Int32Array;
+  messages: readonly Message[] | null;
+}
+
+export async function resolvePrompt(
+  call: Call,
+  field: string,
+  prompt: unknown,
+  media: unknown,
+): Promise<ResolvedPrompt> {
+  const messages = messagesOf(field, prompt, media);
+  if (!messages) return { ids: (await plainSequence(call, field, prompt)).ids, messages: null };
+  return { ids: (await build(call, field, messages, true)).ids, messages };
 }
 
 function mask(field: string, value: unknown, length: number): Uint8Array {
@@ -67,25 +47,31 @@ function mask(field: string, value: unknown, length: number): Uint8Array {
   const scored = value as Uint8Array;
   if (scored[0]) refuse(`${field}[0]`, "0: nothing predicts the first token", scored[0]);
   if (!scored.some((x) => x !== 0)) refuse(field, "at least one scored token", "a mask of zeros");
-  return Uint8Array.from(scored, (x) => (x ? 1 : 0));
+  return scored;
+}
+
+function scoredRows(field: string, value: unknown, e: Expanded, info: ModelInfo): Uint8Array {
+  return expandMask(field, mask(field, value, e.starts.length), e, info.vocabSize);
 }
 
 /** A sequence with its mask of scored tokens (logProbs, sides of a pair). */
-export function scoredSequence(field: string, value: unknown, info: ModelInfo): NativeSequence {
+export async function scoredSequence(call: Call, field: string, value: unknown): Promise<NativeSequence> {
   const s = object(field, value);
-  const sequence = plainIds(field, value, info);
   for (const key of ["targets", "weights"])
     if (s[key] !== undefined) refuse(`${field}.${key}`, "nothing (it is for loss 'sft' only)", s[key]);
-  return { ids: sequence, scored: mask(`${field}.scored`, s.scored, sequence.length) };
+  const e = await plainSequence(call, field, value);
+  return { ids: e.ids, scored: scoredRows(`${field}.scored`, s.scored, e, call.info) };
 }
 
-/** A sequence for supervised training: a mask, or targets of its own; optional weights. */
-function supervisedSequence(field: string, value: unknown, info: ModelInfo): NativeSequence {
+/** A sequence for supervised training: a mask, or targets of its own over the expanded rows; optional weights. */
+async function supervisedSequence(call: Call, field: string, value: unknown): Promise<NativeSequence> {
+  const { info } = call;
   const s = object(field, value);
-  const result: NativeSequence = { ids: plainIds(field, value, info) };
-  const T = result.ids.length;
+  const e = await plainSequence(call, field, value);
+  const result: NativeSequence = { ids: e.ids };
+  const T = e.ids.length;
   if (s.targets === undefined) {
-    result.scored = mask(`${field}.scored`, s.scored, T);
+    result.scored = scoredRows(`${field}.scored`, s.scored, e, info);
   } else {
     if (s.scored !== undefined) refuse(`${field}.targets`, "nothing beside `scored`", s.targets);
     if (!(s.targets instanceof Int32Array) || s.targets.length !== T)
@@ -106,15 +92,29 @@ function supervisedSequence(field: string, value: unknown, info: ModelInfo): Nat
   return result;
 }
 
+/** Ids of an answer: as they are, or of a text as the template holds it, with its end token. */
+async function answerTokens(call: Call, field: string, prompt: ResolvedPrompt, answer: unknown): Promise<Int32Array> {
+  if (typeof answer !== "string") return (await expand(call, field, answer, undefined, { idsField: field })).ids;
+  if (prompt.messages) {
+    const { answerIds } = await import("./text/prompt.js");
+    return answerIds(call.tokenizer(field), call.rules, prompt.messages, answer);
+  }
+  const tokenizer = call.tokenizer(field); // behind ids there is no template to follow: the text and the end token
+  if (tokenizer.endId === null)
+    throw new IsrDpoError("TOKENIZER", `${field}: the tokenizer names no end token`, {
+      hint: "give the answer as ids",
+    });
+  return Int32Array.from([...tokenizer.encode(answer, { special: false }), tokenizer.endId]);
+}
+
 /** prompt + answer, the answer scored. */
-function answered(field: string, prompt: Int32Array, answer: unknown, info: ModelInfo): NativeSequence {
-  if (typeof answer === "string") throw tokenizerError(field);
-  const tokens = checkedIds(field, answer, info);
-  contextFits(field, prompt.length + tokens.length, info);
-  const all = new Int32Array(prompt.length + tokens.length);
-  all.set(prompt);
-  all.set(tokens, prompt.length);
-  return { ids: all, scored: new Uint8Array(all.length).fill(1, prompt.length) };
+async function answered(call: Call, field: string, prompt: ResolvedPrompt, answer: unknown): Promise<NativeSequence> {
+  const tokens = await answerTokens(call, field, prompt, answer);
+  contextFits(field, prompt.ids.length + tokens.length, call.info);
+  const all = new Int32Array(prompt.ids.length + tokens.length);
+  all.set(prompt.ids);
+  all.set(tokens, prompt.ids.length);
+  return { ids: all, scored: new Uint8Array(all.length).fill(1, prompt.ids.length) };
 }
 
 function label(field: string, id: unknown): string {
@@ -125,19 +125,21 @@ function label(field: string, id: unknown): string {
 
 const scoredCount = (s: NativeSequence): number => s.scored!.reduce((n, x) => n + x, 0);
 
-function nativePair(field: string, item: Record<string, unknown>, info: ModelInfo): NativePair {
-  const pair: NativePair =
-    item.prompt === undefined
-      ? {
-          id: label(field, item.id),
-          chosen: scoredSequence(`${field}.chosen`, item.chosen, info),
-          rejected: scoredSequence(`${field}.rejected`, item.rejected, info),
-        }
-      : (() => {
-          const prompt = promptIds(`${field}.prompt`, item.prompt, item.media, info);
-          const side = (key: "chosen" | "rejected") => answered(`${field}.${key}`, prompt, item[key], info);
-          return { id: label(field, item.id), chosen: side("chosen"), rejected: side("rejected") };
-        })();
+async function sides(call: Call, field: string, item: Record<string, unknown>) {
+  if (item.prompt === undefined)
+    return {
+      chosen: await scoredSequence(call, `${field}.chosen`, item.chosen),
+      rejected: await scoredSequence(call, `${field}.rejected`, item.rejected),
+    };
+  const prompt = await resolvePrompt(call, `${field}.prompt`, item.prompt, item.media);
+  return {
+    chosen: await answered(call, `${field}.chosen`, prompt, item.chosen),
+    rejected: await answered(call, `${field}.rejected`, prompt, item.rejected),
+  };
+}
+
+async function nativePair(call: Call, field: string, item: Record<string, unknown>): Promise<NativePair> {
+  const pair: NativePair = { id: label(field, item.id), ...(await sides(call, field, item)) };
   if (item.reference !== undefined) {
     const reference = object(`${field}.reference`, item.reference);
     const side = (key: "chosen" | "rejected") =>
@@ -158,23 +160,35 @@ function kindOf(field: string, item: Record<string, unknown>): Kind {
   return refuse(field, "a Pair, SequencePair, Example or Sequence", item);
 }
 
-export function nativePairs(field: string, value: unknown, info: ModelInfo): NativePair[] {
+/** All at once, so that media are opened side by side; the first item that fails gives the error. */
+export async function each<T, R>(items: readonly T[], resolve: (item: T, i: number) => Promise<R>): Promise<R[]> {
+  const settled = await Promise.allSettled(items.map(resolve));
+  const failed = settled.find((s) => s.status === "rejected");
+  if (failed) throw (failed as PromiseRejectedResult).reason;
+  return settled.map((s) => (s as PromiseFulfilledResult<R>).value);
+}
+
+export async function scoredSequences(call: Call, field: string, value: unknown): Promise<NativeSequence[]> {
+  return each(array(field, value), (s, i) => scoredSequence(call, `${field}[${i}]`, s));
+}
+
+export async function nativePairs(call: Call, field: string, value: unknown): Promise<NativePair[]> {
   const items = array(field, value);
   if (items.length === 0) refuse(field, "at least one pair", value);
-  return items.map((item, i) => {
+  return each(items, async (item, i) => {
     const o = object(`${field}[${i}]`, item);
     const kind = kindOf(`${field}[${i}]`, o);
     if (kind !== "Pair" && kind !== "SequencePair") refuse(`${field}[${i}]`, "a Pair or SequencePair", o);
-    return nativePair(`${field}[${i}]`, o, info);
+    return nativePair(call, `${field}[${i}]`, o);
   });
 }
 
 /** The items of a step: pairs, or with loss "sft" sequences; one kind a call. */
-export function trainItems(
+export async function trainItems(
+  call: Call,
   value: unknown,
   supervised: boolean,
-  info: ModelInfo,
-): { pairs: NativePair[] } | { sequences: NativeSequence[] } {
+): Promise<{ pairs: NativePair[] } | { sequences: NativeSequence[] }> {
   const items = array("items", value);
   if (items.length === 0) refuse("items", "at least one item", value);
   const kinds = items.map((item, i) => kindOf(`items[${i}]`, object(`items[${i}]`, item)));
@@ -190,12 +204,13 @@ export function trainItems(
       "INVALID_ARGUMENT",
       `items[0]: expected ${supervised ? "an Example or Sequence (loss 'sft')" : "a Pair or SequencePair (a preference loss)"} but received a ${kinds[0]}`,
     );
-  if (isPair) return { pairs: nativePairs("items", value, info) };
-  const sequences = items.map((item, i) => {
+  if (isPair) return { pairs: await nativePairs(call, "items", value) };
+  const sequences = await each(items, async (item, i) => {
     const field = `items[${i}]`;
     const o = item as Record<string, unknown>;
-    if (kinds[0] === "Sequence") return supervisedSequence(field, o, info);
-    return answered(`${field}.answer`, promptIds(`${field}.prompt`, o.prompt, o.media, info), o.answer, info);
+    if (kinds[0] === "Sequence") return supervisedSequence(call, field, o);
+    const prompt = await resolvePrompt(call, `${field}.prompt`, o.prompt, o.media);
+    return answered(call, `${field}.answer`, prompt, o.answer);
   });
   return { sequences };
 }

@@ -3,6 +3,7 @@ import { asyncDispose, disposedError, type Host, type NativeTensor } from "./add
 import { array, boolean, choice, integer, number, object, options, path, refuse, seed, signal, text } from "./check.js";
 import type { Communicator } from "./communicator.js";
 import { IsrDpoError } from "./errors.js";
+import type { Call } from "./inputs.js";
 import { type LossOptions, lossKeys, lossNames, nativeLoss } from "./loss.js";
 import { internalsOf, type ModelInternals, type VideoLM } from "./model.js";
 import { nativePairs, trainItems } from "./sequence.js";
@@ -104,17 +105,19 @@ function schedule(o: Record<string, unknown>) {
   return { schedule: name, totalSteps, warmupSteps, warmupRatio };
 }
 
-function trainedParts(value: unknown, info: ModelInfo): boolean {
+function trainedParts(value: unknown, info: ModelInfo) {
   const o = options("options.train", value, ["vision", "projector", "decoder"]);
-  for (const part of ["vision", "projector"])
-    if (o[part] !== undefined && boolean(`options.train.${part}`, o[part]))
+  const part = (key: string, or: boolean) => (o[key] === undefined ? or : boolean(`options.train.${key}`, o[key]));
+  const parts = { vision: part("vision", false), projector: part("projector", false), decoder: part("decoder", true) };
+  for (const key of ["vision", "projector"] as const)
+    if (parts[key] && info.visualTokens === null)
       throw new IsrDpoError(
         "INVALID_ARGUMENT",
-        `options.train.${part}: ${info.family} is a text model and has no ${part} to train`,
+        `options.train.${key}: ${info.family} is a text model and has no ${key} to train`,
       );
-  const decoder = o.decoder === undefined ? true : boolean("options.train.decoder", o.decoder);
-  if (!decoder) throw new IsrDpoError("INVALID_ARGUMENT", "options.train: nothing would be trained");
-  return decoder;
+  if (!parts.vision && !parts.projector && !parts.decoder)
+    throw new IsrDpoError("INVALID_ARGUMENT", "options.train: nothing would be trained");
+  return { trainVision: parts.vision, trainProjector: parts.projector, trainDecoder: parts.decoder };
 }
 
 function checkCommunicator(value: unknown): void {
@@ -146,7 +149,7 @@ function nativeOptions(value: unknown, info: ModelInfo) {
     weightDecay: real("weightDecay", 0, { min: 0 }),
     decayNorms: flag("decayNorms", true),
     clipNorm: o.clipNorm === null ? 0 : real("clipNorm", 0, { above: 0 }),
-    trainDecoder: trainedParts(o.train, info),
+    ...trainedParts(o.train, info),
     microBatchTokens:
       o.microBatchTokens === undefined ? 4096 : integer("options.microBatchTokens", o.microBatchTokens, 1),
     checkpointing: o.checkpointing === undefined ? -1 : boolean("options.checkpointing", o.checkpointing) ? 1 : 0,
@@ -165,25 +168,24 @@ export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise
     });
   internals.trainer = true;
   try {
-    await internals.host.call("createTrainer", native);
+    await internals.inputs.call("createTrainer", native);
+    internals.inputs.media.towerTrains = native.trainVision;
   } catch (e) {
     internals.trainer = false;
     throw e;
   }
-  return new ModelTrainer(internals, model.info, native.loss === "sft");
+  return new ModelTrainer(internals, native.loss === "sft");
 }
 
 class ModelTrainer implements Trainer {
   readonly #internals: ModelInternals;
-  readonly #info: ModelInfo;
   readonly #supervised: boolean;
   readonly #life = new AbortController();
   #step = 0;
   #disposal: Promise<void> | undefined;
 
-  constructor(internals: ModelInternals, info: ModelInfo, supervised: boolean) {
+  constructor(internals: ModelInternals, supervised: boolean) {
     this.#internals = internals;
-    this.#info = info;
     this.#supervised = supervised;
   }
 
@@ -191,19 +193,35 @@ class ModelTrainer implements Trainer {
     return this.#step;
   }
 
-  #call<R>(job: Parameters<Host["call"]>[0], args: object, cancel?: AbortSignal): Promise<R> {
-    return this.#internals.host.call<R>(job, args, { signals: [cancel, this.#life.signal] });
+  #call<R>(
+    job: Parameters<Host["call"]>[0],
+    prepare: (call: Call) => Promise<object>,
+    cancel: AbortSignal | undefined,
+  ): Promise<R> {
+    const { host, inputs } = this.#internals;
+    const signals = [cancel, this.#life.signal];
+    return inputs.run(signals, async (call) => {
+      const args = await prepare(call);
+      return { result: host.call<R>(job, args, { signals }) };
+    });
   }
 
   async score(pairs: readonly (Pair | SequencePair)[], o?: Cancel): Promise<NonNullable<Pair["reference"]>[]> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    return this.#call("score", { pairs: nativePairs("pairs", pairs, this.#info) }, cancel);
+    return this.#call<NonNullable<Pair["reference"]>[]>(
+      "score",
+      async (call) => ({ pairs: await nativePairs(call, "pairs", pairs) }),
+      cancel,
+    );
   }
 
   async trainStep(items: readonly TrainItem[], o?: Cancel): Promise<StepMetrics> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    const args = trainItems(items, this.#supervised, this.#info);
-    const done = await this.#call<{ metrics: StepMetrics; step: number }>("trainStep", args, cancel);
+    const done = await this.#call<{ metrics: StepMetrics; step: number }>(
+      "trainStep",
+      (call) => trainItems(call, items, this.#supervised),
+      cancel,
+    );
     this.#step = done.step;
     return done.metrics;
   }
@@ -218,10 +236,9 @@ class ModelTrainer implements Trainer {
       given.names === undefined
         ? []
         : array("options.names", given.names).map((n, i) => text(`options.names[${i}]`, n));
-    const args = { ...trainItems(items, this.#supervised, this.#info), names };
     const done = await this.#call<{ metrics: StepMetrics; gradients: (NativeTensor & { name: string })[] }>(
       "gradients",
-      args,
+      async (call) => ({ ...(await trainItems(call, items, this.#supervised)), names }),
       cancel,
     );
     const gradients = new Map<string, Tensor>();
@@ -231,12 +248,14 @@ class ModelTrainer implements Trainer {
 
   async save(dir: string, o?: Cancel): Promise<void> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    await this.#call("saveTrainer", { dir: path("dir", dir) }, cancel);
+    const folder = path("dir", dir);
+    await this.#call("saveTrainer", async () => ({ dir: folder }), cancel);
   }
 
   async load(dir: string, o?: Cancel): Promise<void> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    this.#step = await this.#call<number>("loadTrainer", { dir: path("dir", dir) }, cancel);
+    const folder = path("dir", dir);
+    this.#step = await this.#call<number>("loadTrainer", async () => ({ dir: folder }), cancel);
   }
 
   [asyncDispose](): Promise<void> {
@@ -251,6 +270,7 @@ class ModelTrainer implements Trainer {
       await host.call("disposeTrainer", {}).catch((e) => {
         if (!host.disposed) throw e; // else the model took the trainer with it
       });
+    this.#internals.inputs.media.towerTrains = false;
     this.#internals.trainer = false;
   }
 }

@@ -79,14 +79,21 @@ test("completions come as events, and again as the result, in the order of the r
   }));
   const run = model.generate(requests);
   const seen: string[] = [];
+  const texts = new Map<string, string>();
   for await (const e of run) {
-    assert.is(e.type, "completion");
-    if (e.type === "completion") seen.push(`${e.completion.request}.${e.completion.copy}:${e.completion.ids.length}`);
+    const { request, copy } = e.type === "completion" ? e.completion : e;
+    const name = `${request}.${copy}`;
+    if (e.type === "completion") seen.push(`${name}:${e.completion.ids.length}`);
+    else texts.set(name, (texts.get(name) ?? "") + e.text);
   }
   const result = (await run).map((c) => `${c.request}.${c.copy}:${c.ids.length}`);
   assert.equal(result, ["q0.0:7", "q0.1:7", "q1.0:3", "q1.1:3", "q2.0:12", "q2.1:12"]);
   assert.equal([...seen].sort(), [...result].sort());
-  for (const c of await run) assert.ok(c.text === "" && c.end === "length" && c.logProbs.length === c.ids.length);
+  for (const c of await run) {
+    assert.ok(c.end === "length" && c.logProbs.length === c.ids.length);
+    assert.is(c.text, model.tokenizer.decode(c.ids, { skipSpecial: true }));
+    assert.is(texts.get(`${c.request}.${c.copy}`) ?? "", c.text, "streamed text");
+  }
   assert.equal(await model.generate([]), []);
 });
 
@@ -182,10 +189,7 @@ test("break out of the events aborts the generation", async () => {
     { ...long(), copies: 32 },
   ];
   const began = performance.now();
-  for await (const e of model.generate(requests)) {
-    assert.is(e.type, "completion");
-    break;
-  }
+  for await (const e of model.generate(requests)) if (e.type === "completion") break;
   const stopped = performance.now() - began;
   const whole = performance.now();
   await model.generate(requests);

@@ -1,5 +1,8 @@
 #include "autograd/ops.h"
 
+#include <algorithm>
+#include <cstring>
+
 namespace isr {
 namespace {
 
@@ -33,12 +36,61 @@ Tensor temporary(Ctx& c, int64_t rows, int64_t cols, DType dtype) {
 
 }  // namespace
 
-Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, DType dtype) {
-  Tensor y = c.tape.alloc(static_cast<int64_t>(ids.size()), table.cols(), dtype, table.group != nullptr);
-  c.be.embedding_forward(y, {table.value, table.dtype, table.rows(), table.cols()}, ids);
+Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, int64_t width, DType dtype) {
+  const int64_t rows = table.size() / width;
+  Tensor y = c.tape.alloc(static_cast<int64_t>(ids.size()), width, dtype, table.group != nullptr);
+  c.be.embedding_forward(y, {table.value, table.vector() ? DType::F32 : table.dtype, rows, width}, ids);
   c.tape.record("embedding", y, [=, &c, &table] {
     const GradSink dw = sink(table);
-    c.be.embedding_backward(dw.dst, dw.accumulate, c.tape.grad(y), ids, table.rows());
+    c.be.embedding_backward(dw.dst, dw.accumulate, c.tape.grad(y), ids, rows);
+  });
+  return y;
+}
+
+namespace {
+
+struct MediaRun { int32_t row, count; Tensor features; int32_t from; };   // batch rows [row, row + count) are features [from, ...)
+
+// Longest runs of consecutive media ids; their places in `text` become -1.
+std::vector<MediaRun> media_runs(std::vector<int32_t>& text, int64_t vocab, std::span<const MediaRows> media) {
+  std::vector<MediaRun> runs;
+  for (size_t t = 0; t < text.size();) {
+    const int32_t id = text[t];
+    if (id < vocab) {
+      ++t;
+      continue;
+    }
+    const auto clip = std::find_if(media.begin(), media.end(), [&](const MediaRows& m) { return id >= m.first_id && id - m.first_id < m.rows.rows; });
+    ISR_ASSERT(clip != media.end(), "media id ", id, " of no clip of this batch");
+    const int32_t from = id - clip->first_id;
+    int32_t count = 0;
+    while (t < text.size() && text[t] == id + count && from + count < clip->rows.rows) text[t++] = -1, ++count;
+    runs.push_back({static_cast<int32_t>(t) - count, count, clip->rows, from});
+  }
+  return runs;
+}
+
+}  // namespace
+
+Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, std::span<const MediaRows> media, DType dtype) {
+  std::vector<int32_t> text(ids.begin(), ids.end());
+  const std::vector<MediaRun> runs = media_runs(text, table.rows(), media);
+  const bool wanted = std::any_of(runs.begin(), runs.end(), [](const MediaRun& r) { return r.features.slot >= 0; });
+  Tensor y = c.tape.alloc(static_cast<int64_t>(ids.size()), table.cols(), dtype, table.group || wanted);
+  c.be.embedding_forward(y, {table.value, table.dtype, table.rows(), table.cols()}, text);
+  for (const MediaRun& r : runs) c.be.add(y.row_range(r.row, r.count), false, r.features.row_range(r.from, r.count));
+  c.tape.record("embedding", y, [=, &c, &table, text = std::move(text)] {
+    const Tensor dy = c.tape.grad(y);
+    if (table.group) {
+      const GradSink dw = sink(table);
+      c.be.embedding_backward(dw.dst, dw.accumulate, dy, text, table.rows());
+    }
+    for (const MediaRun& r : runs) {   // in the order of rows; a row of features may stand in the batch several times
+      const Tape::Sink dx = c.tape.sink(r.features);
+      if (!dx.grad) continue;
+      if (!dx.accumulate) std::memset(dx.grad.data, 0, static_cast<size_t>(dx.grad.rows * dx.grad.cols) * size_of(dx.grad.dtype));
+      c.be.add(dx.grad.row_range(r.from, r.count), true, dy.row_range(r.row, r.count));
+    }
   });
   return y;
 }
@@ -139,6 +191,19 @@ Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index) {
     for (int64_t i = 0; i < count; ++i)
       if (index[static_cast<size_t>(i)] >= 0) inverse[static_cast<size_t>(index[static_cast<size_t>(i)])] = static_cast<int32_t>(i);
     c.be.gather_rows(dx.grad, dx.accumulate, c.tape.grad(y), inverse);
+  });
+  return y;
+}
+
+Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n) {
+  const float scale = 1.0f / static_cast<float>(n);
+  Tensor y = c.tape.alloc(static_cast<int64_t>(index.size()) / n, x.cols, x.dtype, x.slot >= 0);
+  c.be.pool_rows(y, false, x, index, n, scale);
+  c.tape.record("mean_rows", y, [=, &c] {
+    const Tape::Sink dx = c.tape.sink(x);
+    std::vector<int32_t> owner(static_cast<size_t>(x.rows), -1);
+    for (size_t i = 0; i < index.size(); ++i) owner[static_cast<size_t>(index[i])] = static_cast<int32_t>(static_cast<int64_t>(i) / n);
+    c.be.pool_rows(dx.grad, dx.accumulate, c.tape.grad(y), owner, 1, scale);
   });
   return y;
 }

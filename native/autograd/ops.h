@@ -22,7 +22,10 @@ struct Ctx {
   }
 };
 
-Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, DType dtype);           // (T, C)
+Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, int64_t width, DType dtype);   // (T, C) rows of a table of `width` columns; id -1: zeros; ids must outlive the tape
+// Token rows and media rows: an id in [first_id, first_id + rows.rows) of some clip is that row of its features.
+struct MediaRows { int32_t first_id; Tensor rows; };   // rows (n, C)
+Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, std::span<const MediaRows> media, DType dtype);   // (T, C)
 Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps);                                      // (T, C)
 Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps);                          // (T, C)
 Tensor linear(Ctx& c, Tensor x, Weight& w, Act act = Act::None, Tensor residual = {});       // (T, N); residual (T, N) is added last
@@ -32,6 +35,7 @@ Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* ro
 Tensor attention(Ctx& c, Tensor qkv, const AttentionPlan& plan, const AttentionShape& s);    // (T, H D)
 Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index);                        // index injective; must outlive the tape
 Tensor add(Ctx& c, Tensor a, Tensor b);
+Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n);              // (index.size() / n, C): means of n rows; index injective; must outlive the tape
 
 // Log-probs of targets under the head. Two phases: the forward returns them to the host; when the loss has answered, its
 // gradient is put in `dlogp` (R) before backward().

@@ -28,7 +28,11 @@ struct Param {
 
   bool vector() const { return shape.size() == 1; }
   int64_t rows() const { return vector() ? 1 : shape[0]; }
-  int64_t cols() const { return vector() ? shape[0] : shape[1]; }
+  int64_t cols() const {   // all dimensions but the first as one
+    int64_t n = vector() ? shape[0] : 1;
+    for (size_t i = 1; i < shape.size(); ++i) n *= shape[i];
+    return n;
+  }
   int64_t size() const { return rows() * cols(); }
   float* f32() const { return static_cast<float*>(value); }
   inline const float* master() const;   // null: not trained here

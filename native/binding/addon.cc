@@ -40,12 +40,18 @@ Napi::Value close(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value end_branch(const Napi::CallbackInfo& info) {
+  host_of(info).end_branch(info[1].As<Napi::Number>().Uint32Value(), info[2].As<Napi::Number>().Int32Value(), info[3].As<Napi::Number>().Int32Value());
+  return info.Env().Undefined();
+}
+
 Napi::Value counters(const Napi::CallbackInfo& info) {
   const WorkCounters& c = host_of(info).counters;
   Napi::Object o = Napi::Object::New(info.Env());
   o.Set("prefillTokens", static_cast<double>(c.prefill.load()));
   o.Set("decodeTokens", static_cast<double>(c.decode.load()));
   o.Set("trainTokens", static_cast<double>(c.train.load()));
+  o.Set("towerPasses", static_cast<double>(c.tower.load()));
   return o;
 }
 
@@ -68,11 +74,13 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_as<cancel>(env, exports, "cancel");
   export_as<dispose>(env, exports, "dispose");
   export_as<close>(env, exports, "close");
+  export_as<end_branch>(env, exports, "endBranch");
   export_as<counters>(env, exports, "counters");
   export_as<machine>(env, exports, "machine");
   export_model_jobs(env, exports);
   export_trainer_jobs(env, exports);
   export_kernel_jobs(env, exports);
+  export_image_jobs(env, exports);
   return exports;
 }
 

@@ -185,6 +185,8 @@ TrainerOptions trainer_options_of(const Napi::Object& o) {
   t.decay_norms = bool_at(o, "decayNorms");
   t.clip_norm = number_at(o, "clipNorm");
   t.train_decoder = bool_at(o, "trainDecoder");
+  t.train_projector = bool_at(o, "trainProjector");
+  t.train_vision = bool_at(o, "trainVision");
   t.micro_batch_tokens = integer_at(o, "microBatchTokens");
   t.checkpointing = static_cast<int>(integer_at(o, "checkpointing"));
   t.share_prefix = bool_at(o, "sharePrefix");

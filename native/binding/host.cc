@@ -75,6 +75,13 @@ bool Host::cancel(uint32_t id) {
   return true;
 }
 
+void Host::end_branch(uint32_t id, int32_t request, int32_t copy) {
+  std::lock_guard lock(mutex_);
+  if (!running_ || running_->id != id) return;   // it has settled
+  running_->ended.insert({request, copy});
+  running_->any_ended.store(true);
+}
+
 void Host::cancel_all() {
   std::lock_guard lock(mutex_);
   if (running_) running_->cancel.store(true);
@@ -186,7 +193,12 @@ void Host::run(Job& job) {
   try {
     if (job.cancel.load()) throw Cancelled();
     JobContext context{engine_, counters, &job.cancel,
-                       [&](int kind, ToJs event) { post({job.id, kind, std::move(event), {}}); }};
+                       [&](int kind, ToJs event) { post({job.id, kind, std::move(event), {}}); },
+                       [&](int32_t request, int32_t copy) {
+                         if (!job.any_ended.load(std::memory_order_relaxed)) return false;
+                         std::lock_guard lock(mutex_);
+                         return job.ended.count({request, copy}) > 0;
+                       }};
     message.value = job.work(context);
   } catch (const Cancelled&) {
     message.failure = std::make_shared<Failure>(Failure{{}, {}, {}, {}, true});
@@ -201,6 +213,7 @@ void Host::run(Job& job) {
     message.failure = std::make_shared<Failure>(Failure{"BUG", "an exception of unknown type", {}, {}});
   }
   job.work = nullptr;
+  if (engine_.model) counters.tower.store(engine_.model->media.passes);
   {
     std::lock_guard lock(mutex_);
     running_.reset();

@@ -17,6 +17,8 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include <napi.h>
@@ -30,7 +32,7 @@ namespace isr::binding {
 // Makes the JS value of a result or event; runs on the JS thread, captures plain data only.
 using ToJs = std::function<Napi::Value(Napi::Env)>;
 
-struct WorkCounters { std::atomic<uint64_t> prefill{0}, decode{0}, train{0}; };   // tokens since load
+struct WorkCounters { std::atomic<uint64_t> prefill{0}, decode{0}, train{0}, tower{0}; };   // tokens, and passes of a vision tower, since load
 
 struct Engine {  // in order of destruction from the end: a trainer or session never outlives its model
   std::unique_ptr<Model> model;
@@ -60,6 +62,8 @@ struct JobContext {
   const std::atomic<bool>* cancel;
   // kind > 0: only the newest event of that kind is kept until JavaScript takes it; 0: never dropped.
   std::function<void(int kind, ToJs event)> emit;
+  // Whether JavaScript has ended this branch of a generation (a stop string).
+  std::function<bool(int32_t request, int32_t copy)> ended;
 };
 using Work = std::function<ToJs(JobContext&)>;
 
@@ -73,6 +77,7 @@ class Host : public std::enable_shared_from_this<Host> {
   uint32_t submit(Napi::Env env, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep = {});
   bool cancel(uint32_t id);      // true: it had not begun, and will never settle
   void cancel_all();
+  void end_branch(uint32_t id, int32_t request, int32_t copy);
   void close(bool env_ending);   // cancels, waits, ends the thread; may be called again
 
   WorkCounters counters;
@@ -82,6 +87,8 @@ class Host : public std::enable_shared_from_this<Host> {
     uint32_t id;
     Work work;
     std::atomic<bool> cancel{false};
+    std::atomic<bool> any_ended{false};
+    std::set<std::pair<int32_t, int32_t>> ended;   // under mutex_
   };
   struct Failure { std::string code, message, hint, path; bool cancelled = false; };
   struct Message {

@@ -11,6 +11,7 @@ Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::
 void export_model_jobs(Napi::Env env, Napi::Object exports);     // load, forward, generate, ...
 void export_trainer_jobs(Napi::Env env, Napi::Object exports);   // createTrainer, trainStep, ...
 void export_kernel_jobs(Napi::Env env, Napi::Object exports);    // attention, sequenceLogProbs, dpoLoss
+void export_image_jobs(Napi::Env env, Napi::Object exports);     // preprocess
 
 inline ToJs nothing() {
   return [](Napi::Env env) { return env.Undefined(); };

@@ -9,8 +9,32 @@ namespace {
 
 constexpr int kProgress = 1;   // event kind: only the newest is kept
 
-Napi::Object describe(Napi::Env env, const DecoderConfig& config, const std::string& family, int64_t parameters) {
+Napi::Object describe_tower(Napi::Env env, const VisionConfig& v, bool image) {
+  const TowerConfig& t = image ? *v.image : *v.video;
   Napi::Object o = Napi::Object::New(env);
+  o.Set("imageSize", static_cast<double>(t.image));
+  o.Set("rowsAFrame", static_cast<double>(v.rows(image, 1)));
+  o.Set("frames", static_cast<double>(image ? 1 : t.frames));   // of a clip; 0: any number
+  o.Set("width", static_cast<double>(t.width));
+  return o;
+}
+
+Napi::Object describe_vision(Napi::Env env, const VisionConfig& v) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("original", v.original);
+  o.Set("imageToken", v.image_token);
+  o.Set("videoToken", v.video_token);
+  o.Set("perVideo", static_cast<double>(v.per_video));
+  o.Set("frames", static_cast<double>(v.frames));
+  if (v.image) o.Set("image", describe_tower(env, v, true));
+  if (v.video) o.Set("video", describe_tower(env, v, false));
+  return o;
+}
+
+Napi::Object describe(Napi::Env env, const ModelConfig& model, const std::string& family, int64_t parameters) {
+  const DecoderConfig& config = model.decoder;
+  Napi::Object o = Napi::Object::New(env);
+  if (model.vision) o.Set("vision", describe_vision(env, *model.vision));
   o.Set("family", family);
   o.Set("modelType", config.model_type);
   o.Set("parameters", static_cast<double>(parameters));
@@ -48,6 +72,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   LoadOptions options;
   options.dtype = string_at(args, "dtype");
   options.threads = static_cast<int>(integer_at(args, "threads"));
+  if (has(args, "visionTower")) options.vision_tower = string_at(args, "visionTower");
   return submit(info, [options, dir = string_at(args, "dir")](JobContext& job) mutable -> ToJs {
     options.cancel = job.cancel;
     options.progress = [&](uint64_t bytes, uint64_t total) {
@@ -60,7 +85,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     };
     job.engine.model = Model::load(dir, options);
     const Model& m = job.engine.loaded();
-    return [config = m.config, family = m.family, parameters = m.parameters, dtype = m.dtype,
+    return [config = ModelConfig{m.config, m.vision ? std::optional(m.vision->config) : std::nullopt}, family = m.family, parameters = m.parameters, dtype = m.dtype,
             isa = std::string(m.backend->level())](Napi::Env env) -> Napi::Value {
       Napi::Object o = describe(env, config, family, parameters);
       o.Set("dtype", name_of(dtype));
@@ -96,6 +121,46 @@ Napi::Value forward_job(const Napi::CallbackInfo& info) {
   }, std::move(keep));
 }
 
+// ---- media: pixels or features in, a range of ids out. They stay until released.
+Napi::Value add_media(const Napi::CallbackInfo& info) {
+  const Napi::Object args = info[1].As<Napi::Object>();
+  const bool image = bool_at(args, "image"), features = has(args, "stage");
+  const MediaStore::Stage stage = features && string_at(args, "stage") == "tower" ? MediaStore::Stage::Tower : MediaStore::Stage::Projected;
+  return submit(info, [values = floats_at(args, "values"), count = integer_at(args, "count"), image, features, stage](JobContext& job) mutable -> ToJs {
+    Model& m = job.engine.loaded();
+    const Medium& medium = features ? m.media.add_features(m, image, stage, count, values) : m.media.add_pixels(m, image, count, std::move(values));
+    return [first = medium.first_id, rows = medium.rows](Napi::Env env) -> Napi::Value {
+      Napi::Object o = Napi::Object::New(env);
+      o.Set("firstId", first);
+      o.Set("rows", static_cast<double>(rows));
+      return o;
+    };
+  });
+}
+
+Napi::Value media_features(const Napi::CallbackInfo& info) {
+  const Napi::Object args = info[1].As<Napi::Object>();
+  const MediaStore::Stage stage = string_at(args, "stage") == "tower" ? MediaStore::Stage::Tower : MediaStore::Stage::Projected;
+  return submit(info, [first = static_cast<int32_t>(integer_at(args, "firstId")), stage](JobContext& job) -> ToJs {
+    Model& m = job.engine.loaded();
+    std::vector<float> values = m.media.features(m, first, stage, job.cancel);
+    const int64_t rows = m.media.get(first).rows, cols = static_cast<int64_t>(values.size()) / rows;
+    return [shape = std::vector<int64_t>{rows, cols}, values = std::move(values)](Napi::Env env) -> Napi::Value {
+      Napi::Object o = Napi::Object::New(env);
+      o.Set("shape", shape_to_js(env, shape));
+      o.Set("data", to_js(env, values));
+      return o;
+    };
+  });
+}
+
+Napi::Value release_media(const Napi::CallbackInfo& info) {
+  return submit(info, [ids = ints_at(info[1].As<Napi::Object>(), "firstIds")](JobContext& job) -> ToJs {
+    for (int32_t id : ids) job.engine.loaded().media.release(id);
+    return nothing();
+  });
+}
+
 Napi::Value log_probs(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   return submit(info, [sequences = sequences_at(args, "sequences"), tokens = integer_at(args, "microBatchTokens")](JobContext& job) -> ToJs {
@@ -104,6 +169,16 @@ Napi::Value log_probs(const Napi::CallbackInfo& info) {
     job.counters.prefill += computed;
     return [all = std::move(all)](Napi::Env env) { return to_js(env, all); };
   });
+}
+
+ToJs token_event(const GeneratedToken& t) {
+  return [t](Napi::Env env) -> Napi::Value {
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("request", t.request);
+    o.Set("copy", t.copy);
+    o.Set("id", t.id);
+    return o;
+  };
 }
 
 ToJs completion_event(const GeneratedSequence& s) {
@@ -136,7 +211,8 @@ Napi::Value generate(const Napi::CallbackInfo& info) {
   for (const Napi::Object& o : objects_at(args, "requests")) requests.push_back(request_of(o));
   const uint32_t session = static_cast<uint32_t>(integer_at(args, "session"));
   const uint64_t max_bytes = static_cast<uint64_t>(integer_at(args, "maxBytes"));
-  return submit(info, [requests = std::move(requests), session, max_bytes](JobContext& job) -> ToJs {
+  const bool stream = bool_at(args, "stream");   // tokens as they are drawn, beside the completions
+  return submit(info, [requests = std::move(requests), session, max_bytes, stream](JobContext& job) -> ToJs {
     Model& model = job.engine.loaded();
     std::unique_ptr<Generator> once;
     Generator* generator = nullptr;
@@ -150,9 +226,9 @@ Napi::Value generate(const Napi::CallbackInfo& info) {
     }
     const CountedWork counted(*generator, job.counters);
     GenerateCallbacks callbacks;
-    callbacks.token = [](const GeneratedToken&) {};
+    if (stream) callbacks.token = [&](const GeneratedToken& t) { job.emit(0, token_event(t)); };
     callbacks.completion = [&](const GeneratedSequence& s) { job.emit(0, completion_event(s)); };
-    callbacks.ended = [](int32_t, int32_t) { return false; };
+    if (stream) callbacks.ended = job.ended;
     generator->generate(requests, callbacks, job.cancel);
     return [tokens = generator->cached_tokens(), bytes = generator->bytes()](Napi::Env env) -> Napi::Value {
       Napi::Object o = Napi::Object::New(env);
@@ -176,11 +252,17 @@ Napi::Value hash(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value tower_hash(const Napi::CallbackInfo& info) {
+  return submit(info, [](JobContext& job) -> ToJs {
+    return [hash = job.engine.loaded().tower_hash()](Napi::Env env) -> Napi::Value { return Napi::String::New(env, hash); };
+  });
+}
+
 Napi::Value parameter(const Napi::CallbackInfo& info) {
   return submit(info, [name = string_at(info[1].As<Napi::Object>(), "name")](JobContext& job) -> ToJs {
     Model& m = job.engine.loaded();
     const std::vector<float> values = m.parameter(name);   // NOT_FOUND
-    return [shape = m.by_name.at(name)->shape, values](Napi::Env env) -> Napi::Value {
+    return [shape = m.shape_of(name), values](Napi::Env env) -> Napi::Value {
       Napi::Object o = Napi::Object::New(env);
       o.Set("shape", shape_to_js(env, shape));
       o.Set("data", to_js(env, values));
@@ -206,10 +288,14 @@ void export_model_jobs(Napi::Env env, Napi::Object exports) {
   export_as<inspect>(env, exports, "inspect");
   export_as<load>(env, exports, "load");
   export_as<forward_job>(env, exports, "forward");
+  export_as<add_media>(env, exports, "addMedia");
+  export_as<media_features>(env, exports, "mediaFeatures");
+  export_as<release_media>(env, exports, "releaseMedia");
   export_as<log_probs>(env, exports, "logProbs");
   export_as<generate>(env, exports, "generate");
   export_as<close_session>(env, exports, "closeSession");
   export_as<hash>(env, exports, "hash");
+  export_as<tower_hash>(env, exports, "towerHash");
   export_as<parameter>(env, exports, "parameter");
   export_as<save>(env, exports, "save");
 }

@@ -21,7 +21,7 @@ class ModelStepper final : public Stepper {
     ArenaScope scope(model_.arena);
     Tape tape(model_.arena, false);
     Ctx c{*model_.backend, tape, cancel_, {}};
-    const Tensor hidden = decoder_cached(c, model_, batch, kv);   // (T, C)
+    const Tensor hidden = decoder_cached(c, model_, batch, model_.media.rows_of(c, model_, batch.ids, false), kv);   // (T, C)
     for (size_t i = 0; i < draws.size(); i += kDrawGroup) draw(ids, logp, c, hidden, draws, i, std::min(kDrawGroup, draws.size() - i));
   }
 
@@ -83,10 +83,13 @@ int64_t suppressed(const SamplingOptions& s, const DecoderConfig& config) {
   return std::unique(all.begin(), all.end()) - all.begin();
 }
 
-void check_request(const GenerateRequest& r, size_t i, const DecoderConfig& config) {
+void check_request(const GenerateRequest& r, size_t i, const Model& m) {
+  const DecoderConfig& config = m.config;
   const SamplingOptions& s = r.sampling;
   if (r.ids.empty()) invalid(i, "prompt", "expected at least one token but received none");
-  check_vocabulary(r.ids, config.vocab, i, "prompt");
+  for (size_t t = 0; t < r.ids.size(); ++t)
+    if (r.ids[t] < 0 || (r.ids[t] >= config.vocab && !m.media.holds(r.ids[t])))
+      invalid(i, "prompt", "expected ids in [0, ", config.vocab, ") but received ", r.ids[t], " at index ", t);
   if (r.copies < 1) invalid(i, "copies", "expected at least 1 but received ", r.copies);
   if (!(s.temperature >= 0) || !std::isfinite(static_cast<float>(s.temperature)))
     invalid(i, "temperature", "expected a finite number, 0 or more, but received ", s.temperature);
@@ -121,7 +124,7 @@ void check_room(const GenerateRequest& r, size_t i, const KvCache& cache) {
 
 }  // namespace
 
-Generator::Generator(Model& model, uint64_t max_bytes, bool keep) : model_(model), keep_(keep), generation_(model.generation) {
+Generator::Generator(Model& model, uint64_t max_bytes, bool keep) : model_(model), keep_(keep), generation_(model.generation), epoch_(model.media.epoch) {
   const size_t page = model.backend->kv_page_bytes(attention_shape(model.config), model.dtype);
   cache_ = std::make_unique<KvCache>(model.config.layers, static_cast<int64_t>(page), max_bytes ? max_bytes : machine_memory() / 4, keep);
 }
@@ -131,11 +134,12 @@ Generator::~Generator() = default;
 std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
                                                    const std::atomic<bool>* cancel) {
   for (size_t i = 0; i < requests.size(); ++i) {
-    check_request(requests[i], i, model_.config);
+    check_request(requests[i], i, model_);
     check_room(requests[i], i, *cache_);
   }
-  if (generation_ != model_.generation) cache_->clear();   // keys and values of other weights
+  if (generation_ != model_.generation || epoch_ != model_.media.epoch) cache_->clear();   // keys and values of other weights, or ids
   generation_ = model_.generation;
+  epoch_ = model_.media.epoch;
 
   ModelStepper stepper(model_, cancel);
   std::vector<GeneratedSequence> results;

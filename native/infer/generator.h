@@ -63,7 +63,7 @@ class Generator {
   Model& model_;
   std::unique_ptr<KvCache> cache_;
   bool keep_;
-  uint64_t generation_;                         // of the weights that the cache was computed with
+  uint64_t generation_, epoch_;                 // of the weights and the media ids that the cache was computed with
 };
 
 }  // namespace isr

@@ -5,13 +5,17 @@
 #include <limits>
 
 #include "io/json.h"
+#include "io/pickle.h"
 
 namespace isr {
 namespace {
 
 constexpr const char* kCorrupt = "CHECKPOINT_CORRUPT";
-constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
+
+struct FormatRow { const char *single, *index, *suffix; };  // file names; by FileFormat
+constexpr FormatRow kFormats[] = {{"model.safetensors", "model.safetensors.index.json", ".safetensors"},
+                                  {"pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"}};
+const FormatRow& row_of(FileFormat f) { return kFormats[static_cast<size_t>(f)]; }
 
 struct DTypeRow { FileDType dtype; const char* name; size_t bytes; };
 constexpr DTypeRow kDTypes[] = {
@@ -134,15 +138,15 @@ void check_cover(const std::vector<TensorInfo>& by_offset, uint64_t data_bytes, 
 }
 
 // An index may name files beside it only.
-void check_shard_name(const std::string& name, const std::string& path) {
+void check_shard_name(const std::string& name, const char* suffix, const std::string& path) {
   const bool plain = name.find_first_of(std::string_view("/\0", 2)) == std::string::npos && name.size() <= 255;
-  if (!plain || !name.ends_with(".safetensors"))
-    corrupt(path, "expected the name of a .safetensors file in the same folder, got ", json_excerpt(name));
+  if (!plain || !name.ends_with(suffix))
+    corrupt(path, "expected the name of a ", suffix, " file in the same folder, got ", json_excerpt(name));
 }
 
 using WeightMap = std::vector<std::pair<std::string, std::string>>;
 
-WeightMap parse_index(std::string_view text, const std::string& path) {
+WeightMap parse_index(std::string_view text, const char* suffix, const std::string& path) {
   const Json root = parse_json(text, kCorrupt, path, {kMaxIndexBytes, kMaxHeaderValues, 64});
   const Json* map = root.find("weight_map");
   if (!map || !map->object()) corrupt(path, "expected an object with an object weight_map");
@@ -152,13 +156,13 @@ WeightMap parse_index(std::string_view text, const std::string& path) {
   WeightMap entries;
   for (const auto& [name, file] : *map->object()) {
     if (!file.string()) corrupt(path, "expected weight_map.", json_excerpt(name), " to be a string, got ", file.kind());
-    check_shard_name(*file.string(), path);
+    check_shard_name(*file.string(), suffix, path);
     entries.emplace_back(name, *file.string());
   }
   return entries;
 }
 
-// Says what is wrong with a folder that holds no safetensors weights under the expected names.
+// Says what is wrong with a folder that holds no weights under the expected names.
 [[noreturn]] void refuse_folder(const std::string& dir, const std::vector<FolderEntry>& entries) {
   const auto found = [&](std::string_view end) {
     for (const FolderEntry& e : entries)
@@ -166,7 +170,7 @@ WeightMap parse_index(std::string_view text, const std::string& path) {
     return std::string();
   };
   const auto unsupported = [&](const std::string& name, const char* what, const char* hint) {
-    const std::string message = concat(dir, " holds ", what, " (", name, ") and no ", kSingleName);
+    const std::string message = concat(dir, " holds ", what, " (", name, "), but neither ", kFormats[0].single, " nor ", kFormats[1].single);
     if (!name.empty()) throw Error("CHECKPOINT_UNSUPPORTED", message, hint, dir);
   };
   const auto is_adapter = [](const FolderEntry& e) { return e.name.starts_with("adapter_"); };
@@ -175,9 +179,10 @@ WeightMap parse_index(std::string_view text, const std::string& path) {
                 "merge it into its base model first (peft: merge_and_unload, then save_pretrained)");
   unsupported(found(".gguf"), "a GGUF file", "use the original checkpoint in safetensors format");
   for (const char* end : {".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"})
-    unsupported(found(end), "PyTorch weights",
-                "convert them: load with transformers and save_pretrained(dir, safe_serialization=True)");
-  throw Error("NOT_FOUND", concat(dir, ": expected ", kSingleName, " or ", kIndexName, ", found neither"),
+    unsupported(found(end), "PyTorch weights under another name",
+                "name them pytorch_model.bin if that is what they are, or convert them: load with transformers and "
+                "save_pretrained(dir, safe_serialization=True)");
+  throw Error("NOT_FOUND", concat(dir, ": expected ", kFormats[0].single, " or ", kFormats[1].single, ", or the index of either"),
               "give the folder of a Hugging Face checkpoint", dir);
 }
 
@@ -230,24 +235,44 @@ Header parse_header(std::string_view json, uint64_t file_size, const std::string
   return header;
 }
 
-Checkpoint::Checkpoint(std::string dir, std::string index, const std::vector<std::string>& shard_names)
-    : dir_(std::move(dir)), index_(std::move(index)) {
-  for (const std::string& name : shard_names) {
-    InputFile file(dir_ + "/" + name, kCorrupt);
+Checkpoint::Checkpoint(FileFormat format, std::string dir, std::string index, const std::vector<std::string>& shard_names)
+    : format_(format), dir_(std::move(dir)), index_(std::move(index)) {
+  for (const std::string& name : shard_names) add_shard(name);
+  index_names();
+}
+
+void Checkpoint::add_shard(const std::string& name) {
+  Shard shard;
+  shard.name = name;
+  shard.file = InputFile(dir_ + "/" + name, kCorrupt);
+  const InputFile& file = shard.file;
+  std::vector<TensorInfo> tensors;
+  if (format_ == FileFormat::Torch) {
+    const auto read = [&](void* dst, size_t bytes, uint64_t offset) { file.read_exact(dst, bytes, offset); };
+    TorchHeader header = read_torch_header(read, file.size(), file.path());
+    tensors = std::move(header.tensors);
+    shard.ignored = std::move(header.ignored);
+  } else {
     if (file.size() < 8) corrupt(file.path(), "expected at least 8 bytes, got ", file.size());
     uint8_t prefix[8];
     file.read_exact(prefix, 8, 0);
     std::string json(parse_header_length(prefix, file.size(), file.path()), '\0');
     file.read_exact(json.data(), json.size(), 8);
     Header header = parse_header(json, file.size(), file.path());
-    if (tensors_.size() + header.tensors.size() > kMaxTensors)
-      corrupt(file.path(), "expected at most ", kMaxTensors, " tensors in all shards");
-    for (TensorInfo& t : header.tensors) {
-      t.shard = static_cast<uint32_t>(shards_.size());
-      tensors_.push_back(std::move(t));
-    }
-    shards_.push_back({name, std::move(file), 8 + json.size(), std::move(header.metadata)});
+    tensors = std::move(header.tensors);
+    shard.metadata = std::move(header.metadata);
+    shard.data_begin = 8 + json.size();
   }
+  if (tensors_.size() + tensors.size() > kMaxTensors)
+    corrupt(file.path(), "expected at most ", kMaxTensors, " tensors in all shards");
+  for (TensorInfo& t : tensors) {
+    t.shard = static_cast<uint32_t>(shards_.size());
+    tensors_.push_back(std::move(t));
+  }
+  shards_.push_back(std::move(shard));
+}
+
+void Checkpoint::index_names() {
   for (size_t i = 0; i < tensors_.size(); ++i) by_name_.push_back(static_cast<uint32_t>(i));
   std::sort(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return tensors_[a].name < tensors_[b].name; });
   for (size_t i = 1; i < by_name_.size(); ++i) {
@@ -257,8 +282,7 @@ Checkpoint::Checkpoint(std::string dir, std::string index, const std::vector<std
   }
 }
 
-void Checkpoint::check_index(const WeightMap& weight_map) const {
-  const std::string path = dir_ + "/" + kIndexName;
+void Checkpoint::check_index(const WeightMap& weight_map, const std::string& path) const {
   for (const auto& [name, file] : weight_map) {
     const TensorInfo* t = find(name);
     if (!t || shards_[t->shard].name != file) corrupt(path, "tensor ", json_excerpt(name), " is not in ", file);
@@ -278,11 +302,18 @@ Checkpoint Checkpoint::open(const std::string& dir) {
   const auto has = [&](std::string_view name) {
     return std::any_of(entries.begin(), entries.end(), [&](const FolderEntry& e) { return e.name == name; });
   };
-  if (has(kSingleName)) return Checkpoint(dir, {}, {kSingleName});
-  if (!has(kIndexName)) refuse_folder(dir, entries);
-  std::string index = read_file(dir + "/" + kIndexName, kMaxIndexBytes, kCorrupt);
-  const std::string path = dir + "/" + kIndexName;
-  const WeightMap weight_map = parse_index(index, path);
+  for (const FileFormat format : {FileFormat::Safetensors, FileFormat::Torch}) {
+    const FormatRow& names = row_of(format);
+    if (has(names.single)) return Checkpoint(format, dir, {}, {names.single});
+    if (has(names.index)) return open_shards(format, dir);
+  }
+  refuse_folder(dir, entries);
+}
+
+Checkpoint Checkpoint::open_shards(FileFormat format, const std::string& dir) {
+  const std::string path = dir + "/" + row_of(format).index;
+  std::string index = read_file(path, kMaxIndexBytes, kCorrupt);
+  const WeightMap weight_map = parse_index(index, row_of(format).suffix, path);
   std::vector<std::string> names;
   for (const auto& entry : weight_map) names.push_back(entry.second);
   std::sort(names.begin(), names.end());
@@ -292,15 +323,24 @@ Checkpoint Checkpoint::open(const std::string& dir) {
     if (!file_exists(dir + "/" + name))
       throw Error(kCorrupt, concat(path, " names the shard ", json_excerpt(name), ", which is missing"),
                   "complete the download", dir + "/" + name);
-  Checkpoint checkpoint(dir, std::move(index), names);
-  checkpoint.check_index(weight_map);
+  Checkpoint checkpoint(format, dir, std::move(index), names);
+  checkpoint.check_index(weight_map, path);
   return checkpoint;
 }
 
 Checkpoint Checkpoint::open_file(const std::string& path) {
+  const auto ends = [&](const char* end) { return path.ends_with(end); };
+  bool torch = ends(".bin") || ends(".pt") || ends(".pth");
+  if (!torch && !ends(".safetensors")) {
+    const InputFile file(path, kCorrupt);
+    char start[4] = {};
+    file.read_exact(start, std::min<uint64_t>(file.size(), 4), 0);
+    torch = std::string_view(start, 4) == "PK\3\4";
+  }
+  const FileFormat format = torch ? FileFormat::Torch : FileFormat::Safetensors;
   const size_t slash = path.find_last_of('/');
-  if (slash == std::string::npos) return Checkpoint(".", {}, {path});
-  return Checkpoint(path.substr(0, slash), {}, {path.substr(slash + 1)});
+  if (slash == std::string::npos) return Checkpoint(format, ".", {}, {path});
+  return Checkpoint(format, path.substr(0, slash), {}, {path.substr(slash + 1)});
 }
 
 uint64_t Checkpoint::bytes() const {

@@ -1,6 +1,7 @@
-// Checkpoints in the safetensors format: one file or shards with an index. Reading trusts nothing: every size is checked
-// before it is used, tensors must cover the data area exactly, and bytes are fetched by pread when asked for. Saving
-// writes a complete new folder with the source's files, names, order and dtypes, and swaps it in (io/file.h).
+// Checkpoints in the safetensors format: one file or shards with an index; PyTorch files are read too (io/pickle.h).
+// Reading trusts nothing: every size is checked before it is used, tensors must cover the data area exactly, and bytes are
+// fetched by pread when asked for. Saving writes a complete new folder with the source's files, names, order and dtypes,
+// and swaps it in (io/file.h); it writes safetensors whatever the source is.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -58,22 +59,28 @@ Header parse_header(std::string_view json, uint64_t file_size, const std::string
 struct Shard {
   std::string name;  // file name within the folder
   InputFile file;
-  uint64_t data_begin = 0;  // 8 + header length
+  uint64_t data_begin = 0;  // 8 + header length; 0 in a PyTorch file, where each tensor has its own place
   Metadata metadata;
+  std::vector<std::string> ignored{};  // of a PyTorch file: names of entries that are no tensors
 };
+
+enum class FileFormat : uint8_t { Safetensors, Torch };
 
 class Checkpoint {
  public:
   Checkpoint() = default;
-  // `dir` holds model.safetensors, or model.safetensors.index.json and its shards.
-  // NOT_FOUND: none of these. CHECKPOINT_UNSUPPORTED: weights of another format alone. CHECKPOINT_CORRUPT: the rest.
+  // `dir` holds model.safetensors, or model.safetensors.index.json and its shards; without both, the same of
+  // pytorch_model.bin. NOT_FOUND: none of these. CHECKPOINT_UNSUPPORTED: weights of another format alone, or what a
+  // PyTorch file may hold beyond plain tensors. CHECKPOINT_CORRUPT: the rest.
   static Checkpoint open(const std::string& dir);
-  static Checkpoint open_file(const std::string& path);  // one safetensors file of any name (dir() is its folder)
+  // One file of any name (dir() is its folder); .bin, .pt and .pth, or a zip archive: as PyTorch's, else as safetensors.
+  static Checkpoint open_file(const std::string& path);
 
+  FileFormat format() const { return format_; }
   const std::string& dir() const { return dir_; }
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // shard by shard, by offset
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // shard by shard, by offset (PyTorch: as listed)
   const std::vector<Shard>& shards() const { return shards_; }
-  const std::string& index_text() const { return index_; }  // of model.safetensors.index.json; empty without one
+  const std::string& index_text() const { return index_; }  // of the index file; empty without one
   uint64_t bytes() const;                               // of all tensors
   const TensorInfo* find(std::string_view name) const;  // null when absent
   const TensorInfo& get(std::string_view name) const;   // CHECKPOINT_CORRUPT when absent
@@ -85,9 +92,13 @@ class Checkpoint {
   void read_rows(const TensorInfo&, int64_t row, int64_t rows, DType to, void* dst, std::vector<uint8_t>& staging) const;
 
  private:
-  Checkpoint(std::string dir, std::string index, const std::vector<std::string>& shard_names);
-  void check_index(const std::vector<std::pair<std::string, std::string>>& weight_map) const;
+  Checkpoint(FileFormat format, std::string dir, std::string index, const std::vector<std::string>& shard_names);
+  static Checkpoint open_shards(FileFormat format, const std::string& dir);
+  void add_shard(const std::string& name);
+  void index_names();
+  void check_index(const std::vector<std::pair<std::string, std::string>>& weight_map, const std::string& path) const;
 
+  FileFormat format_ = FileFormat::Safetensors;
   std::string dir_, index_;
   std::vector<Shard> shards_;
   std::vector<TensorInfo> tensors_;
@@ -106,6 +117,8 @@ void encode(FileDType to, const float* src, int64_t n, void* dst);
 // kSaveChunk bytes; all others are copied from the source byte for byte. Headers, index, config, tokenizer and every
 // other file of the source folder that holds no weights are copied as they are. poll() is called before each chunk and
 // may throw (Cancelled). Until the end `dir` is untouched; a failure leaves nothing behind. Returns the bytes written.
+// A PyTorch source is saved as model.safetensors, or with an index as model-0000i-of-0000n.safetensors, a file a shard:
+// metadata {"format": "pt"}, names, order, shapes and dtypes as they were; tied tensors are written once for each name.
 constexpr uint64_t kSaveChunk = uint64_t{4} << 20;
 uint64_t save_checkpoint(const Checkpoint& source, const std::string& dir, FunctionRef<bool(const TensorInfo&)> replaced,
                          FunctionRef<void(const TensorInfo&, uint64_t begin, uint64_t count, void* dst)> fill,

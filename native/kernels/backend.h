@@ -102,6 +102,7 @@ class Backend {
   virtual void act_backward(Tensor dpre, Tensor dy, Tensor pre, Act act) = 0;                            // not SwiGlu; dpre may be dy
   virtual void add(Tensor y, bool accumulate, Tensor a) = 0;                                             // y (+)= a; types may differ (cast)
   virtual void gather_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index) = 0;     // y[i] (+)= x[index[i]]; index -1: zero row ('=') or nothing ('+=')
+  virtual void pool_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index, int64_t n, float scale) = 0;  // y[i] (+)= scale * sum over j < n of x[index[i n + j]], j ascending; index -1: nothing
   virtual void embedding_forward(Tensor y, const WeightRows& table, std::span<const int32_t> ids) = 0;   // y (T, C); id -1: zero row (a media row)
   virtual void embedding_backward(float* dw, bool accumulate, Tensor dy, std::span<const int32_t> ids, int64_t vocab) = 0;  // dw (V, C); '=' zeroes absent rows; rows of one id are added in ascending t
 

@@ -1,8 +1,11 @@
-// What a decoder is, read from config.json by the family's file (models/llama.cc, ...).
+// What a model is, read from config.json by the family's file (models/llama.cc, models/llava.cc).
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "kernels/backend.h"
 
 namespace isr {
 
@@ -22,6 +25,45 @@ struct DecoderConfig {
   RopeConfig rope;
   std::vector<int32_t> end_tokens;          // eos_token_id of config.json and generation_config.json, ascending
   std::vector<std::string> notes;           // what is unusual, for people (dropout ignored, ...)
+};
+
+// A CLIP vision transformer; with `frames` a LanguageBind one: every layer attends over time first.
+struct TowerConfig {
+  int64_t width = 0, layers = 0, heads = 0, mlp_width = 0, image = 0, patch = 0;
+  int64_t run = 0;                          // layers computed: the features are the output of the last of them
+  int64_t frames = 0;                       // of a clip, for attention over time; 0: frames are independent
+  Act act = Act::QuickGelu;
+  float eps = 1e-5f;
+  int64_t patches() const { return image / patch * (image / patch); }
+  int64_t tokens() const { return patches() + 1; }   // with the class token, which comes first
+};
+
+// How media become rows of the decoder.
+struct VisionConfig {
+  bool original = false;                    // placeholders outside the vocabulary (-200, -201); else token ids, one a row
+  std::optional<TowerConfig> image, video;  // absent: such media are refused
+  bool image_cls = false, video_cls = false;   // whether the class token's row stays
+  int64_t pool = 1;                         // stride of average pooling over a frame's patches (video)
+  int64_t projector_layers = 2;
+  Act projector_act = Act::GeluErf;
+  bool projector_bias = true;
+  int32_t image_token = -1, video_token = -1;
+  int64_t per_video = 1;                    // placeholders a video (original layouts)
+  int64_t frames = 8;                       // sampled from a video when nothing else is said
+  int64_t feature_layer = -2;               // of hidden_states; -2: the last layer but one
+
+  // Rows of one medium of so many frames.
+  int64_t rows(bool is_image, int64_t frame_count) const {
+    const TowerConfig& t = is_image ? *image : *video;
+    if (is_image) return frame_count * (t.patches() + (image_cls ? 1 : 0));
+    const int64_t side = t.image / t.patch / pool;
+    return frame_count * (side * side + (video_cls ? 1 : 0));
+  }
+};
+
+struct ModelConfig {
+  DecoderConfig decoder;
+  std::optional<VisionConfig> vision;       // absent: a text model
 };
 
 }  // namespace isr

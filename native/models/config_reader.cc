@@ -109,14 +109,17 @@ RopeConfig read_rope(const ConfigReader& config) {
   return rope;
 }
 
-void read_shape(DecoderConfig& out, const ConfigReader& config) {
-  out.width = config.integer("hidden_size", 1, kMaxWidth);
-  out.layers = config.integer("num_hidden_layers", 1, kMaxLayers);
-  out.heads = config.integer("num_attention_heads", 1, kMaxHeads);
+void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults) {
+  const auto size = [&](const char* key, int64_t high, int64_t fallback) {
+    return config.integer(key, 1, high, defaults ? std::optional<int64_t>(fallback) : std::nullopt);
+  };
+  out.width = size("hidden_size", kMaxWidth, 4096);
+  out.layers = size("num_hidden_layers", kMaxLayers, 32);
+  out.heads = size("num_attention_heads", kMaxHeads, 32);
   out.kv_heads = config.integer("num_key_value_heads", 1, kMaxHeads, out.heads);
-  out.mlp_width = config.integer("intermediate_size", 1, kMaxWidth);
-  out.vocab = config.integer("vocab_size", 1, kMaxVocab);
-  out.context = config.integer("max_position_embeddings", 1, kMaxContext);
+  out.mlp_width = size("intermediate_size", kMaxWidth, 11008);
+  out.vocab = size("vocab_size", kMaxVocab, 32000);
+  out.context = size("max_position_embeddings", kMaxContext, 2048);
   out.norm_eps = static_cast<float>(config.number("rms_norm_eps", 0, 1, 1e-6));
   if (!config.has("head_dim") && out.width % out.heads != 0)
     config.invalid("num_attention_heads", concat("a divisor of hidden_size (", out.width, "), or head_dim beside it"));

@@ -19,6 +19,7 @@ class ConfigReader {
   std::string text(const char* key, const std::string& fallback) const;
   std::vector<int32_t> ids(const char* key, int64_t vocab) const;        // one id or a list; absent or null: empty
   ConfigReader object(const char* key) const;
+  const std::string& path() const { return path_; }
   [[noreturn]] void invalid(const char* key, const std::string& expected) const;
   [[noreturn]] void unsupported(const std::string& what, const std::string& hint) const;
 
@@ -29,6 +30,8 @@ class ConfigReader {
 };
 
 RopeConfig read_rope(const ConfigReader& config);
-void read_shape(DecoderConfig& out, const ConfigReader& config);   // widths, heads, vocabulary, context; consistent or INVALID_CONFIG
+// Widths, heads, vocabulary, context; consistent or INVALID_CONFIG. `defaults`: what is left out is LlamaConfig's default, as in
+// the text_config of published video models; else it is an error.
+void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults);
 
 }  // namespace isr

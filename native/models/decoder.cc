@@ -63,13 +63,13 @@ float* rope_table(Arena& arena, const DecoderConfig& config, std::span<const int
   return table;
 }
 
-Tensor decoder_forward(Ctx& c, Model& m, const Batch& batch, bool checkpointing) {
+Tensor decoder_forward(Ctx& c, Model& m, const Batch& batch, std::span<const MediaRows> media, bool checkpointing) {
   const AttentionShape s = attention_shape(m.config);
   const float eps = m.config.norm_eps;
   const float* rope = rope_table(c.tape.arena(), m.config, batch.positions);
   const AttentionPlan& plan = batch.plan;
   group_begin(c, m.shared_group);
-  Tensor x = embedding(c, *m.token_embedding, batch.ids, m.dtype);
+  Tensor x = embedding(c, *m.token_embedding, batch.ids, media, m.dtype);
   for (Layer& layer : m.layers) {
     const auto block = [&layer, &plan, s, eps, rope](Ctx& inner, Tensor in) {
       return decoder_block(inner, layer, in, eps, s, rope, [&plan, &s](Ctx& c2, Tensor projected) { return attention(c2, projected, plan, s); });
@@ -81,13 +81,13 @@ Tensor decoder_forward(Ctx& c, Model& m, const Batch& batch, bool checkpointing)
   return rms_norm(c, x, *m.final_norm, eps);
 }
 
-Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, const KvStore& kv) {
+Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv) {
   ISR_ASSERT(!c.tape.recording(), "cached attention is not differentiated");
   const AttentionShape s = attention_shape(m.config);
   const float eps = m.config.norm_eps;
   const float* rope = rope_table(c.tape.arena(), m.config, batch.positions);
   const int64_t q_cols = s.heads * s.head_size, kv_cols = s.kv_heads * s.head_size;
-  Tensor x = embedding(c, *m.token_embedding, batch.ids, m.dtype);
+  Tensor x = embedding(c, *m.token_embedding, batch.ids, media, m.dtype);
   int64_t index = 0;
   for (Layer& layer : m.layers) {
     const auto attend = [&](Ctx& inner, Tensor p) {

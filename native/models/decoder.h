@@ -14,7 +14,8 @@ AttentionShape attention_shape(const DecoderConfig& config);
 float* rope_table(Arena& arena, const DecoderConfig& config, std::span<const int32_t> positions);
 
 // Hidden states after the final norm, (T, C). `checkpointing`: keep block inputs only.
-Tensor decoder_forward(Ctx& c, Model& m, const Batch& batch, bool checkpointing);
+// `media`: features of every medium whose ids stand in the batch (MediaStore::rows_of).
+Tensor decoder_forward(Ctx& c, Model& m, const Batch& batch, std::span<const MediaRows> media, bool checkpointing);
 
 // Cached: rows (T) of several sequences are appended to their pages, then attended. Not recorded.
 struct CachedBatch {
@@ -22,7 +23,7 @@ struct CachedBatch {
   std::vector<KvRow> rows;                    // (T) where each row's key and value go
   CachedPlan plan;
 };
-Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, const KvStore& kv);
+Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv);
 
 // Logits (R, V) f32 of hidden rows (R, C).
 Tensor logits(Ctx& c, Model& m, Tensor hidden);

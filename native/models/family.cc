@@ -5,14 +5,31 @@
 namespace isr {
 namespace {
 
-constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", read_llama, "model.", "lm_head.weight"},
-    {"qwen2", "Qwen2ForCausalLM", read_qwen2, "model.", "lm_head.weight"},
-};
+using Prefixes = std::vector<std::string>;
+
+Prefixes tower_names(const std::string& part) { return {part + ".vision_model.", "model." + part + ".vision_model.", part + ".", "model." + part + "."}; }
+
+const std::vector<Family>& families() {
+  static const Prefixes text{"model."}, head{"lm_head.weight"};
+  static const Prefixes hf_text{"language_model.model.", "model.language_model."}, hf_head{"language_model.lm_head.weight", "lm_head.weight"};
+  static const Prefixes hf_projector{"multi_modal_projector.", "model.multi_modal_projector."};
+  static const Prefixes projector{"model.mm_projector."}, image{"model.image_tower.image_tower."}, video{"model.video_tower.video_tower."};
+  static const std::vector<Family> all{
+      {"llama", "llama", "LlamaForCausalLM", read_llama, text, head, {}, {}, {}, {}},
+      {"qwen2", "qwen2", "Qwen2ForCausalLM", read_qwen2, text, head, {}, {}, {}, {}},
+      {"llava_hound", "llava_llama", "LlavaLlamaForCausalLM", read_llava_hound, text, head, projector, image, video, {}},
+      {"video_llava_original", "llava", "LlavaLlamaForCausalLM", read_video_llava_original, text, head, projector, image, video, {}},
+      {"video_llava", "video_llava", "VideoLlavaForConditionalGeneration", read_video_llava, hf_text, hf_head, hf_projector,
+       tower_names("image_tower"), tower_names("video_tower"), {}},
+      {"llava_next_video", "llava_next_video", "LlavaNextVideoForConditionalGeneration", read_llava_next_video, hf_text, hf_head,
+       hf_projector, {}, tower_names("vision_tower"), {"image_newline"}},
+  };
+  return all;
+}
 
 std::string supported() {
   std::string all;
-  for (const Family& f : kFamilies) all += concat(all.empty() ? "" : ", ", f.architecture, " (", f.model_type, ")");
+  for (const Family& f : families()) all += concat(all.empty() ? "" : ", ", f.architecture, " (", f.model_type, ")");
   return all;
 }
 
@@ -24,7 +41,7 @@ const Family& find_family(const Json& config, const std::string& path) {
   if (!type || !type->string())
     throw Error("INVALID_CONFIG", concat(path, ": model_type: expected a string, got ", type ? type->kind() : "nothing"),
                 "this does not look like the config.json of a transformers checkpoint", path);
-  for (const Family& f : kFamilies) {
+  for (const Family& f : families()) {
     if (*type->string() != f.model_type) continue;
     const Json* architectures = config.find("architectures");
     if (!architectures || !architectures->array() || architectures->array()->empty()) return f;

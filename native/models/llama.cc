@@ -5,9 +5,9 @@
 namespace isr {
 namespace {
 
-DecoderConfig read_common(const ConfigReader& config) {
+DecoderConfig read_common(const ConfigReader& config, bool defaults) {
   DecoderConfig out;
-  read_shape(out, config);
+  read_shape(out, config, defaults);
   out.rope = read_rope(config);
   out.tied = config.boolean("tie_word_embeddings", false);
   if (const std::string act = config.text("hidden_act", "silu"); act != "silu")
@@ -24,23 +24,24 @@ DecoderConfig read_common(const ConfigReader& config) {
 
 }  // namespace
 
-DecoderConfig read_llama(const Json& json, const std::string& path) {
-  const ConfigReader config(json, path);
-  DecoderConfig out = read_common(config);
+DecoderConfig read_llama_decoder(const ConfigReader& config, bool defaults) {
+  DecoderConfig out = read_common(config, defaults);
   out.qkv_bias = out.out_bias = config.boolean("attention_bias", false);
   out.mlp_bias = config.boolean("mlp_bias", false);
   return out;
 }
 
-DecoderConfig read_qwen2(const Json& json, const std::string& path) {
+ModelConfig read_llama(const Json& json, const std::string& path) { return {read_llama_decoder(ConfigReader(json, path)), {}}; }
+
+ModelConfig read_qwen2(const Json& json, const std::string& path) {
   const ConfigReader config(json, path);
-  DecoderConfig out = read_common(config);
+  DecoderConfig out = read_common(config, false);
   out.qkv_bias = true;
   // Shared prefixes need full attention (docs/decisions): a window that never bites is fine.
   if (config.boolean("use_sliding_window", false) && config.has("sliding_window") &&
       config.integer("sliding_window", 1, int64_t{1} << 40) < out.context)
     config.unsupported("sliding-window attention (use_sliding_window)", "use a checkpoint without it");
-  return out;
+  return {out, {}};
 }
 
 }  // namespace isr

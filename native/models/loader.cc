@@ -21,52 +21,21 @@ Config read_config(const std::string& dir) {
   out.text = read_file(path, JsonLimits{}.max_bytes, "INVALID_CONFIG");
   const Json json = parse_json(out.text, "INVALID_CONFIG", path);
   out.family = &find_family(json, path);
-  out.decoder = out.family->read(json, path);
-  out.decoder.model_type = out.family->model_type;
-  out.decoder.architecture = out.family->architecture;
+  out.model = out.family->read(json, path);
+  DecoderConfig& decoder = out.model.decoder;
+  decoder.model_type = out.family->model_type;
+  decoder.architecture = out.family->architecture;
   const std::string generation = dir + "/generation_config.json";
   if (file_exists(generation)) {
     const Json g = read_json(generation, "INVALID_CONFIG");
     if (!g.object()) throw Error("INVALID_CONFIG", concat(generation, ": expected an object, got ", g.kind()), "", generation);
     const ConfigReader reader(g, generation);
-    for (int32_t id : reader.ids("eos_token_id", out.decoder.vocab)) out.decoder.end_tokens.push_back(id);
+    for (int32_t id : reader.ids("eos_token_id", decoder.vocab)) decoder.end_tokens.push_back(id);
   }
-  std::vector<int32_t>& ends = out.decoder.end_tokens;
+  std::vector<int32_t>& ends = decoder.end_tokens;
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   return out;
-}
-
-std::vector<TensorSpec> expected_tensors(const Family& f, const DecoderConfig& c) {
-  const int64_t q = c.heads * c.head_size, kv = c.kv_heads * c.head_size;
-  std::vector<TensorSpec> all;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape) { all.push_back({f.prefix + name, std::move(shape)}); };
-  const auto matrix = [&](const std::string& name, int64_t out, int64_t in, bool bias) {
-    add(name + ".weight", {out, in});
-    if (bias) add(name + ".bias", {out});
-  };
-  add("embed_tokens.weight", {c.vocab, c.width});
-  for (int64_t i = 0; i < c.layers; ++i) {
-    const std::string layer = concat("layers.", i, ".");
-    add(layer + "input_layernorm.weight", {c.width});
-    matrix(layer + "self_attn.q_proj", q, c.width, c.qkv_bias);
-    matrix(layer + "self_attn.k_proj", kv, c.width, c.qkv_bias);
-    matrix(layer + "self_attn.v_proj", kv, c.width, c.qkv_bias);
-    matrix(layer + "self_attn.o_proj", c.width, q, c.out_bias);
-    add(layer + "post_attention_layernorm.weight", {c.width});
-    matrix(layer + "mlp.gate_proj", c.mlp_width, c.width, c.mlp_bias);
-    matrix(layer + "mlp.up_proj", c.mlp_width, c.width, c.mlp_bias);
-    matrix(layer + "mlp.down_proj", c.width, c.mlp_width, c.mlp_bias);
-  }
-  add("norm.weight", {c.width});
-  if (!c.tied) all.push_back({f.head, {c.vocab, c.width}});
-  return all;
-}
-
-bool ignored_tensor(const std::string& name, const DecoderConfig& c, const Family& f) {
-  const std::string buffer = "rotary_emb.inv_freq";
-  if (name.size() >= buffer.size() && name.compare(name.size() - buffer.size(), buffer.size(), buffer) == 0) return true;
-  return c.tied && name == f.head;   // a copy of the embeddings
 }
 
 namespace {
@@ -83,65 +52,86 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return s + "]";
 }
 
-void check_tensors(const Checkpoint& file, const std::vector<TensorSpec>& specs) {
+void check_tensors(const Sources& sources, const std::vector<TensorSpec>& specs) {
   std::vector<std::string> missing;
+  const std::string& dir = sources.files[0].dir();
   for (const TensorSpec& s : specs) {
-    const TensorInfo* t = file.find(s.name);
+    const TensorInfo* t = sources.find(s);
     if (!t) {
       missing.push_back(s.name);
       continue;
     }
     if (t->shape != s.shape)
-      throw Error("CHECKPOINT_CORRUPT", concat(file.dir(), ": tensor ", s.name, ": config.json asks for shape ", shape_text(s.shape), ", the file has ", t->shape_text()),
-                  "config.json and the weights are not of the same model", file.dir());
+      throw Error("CHECKPOINT_CORRUPT", concat(dir, ": tensor ", s.name, ": config.json asks for shape ", shape_text(s.shape), ", the file has ", t->shape_text()),
+                  "config.json and the weights are not of the same model", dir);
     if (!is_float(t->dtype))
-      throw Error("CHECKPOINT_UNSUPPORTED", concat(file.dir(), ": tensor ", s.name, " has dtype ", name_of(t->dtype)),
-                  "weights must be F32, BF16 or F16; use the full-precision checkpoint that it was made from", file.dir());
+      throw Error("CHECKPOINT_UNSUPPORTED", concat(dir, ": tensor ", s.name, " has dtype ", name_of(t->dtype)),
+                  "weights must be F32, BF16 or F16; use the full-precision checkpoint that it was made from", dir);
   }
   if (!missing.empty())
-    throw Error("CHECKPOINT_CORRUPT", concat(file.dir(), ": ", missing.size(), " tensors that config.json asks for are missing: ", listed(missing)),
-                "fetch the checkpoint again; every shard must be there", file.dir());
+    throw Error("CHECKPOINT_CORRUPT", concat(dir, ": ", missing.size(), " tensors that config.json asks for are missing: ", listed(missing)),
+                "fetch the checkpoint again; every shard must be there", dir);
+}
+
+// Tensors of the places where the towers were found, under the names that the checkpoint gives them.
+std::vector<TensorSpec> placed_tensors(const Names& names, const ModelConfig& config, const TowerPlaces& places) {
+  std::vector<TensorSpec> all = expected_tensors(names, config);
+  for (TensorSpec& s : all)
+    for (const auto& [prefix, place] : {std::pair{names.image_tower, places.image}, std::pair{names.video_tower, places.video}}) {
+      if (!place || place->source == 0 || prefix.empty() || s.name.compare(0, prefix.size(), prefix) != 0) continue;
+      s.source = place->source;
+      s.source_name = place->prefix + s.name.substr(prefix.size());
+    }
+  return all;
 }
 
 }  // namespace
 
 class Loader {
  public:
-  Loader(Model& m, const Config& config, Checkpoint file, const LoadOptions& options) : m_(m), family_(*config.family), options_(options) {
-    m.config = config.decoder;
-    m.family = config.family->model_type;
+  Loader(Model& m, Config config, Sources sources, const std::string& dir, const LoadOptions& options)
+      : m_(m), family_(*config.family), sources_(std::move(sources)), options_(options) {
+    names_ = names_in(sources_.files[0], family_);
+    const TowerPlaces places = find_towers(config, names_, sources_, dir, options.vision_tower);
+    specs_ = placed_tensors(names_, config.model, places);
+    m.config = config.model.decoder;
+    m.family = family_.name;
     m.config_json_ = config.text;
-    m.checkpoint_ = std::move(file);
+    if (config.model.vision) m.vision.emplace().config = *config.model.vision;
+    m.outside_towers_ = sources_.files.size() > 1;
+    for (const TensorInfo& t : sources_.files[0].tensors())
+      if (is_float(t.dtype) && ignored_tensor(t.name, names_, config) && t.name.find("inv_freq") == std::string::npos && !(m.config.tied && t.name == names_.head)) unread_.insert(t.name);
   }
 
   void run() {
-    const std::vector<TensorSpec> specs = expected_tensors(family_, m_.config);
-    check_tensors(m_.checkpoint_, specs);
+    check_tensors(sources_, specs_);
     m_.dtype = choose_dtype();
     const int threads = options_.threads > 0 ? options_.threads : machine_threads();
     m_.backend = make_cpu_backend(chosen_isa(), threads);
-    make_params(specs);
-    make_weights();
+    make_params();
+    make_decoder();
+    if (m_.vision) make_vision();
     check_memory();
     allocate();
     read();
-    for (const Param& p : m_.params) m_.parameters += p.size();
+    count();
+    m_.checkpoint_ = std::move(sources_.files[0]);
   }
 
  private:
-  struct Job { Param* param; int64_t row, rows; };   // rows of a matrix, or a whole vector
+  struct Job { Param* param; const Checkpoint* file; const TensorInfo* tensor; int64_t row, rows; };   // rows of a matrix, or a whole vector
 
   DType choose_dtype() const {
     if (options_.dtype == "f32") return DType::F32;
     if (options_.dtype == "bf16") return DType::BF16;
     if (options_.dtype != "auto")
       throw Error("INVALID_ARGUMENT", concat("dtype: expected \"auto\", \"f32\" or \"bf16\", got \"", options_.dtype, "\""));
-    const TensorInfo& t = m_.checkpoint_.get(family_.prefix + std::string("layers.0.mlp.down_proj.weight"));
+    const TensorInfo& t = sources_.files[0].get(names_.decoder + "layers.0.mlp.down_proj.weight");
     return t.dtype == FileDType::BF16 ? DType::BF16 : DType::F32;   // F16 is read, never computed in
   }
 
-  void make_params(const std::vector<TensorSpec>& specs) {
-    for (const TensorSpec& s : specs) {
+  void make_params() {
+    for (const TensorSpec& s : specs_) {
       Param& p = m_.params.emplace_back();
       p.name = s.name;
       p.shape = s.shape;
@@ -149,39 +139,80 @@ class Loader {
       m_.by_name[s.name] = &p;
     }
   }
-  Param* named(const std::string& name) const { return m_.by_name.at(family_.prefix + name); }
+  Param* named(const std::string& name) const { return m_.by_name.at(name); }
 
-  void stack(Weight& w, const std::vector<std::string>& names, bool bias, bool swiglu = false) {
+  void stack(Weight& w, const std::string& prefix, const std::vector<std::string>& names, bool bias, bool swiglu = false) {
     int64_t n = 0;
     for (const std::string& name : names) {
-      Param* p = named(name + ".weight");
+      Param* p = named(prefix + name + ".weight");
       p->weight = &w;
       p->weight_row = n;
       n += p->rows();
       w.parts.push_back(p);
-      if (bias) w.bias.push_back(named(name + ".bias"));
+      if (bias) w.bias.push_back(named(prefix + name + ".bias"));
     }
     w.packed = {nullptr, m_.dtype, n, w.parts[0]->cols(), swiglu};
   }
 
-  void make_weights() {
-    m_.token_embedding = named("embed_tokens.weight");
+  void make_decoder() {
+    const std::string& prefix = names_.decoder;
+    m_.token_embedding = named(prefix + "embed_tokens.weight");
     m_.token_embedding->embedding = true;
-    m_.final_norm = named("norm.weight");
+    m_.final_norm = named(prefix + "norm.weight");
     for (int64_t i = 0; i < m_.config.layers; ++i) {
       Layer& l = m_.layers.emplace_back();
-      const std::string at = concat("layers.", i, ".");
+      const std::string at = concat(prefix, "layers.", i, ".");
       l.attention_norm = named(at + "input_layernorm.weight");
       l.mlp_norm = named(at + "post_attention_layernorm.weight");
-      stack(l.qkv, {at + "self_attn.q_proj", at + "self_attn.k_proj", at + "self_attn.v_proj"}, m_.config.qkv_bias);
-      stack(l.out, {at + "self_attn.o_proj"}, m_.config.out_bias);
-      stack(l.gate_up, {at + "mlp.gate_proj", at + "mlp.up_proj"}, m_.config.mlp_bias, true);
-      stack(l.down, {at + "mlp.down_proj"}, m_.config.mlp_bias);
+      stack(l.qkv, at, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, m_.config.qkv_bias);
+      stack(l.out, at, {"self_attn.o_proj"}, m_.config.out_bias);
+      stack(l.gate_up, at, {"mlp.gate_proj", "mlp.up_proj"}, m_.config.mlp_bias, true);
+      stack(l.down, at, {"mlp.down_proj"}, m_.config.mlp_bias);
     }
-    Param* head = m_.config.tied ? m_.token_embedding : m_.by_name.at(family_.head);
+    Param* head = m_.config.tied ? m_.token_embedding : named(names_.head);
     m_.head.parts = {head};
     head->weight = &m_.head;
     m_.head.packed = {nullptr, m_.dtype, head->rows(), head->cols(), false};
+  }
+
+  void make_vision() {
+    Vision& v = *m_.vision;
+    if (v.config.image) v.image = make_tower(names_.image_tower, *v.config.image);
+    if (v.config.video) v.video = make_tower(names_.video_tower, *v.config.video);
+    if (!v.image && !v.video) return;
+    const bool bare = v.config.original && v.config.projector_layers == 1;
+    const std::string prefix = bare ? names_.projector.substr(0, names_.projector.size() - 1) : names_.projector;
+    for (int64_t i = 0; i < v.config.projector_layers; ++i)
+      stack(v.projector.emplace_back(), prefix, {bare ? "" : projector_layer(i, v.config.original)}, v.config.projector_bias);
+  }
+
+  LayerNorm norm(const std::string& name) const { return {named(name + ".weight"), named(name + ".bias")}; }
+
+  std::unique_ptr<Tower> make_tower(const std::string& prefix, const TowerConfig& config) {
+    auto t = std::make_unique<Tower>();
+    t->config = config;
+    t->class_embedding = named(prefix + "embeddings.class_embedding");
+    t->position_embedding = named(prefix + "embeddings.position_embedding.weight");
+    t->pre_norm = norm(prefix + "pre_layrnorm");
+    stack(t->patch, prefix, {"embeddings.patch_embedding"}, false);
+    const auto attention = [&](Weight& qkv, Weight& out, const std::string& at) {
+      stack(qkv, at, {".q_proj", ".k_proj", ".v_proj"}, true);
+      stack(out, at, {".out_proj"}, true);
+    };
+    for (int64_t i = 0; i < config.run; ++i) {
+      TowerLayer& l = t->layers.emplace_back();
+      const std::string at = concat(prefix, "encoder.layers.", i, ".");
+      l.norm1 = norm(at + "layer_norm1");
+      l.norm2 = norm(at + "layer_norm2");
+      attention(l.qkv, l.out, at + "self_attn");
+      stack(l.fc1, at, {"mlp.fc1"}, true);
+      stack(l.fc2, at, {"mlp.fc2"}, true);
+      if (config.frames == 0) continue;
+      l.temporal_embedding = named(at + "temporal_embedding");
+      l.temporal_norm = norm(at + "temporal_layer_norm1");
+      attention(l.temporal_qkv, l.temporal_out, at + "temporal_attn");
+    }
+    return t;
   }
 
   void check_memory() const {
@@ -219,14 +250,18 @@ class Loader {
   void read() {
     constexpr int64_t kJobElements = 1 << 19;   // 1 to 2 MB: long enough for the disk, short enough to share out and to cancel
     std::vector<Job> jobs;
-    for (Param& p : m_.params) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < specs_.size(); ++i) {
+      Param& p = *m_.by_name.at(specs_[i].name);
+      const Checkpoint& file = sources_.files[static_cast<size_t>(specs_[i].source)];
+      const TensorInfo* tensor = sources_.find(specs_[i]);
+      total += tensor->bytes;
       const int64_t rows = p.vector() ? 1 : std::max<int64_t>(64, kJobElements / std::max<int64_t>(1, p.cols()) / 64 * 64);
-      for (int64_t r = 0; r < p.rows(); r += rows) jobs.push_back({&p, r, std::min(rows, p.rows() - r)});
+      for (int64_t r = 0; r < p.rows(); r += rows) jobs.push_back({&p, &file, tensor, r, std::min(rows, p.rows() - r)});
     }
     const int threads = m_.backend->threads;
     std::vector<std::vector<uint8_t>> staging(static_cast<size_t>(threads)), values(static_cast<size_t>(threads));
     std::atomic<uint64_t> done{0};
-    const uint64_t total = m_.checkpoint_.bytes();
     parallel(threads, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t i = begin; i < end; ++i) {
         if (options_.cancel && options_.cancel->load()) throw Cancelled();
@@ -240,10 +275,10 @@ class Loader {
 
   uint64_t read_job(const Job& job, std::vector<uint8_t>& staging, std::vector<uint8_t>& values) {
     Param& p = *job.param;
-    const TensorInfo& t = m_.checkpoint_.get(p.name);
+    const TensorInfo& t = *job.tensor;
     const uint64_t bytes = t.bytes / static_cast<uint64_t>(p.rows()) * static_cast<uint64_t>(job.rows);
     if (p.vector()) {
-      m_.checkpoint_.read_rows(t, 0, t.rows(), DType::F32, p.value, staging);
+      job.file->read_rows(t, 0, t.rows(), DType::F32, p.value, staging);
       if (p.dtype == DType::BF16)
         for (int64_t i = 0; i < p.size(); ++i) p.f32()[i] = round_bf16(p.f32()[i]);
       return bytes;
@@ -251,48 +286,75 @@ class Loader {
     const size_t row_bytes = static_cast<size_t>(p.cols()) * size_of(p.dtype);
     if (!p.value && values.size() < row_bytes * static_cast<size_t>(job.rows)) values.resize(row_bytes * static_cast<size_t>(job.rows));
     void* dst = p.value ? static_cast<char*>(p.value) + row_bytes * static_cast<size_t>(job.row) : static_cast<void*>(values.data());
-    m_.checkpoint_.read_rows(t, job.row, job.rows, p.dtype, dst, staging);
+    job.file->read_rows(t, job.row, job.rows, p.dtype, dst, staging);
     if (p.weight) m_.backend->pack(p.weight->packed, p.weight_row + job.row, {dst, p.dtype, job.rows, p.cols()});
     return bytes;
   }
 
+  // Parameters of the model, computed with or not (layers behind the feature layer).
+  void count() {
+    for (const Param& p : m_.params) m_.parameters += p.size();
+    for (const TensorInfo& t : sources_.files[0].tensors())
+      if (unread_.count(t.name) && !m_.by_name.count(t.name)) m_.parameters += t.elements();
+  }
+
   Model& m_;
   const Family& family_;
+  Sources sources_;
   const LoadOptions& options_;
+  Names names_;
+  std::vector<TensorSpec> specs_;
+  std::unordered_set<std::string> unread_;
 };
 
 std::unique_ptr<Model> Model::load(const std::string& dir, const LoadOptions& options) {
-  const Config config = read_config(dir);
+  Config config = read_config(dir);
+  Sources sources;
+  sources.files.push_back(Checkpoint::open(dir));
   auto model = std::make_unique<Model>();
-  Loader(*model, config, Checkpoint::open(dir), options).run();
+  Loader(*model, std::move(config), std::move(sources), dir, options).run();
   return model;
 }
 
 CheckpointReport Model::inspect(const std::string& dir) {
-  const Config config = read_config(dir);
-  const Checkpoint file = Checkpoint::open(dir);
+  Config config = read_config(dir);
+  Sources sources;
+  sources.files.push_back(Checkpoint::open(dir));
+  const Names names = names_in(sources.files[0], *config.family);
+  const TowerPlaces places = find_towers(config, names, sources, dir, "");
+  const Checkpoint& file = sources.files[0];
   CheckpointReport out;
-  out.config = config.decoder;
-  out.family = config.family->model_type;
+  out.family = config.family->name;
   std::unordered_set<std::string> expected;
-  CheckpointReport::Part decoder{"decoder", 0, {}};
-  for (const TensorSpec& s : expected_tensors(*config.family, config.decoder)) {
+  for (const TensorSpec& s : placed_tensors(names, config.model, places)) {
     expected.insert(s.name);
-    const TensorInfo* t = file.find(s.name);
-    if (!t) {
-      out.missing.push_back(s.name);
+    const TensorInfo* t = sources.find(s);
+    if (!t) out.missing.push_back(s.name);
+    else if (t->shape != s.shape)
+      config.model.decoder.notes.push_back(concat(s.name, ": config.json asks for shape ", shape_text(s.shape), ", the file has ", t->shape_text()));
+  }
+  out.parts = {{"decoder", 0, {}}};
+  const auto part = [&](const std::string& name) -> CheckpointReport::Part& {
+    const auto begins = [&](const std::string& prefix) { return !prefix.empty() && name.compare(0, prefix.size(), prefix) == 0; };
+    const char* which = begins(names.image_tower) ? "image tower" : begins(names.video_tower) ? "video tower" : begins(names.projector) ? "projector" : "decoder";
+    for (CheckpointReport::Part& p : out.parts)
+      if (p.name == which) return p;
+    return out.parts.emplace_back(CheckpointReport::Part{which, 0, {}});
+  };
+  for (const TensorInfo& t : file.tensors()) {
+    const bool ignored = ignored_tensor(t.name, names, config);
+    if (!expected.count(t.name) && !ignored) {
+      out.unused.push_back(t.name);
       continue;
     }
-    decoder.parameters += t->elements();
-    const std::string dtype = name_of(t->dtype);
-    if (std::find(decoder.dtypes.begin(), decoder.dtypes.end(), dtype) == decoder.dtypes.end()) decoder.dtypes.push_back(dtype);
-    if (t->shape != s.shape) out.config.notes.push_back(concat(s.name, ": config.json asks for shape ", shape_text(s.shape), ", the file has ", t->shape_text()));
+    if (!is_float(t.dtype) || t.name.find("inv_freq") != std::string::npos || (config.model.decoder.tied && t.name == names.head)) continue;
+    CheckpointReport::Part& p = part(t.name);
+    p.parameters += t.elements();
+    out.parameters += t.elements();
+    if (const std::string dtype = name_of(t.dtype); std::find(p.dtypes.begin(), p.dtypes.end(), dtype) == p.dtypes.end()) p.dtypes.push_back(dtype);
   }
-  for (const TensorInfo& t : file.tensors())
-    if (!expected.count(t.name) && !ignored_tensor(t.name, config.decoder, *config.family)) out.unused.push_back(t.name);
-  out.parameters = decoder.parameters;
-  out.parts.push_back(std::move(decoder));
   for (const Shard& s : file.shards()) out.files.push_back(s.name);
+  out.config = config.model;
   return out;
 }
 

@@ -7,14 +7,39 @@ namespace isr {
 
 struct Config {                       // config.json and generation_config.json
   const Family* family = nullptr;
-  DecoderConfig decoder;
+  ModelConfig model;
   std::string text;                   // config.json as it stands, for the hash
 };
 Config read_config(const std::string& dir);
 
-struct TensorSpec { std::string name; std::vector<int64_t> shape; };
+// ---- names and shapes (tensors.cc)
+struct TensorSpec {
+  std::string name;                   // as the checkpoint calls it, or would
+  std::vector<int64_t> shape;
+  int source = 0;                     // which of Sources::files holds it
+  std::string source_name;            // there; empty: `name`
+};
+
+struct Sources {                      // the checkpoint, and towers that stand beside it
+  std::vector<Checkpoint> files;
+  const TensorInfo* find(const TensorSpec& s) const { return files[static_cast<size_t>(s.source)].find(s.source_name.empty() ? s.name : s.source_name); }
+};
+
+Names default_names(const Family& family);
+Names names_in(const Checkpoint& file, const Family& family);         // the spellings that this checkpoint uses
+std::vector<TensorSpec> decoder_tensors(const Names& names, const DecoderConfig& config);
+std::vector<TensorSpec> projector_tensors(const Names& names, const ModelConfig& config);
+std::vector<TensorSpec> tower_tensors(const std::string& prefix, const TowerConfig& config);   // of the layers that are computed
 // Every tensor the config asks for, in the model's order.
-std::vector<TensorSpec> expected_tensors(const Family& family, const DecoderConfig& config);
-bool ignored_tensor(const std::string& name, const DecoderConfig& config, const Family& family);   // buffers that checkpoints carry along
+std::vector<TensorSpec> expected_tensors(const Names& names, const ModelConfig& config);
+// Tensors that belong to the model and are not computed with: layers behind the feature layer, buffers, tied copies.
+bool ignored_tensor(const std::string& name, const Names& names, const Config& config);
+std::string projector_layer(int64_t i, bool original);                // "0", "2", ... or "linear_1", "linear_2"
+
+// ---- towers.cc. Towers of the original layouts are described by their own config.json, or by their tensors, and may stand
+// in a folder beside the checkpoint (`vision_tower`, or where the config says). Completes config.vision; adds files.
+struct TowerPlace { int source = 0; std::string prefix; };            // prefix of the tensors in that file
+struct TowerPlaces { std::optional<TowerPlace> image, video; };
+TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, const std::string& dir, const std::string& vision_tower);
 
 }  // namespace isr

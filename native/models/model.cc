@@ -7,26 +7,75 @@
 
 namespace isr {
 
+namespace {
+
+using Params = std::vector<Param*>;
+
+std::vector<Weight*> weights_of(TowerLayer& l) {
+  std::vector<Weight*> all{&l.qkv, &l.out, &l.fc1, &l.fc2};
+  if (l.temporal_embedding) all.insert(all.begin(), {&l.temporal_qkv, &l.temporal_out});
+  return all;
+}
+
+void append(Params& all, const Weight& w) {
+  all.insert(all.end(), w.parts.begin(), w.parts.end());
+  all.insert(all.end(), w.bias.begin(), w.bias.end());
+}
+
+void append(Params& all, const LayerNorm& n) { all.insert(all.end(), {n.w, n.b}); }
+
+void append_tower(std::vector<Params>& all, Tower& t) {
+  Params& first = all.emplace_back(Params{t.class_embedding, t.position_embedding});
+  append(first, t.patch);
+  append(first, t.pre_norm);
+  for (TowerLayer& l : t.layers) {
+    Params& g = all.emplace_back();
+    if (l.temporal_embedding) {
+      g.push_back(l.temporal_embedding);
+      append(g, l.temporal_norm);
+    }
+    append(g, l.norm1);
+    append(g, l.norm2);
+    for (const Weight* w : weights_of(l)) append(g, *w);
+  }
+}
+
+}  // namespace
+
 std::vector<Weight*> Model::weights() {
   std::vector<Weight*> all;
   for (Layer& l : layers)
     for (Weight* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) all.push_back(w);
   all.push_back(&head);
+  if (!vision) return all;
+  for (Weight& w : vision->projector) all.push_back(&w);
+  for (Tower* t : {vision->image.get(), vision->video.get()}) {
+    if (!t) continue;
+    all.push_back(&t->patch);
+    for (TowerLayer& l : t->layers)
+      for (Weight* w : weights_of(l)) all.push_back(w);
+  }
   return all;
 }
 
-std::vector<std::vector<Param*>> Model::groups() {
-  std::vector<std::vector<Param*>> all;
-  for (Layer& l : layers) {
-    std::vector<Param*>& g = all.emplace_back();
-    g = {l.attention_norm, l.mlp_norm};
-    for (Weight* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) {
-      g.insert(g.end(), w->parts.begin(), w->parts.end());
-      g.insert(g.end(), w->bias.begin(), w->bias.end());
+std::vector<Params> Model::groups(Part part) {
+  std::vector<Params> all;
+  if (part == Part::Decoder) {
+    for (Layer& l : layers) {
+      Params& g = all.emplace_back(Params{l.attention_norm, l.mlp_norm});
+      for (Weight* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) append(g, *w);
     }
+    all.push_back({token_embedding, final_norm});
+    if (head.parts[0] != token_embedding) all.back().push_back(head.parts[0]);
   }
-  all.push_back({token_embedding, final_norm});
-  if (head.parts[0] != token_embedding) all.back().push_back(head.parts[0]);
+  if (!vision) return all;
+  if (part == Part::Projector) {
+    all.emplace_back();
+    for (Weight& w : vision->projector) append(all.back(), w);
+  }
+  if (part == Part::Vision)
+    for (Tower* t : {vision->image.get(), vision->video.get()})
+      if (t) append_tower(all, *t);
   return all;
 }
 
@@ -64,8 +113,19 @@ void Model::source_values(const Param& p, int64_t begin, int64_t count, float* d
   }
 }
 
+std::vector<int64_t> Model::shape_of(const std::string& name) const {
+  const auto it = by_name.find(name);
+  return it != by_name.end() ? it->second->shape : checkpoint_.get(name).shape;
+}
+
 std::vector<float> Model::parameter(const std::string& name) {
   const auto it = by_name.find(name);
+  if (const TensorInfo* t = it == by_name.end() ? checkpoint_.find(name) : nullptr) {   // in the file, not computed with
+    std::vector<float> out(static_cast<size_t>(t->elements()));
+    std::vector<uint8_t> staging;
+    if (!out.empty()) checkpoint_.read_rows(*t, 0, t->rows(), DType::F32, out.data(), staging);
+    return out;
+  }
   if (it == by_name.end()) throw Error("NOT_FOUND", concat("no parameter \"", name, "\" in this model"), "names are those of the checkpoint's files");
   std::vector<float> out(static_cast<size_t>(it->second->size()));
   source_values(*it->second, 0, it->second->size(), out.data());
@@ -77,6 +137,26 @@ void Model::encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint
   std::vector<float> tmp(static_cast<size_t>(n));
   source_values(p, first, n, tmp.data());
   encode(dtype, tmp.data(), n, dst);
+}
+
+std::string Model::tower_hash() {
+  if (hashed_vision_ == vision_version) return tower_hash_;
+  Sha256 sha;
+  std::vector<float> chunk;
+  for (const std::vector<Param*>& group : groups(Part::Vision))
+    for (const Param* p : group) {
+      sha.update(p->name + "\n");
+      const int64_t rows = std::max<int64_t>(1, static_cast<int64_t>(kSaveChunk / sizeof(float)) / p->cols());
+      for (int64_t row = 0; row < p->rows(); row += rows) {
+        const int64_t n = std::min(rows, p->rows() - row) * p->cols();
+        chunk.resize(static_cast<size_t>(n));
+        source_values(*p, row * p->cols(), n, chunk.data());
+        sha.update(chunk.data(), chunk.size() * sizeof(float));
+      }
+    }
+  hashed_vision_ = vision_version;
+  tower_hash_ = sha.hex();
+  return tower_hash_;
 }
 
 std::string Model::hash() {

@@ -10,13 +10,14 @@
 
 #include "autograd/ops.h"
 #include "io/safetensors.h"
-#include "models/config.h"
+#include "models/media.h"
 
 namespace isr {
 
 struct LoadOptions {
   std::string dtype = "auto";                 // auto | f32 | bf16
   int threads = 0;                            // 0: as many as the machine allows
+  std::string vision_tower;                   // folder of towers that stand beside the checkpoint; they replace any inside
   std::function<void(uint64_t bytes, uint64_t total)> progress;   // on the calling thread
   const std::atomic<bool>* cancel = nullptr;
 };
@@ -29,7 +30,7 @@ struct Layer {
 };
 
 struct CheckpointReport {                     // `inspect`: no weights are read
-  DecoderConfig config;
+  ModelConfig config;
   std::string family;
   int64_t parameters = 0;
   struct Part { std::string name; int64_t parameters; std::vector<std::string> dtypes; };
@@ -50,6 +51,7 @@ class Model {
   Arena arena;                                 // activations
   int64_t parameters = 0;
   uint64_t generation = 0;                     // += 1 whenever weights change: caches of prefixes are stale then
+  uint64_t vision_version = 0, projector_version = 0;   // the same of the towers, and of what stands before the decoder
 
   // ---- parameters
   std::deque<Param> params;                    // in the checkpoint's order
@@ -59,13 +61,20 @@ class Model {
   std::deque<Layer> layers;
   Weight head;                                 // parts[0] == token_embedding when tied
   Group* shared_group = nullptr;               // embeddings, head, final norm; set by a trainer
+  std::optional<Vision> vision;                // absent: a text model
+  MediaStore media;
 
   std::vector<Weight*> weights();              // every packed matrix
-  std::vector<std::vector<Param*>> groups();   // parameters updated together: blocks in order, then embeddings, head, final norm
+  enum class Part { Vision, Projector, Decoder };
+  // Parameters updated together. Decoder: blocks in order, then embeddings, head, final norm.
+  std::vector<std::vector<Param*>> groups(Part part);
   std::vector<float> parameter(const std::string& name);                    // float32 copy
+  std::vector<int64_t> shape_of(const std::string& name) const;             // of a tensor in the file
   void fill_value(Param& p, void* dst);        // row-major values in the model's type, from the panels
   void keep_row_major(Param& p);               // gives p a value of its own, if it has none (dX and training need one)
+  std::string tower_hash();                    // the same of the towers' parameters, of those that are computed with
   std::string hash();                          // sha256 over name, dtype, shape, bytes of every tensor by name, + config.json
+  bool outside_towers() const { return outside_towers_; }
   struct Saved { std::string hash; uint64_t bytes; };
   Saved save(const std::string& dir, const std::atomic<bool>* cancel = nullptr);
 
@@ -75,8 +84,9 @@ class Model {
   void encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst);  // bytes of its tensor in the file's type
 
   Checkpoint checkpoint_;
-  std::string config_json_, hash_;
-  uint64_t hashed_generation_ = ~uint64_t{0};
+  bool outside_towers_ = false;                // towers came from another folder: they cannot be trained and saved
+  std::string config_json_, hash_, tower_hash_;
+  uint64_t hashed_generation_ = ~uint64_t{0}, hashed_vision_ = ~uint64_t{0};
   Buffer panels_;                              // of all weights: one block on huge pages
   std::deque<Buffer> storage_;                 // row-major values of embeddings, vectors, trained matrices
 };

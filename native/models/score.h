@@ -22,7 +22,7 @@ ForwardResult forward(Model& m, const ForwardRequest& request, const std::atomic
 std::vector<std::vector<float>> sequence_log_probs(Model& m, const std::vector<SequenceInput>& sequences, bool share, int64_t micro_batch_tokens,
                                                    const std::atomic<bool>* cancel, uint64_t* computed = nullptr);
 
-// INVALID_ARGUMENT for ids outside [0, V), CONTEXT_OVERFLOW for more than the context's tokens.
-void check_ids(const DecoderConfig& config, const std::vector<int32_t>& ids, const char* what);
+// INVALID_ARGUMENT for ids that are neither in [0, V) nor of a medium, CONTEXT_OVERFLOW for more than the context's tokens.
+void check_ids(const Model& m, const std::vector<int32_t>& ids, const char* what);
 
 }  // namespace isr

@@ -7,8 +7,11 @@
 
 namespace isr {
 
-Optimizer::Optimizer(Model& model) : m_(model) {
-  for (const std::vector<Param*>& params : m_.groups()) {
+Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts) : m_(model), parts_(std::move(parts)) {
+  std::vector<std::vector<Param*>> all;
+  for (Model::Part part : parts_)
+    for (std::vector<Param*>& group : m_.groups(part)) all.push_back(std::move(group));
+  for (const std::vector<Param*>& params : all) {
     Group& g = groups_.emplace_back();
     g.params = params;
     g.written.assign(params.size(), false);
@@ -37,8 +40,28 @@ Optimizer::Optimizer(Model& model) : m_(model) {
       p->group = &g;
     }
   }
-  for (size_t i = 0; i < m_.layers.size(); ++i) m_.layers[i].group = &groups_[i];
-  m_.shared_group = &groups_.back();
+  for (Layer& l : m_.layers) l.group = l.attention_norm->group;
+  m_.shared_group = m_.final_norm->group;
+  keep_rows_behind();
+}
+
+void Optimizer::keep_rows_behind() {
+  const auto trains = [this](Model::Part p) { return std::find(parts_.begin(), parts_.end(), p) != parts_.end(); };
+  bool before = false;
+  for (Model::Part part : {Model::Part::Vision, Model::Part::Projector, Model::Part::Decoder}) {
+    if (before && !trains(part))
+      for (const std::vector<Param*>& group : m_.groups(part))
+        for (Param* p : group) m_.keep_row_major(*p);
+    before = before || trains(part);
+  }
+}
+
+void Optimizer::weights_changed() {
+  ++m_.generation;
+  for (Model::Part part : parts_) {
+    if (part == Model::Part::Vision) ++m_.vision_version;
+    if (part != Model::Part::Decoder) ++m_.projector_version;
+  }
 }
 
 Optimizer::~Optimizer() {
@@ -118,7 +141,7 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
     ++s.steps;
     ++s.param->version;
   }
-  ++m_.generation;
+  weights_changed();
 }
 
 void Optimizer::values_from_masters() {
@@ -128,7 +151,7 @@ void Optimizer::values_from_masters() {
   });
   for (State& s : states)
     if (s.steps > 0) ++s.param->version;
-  ++m_.generation;
+  weights_changed();
 }
 
 }  // namespace isr

@@ -12,7 +12,7 @@ struct OptimizerOptions { double beta1, beta2, eps, weight_decay; bool decay_nor
 
 class Optimizer {
  public:
-  explicit Optimizer(Model& model);           // takes the decoder's parameters
+  Optimizer(Model& model, std::vector<Model::Part> parts);   // takes their parameters
   ~Optimizer();                               // trained values stay in the model
   Optimizer(const Optimizer&) = delete;
 
@@ -32,7 +32,11 @@ class Optimizer {
   std::vector<Task> tasks(bool only_written);
   void write_back(const Task& t);             // master -> value, panels
 
+  void keep_rows_behind();                    // dX of frozen parts that a gradient flows through reads row-major values
+  void weights_changed();
+
   Model& m_;
+  const std::vector<Model::Part> parts_;
   std::deque<Group> groups_;
   std::deque<Buffer> values_;                 // row-major bfloat16 values of matrices, while training
   std::vector<void*> old_values_;             // what Param::value was before, by state

@@ -37,7 +37,21 @@ void check_options(const TrainerOptions& o) {
   if (o.schedule != "constant" && o.total_steps == 0)
     fail("INVALID_ARGUMENT", "totalSteps: the schedule \"", o.schedule, "\" needs it, got nothing");
   if (o.warmup_ratio > 0 && o.total_steps == 0) fail("INVALID_ARGUMENT", "totalSteps: warmupRatio needs it, got nothing");
-  if (!o.train_decoder) fail("INVALID_ARGUMENT", "train: this model has a decoder only; with decoder false nothing is trained");
+  if (!o.train_decoder && !o.train_projector && !o.train_vision) fail("INVALID_ARGUMENT", "train: nothing is trained; set decoder, projector or vision");
+}
+
+// The trained parts, in the order of the forward pass.
+std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o) {
+  if (!m.vision && (o.train_vision || o.train_projector))
+    throw Error("INVALID_ARGUMENT", concat("train: ", m.family, " is a text model: it has no vision tower or projector"), "train the decoder");
+  if (o.train_vision && m.outside_towers())
+    throw Error("INVALID_ARGUMENT", "train.vision: the towers came from another folder (visionTower) and could not be saved with the checkpoint",
+                "train a checkpoint that holds its towers");
+  std::vector<Model::Part> parts;
+  if (o.train_vision) parts.push_back(Model::Part::Vision);
+  if (o.train_projector) parts.push_back(Model::Part::Projector);
+  if (o.train_decoder) parts.push_back(Model::Part::Decoder);
+  return parts;
 }
 
 // What a batch keeps for backward, without checkpointing: bytes a token and layer.
@@ -57,7 +71,7 @@ double learning_rate_at(const TrainerOptions& o, int64_t k) {
   return o.learning_rate * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
 }
 
-Trainer::Impl::Impl(Model& model, const TrainerOptions& options) : m(model), o(options), optimizer(model) {}
+Trainer::Impl::Impl(Model& model, const TrainerOptions& options) : m(model), o(options), optimizer(model, parts_of(model, options)) {}
 
 // ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
 void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel,
@@ -68,7 +82,8 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   ArenaScope scope(m.arena);
   Tape tape(m.arena, true);
   Ctx c{*m.backend, tape, cancel, {}};
-  const Tensor hidden = decoder_forward(c, m, batch, checkpointing(batch.tokens()));
+  const bool again = checkpointing(batch.tokens());
+  const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, again), again);
   const TokenLogp head = token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
   answer(batch, head.logp.f32(), head.dlogp);
   c.check_cancel();
@@ -84,8 +99,8 @@ bool Trainer::Impl::checkpointing(int64_t tokens) const {
 std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPair>& pairs) const {
   std::vector<SequenceInput> all;
   for (size_t i = 0; i < pairs.size(); ++i) {
-    check_ids(m.config, pairs[i].chosen.ids, concat("pairs[", i, "].chosen").c_str());
-    check_ids(m.config, pairs[i].rejected.ids, concat("pairs[", i, "].rejected").c_str());
+    check_ids(m, pairs[i].chosen.ids, concat("pairs[", i, "].chosen").c_str());
+    check_ids(m, pairs[i].rejected.ids, concat("pairs[", i, "].rejected").c_str());
     all.push_back(pairs[i].chosen);
     all.push_back(pairs[i].rejected);
   }
@@ -214,7 +229,7 @@ StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequ
   if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
   double total = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    check_ids(m.config, sequences[i].ids, concat("items[", i, "]").c_str());
+    check_ids(m, sequences[i].ids, concat("items[", i, "]").c_str());
     for (size_t t = 0; t < sequences[i].targets.size(); ++t)
       if (sequences[i].targets[t] >= 0) total += sequences[i].weights.empty() ? 1 : sequences[i].weights[t];
   }

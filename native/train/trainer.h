@@ -20,7 +20,7 @@ struct TrainerOptions {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   bool decay_norms = true;
   double clip_norm = 0;                    // 0: off
-  bool train_decoder = true;
+  bool train_decoder = true, train_projector = false, train_vision = false;
   int64_t micro_batch_tokens = 4096;
   int checkpointing = -1;                  // -1 auto, 0 off, 1 on
   bool share_prefix = true;

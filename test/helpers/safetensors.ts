@@ -1,10 +1,10 @@
 // A small safetensors reader for the golden data, independent of the engine's.
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 
 export interface Stored {
   dtype: string;
   shape: number[];
-  data: Float32Array | Int32Array | Uint16Array; // F32, I64 (narrowed), BF16 bit patterns
+  data: Float32Array | Int32Array | Uint16Array | Uint8Array; // F32, I64 (narrowed), BF16 bit patterns, U8
 }
 
 export function readSafetensors(path: string): Map<string, Stored> {
@@ -27,6 +27,7 @@ export function readSafetensors(path: string): Map<string, Stored> {
 function decode(dtype: string, bytes: ArrayBuffer): Stored["data"] {
   if (dtype === "F32") return new Float32Array(bytes);
   if (dtype === "I64") return Int32Array.from(new BigInt64Array(bytes), Number);
+  if (dtype === "U8") return new Uint8Array(bytes);
   if (dtype === "BF16") return new Uint16Array(bytes);
   throw new Error(`golden data of type ${dtype}`);
 }
@@ -41,4 +42,24 @@ export function intsOf(all: Map<string, Stored>, name: string): Int32Array {
   const t = all.get(name);
   if (!(t?.data instanceof Int32Array)) throw new Error(`no integer tensor ${name}`);
   return t.data;
+}
+
+const elementBytes: Record<string, number> = { F32: 4, BF16: 2, U8: 1 };
+
+/** The reverse, for tensors whose bytes it keeps (no I64). */
+export function writeSafetensors(path: string, tensors: ReadonlyMap<string, Stored>): void {
+  let at = 0;
+  const header: Record<string, object> = {};
+  const bytes: Buffer[] = [];
+  for (const [name, t] of tensors) {
+    if (!elementBytes[t.dtype]) throw new Error(`cannot write ${t.dtype}`);
+    const data = Buffer.from(t.data.buffer, t.data.byteOffset, t.data.byteLength);
+    header[name] = { dtype: t.dtype, shape: t.shape, data_offsets: [at, at + data.length] };
+    at += data.length;
+    bytes.push(data);
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  writeFileSync(path, Buffer.concat([length, text, ...bytes]));
 }

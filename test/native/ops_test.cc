@@ -98,6 +98,8 @@ constexpr int64_t T = 9, C = 12, N = 10, F = 7, V = 19;
 const AttentionShape kShape{4, 2, 6, 0.4f};
 const std::vector<Span> kSpans{{0, 4, -1}, {4, 6, 0}, {6, 9, 0}};
 const std::vector<int32_t> kIds{3, 0, 18, 3, 7, 3, 0, 11, 18}, kIndex{8, 2, 5}, kTargets{4, 18, 0, 9, 9, 1, 17, 2, 5};
+const std::vector<int32_t> kPlaces{5, -1, 0, 5, 2}, kGroups{8, 2, 5, 0, 7, 1};
+const std::vector<int32_t> kMixed{3, V + 5, V + 6, V + 7, 0, V + 5, V + 6, V + 20, V + 21, 3}, kMixedRows{3, V, V + 1, V + 2, 0, V, V + 1, V + 4, V + 5, 3};
 
 const std::vector<float>& rope_values() {   // (T, D/2, 2)
   static const std::vector<float> table = [] {
@@ -142,8 +144,22 @@ const std::vector<OpCase>& table() {
                   [f](const Inputs& in) { return reference::map(reference::linear(in[0], in[1], in[2], C), f); }};
   };
   static const std::vector<OpCase> all{
-      {"embedding", {{"table", Kind::Matrix, V, C}}, [](Run& r) { return embedding(r.ctx, r.param(0), kIds, DType::F32); },
+      {"embedding", {{"table", Kind::Matrix, V, C}}, [](Run& r) { return embedding(r.ctx, r.param(0), kIds, C, DType::F32); },
        [](const Inputs& in) { return reference::gather(in[0], kIds, C); }},
+      {"embedding of several rows a line", {{"table", Kind::Matrix, 2, 3 * C}}, [](Run& r) { return embedding(r.ctx, r.param(0), kPlaces, C, DType::F32); },
+       [](const Inputs& in) { return reference::gather(in[0], kPlaces, C); }},
+      {"embedding, text and media", {{"table", Kind::Matrix, V, C}, {"clip", Kind::Activation, 4, C}, {"image", Kind::Activation, 2, C}},
+       [](Run& r) {   // the clip's first rows stand twice, its last never
+         return embedding(r.ctx, r.param(0), kMixed, std::vector<MediaRows>{{V + 5, r.x(1)}, {V + 20, r.x(2)}}, DType::F32);
+       },
+       [](const Inputs& in) { return reference::gather(joined(joined(in[0], in[1]), in[2]), kMixedRows, C); }},
+      {"mean_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return mean_rows(r.ctx, r.x(0), kGroups, 3); },
+       [](const Inputs& in) {
+         Vec<Complex> y(2 * C);
+         for (size_t i = 0; i < kGroups.size(); ++i)
+           for (size_t c = 0; c < C; ++c) y[i / 3 * C + c] += in[0][static_cast<size_t>(kGroups[i]) * C + c] / 3.0;
+         return y;
+       }},
       {"rms_norm", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C}}, [](Run& r) { return rms_norm(r.ctx, r.x(0), r.param(1), 1e-5f); },
        [](const Inputs& in) { return reference::rms_norm(in[0], in[1], static_cast<double>(1e-5f)); }},
       {"layer_norm", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C}, {"b", Kind::Vector, 1, C}},

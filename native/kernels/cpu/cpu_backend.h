@@ -40,6 +40,7 @@ class CpuBackend final : public Backend {
   // rows.cc
   void add(Tensor y, bool accumulate, Tensor a) override;
   void gather_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index) override;
+  void pool_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index, int64_t n, float scale) override;
   void embedding_forward(Tensor y, const WeightRows& table, std::span<const int32_t> ids) override;
   void embedding_backward(float* dw, bool accumulate, Tensor dy, std::span<const int32_t> ids, int64_t vocab) override;
   void cast(void* dst, DType to, const void* src, DType from, int64_t n) override;

@@ -57,6 +57,27 @@ void CpuBackend::gather_rows(Tensor y, bool accumulate, Tensor x, std::span<cons
   gather(y, accumulate, x, index, threads);
 }
 
+void CpuBackend::pool_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index, int64_t n, float scale) {
+  ISR_ASSERT(static_cast<int64_t>(index.size()) == y.rows * n && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.size(),
+             " indices for ", y.rows, " rows of ", n, "; widths ", y.cols, " and ", x.cols);
+  with_type(y.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, y.rows, row_grain(threads, y.rows, y.cols * n), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        E* const out = row_of<E>(y, i);
+        const int32_t* const from = index.data() + i * n;
+        for_lanes(y.cols, [&](int64_t c, auto lanes) {
+          vf sum = zero();
+          for (int64_t j = 0; j < n; ++j)
+            if (from[j] >= 0) sum += load_at(row_of<E>(x, from[j]) + c, lanes);
+          sum *= scale;
+          store_at(out + c, accumulate ? load_at(out + c, lanes) + sum : sum, lanes);
+        });
+      }
+    });
+  });
+}
+
 void CpuBackend::embedding_forward(Tensor y, const WeightRows& table, std::span<const int32_t> ids) {
   gather(y, false, view(const_cast<void*>(table.data), table.dtype, table.rows, table.k), ids, threads);
 }

@@ -1,0 +1,172 @@
+#include "models/media.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "models/model.h"
+
+namespace isr {
+namespace {
+
+constexpr int64_t kLastId = INT32_MAX;
+
+VisionConfig& vision_of(Model& m, bool image) {
+  const char* what = image ? "images" : "videos";
+  if (!m.vision)
+    throw Error("INVALID_ARGUMENT", concat("media: ", m.family, " is a text model and takes no media"), "leave media out, or load a video model");
+  if (!m.vision->tower(image)) throw Error("INVALID_ARGUMENT", concat("media: this ", m.family, " checkpoint takes no ", what), "load one that has the tower, or give visionTower");
+  return m.vision->config;
+}
+
+Buffer stored(Model& m, const std::vector<float>& values) {
+  Buffer b(values.size() * size_of(m.dtype));
+  m.backend->cast(b.data(), m.dtype, values.data(), DType::F32, static_cast<int64_t>(values.size()));
+  return b;
+}
+
+Tensor kept(Model& m, const Buffer& b, int64_t rows) {
+  return view(b.data(), m.dtype, rows, static_cast<int64_t>(b.bytes() / size_of(m.dtype)) / rows);
+}
+
+Buffer copy_of(Ctx& c, Tensor x) {
+  Buffer b(static_cast<size_t>(x.rows * x.cols) * size_of(x.dtype));
+  c.be.add(view(b.data(), x.dtype, x.rows, x.cols), false, x);
+  return b;
+}
+
+bool trained(const Tower& t) { return t.patch.trainable(); }
+
+}  // namespace
+
+Medium& MediaStore::insert(Model& m, Medium medium) {
+  const auto first_free = [&] {
+    for (const auto& [first, other] : media_)
+      if (next_ < first + other.rows && first < next_ + medium.rows) next_ = first + other.rows;
+  };
+  next_ = std::max(next_, m.config.vocab);
+  first_free();
+  if (next_ + medium.rows > kLastId) {
+    next_ = m.config.vocab;
+    ++epoch;
+    first_free();
+  }
+  if (next_ + medium.rows > kLastId) fail("OUT_OF_MEMORY", "media: no ids are left for ", medium.rows, " more rows");
+  medium.first_id = static_cast<int32_t>(next_);
+  next_ += medium.rows;
+  return media_[medium.first_id] = std::move(medium);
+}
+
+const Medium& MediaStore::add_pixels(Model& m, bool image, int64_t frames, std::vector<float> pixels) {
+  const VisionConfig& v = vision_of(m, image);
+  const TowerConfig& t = m.vision->tower(image)->config;
+  if (image && frames != 1) fail("INVALID_ARGUMENT", "media: expected one image, got ", frames);
+  if (!image && t.frames > 0 && frames != t.frames)
+    throw Error("INVALID_ARGUMENT", concat("media: this model's tower takes clips of ", t.frames, " frames, got ", frames), "its attention over time has one embedding a frame");
+  if (frames < 1 || static_cast<int64_t>(pixels.size()) != frames * 3 * t.image * t.image)
+    fail("INVALID_ARGUMENT", "media: expected pixels (", frames, ", 3, ", t.image, ", ", t.image, "), got ", pixels.size(), " values");
+  Medium medium;
+  medium.image = image, medium.frames = frames, medium.rows = v.rows(image, frames), medium.pixels = std::move(pixels);
+  return insert(m, std::move(medium));
+}
+
+const Medium& MediaStore::add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values) {
+  const VisionConfig& v = vision_of(m, image);
+  const TowerConfig& t = m.vision->tower(image)->config;
+  const int64_t width = stage == Stage::Tower ? t.width : m.config.width, a_frame = v.rows(image, 1);
+  if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != v.rows(image, t.frames)) || static_cast<int64_t>(values.size()) != rows * width)
+    fail("INVALID_ARGUMENT", "media: expected features of (frames x ", a_frame, ", ", width, "), got ", rows, " rows and ", values.size(), " values");
+  Medium medium;
+  medium.image = image, medium.frames = rows / a_frame, medium.rows = rows;
+  (stage == Stage::Tower ? medium.tower : medium.projected) = stored(m, values);
+  medium.tower_version = m.vision_version;
+  medium.projected_version = m.projector_version;
+  return insert(m, std::move(medium));
+}
+
+void MediaStore::release(int32_t first_id) { media_.erase(first_id); }
+
+Medium* MediaStore::owner(int32_t id) {
+  auto it = media_.upper_bound(id);
+  if (it == media_.begin()) return nullptr;
+  --it;
+  return id - it->first < it->second.rows ? &it->second : nullptr;
+}
+
+bool MediaStore::holds(int32_t id) const { return const_cast<MediaStore*>(this)->owner(id) != nullptr; }
+
+const Medium& MediaStore::get(int32_t first_id) const {
+  const auto it = media_.find(first_id);
+  ISR_ASSERT(it != media_.end(), "no medium has the ids from ", first_id);
+  return it->second;
+}
+
+void MediaStore::need_tower(Ctx& c, Model& m, Medium& x) {
+  if (x.tower && x.tower_version == m.vision_version) return;
+  if (x.pixels.empty())
+    throw Error("INVALID_ARGUMENT", "media: features are given, but the tower behind them has been trained since, or their earlier stage is asked for",
+                "give the video itself");
+  ArenaScope scope(c.tape.arena());
+  ++passes;
+  const Tensor hidden = tower_forward(c, *m.vision->tower(x.image), x.pixels.data(), x.frames, m.dtype, false);
+  x.tower = copy_of(c, select_features(c, *m.vision, x.image, hidden, x.frames));
+  x.tower_version = m.vision_version;
+}
+
+void MediaStore::need_projected(Ctx& c, Model& m, Medium& x) {
+  if (x.projected && x.projected_version == m.projector_version) return;
+  need_tower(c, m, x);
+  ArenaScope scope(c.tape.arena());
+  x.projected = copy_of(c, project(c, *m.vision, kept(m, x.tower, x.rows)));
+  x.projected_version = m.projector_version;
+}
+
+std::vector<float> MediaStore::features(Model& m, int32_t first_id, Stage stage, const std::atomic<bool>* cancel) {
+  Medium* x = owner(first_id);
+  ISR_ASSERT(x, "no medium has the id ", first_id);
+  ArenaScope scope(m.arena);
+  Tape quiet(m.arena, false);
+  Ctx c{*m.backend, quiet, cancel, {}};
+  stage == Stage::Tower ? need_tower(c, m, *x) : need_projected(c, m, *x);
+  const Tensor rows = kept(m, stage == Stage::Tower ? x->tower : x->projected, x->rows);
+  std::vector<float> out(static_cast<size_t>(rows.rows * rows.cols));
+  m.backend->add(view(out.data(), rows.rows, rows.cols), false, rows);
+  return out;
+}
+
+std::vector<MediaRows> MediaStore::rows_of(Ctx& c, Model& m, std::span<const int32_t> ids, bool checkpointing) {
+  std::vector<MediaRows> all;
+  std::vector<Medium*> seen;
+  for (size_t t = 0; t < ids.size(); ++t) {
+    if (ids[t] < m.config.vocab) continue;
+    Medium* x = owner(ids[t]);
+    ISR_ASSERT(x, "id ", ids[t], " belongs to no medium");
+    while (t + 1 < ids.size() && ids[t + 1] > ids[t] && ids[t + 1] - x->first_id < x->rows) ++t;   // the rest of its run
+    if (std::find(seen.begin(), seen.end(), x) == seen.end()) seen.push_back(x);
+  }
+  for (Medium* x : seen) {
+    const bool vision = c.tape.recording() && trained(*m.vision->tower(x->image));
+    const bool projector = c.tape.recording() && !m.vision->projector.empty() && m.vision->projector[0].trainable();
+    if (!vision && !projector) {
+      Tape quiet(c.tape.arena(), false);
+      Ctx inner{c.be, quiet, c.cancel, {}};
+      need_projected(inner, m, *x);
+      all.push_back({x->first_id, kept(m, x->projected, x->rows)});
+      continue;
+    }
+    Tensor features;
+    if (vision) {
+      if (x->pixels.empty()) throw Error("INVALID_ARGUMENT", "media: features are given, but the tower is trained", "give the video itself, or train without `vision`");
+      ++passes;
+      features = select_features(c, *m.vision, x->image, tower_forward(c, *m.vision->tower(x->image), x->pixels.data(), x->frames, m.dtype, checkpointing), x->frames);
+    } else {
+      Tape quiet(c.tape.arena(), false);
+      Ctx inner{c.be, quiet, c.cancel, {}};
+      need_tower(inner, m, *x);
+      features = kept(m, x->tower, x->rows);
+    }
+    all.push_back({x->first_id, project(c, *m.vision, features)});
+  }
+  return all;
+}
+
+}  // namespace isr

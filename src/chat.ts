@@ -1,0 +1,23 @@
+// chat(): one request whose text is the events.
+import { array, options } from "./check.js";
+import { IsrDpoError } from "./errors.js";
+import { type GenerateTarget, generate, samplingKeys, signalOf } from "./generate.js";
+import { type Run, startRun } from "./run.js";
+import type { Cancel, Completion, Message, Sampling } from "./types.js";
+
+export function chat(
+  target: GenerateTarget,
+  messages: readonly Message[],
+  o?: Sampling & Cancel,
+): Run<string, Completion> {
+  return startRun<string, Completion>(signalOf(o), async (signal, emit) => {
+    const { signal: _, ...sampling } = options("options", o, [...samplingKeys, "signal"]) as Sampling & Cancel;
+    array("messages", messages);
+    target.inputs.tokenizer("messages");
+    const run = generate(target, { ...sampling, prompt: messages }, { signal });
+    for await (const event of run) if (event.type === "text") emit(event.text);
+    const [completion] = await run;
+    if (!completion) throw new IsrDpoError("BUG", "chat: no completion");
+    return completion;
+  });
+}

@@ -1,0 +1,110 @@
+// Options that commands share: how a model is loaded, how frames are taken, how answers are drawn.
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { type FrameSampling, type LoadOptions, loadModel, type Sampling, type VideoLM } from "../index.js";
+import { say } from "./terminal.js";
+
+export interface LoadFlags {
+  dtype?: LoadOptions["dtype"];
+  threads?: number;
+  visionTower?: string;
+  featureCache?: string;
+}
+export type SamplingFlags = Pick<Sampling, "maxTokens" | "temperature" | "topP" | "topK" | "seed"> & {
+  stop?: string[];
+};
+
+function parsed(text: string, ok: (x: number) => boolean, expected: string): number {
+  const x = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isFinite(x) || !ok(x)) throw new InvalidArgumentError(`Expected ${expected}.`);
+  return x;
+}
+
+export const wholeNumber =
+  (min: number, max = 2 ** 31 - 1) =>
+  (text: string): number =>
+    parsed(text, (x) => Number.isInteger(x) && x >= min && x <= max, `a whole number from ${min} to ${max}`);
+
+const real =
+  (expected: string, ok: (x: number) => boolean) =>
+  (text: string): number =>
+    parsed(text, ok, expected);
+
+function seedFlag(text: string): bigint {
+  const seed = /^\d{1,20}$/.test(text) ? BigInt(text) : -1n;
+  if (seed < 0n || seed >= 1n << 64n) throw new InvalidArgumentError("Expected a whole number from 0 to 2^64 - 1.");
+  return seed;
+}
+
+function windowFlag(text: string): [number, number] {
+  const expected = "FROM:TO in seconds, FROM before TO";
+  const [from, to, ...rest] = text.split(":");
+  if (to === undefined || rest.length > 0) throw new InvalidArgumentError(`Expected ${expected}.`);
+  const begin = parsed(from!, (x) => x >= 0, expected);
+  return [begin, parsed(to, (x) => x > begin, expected)];
+}
+
+function stopFlag(text: string, before: string[] = []): string[] {
+  if (text === "") throw new InvalidArgumentError("Expected a text that is not empty.");
+  return [...before, text];
+}
+
+export const addSampling = (command: Command): Command =>
+  command
+    .option("--max-tokens <n>", "longest answer (default: 256, or what the context has room for)", wholeNumber(1))
+    .option(
+      "--temperature <t>",
+      "0 takes the likeliest token each time (default: 0)",
+      real("a number of at least 0", (x) => x >= 0),
+    )
+    .option(
+      "--top-p <p>",
+      "draw among the likeliest tokens that make up this share (default: 1)",
+      real("a number above 0 and at most 1", (x) => x > 0 && x <= 1),
+    )
+    .option("--top-k <k>", "draw among this many tokens; 0: all (default: 0)", wholeNumber(0))
+    .option("--seed <s>", "of the draws (default: 0)", seedFlag)
+    .option("--stop <text>", "end an answer before this text (may be given again)", stopFlag);
+
+export const addFrames = (command: Command): Command =>
+  command
+    .option("--frames <n>", "frames of a video (default: the family's)", wholeNumber(1, 4096))
+    .option("--window <from:to>", "seconds of the video that frames come from", windowFlag)
+    .option(
+      "--fps <n>",
+      "frames a second to choose among (default: all)",
+      real("a number above 0 and at most 1000", (x) => x > 0 && x <= 1000),
+    );
+
+export const addLoading = (command: Command): Command =>
+  command
+    .addOption(new Option("--dtype <type>", "numbers to compute in (default: the file's)").choices(["auto", "f32", "bf16"]))
+    .option("--threads <n>", "at most this many threads (default: all)", wholeNumber(1, 256))
+    .option("--vision-tower <dir>", "folder of the vision tower, where the checkpoint has none")
+    .option("--feature-cache <dir>", "keep the vision tower's features of each video here");
+
+export const samplingOf = ({ maxTokens, temperature, topP, topK, seed, stop }: SamplingFlags): Sampling => ({
+  ...{ maxTokens, temperature, topP, topK, seed, stop },
+});
+
+export const frameSamplingOf = ({ frames, window, fps }: FrameSampling): FrameSampling | undefined =>
+  frames === undefined && window === undefined && fps === undefined ? undefined : { frames, window, fps };
+
+/** Loads a model and says so; the share read so far is shown on a terminal only. */
+export async function load(dir: string, flags: LoadFlags, signal: AbortSignal): Promise<VideoLM> {
+  const { dtype, threads, visionTower, featureCache } = flags;
+  const began = performance.now();
+  const live = process.stderr.isTTY === true;
+  const onProgress = ({ bytes, totalBytes }: { bytes: number; totalBytes: number }) => {
+    process.stderr.write(`\rloading ${Math.floor((100 * bytes) / Math.max(totalBytes, 1))} %`);
+  };
+  const model = await loadModel(dir, {
+    ...{ signal, dtype, threads, visionTower },
+    ...(featureCache === undefined ? {} : { featureCache: { dir: featureCache } }),
+    ...(live ? { onProgress } : {}),
+  });
+  const { family, parameters, dtype: computes } = model.info;
+  const seconds = ((performance.now() - began) / 1000).toFixed(1);
+  if (live) process.stderr.write("\r");
+  say(`loaded ${dir}: ${family}, ${parameters.toLocaleString("en-US")} parameters, ${computes}, ${seconds} s`);
+  return model;
+}

@@ -1,0 +1,354 @@
+// From what callers give (strings, messages, sequences with media) to ids that the engine takes. A call's prompts are
+// prepared and its job submitted before the next call's: jobs run in the order of the calls, whatever must be opened first.
+import type { Host, NativeVision } from "./addon.js";
+import { disposedError } from "./addon.js";
+import { array, object, refuse, show } from "./check.js";
+import { IsrDpoError } from "./errors.js";
+import type { MediaKind, MediaRegistry, Placed } from "./media.js";
+import type { PlaceholderRules } from "./text/prompt.js";
+import type { ModelTokenizer } from "./text/tokenizer.js";
+import type { Media, Message, ModelInfo } from "./types.js";
+
+/** Ids as the engine takes them, and how they came from what was given. */
+export interface Expanded {
+  /** Media rows have the ids of their medium. */
+  ids: Int32Array;
+  /** With the family's placeholders in place of media rows. */
+  shown: Int32Array;
+  /** Index in `ids` of each given id. */
+  starts: Int32Array;
+}
+
+type Acquired = Awaited<ReturnType<MediaRegistry["acquire"]>>;
+/** Media that a session uses until it is disposed. */
+export type HeldMedia = Set<Acquired>;
+
+/** One call: what it uses is given back when it ends, or kept by its session. */
+export class Call {
+  readonly #inputs: Inputs;
+  readonly #held = new Set<Acquired>();
+  readonly #keep: HeldMedia | undefined;
+  readonly signal: AbortSignal | undefined;
+
+  constructor(inputs: Inputs, signal: AbortSignal | undefined, keep: HeldMedia | undefined) {
+    this.#inputs = inputs;
+    this.signal = signal;
+    this.#keep = keep;
+  }
+
+  get info(): ModelInfo {
+    return this.#inputs.info;
+  }
+  get rules(): PlaceholderRules {
+    return this.#inputs.rules;
+  }
+  tokenizer(field: string): ModelTokenizer {
+    return this.#inputs.tokenizer(field);
+  }
+
+  async place(field: string, media: Media): Promise<Acquired> {
+    const entry = await this.#inputs.media.acquire(field, media, this.signal);
+    if (this.#held.has(entry) || this.#keep?.has(entry))
+      this.#inputs.media.release([entry]); // one use a call is enough
+    else (this.#keep ?? this.#held).add(entry);
+    return entry;
+  }
+
+  async placeAll(field: string, media: readonly Media[]): Promise<Placed[]> {
+    const settled = await Promise.allSettled(media.map((m, i) => this.place(`${field}[${i}]`, m)));
+    const failed = settled.find((s) => s.status === "rejected");
+    if (failed) throw (failed as PromiseRejectedResult).reason;
+    return settled.map((s) => (s as PromiseFulfilledResult<Placed>).value);
+  }
+
+  end(): void {
+    this.#inputs.media.release(this.#held);
+    this.#held.clear();
+  }
+}
+
+export class Inputs {
+  #tail: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    readonly host: Host,
+    readonly info: ModelInfo,
+    readonly vision: NativeVision | undefined,
+    readonly media: MediaRegistry,
+    private readonly givenTokenizer: ModelTokenizer | IsrDpoError,
+  ) {}
+
+  tokenizer(field: string): ModelTokenizer {
+    const t = this.givenTokenizer;
+    if (!(t instanceof IsrDpoError)) return t;
+    throw new IsrDpoError(t.code, `${field}: ${t.message}`, { ...(t.hint ? { hint: t.hint } : {}), cause: t });
+  }
+  get tokenizerOrNull(): ModelTokenizer | null {
+    return this.givenTokenizer instanceof IsrDpoError ? null : this.givenTokenizer;
+  }
+
+  /** One placeholder a medium: place() repeats it. */
+  get rules(): PlaceholderRules {
+    const v = this.vision;
+    if (!v) return { style: "none", image: null, video: null, perVideo: 1, visualTokens: () => 1 };
+    return {
+      style: v.original ? "original" : "expanded",
+      image: v.image ? v.imageToken : null,
+      video: v.video ? v.videoToken : null,
+      perVideo: v.perVideo,
+      visualTokens: () => 1,
+    };
+  }
+
+  /** A job without prompts, in its turn. */
+  call<R>(
+    job: Parameters<Host["call"]>[0],
+    args: object,
+    signals: readonly (AbortSignal | undefined)[] = [],
+  ): Promise<R> {
+    return this.run(signals, async () => ({ result: this.host.call<R>(job, args, { signals }) }));
+  }
+
+  /**
+   * Prepares a call and submits it. `prepare` calls the host at its end, without waiting, and gives the promise in an object,
+   * so that the next call's turn comes when this one is submitted, not when it is done.
+   */
+  async run<R>(
+    signals: readonly (AbortSignal | undefined)[],
+    prepare: (call: Call) => Promise<{ result: Promise<R> }>,
+    keep?: HeldMedia,
+  ): Promise<R> {
+    if (this.host.disposed) throw disposedError("the model");
+    const given = signals.filter((s) => s !== undefined);
+    const signal = given.length > 1 ? AbortSignal.any(given) : given[0];
+    signal?.throwIfAborted();
+    const call = new Call(this, signal, keep);
+    const prepared = this.#tail.then(() => {
+      signal?.throwIfAborted();
+      return prepare(call);
+    });
+    this.#tail = prepared.catch(() => undefined);
+    try {
+      return await (await untilAborted(prepared, signal)).result;
+    } finally {
+      void prepared.then(
+        ({ result }) => result.finally(() => call.end()).catch(() => undefined),
+        () => call.end(),
+      );
+    }
+  }
+}
+
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
+}
+
+function mismatch(field: string, message: string): IsrDpoError {
+  return new IsrDpoError("PLACEHOLDER_MISMATCH", `${field}: ${message}`, {
+    hint: "ids hold one placeholder run for each medium, in the order of media",
+    detail: { field },
+  });
+}
+
+/** Ids checked against vocabulary, with media rows put in place of their placeholders. */
+export async function expand(
+  call: Call,
+  field: string,
+  ids: unknown,
+  media: unknown,
+  { onePlaceholder = false, idsField = `${field}.ids` }: { onePlaceholder?: boolean; idsField?: string } = {},
+): Promise<Expanded> {
+  if (!(ids instanceof Int32Array) && !Array.isArray(ids))
+    refuse(idsField, "token ids (Int32Array or an array of integers)", ids);
+  const given = ids as ArrayLike<unknown>;
+  if (given.length === 0) refuse(idsField, "at least one token id", ids);
+  const { rules, info } = call;
+  const original = rules.style === "original";
+  for (let i = 0; i < given.length; i++) {
+    const id = given[i];
+    const special = original && (id === -200 || id === -201); // of a kind that the model may lack: told below
+    if (!Number.isInteger(id) || (((id as number) < 0 || (id as number) >= info.vocabSize) && !special))
+      refuse(`${idsField}[${i}]`, `an integer in [0, ${info.vocabSize})`, id);
+  }
+  const list = media === undefined ? [] : (array(`${field}.media`, media) as readonly Media[]);
+  if (rules.style === "none" && list.length > 0) await call.place(`${field}.media[0]`, list[0]!); // says why not
+  const placed = await call.placeAll(`${field}.media`, list);
+  const all = Int32Array.from(given as ArrayLike<number>);
+  const pieces =
+    original || onePlaceholder ? byPlaceholder(field, call, all, placed, original) : byRows(field, call, all, placed);
+  return assemble(field, all, pieces, info);
+}
+
+/** A run of given ids that stands for rows of a medium: each of `count` ids becomes `rows` ids. */
+interface Piece {
+  at: number;
+  count: number;
+  rows: number;
+  firstId: number;
+}
+
+const kindAt = (call: Call, id: number): MediaKind[] => {
+  const kinds: MediaKind[] = [];
+  if (id === call.rules.video) kinds.push("video");
+  if (id === call.rules.image) kinds.push("image");
+  return kinds;
+};
+
+/** Original layouts, and prompts of ours: a placeholder (or `perVideo` in a row) a medium. */
+function byPlaceholder(
+  field: string,
+  call: Call,
+  ids: Int32Array,
+  placed: readonly Placed[],
+  original: boolean,
+): Piece[] {
+  const pieces: Piece[] = [];
+  let next = 0;
+  for (let i = 0; i < ids.length; i++) {
+    const kinds = kindAt(call, ids[i]!);
+    if (kinds.length === 0) continue;
+    const medium = placed[next];
+    if (!medium)
+      throw mismatch(`${field}.ids[${i}]`, `expected a placeholder for each of ${placed.length} media, got one more`);
+    if (!kinds.includes(medium.kind))
+      throw mismatch(
+        `${field}.ids[${i}]`,
+        `expected a placeholder of ${medium.kind} ${next}, got one of another kind (${ids[i]})`,
+      );
+    const count = original && medium.kind === "video" ? call.rules.perVideo : 1;
+    for (let k = 1; k < count; k++)
+      if (ids[i + k] !== ids[i])
+        throw mismatch(`${field}.ids[${i}]`, `expected ${count} placeholders in a row for a video, got ${k}`);
+    pieces.push({ at: i, count, rows: medium.rows / count, firstId: medium.firstId });
+    i += count - 1;
+    next += 1;
+  }
+  if (next < placed.length)
+    throw mismatch(`${field}.media`, `expected as many media as placeholders (${next}), got ${placed.length}`);
+  return pieces;
+}
+
+/** Hugging Face layouts: ids hold a placeholder a row; the media of each kind take theirs in order. */
+function byRows(field: string, call: Call, ids: Int32Array, placed: readonly Placed[]): Piece[] {
+  const pieces: Piece[] = [];
+  for (const kind of ["video", "image"] as const) {
+    const id = call.rules[kind];
+    if (id === null) continue;
+    const media = placed.filter((p) => p.kind === kind);
+    const wanted = media.reduce((n, m) => n + m.rows, 0);
+    const places: number[] = [];
+    ids.forEach((x, i) => {
+      if (x === id) places.push(i);
+    });
+    if (places.length !== wanted)
+      throw mismatch(
+        `${field}.ids`,
+        `expected ${wanted} placeholders (${id}) for the rows of ${media.length} ${kind}s, got ${places.length}`,
+      );
+    let at = 0;
+    for (const m of media)
+      for (let row = 0; row < m.rows; row++)
+        pieces.push({ at: places[at++]!, count: 1, rows: 1, firstId: m.firstId + row });
+  }
+  return pieces.sort((a, b) => a.at - b.at);
+}
+
+function assemble(field: string, given: Int32Array, pieces: readonly Piece[], info: ModelInfo): Expanded {
+  const length = given.length + pieces.reduce((n, p) => n + p.count * (p.rows - 1), 0);
+  if (length > info.contextLength)
+    throw new IsrDpoError(
+      "CONTEXT_OVERFLOW",
+      `${field}: ${length} tokens do not fit into the context of ${info.contextLength}`,
+      {
+        hint: "shorten the sequence",
+        detail: { field, tokens: length, contextLength: info.contextLength },
+      },
+    );
+  const out: Expanded = {
+    ids: new Int32Array(length),
+    shown: new Int32Array(length),
+    starts: new Int32Array(given.length),
+  };
+  let to = 0;
+  let piece = 0;
+  for (let i = 0; i < given.length; i++) {
+    out.starts[i] = to;
+    while (piece < pieces.length && pieces[piece]!.at + pieces[piece]!.count <= i) piece++;
+    const p = pieces[piece];
+    if (!p || i < p.at) {
+      out.ids[to] = given[i]!;
+      out.shown[to++] = given[i]!;
+      continue;
+    }
+    for (let r = 0; r < p.rows; r++) {
+      out.ids[to] = p.firstId + (i - p.at) * p.rows + r;
+      out.shown[to++] = given[i]!;
+    }
+  }
+  return out;
+}
+
+/** A mask over the given ids as one over the rows; placeholders cannot be scored. */
+export function expandMask(field: string, mask: Uint8Array, e: Expanded, vocabSize: number): Uint8Array {
+  const out = new Uint8Array(e.ids.length);
+  for (let i = 0; i < mask.length; i++) {
+    if (!mask[i]) continue;
+    const at = e.starts[i]!;
+    if (e.ids[at]! >= vocabSize) refuse(`${field}[${i}]`, "0: a placeholder is not predicted", mask[i]);
+    out[at] = 1;
+  }
+  return out;
+}
+
+/** One user turn, with the media before its text. */
+export function userTurn(field: string, text: string, media: unknown): Message[] {
+  const list = media === undefined ? [] : (array(`${field}.media`, media) as readonly Media[]);
+  if (list.length === 0) return [{ role: "user", content: text }];
+  const parts = list.map((m) => {
+    const image = typeof m === "object" && m !== null && "kind" in m && (m as { kind?: unknown }).kind === "image";
+    return { type: image ? ("image" as const) : ("video" as const), media: m };
+  });
+  return [{ role: "user", content: [...parts, { type: "text", text }] }];
+}
+
+export function messagesOf(field: string, prompt: unknown, media: unknown): readonly Message[] | null {
+  if (typeof prompt === "string") return userTurn(field, prompt, media);
+  if (media !== undefined)
+    throw new IsrDpoError("INVALID_ARGUMENT", `${field}: media beside a prompt goes with a string prompt only`, {
+      detail: { field },
+    });
+  if (Array.isArray(prompt)) return prompt as readonly Message[];
+  const o = object(field, prompt);
+  if (o.ids === undefined) refuse(field, "a string, messages, or a Sequence with ids", show(prompt));
+  return null;
+}
+
+export interface BuiltSequence extends Expanded {
+  /** Mask over ids of assistant tokens. */
+  scored: Uint8Array;
+  /** Before expansion, as a Sequence holds them. */
+  given: Int32Array;
+  media: readonly Media[];
+}
+
+/** The ids of a conversation; `generate` opens the assistant's turn. */
+export async function build(
+  call: Call,
+  field: string,
+  messages: readonly Message[],
+  generate: boolean,
+): Promise<BuiltSequence> {
+  const { buildPrompt } = await import("./text/prompt.js");
+  const built = buildPrompt(call.tokenizer(field), call.rules, messages, { generate });
+  const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true });
+  const scored = new Uint8Array(e.ids.length);
+  built.scored.forEach((x, i) => {
+    if (x) scored[e.starts[i]!] = 1;
+  });
+  return { ...e, scored, given: built.ids, media: built.media };
+}

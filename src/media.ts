@@ -1,0 +1,258 @@
+// Media that prompts refer to: opened once, registered with the engine as a range of ids, kept while a call or session uses
+// them and afterwards while there is room. The engine computes their features at first use.
+import type { Host, NativeCheckpoint, NativeTensor, NativeTowerFacts, NativeVision } from "./addon.js";
+import { object, refuse } from "./check.js";
+import { IsrDpoError } from "./errors.js";
+import type { Features, Media, ModelInfo, Tensor } from "./types.js";
+import type { FeatureCache } from "./video/features.js";
+import type { OpenedMedia } from "./video/media.js";
+import type { VisionSpec } from "./video/spec.js";
+
+const maxIdleBytes = 512 << 20; // of media that nothing uses right now
+
+export type MediaKind = "video" | "image";
+
+/** A registered medium: its rows have the ids [firstId, firstId + rows). */
+export interface Placed {
+  kind: MediaKind;
+  firstId: number;
+  rows: number;
+}
+
+interface Entry extends Placed {
+  key: string;
+  bytes: number;
+  users: number;
+  hasPixels: boolean;
+}
+
+export interface MediaCounters {
+  decodes: number;
+  featureHits: number;
+  featureMisses: number;
+}
+
+/** Rows of a video of the family's default length. */
+export function visualTokens({ vision }: NativeCheckpoint): number | null {
+  return vision?.video ? vision.frames * vision.video.rowsAFrame : null;
+}
+
+export const isFeatures = (media: unknown): media is Features =>
+  typeof media === "object" && media !== null && "data" in media && "shape" in media && "key" in media;
+
+export const kindOf = (media: Media): MediaKind =>
+  typeof media === "object" && "kind" in media && media.kind === "image" ? "image" : "video";
+
+/** (3, T, S, S) to (T, 3, S, S). */
+function framesFirst(t: Tensor): Float32Array {
+  const [channels, frames, height, width] = t.shape as [number, number, number, number];
+  const plane = height * width;
+  const from = asFloats(t);
+  const to = new Float32Array(from.length);
+  for (let c = 0; c < channels; c++)
+    for (let f = 0; f < frames; f++)
+      to.set(from.subarray((c * frames + f) * plane, (c * frames + f + 1) * plane), (f * channels + c) * plane);
+  return to;
+}
+
+export class MediaRegistry {
+  readonly counters: MediaCounters = { decodes: 0, featureHits: 0, featureMisses: 0 };
+  readonly #host: Host;
+  readonly #info: ModelInfo & { width: number }; // of the decoder
+  readonly #vision: NativeVision | undefined;
+  readonly #spec: () => Promise<VisionSpec>;
+  readonly #cache: Promise<FeatureCache> | undefined;
+  readonly #entries = new Map<string, Promise<Entry>>(); // least recently used first
+  #idleBytes = 0;
+  /** A tower is being trained: its features come from pixels, never from a cache. */
+  towerTrains = false;
+
+  constructor(
+    host: Host,
+    info: ModelInfo & { width: number },
+    vision: NativeVision | undefined,
+    spec: () => Promise<VisionSpec>,
+    cache: Promise<FeatureCache> | undefined,
+  ) {
+    this.#host = host;
+    this.#info = info;
+    this.#vision = vision;
+    this.#spec = spec;
+    this.#cache = cache;
+  }
+
+  /** The tower that takes this kind; INVALID_ARGUMENT where the model has none. */
+  tower(field: string, kind: MediaKind): NativeTowerFacts {
+    const facts = this.#vision?.[kind];
+    if (facts) return facts;
+    const what = this.#vision ? `takes no ${kind}s` : "is a text model and takes no media";
+    throw new IsrDpoError("INVALID_ARGUMENT", `${field}: ${this.#info.family} ${what}`, {
+      hint: this.#vision ? "use the other kind, or give visionTower" : "leave media out, or load a video model",
+      detail: { field },
+    });
+  }
+
+  /** Opens the medium, or finds it; the caller releases what it got. */
+  async acquire(field: string, media: Media, signal: AbortSignal | undefined): Promise<Entry> {
+    const kind = isFeatures(media) ? undefined : kindOf(checkedMedia(field, media));
+    if (kind) this.tower(field, kind);
+    const key = await this.#keyOf(field, media);
+    const found = this.#entries.get(key);
+    if (found) {
+      const entry = await found.catch(() => undefined); // the caller that opened it hears why it failed; this one tries itself
+      if (entry && this.#entries.get(key) === found && (entry.hasPixels || !this.towerTrains)) {
+        this.#use(key, entry, found);
+        return entry;
+      }
+    }
+    const opening = isFeatures(media) ? this.#addFeatures(field, key, media) : this.#open(field, key, media, signal);
+    this.#entries.set(key, opening);
+    try {
+      const entry = await opening;
+      entry.users += 1;
+      return entry;
+    } catch (e) {
+      if (this.#entries.get(key) === opening) this.#entries.delete(key);
+      throw e;
+    }
+  }
+
+  #use(key: string, entry: Entry, promise: Promise<Entry>): void {
+    if (entry.users === 0) this.#idleBytes -= entry.bytes;
+    entry.users += 1;
+    this.#entries.delete(key);
+    this.#entries.set(key, promise);
+  }
+
+  /** Gives back; what nobody uses stays while there is room. */
+  release(entries: Iterable<Entry>): void {
+    for (const entry of entries) {
+      entry.users -= 1;
+      if (entry.users === 0) this.#idleBytes += entry.bytes;
+    }
+    if (this.#idleBytes > maxIdleBytes) void this.#evict();
+  }
+
+  async #evict(): Promise<void> {
+    const gone: number[] = [];
+    for (const [key, promise] of [...this.#entries]) {
+      if (this.#idleBytes <= maxIdleBytes) break;
+      const entry = await promise.catch(() => undefined);
+      if (!entry || entry.users > 0 || this.#entries.get(key) !== promise) continue;
+      this.#entries.delete(key);
+      this.#idleBytes -= entry.bytes;
+      gone.push(entry.firstId);
+    }
+    if (gone.length === 0 || this.#host.disposed) return;
+    await this.#host.call("releaseMedia", { firstIds: Int32Array.from(gone) }).catch(() => undefined); // the model ends: so do they
+  }
+
+  async #keyOf(field: string, media: Media): Promise<string> {
+    if (isFeatures(media)) {
+      const { createHash } = await import("node:crypto");
+      const hash = createHash("sha256").update(`${media.key}\n${media.shape.join()}\n`);
+      const data = media.data;
+      return `features ${hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex")}`;
+    }
+    const { mediaKey } = await import("./video/media.js");
+    return `${kindOf(media)} ${await mediaKey(checkedMedia(field, media), await this.#spec())}`;
+  }
+
+  async open(field: string, media: Media, signal: AbortSignal | undefined): Promise<OpenedMedia> {
+    this.tower(field, kindOf(checkedMedia(field, media)));
+    const { openMedia } = await import("./video/media.js");
+    const opened = await openMedia(checkedMedia(field, media), await this.#spec(), signal ? { signal } : {});
+    if (typeof media === "string" || "path" in media) this.counters.decodes += 1;
+    return opened;
+  }
+
+  #framesOf(media: Media): number {
+    const sample = typeof media === "object" && "sample" in media ? media.sample?.frames : undefined;
+    if (typeof media === "object" && "pixels" in media) return media.pixels.shape[this.#vision!.original ? 1 : 0]!;
+    return sample ?? this.#vision!.frames;
+  }
+
+  async #open(field: string, key: string, media: Media, signal: AbortSignal | undefined): Promise<Entry> {
+    const kind = kindOf(media);
+    const cache = this.towerTrains ? undefined : await this.#cache;
+    const cacheKey = cache ? `${key} ${await this.towerHash()}` : "";
+    if (cache) {
+      const tower = this.tower(field, kind);
+      const rows = tower.rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media));
+      const kept = await cache.get(cacheKey, { rows, cols: tower.width, dtype: this.#info.dtype });
+      if (kept) {
+        this.counters.featureHits += 1;
+        return this.#add(key, kind, { count: kept.shape[0]!, values: asFloats(kept), stage: "tower" }, false);
+      }
+      this.counters.featureMisses += 1;
+    }
+    const opened = await this.open(field, media, signal);
+    const frames = this.#vision!.original && kind === "video" ? opened.pixels.shape[1]! : opened.pixels.shape[0]!;
+    const count = kind === "image" ? 1 : frames;
+    const values = this.#vision!.original && kind === "video" ? framesFirst(opened.pixels) : asFloats(opened.pixels);
+    const entry = await this.#add(key, kind, { count, values }, true);
+    if (cache) await cache.put(cacheKey, asDtype(await this.features(entry, "tower", signal), this.#info.dtype));
+    return entry;
+  }
+
+  #addFeatures(field: string, key: string, media: Features): Promise<Entry> {
+    const [rows, width] = media.shape;
+    if (media.shape.length !== 2 || media.data.length !== rows! * width!)
+      refuse(`${field}.shape`, "(n, C) of the data", media.shape);
+    if (media.dtype !== "f32" && media.dtype !== "bf16") refuse(`${field}.dtype`, "'f32' or 'bf16'", media.dtype);
+    this.tower(field, "video");
+    return this.#add(key, "video", { count: rows!, values: asFloats(media), stage: "projected" }, false);
+  }
+
+  async #add(
+    key: string,
+    kind: MediaKind,
+    args: { count: number; values: Float32Array; stage?: "tower" | "projected" },
+    hasPixels: boolean,
+  ): Promise<Entry> {
+    const added = await this.#host.call<{ firstId: number; rows: number }>("addMedia", {
+      image: kind === "image",
+      ...args,
+    });
+    // pixels, features before and after the projector
+    const widths = (this.#vision![kind]?.width ?? 0) + this.#info.width;
+    const bytes = args.values.byteLength + added.rows * widths * (this.#info.dtype === "bf16" ? 2 : 4);
+    return { key, kind, ...added, bytes, users: 0, hasPixels };
+  }
+
+  async features(entry: Placed, stage: "tower" | "projected", signal: AbortSignal | undefined): Promise<Tensor> {
+    const args = { firstId: entry.firstId, stage };
+    const t = await this.#host.call<NativeTensor>("mediaFeatures", args, { signals: [signal] });
+    return { dtype: "f32", shape: t.shape, data: t.data };
+  }
+
+  /** Identifies the towers' weights. */
+  towerHash(): Promise<string> {
+    return this.#host.call<string>("towerHash", {});
+  }
+}
+
+function checkedMedia(field: string, media: unknown): Exclude<Media, Features> {
+  if (typeof media === "string") return media;
+  const o = object(field, media);
+  if (!("path" in o) && !("frames" in o) && !("pixels" in o))
+    refuse(field, "a path, or an object with path, frames or pixels, or features", media);
+  if (o.kind !== undefined && o.kind !== "video" && o.kind !== "image")
+    refuse(`${field}.kind`, "'video' or 'image'", o.kind);
+  return media as Exclude<Media, Features>;
+}
+
+function asFloats(t: Tensor): Float32Array {
+  if (t.dtype !== "bf16") return t.data as Float32Array;
+  const out = new Float32Array(t.data.length);
+  const bits = new Uint32Array(out.buffer);
+  for (let i = 0; i < bits.length; i++) bits[i] = t.data[i]! << 16;
+  return out;
+}
+
+/** Values that the dtype holds already: nothing is rounded here. */
+function asDtype(t: Tensor, dtype: "f32" | "bf16"): Tensor {
+  if (dtype === "f32") return t;
+  const bits = new Uint32Array(t.data.buffer, t.data.byteOffset, t.data.length);
+  return { dtype, shape: t.shape, data: Uint16Array.from(bits, (b) => b >>> 16) };
+}

@@ -1,0 +1,60 @@
+// Text of a generation as it comes: decoded token by token, cut at the first stop string, never a piece of one shown.
+import type { ModelTokenizer } from "./text/tokenizer.js";
+
+/** Length of the longest end of `text` that could still grow into one of `stops`. */
+function heldBack(text: string, stops: readonly string[]): number {
+  let held = 0;
+  for (const stop of stops)
+    for (let n = Math.min(stop.length - 1, text.length); n > held; n--)
+      if (text.endsWith(stop.slice(0, n))) {
+        held = n;
+        break;
+      }
+  return held;
+}
+
+export class TextBranch {
+  readonly #stream: { push(id: number): string; end(): string };
+  readonly #stops: readonly string[];
+  #text = "";
+  #shown = 0;
+  #tokens = 0;
+  /** Tokens up to the one that completed a stop string, once one did. */
+  stoppedAfter: number | undefined;
+
+  constructor(tokenizer: ModelTokenizer, stops: readonly string[]) {
+    this.#stream = tokenizer.stream({ skipSpecial: true });
+    this.#stops = stops;
+  }
+
+  /** Text without what follows a stop string. */
+  get text(): string {
+    return this.#text;
+  }
+
+  /** Takes a token; gives the text that is now sure. */
+  push(id: number): string {
+    if (this.stoppedAfter !== undefined) return "";
+    this.#tokens += 1;
+    return this.#take(this.#stream.push(id), false);
+  }
+
+  end(): string {
+    return this.stoppedAfter === undefined ? this.#take(this.#stream.end(), true) : "";
+  }
+
+  #take(piece: string, last: boolean): string {
+    const before = this.#text.length;
+    this.#text += piece;
+    const from = (stop: string) => this.#text.indexOf(stop, Math.max(0, before - stop.length + 1));
+    const matches = this.#stops.map(from).filter((at) => at >= 0);
+    if (matches.length > 0) {
+      this.#text = this.#text.slice(0, Math.min(...matches));
+      this.stoppedAfter = this.#tokens;
+    }
+    const sure = matches.length > 0 || last ? this.#text.length : this.#text.length - heldBack(this.#text, this.#stops);
+    const fresh = this.#text.slice(this.#shown, Math.max(sure, this.#shown));
+    this.#shown = Math.max(sure, this.#shown);
+    return fresh;
+  }
+}

@@ -1,0 +1,205 @@
+// Messages with media to the ids that a family's engine takes: placeholders of the original layouts (-200, -201), or
+// template tokens repeated once per visual token, or text alone.
+import { show } from "../check.js";
+import { IsrDpoError } from "../errors.js";
+import type { Media, Message } from "../types.js";
+import { applyTemplate, checkedMessages, prefixLength } from "./chat.js";
+import type { ModelTokenizer } from "./tokenizer.js";
+import { type Segment, type VicunaTurn, vicunaPrompt } from "./vicuna.js";
+
+export interface PlaceholderRules {
+  /** original: negative ids in the Vicuna prompt; expanded: token ids in the chat template; none: a text model. */
+  style: "original" | "expanded" | "none";
+  /** Placeholder id of an image; null: the family takes none. */
+  image: number | null;
+  /** Placeholder id of a video; null: the family takes none. */
+  video: number | null;
+  /** original: placeholders a video. */
+  perVideo: number;
+  /** expanded: how often the placeholder stands for one medium. */
+  visualTokens(kind: "video" | "image"): number;
+}
+
+export interface BuiltPrompt {
+  /** With placeholders. */
+  ids: Int32Array;
+  /** Over `ids`: the assistant's tokens and the end token after them. */
+  scored: Uint8Array;
+  /** One placeholder's text a medium (original layouts: a placeholder). */
+  text: string;
+  /** In the order of their placeholders. */
+  media: Media[];
+}
+
+type Kind = "video" | "image";
+type Part = Exclude<Message["content"], string>[number];
+
+const partsOf = (m: Message): readonly Part[] =>
+  typeof m.content === "string" ? [{ type: "text", text: m.content }] : m.content;
+const textOf = (m: Message) =>
+  partsOf(m)
+    .map((p) => (p.type === "text" ? p.text : ""))
+    .join("");
+
+function refuseMedia(rules: PlaceholderRules, messages: readonly Message[]): void {
+  messages.forEach((m, i) => {
+    partsOf(m).forEach((part, k) => {
+      if (part.type === "text") return;
+      const field = `messages[${i}].content[${k}]`;
+      const id = rules.style === "none" ? null : rules[part.type];
+      const fault = id === null ? `a part that this model takes, it has no ${part.type}s` : "media in user turns only";
+      if (id !== null && m.role === "user") return;
+      throw new IsrDpoError("INVALID_ARGUMENT", `${field}: expected ${fault}, got a ${part.type} of the ${m.role}`, {
+        hint: id === null ? "leave it out, or load a model of a family that takes it" : "move it into a user message",
+        detail: { field },
+      });
+    });
+  });
+}
+
+const literals = /<video>|<image>/g;
+
+/** Media first, each followed by a newline, then the text without placeholders that were typed into it. */
+function originalContent(rules: PlaceholderRules, m: Message, media: Media[]): Segment[] {
+  const text = textOf(m);
+  if (m.role === "assistant") return [text];
+  const segments: Segment[] = [];
+  for (const part of partsOf(m)) {
+    if (part.type === "text") continue;
+    const copies = part.type === "video" ? rules.perVideo : 1;
+    segments.push(...Array<number>(copies).fill(rules[part.type]!), "\n");
+    media.push(part.media);
+  }
+  const bare = text.replace(literals, "");
+  segments.push(segments.length > 0 || bare !== text ? bare.trim() : text);
+  return segments;
+}
+
+function original(
+  tokenizer: ModelTokenizer,
+  rules: PlaceholderRules,
+  messages: readonly Message[],
+  generate: boolean,
+): BuiltPrompt {
+  const [first] = messages;
+  const system = first?.role === "system" ? textOf(first).replace(literals, "") : undefined;
+  const spoken = system === undefined ? messages : messages.slice(1);
+  const media: Media[] = [];
+  const turns = spoken.map((m, i): VicunaTurn => {
+    const role = i % 2 === 0 ? "user" : "assistant";
+    if (m.role !== role) wrongOrder(`messages[${messages.indexOf(m)}].role`, role, m.role);
+    return { role, content: originalContent(rules, m, media) };
+  });
+  const last = turns.at(-1)?.role ?? "system";
+  if (generate && last !== "user") wrongOrder("messages", "a user turn at the end", last);
+  const spell = (id: number) => (id === rules.video && id !== rules.image ? "<video>" : "<image>");
+  return { ...vicunaPrompt(tokenizer, turns, { generate, spell, system }), media };
+}
+
+function wrongOrder(field: string, expected: string, received: string): never {
+  throw new IsrDpoError("INVALID_ARGUMENT", `${field}: expected ${expected}, got ${show(received)}`, {
+    hint: "user and assistant take turns, after at most one system message; the user begins",
+    detail: { field },
+  });
+}
+
+function mismatch(kind: Kind, found: number, given: number, why: string): IsrDpoError {
+  return new IsrDpoError(
+    "PLACEHOLDER_MISMATCH",
+    `messages: expected ${given} ${kind} placeholder${given === 1 ? "" : "s"} for ${given} ${kind}${given === 1 ? "" : "s"}, got ${found}${why}`,
+    {
+      hint: "give media as parts of a message's content, and no placeholder in the text",
+      detail: { kind, found, given },
+    },
+  );
+}
+
+/** Media by kind, in order, and the placeholder id of each kind that the family takes. */
+function kindsOf(rules: PlaceholderRules, messages: readonly Message[]): Map<number, { kind: Kind; media: Media[] }> {
+  const kinds = new Map<number, { kind: Kind; media: Media[] }>();
+  for (const kind of ["image", "video"] as const) {
+    const id = rules[kind];
+    const media = messages.flatMap(partsOf).flatMap((p) => (p.type === kind ? [p.media] : []));
+    if (id !== null) kinds.set(id, { kind, media });
+  }
+  return kinds;
+}
+
+/** Every placeholder of the rendered conversation must come from a medium, not from somebody's words. */
+function checkPlaceholders(
+  tokenizer: ModelTokenizer,
+  messages: readonly Message[],
+  ids: Int32Array,
+  kinds: ReturnType<typeof kindsOf>,
+): void {
+  const count = (list: Int32Array, id: number) => list.reduce((n, x) => n + (x === id ? 1 : 0), 0);
+  for (const [id, { kind, media }] of kinds) {
+    const piece = tokenizer.piece(id);
+    const found = count(ids, id);
+    const typed = messages
+      .filter((m) => piece !== null && textOf(m).includes(piece))
+      .reduce((n, m) => n + count(tokenizer.encode(textOf(m), { special: false }), id), 0);
+    if (typed > 0) throw mismatch(kind, found, media.length, `, ${typed} of them in the text of the messages`);
+    if (found !== media.length) throw mismatch(kind, found, media.length, " from the chat template");
+  }
+}
+
+function expanded(
+  tokenizer: ModelTokenizer,
+  rules: PlaceholderRules,
+  messages: readonly Message[],
+  generate: boolean,
+): BuiltPrompt {
+  const { text, ids, scored } = applyTemplate(tokenizer, messages, { generate, addBos: true });
+  const kinds = kindsOf(rules, messages);
+  checkPlaceholders(tokenizer, messages, ids, kinds);
+  const media: Media[] = [];
+  const out: number[] = [];
+  const marks: number[] = [];
+  ids.forEach((id, i) => {
+    const medium = kinds.get(id);
+    const copies = medium ? rules.visualTokens(medium.kind) : 1;
+    if (medium) media.push(medium.media.shift()!);
+    for (let k = 0; k < copies; k++) {
+      out.push(id);
+      marks.push(scored[i]!);
+    }
+  });
+  return { ids: Int32Array.from(out), scored: Uint8Array.from(marks), text, media };
+}
+
+/**
+ * The ids of a conversation as the family was trained on it; `generate` ends it with what opens the assistant's turn.
+ * Throws INVALID_ARGUMENT for media that the family does not take, PLACEHOLDER_MISMATCH when placeholders and media differ
+ * in number (a placeholder typed by a user is not one), TOKENIZER when there is no template or it does not fit.
+ */
+export function buildPrompt(
+  tokenizer: ModelTokenizer,
+  rules: PlaceholderRules,
+  messages: readonly Message[],
+  o: { generate: boolean },
+): BuiltPrompt {
+  const checked = checkedMessages("messages", messages);
+  refuseMedia(rules, checked);
+  if (rules.style === "original") return original(tokenizer, rules, checked, o.generate);
+  if (rules.style === "expanded") return expanded(tokenizer, rules, checked, o.generate);
+  return { ...applyTemplate(tokenizer, checked, { generate: o.generate, addBos: false }), media: [] };
+}
+
+/**
+ * The ids of an answer as the template holds it after `messages` (which end with a user turn), with its end token: what
+ * follows the ids of buildPrompt(..., { generate: true }).
+ */
+export function answerIds(
+  tokenizer: ModelTokenizer,
+  rules: PlaceholderRules,
+  messages: readonly Message[],
+  answer: string,
+): Int32Array {
+  const prompt = buildPrompt(tokenizer, rules, messages, { generate: true });
+  const whole = buildPrompt(tokenizer, rules, [...messages, { role: "assistant", content: answer }], {
+    generate: false,
+  });
+  const from = prefixLength(whole.ids, prompt.ids);
+  return whole.ids.slice(from, whole.scored.lastIndexOf(1) + 1);
+}

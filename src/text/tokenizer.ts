@@ -1,0 +1,248 @@
+// Tokenizers out of a checkpoint's files: tokenizer.json (encoded by @huggingface/tokenizers, decoded by detokenizer.ts) or
+// a SentencePiece tokenizer.model. Both are given the same face; the library is imported when the first one is loaded.
+import { join } from "node:path";
+import { path as checkedPath, refuse, show } from "../check.js";
+import { IsrDpoError } from "../errors.js";
+import type { Message, TokenIds, Tokenizer } from "../types.js";
+import { applyTemplate } from "./chat.js";
+import { type StageFactory, stagesOf, type TextStream, textStream } from "./detokenizer.js";
+import {
+  isObject,
+  type Json,
+  limits,
+  parseObject,
+  parseText,
+  readIfThere,
+  requireFolder,
+  tokenizerError,
+} from "./files.js";
+import { readSentencePiece } from "./sentencepiece.js";
+import { type AddedToken, checkTokenizerJson } from "./shape.js";
+import { slowCodec } from "./slow.js";
+import { type ChatTemplate, compileTemplate } from "./template.js";
+
+export interface ModelTokenizer extends Tokenizer {
+  /** One more than the largest id; a model's own vocabulary may be padded beyond it. */
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  /** The token that ends an answer: the eos token of the tokenizer's configuration. */
+  readonly endId: number | null;
+  readonly template: ChatTemplate | null;
+  tokenId(piece: string): number | null;
+  /** The text of a token as the files spell it. */
+  piece(id: number): string | null;
+  /** Special tokens are those that `skipSpecial` leaves out. */
+  isSpecial(id: number): boolean;
+  stream(o?: { skipSpecial?: boolean }): { push(id: number): string; end(): string };
+}
+
+/** What the two kinds of files differ in. */
+export interface Codec {
+  pieces: readonly (string | undefined)[];
+  ids: ReadonlyMap<string, number>;
+  special: ReadonlySet<number>;
+  /** What decoding sees in place of a token's text. */
+  spoken: ReadonlyMap<number, string>;
+  stages: readonly StageFactory[];
+  /** Text is well-formed Unicode. */
+  encode(text: string, special: boolean): readonly number[];
+}
+
+const wellFormed = (text: string) => (text as string & { toWellFormed(): string }).toWellFormed();
+
+class CodecTokenizer implements ModelTokenizer {
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  readonly endId: number | null;
+
+  constructor(
+    private readonly path: string,
+    private readonly codec: Codec,
+    specials: Readonly<Record<string, string>>,
+    readonly template: ChatTemplate | null,
+  ) {
+    this.vocabSize = codec.pieces.length;
+    this.bosId = this.tokenId(specials.bos_token);
+    this.endId = this.tokenId(specials.eos_token);
+  }
+
+  tokenId(piece: string | undefined): number | null {
+    return piece === undefined ? null : (this.codec.ids.get(piece) ?? null);
+  }
+
+  piece(id: number): string | null {
+    return this.codec.pieces[id] ?? null;
+  }
+
+  isSpecial(id: number): boolean {
+    return this.codec.special.has(id);
+  }
+
+  encode(text: string, { special = true }: { special?: boolean } = {}): Int32Array {
+    if (typeof text !== "string") refuse("text", "a string", text);
+    let ids: readonly number[];
+    try {
+      ids = this.codec.encode(wellFormed(text), special);
+    } catch (e) {
+      throw tokenizerError(this.path, `cannot encode ${show(text)}: ${e instanceof Error ? e.message : e}`, e);
+    }
+    if (!ids.every((id) => Number.isInteger(id)))
+      throw tokenizerError(this.path, `${show(text)}: expected a token for every part of it, got a part without one`);
+    return Int32Array.from(ids);
+  }
+
+  decode(ids: TokenIds, o: { skipSpecial?: boolean } = {}): string {
+    if (!(ids instanceof Int32Array) && !Array.isArray(ids)) refuse("ids", "token ids (Int32Array or an array)", ids);
+    const { push, end } = this.stream(o);
+    const text: string[] = [];
+    for (const id of ids) text.push(push(id));
+    text.push(end());
+    return text.join("");
+  }
+
+  stream({ skipSpecial = false }: { skipSpecial?: boolean } = {}): { push(id: number): string; end(): string } {
+    const { pieces, special, spoken, stages } = this.codec;
+    const stream: TextStream = textStream(stages);
+    return {
+      push(id) {
+        if (!Number.isInteger(id) || id < 0) refuse("id", "a token id (an integer of at least 0)", id);
+        const piece = pieces[id]; // ids of a padded vocabulary have no text
+        return piece === undefined || (skipSpecial && special.has(id)) ? "" : stream.push(spoken.get(id) ?? piece);
+      },
+      end: () => stream.end(),
+    };
+  }
+
+  apply(messages: readonly Message[], o: { generate?: boolean } = {}) {
+    return applyTemplate(this, messages, { generate: o.generate ?? false, addBos: false });
+  }
+}
+
+/** What of @huggingface/tokenizers is used; its own declarations do not resolve under "nodenext". */
+interface Library {
+  Tokenizer: new (
+    json: Json,
+    config: Json,
+  ) => {
+    encode(text: string, o?: { add_special_tokens: boolean }): { ids: number[] };
+    normalizer: ((text: string) => string) | null;
+  };
+}
+
+/** A normalised token is found with the prefix that the normalizer puts in front of it, and is decoded with it. */
+function spokenTokens(
+  added: readonly AddedToken[],
+  normalizer: ((text: string) => string) | null,
+): Map<number, string> {
+  const spoken = new Map<number, string>();
+  for (const { id, content, special, normalized } of added) {
+    const text = normalized && !special && normalizer ? normalizer(content) : content;
+    if (text !== content && text.endsWith(content)) spoken.set(id, text);
+  }
+  return spoken;
+}
+
+async function jsonCodec(path: string, bytes: Uint8Array): Promise<Codec> {
+  const { json, vocab, added, decoder } = checkTokenizerJson(path, parseObject(path, bytes));
+  const stages = stagesOf(path, decoder);
+  const { Tokenizer } = (await import("@huggingface/tokenizers")) as unknown as Library;
+  let library: InstanceType<Library["Tokenizer"]>;
+  let spoken: Map<number, string>;
+  try {
+    library = new Tokenizer(json, {});
+    library.encode("a b\n1"); // what cannot encode at all is refused here
+    spoken = spokenTokens(added, library.normalizer);
+  } catch (e) {
+    throw tokenizerError(path, `not a tokenizer that can be used: ${e instanceof Error ? e.message : e}`, e);
+  }
+  const ids = new Map(vocab);
+  const pieces: (string | undefined)[] = [];
+  for (const [piece, id] of vocab) pieces[id] = piece;
+  for (const token of added) {
+    ids.set(token.content, token.id);
+    pieces[token.id] = token.content;
+  }
+  return {
+    pieces,
+    ids,
+    spoken,
+    stages,
+    special: new Set(added.filter((token) => token.special).map((token) => token.id)),
+    encode: (text, special) => library.encode(text, { add_special_tokens: special }).ids,
+  };
+}
+
+const tokenText = (x: unknown) =>
+  typeof x === "string" ? x : isObject(x) && typeof x.content === "string" ? x.content : null;
+
+/** The special tokens that the configuration names: bos_token, eos_token, ... */
+function namedSpecials(...sources: readonly Json[]): Record<string, string> {
+  const named: Record<string, string> = {};
+  for (const source of sources)
+    for (const [key, value] of Object.entries(source)) {
+      const text = /^[a-z]+_token$/.test(key) ? tokenText(value) : null;
+      if (text !== null) named[key] ??= text;
+    }
+  return named;
+}
+
+/** The source of a chat template and the file it stands in: a file of its own, or a field of a JSON file. */
+async function findTemplate(dir: string, config: Json): Promise<{ path: string; source: string } | null> {
+  const own = join(dir, "chat_template.jinja");
+  const bytes = await readIfThere(own, limits.small);
+  if (bytes) return { path: own, source: parseText(own, bytes) };
+  const processor = join(dir, "chat_template.json");
+  const json = await readIfThere(processor, limits.small);
+  const places: [string, unknown][] = [
+    [processor, json ? parseObject(processor, json).chat_template : undefined],
+    [join(dir, "tokenizer_config.json"), config.chat_template],
+  ];
+  for (const [path, value] of places) {
+    const named = Array.isArray(value) ? value.find((x) => isObject(x) && x.name === "default") : undefined;
+    const source = isObject(named) ? named.template : value;
+    if (source === undefined || source === null) continue;
+    if (typeof source !== "string") throw tokenizerError(path, `chat_template: expected a string, got ${show(source)}`);
+    return { path, source };
+  }
+  return null;
+}
+
+async function optionalObject(path: string): Promise<Json | null> {
+  const bytes = await readIfThere(path, limits.small);
+  return bytes && parseObject(path, bytes);
+}
+
+/**
+ * The tokenizer of a folder: tokenizer.json, or else a SentencePiece tokenizer.model; beside it, where they are there,
+ * tokenizer_config.json, special_tokens_map.json, added_tokens.json and a chat template (chat_template.jinja,
+ * chat_template.json or a field of tokenizer_config.json). Throws NOT_FOUND without folder or tokenizer, TOKENIZER for
+ * files that are malformed or of a kind that is not supported.
+ */
+export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
+  await requireFolder(checkedPath("dir", dir));
+  const file = (name: string) => join(dir, name);
+  const json = await readIfThere(file("tokenizer.json"), limits.json);
+  const model = json ? null : await readIfThere(file("tokenizer.model"), limits.model);
+  if (!json && !model)
+    throw new IsrDpoError("NOT_FOUND", `${dir}: expected tokenizer.json or tokenizer.model, got neither`, {
+      hint: "copy the tokenizer files of the checkpoint into its folder",
+      path: dir,
+    });
+  const config = await optionalObject(file("tokenizer_config.json"));
+  const map = await optionalObject(file("special_tokens_map.json"));
+  const specials = namedSpecials(config ?? {}, map ?? {});
+  const template = await findTemplate(dir, config ?? {});
+  const path = file(json ? "tokenizer.json" : "tokenizer.model");
+  let codec: Codec;
+  if (json) codec = await jsonCodec(path, json);
+  else {
+    const read = readSentencePiece(path, model!);
+    const added = await optionalObject(file("added_tokens.json"));
+    const bare = !config && !map && !added && !template;
+    codec = slowCodec(path, read, { config: config ?? {}, added: added ?? {}, bare });
+    if (read.bosId !== null) specials.bos_token ??= read.pieces[read.bosId]!;
+    if (read.eosId !== null) specials.eos_token ??= read.pieces[read.eosId]!;
+  }
+  const compiled = template ? await compileTemplate(template.path, template.source, specials) : null;
+  return new CodecTokenizer(path, codec, specials, compiled);
+}

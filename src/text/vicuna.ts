@@ -1,0 +1,80 @@
+// The Vicuna v1 prompt of the LLaVA code line (Video-LLaVA, LLaVA-Hound, ISR-DPO), which has no template file:
+//   SYSTEM USER: <video>\nquestion ASSISTANT: answer</s>USER: ...
+// Text between placeholders is cut into tokens piece by piece, each as a text of its own.
+import { IsrDpoError } from "../errors.js";
+import { prefixLength } from "./chat.js";
+import type { ModelTokenizer } from "./tokenizer.js";
+
+export const vicunaSystem =
+  "A chat between a curious user and an artificial intelligence assistant. " +
+  "The assistant gives helpful, detailed, and polite answers to the user's questions.";
+
+export const vicunaEnd = "</s>";
+
+/** Text, or the (negative) id of one placeholder. */
+export type Segment = string | number;
+
+export interface VicunaTurn {
+  role: "user" | "assistant";
+  content: readonly Segment[];
+}
+
+/** Segments of a conversation; `open`: a last user turn is followed by what opens the assistant's. `system` "": none. */
+export function vicunaSegments(turns: readonly VicunaTurn[], open: boolean, system: string = vicunaSystem): Segment[] {
+  const segments: Segment[] = system === "" ? [] : [`${system} `];
+  turns.forEach(({ role, content }, i) => {
+    if (role === "assistant") segments.push(" ", ...content, vicunaEnd);
+    else segments.push("USER: ", ...content, open || i + 1 < turns.length ? " ASSISTANT:" : " ");
+  });
+  return segments;
+}
+
+/** Each run of text by itself with bos, of which the first alone is kept; placeholders in between. */
+export function encodeSegments(tokenizer: ModelTokenizer, segments: readonly Segment[]): Int32Array {
+  const chunks: Segment[] = [""];
+  for (const s of segments) {
+    const last = chunks.at(-1)!;
+    if (typeof s === "string" && typeof last === "string") chunks[chunks.length - 1] = last + s;
+    else if (typeof s === "string") chunks.push(s);
+    else chunks.push(s, "");
+  }
+  const ids: number[] = [];
+  for (const [i, chunk] of chunks.entries()) {
+    if (typeof chunk === "number") {
+      ids.push(chunk);
+      continue;
+    }
+    const own = tokenizer.encode(chunk);
+    const bos = own.length > 0 && own[0] === tokenizer.bosId;
+    for (const id of bos && i > 0 ? own.subarray(1) : own) ids.push(id);
+  }
+  return Int32Array.from(ids);
+}
+
+export interface VicunaPrompt {
+  text: string;
+  ids: Int32Array;
+  /** The answers' tokens and the end token after each. */
+  scored: Uint8Array;
+}
+
+/** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn. Throws TOKENIZER when the answers' tokens cannot be told apart. */
+export function vicunaPrompt(
+  tokenizer: ModelTokenizer,
+  turns: readonly VicunaTurn[],
+  o: { generate: boolean; spell: (id: number) => string; system?: string | undefined },
+): VicunaPrompt {
+  if (tokenizer.tokenId(vicunaEnd) === null)
+    throw new IsrDpoError("TOKENIZER", `expected a tokenizer with the token ${vicunaEnd}, got one without`, {
+      hint: "the Vicuna prompt is for Llama tokenizers; take the tokenizer of the checkpoint",
+    });
+  const segments = vicunaSegments(turns, o.generate, o.system);
+  const ids = encodeSegments(tokenizer, segments);
+  const scored = new Uint8Array(ids.length);
+  const until = (count: number) =>
+    prefixLength(ids, encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system)));
+  turns.forEach(({ role }, i) => {
+    if (role === "assistant") scored.fill(1, until(i), until(i + 1));
+  });
+  return { text: segments.map((s) => (typeof s === "string" ? s : o.spell(s))).join(""), ids, scored };
+}

@@ -1,0 +1,189 @@
+// Vision features on disk: one file a clip, named by its key, with a checksum; shared by processes, bounded in size.
+// Files appear whole or not at all, are read whole, and a spoiled one is a miss. Nothing is memory-mapped: a file that
+// shrinks under a map would kill the process.
+import { createHash, randomBytes } from "node:crypto";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, unlink, utimes } from "node:fs/promises";
+import { join } from "node:path";
+import { integer, options, path as checkPath } from "../check.js";
+import { IsrDpoError } from "../errors.js";
+import type { Tensor } from "../types.js";
+import { hashOf } from "./hash.js";
+
+export interface FeatureCacheOptions {
+  dir: string;
+  /** Of all files; the ones that were used longest ago go first. Default: no bound. */
+  maxBytes?: number;
+}
+
+export interface FeatureShape {
+  rows: number;
+  cols: number;
+  dtype: Tensor["dtype"];
+}
+
+// magic, dtype, rows, cols, SHA-256 of key and data
+const magic = "ISRFEAT1";
+const headerBytes = 64;
+const suffix = ".feat";
+const types = ["f32", "bf16", "u8", "i32"] as const;
+const arrays = { f32: Float32Array, bf16: Uint16Array, u8: Uint8Array, i32: Int32Array };
+const maxBytesOfFile = 2 ** 31;
+const staleMs = 3_600_000;
+const scanEvery = 64; // puts: other processes fill the folder too
+
+const codeOf = (e: unknown) => (e as { code?: string }).code;
+
+function failure(e: unknown, path: string): IsrDpoError {
+  const full = ["ENOSPC", "EDQUOT", "EFBIG"].includes(codeOf(e) ?? "");
+  const what = full ? "the disk is full" : (e as Error).message;
+  return new IsrDpoError(full ? "DISK_FULL" : "IO", `${path}: expected to write features, but ${what}`, {
+    hint: full ? "make room, or bound the cache with maxBytes" : "check that the cache's folder can be written",
+    path,
+    cause: e,
+  });
+}
+
+function headerOf(dtype: Tensor["dtype"], rows: number, cols: number, sum: string): Buffer {
+  const header = Buffer.alloc(headerBytes);
+  header.write(magic, 0, "latin1");
+  header.writeUInt32LE(types.indexOf(dtype), 8);
+  header.writeDoubleLE(rows, 16);
+  header.writeDoubleLE(cols, 24);
+  header.write(sum, 32, "hex");
+  return header;
+}
+
+async function writeWhole(file: FileHandle, parts: readonly Uint8Array[]): Promise<void> {
+  for (const part of parts)
+    for (let at = 0; at < part.length; ) at += (await file.write(part, at, part.length - at)).bytesWritten;
+  await file.sync();
+}
+
+/** Features by key. A missing folder is made at the first put. */
+export class FeatureCache {
+  readonly #dir: string;
+  readonly #maxBytes: number;
+  #counts = { hits: 0, misses: 0, corrupt: 0 };
+  #bytes = 0; // of the folder, as of the last look and what was put since
+  #putsUntilScan = 0;
+
+  constructor(o: FeatureCacheOptions) {
+    const known = options("featureCache", o, ["dir", "maxBytes"]);
+    this.#dir = checkPath("featureCache.dir", known.dir);
+    this.#maxBytes = known.maxBytes === undefined ? Infinity : integer("featureCache.maxBytes", known.maxBytes, 0);
+  }
+
+  get hits(): number {
+    return this.#counts.hits;
+  }
+  /** Spoiled files included. */
+  get misses(): number {
+    return this.#counts.misses;
+  }
+  /** Files that were there and were not what they should be; the next put replaces them. */
+  get corrupt(): number {
+    return this.#counts.corrupt;
+  }
+
+  #pathOf(key: string): string {
+    return join(this.#dir, createHash("sha256").update(key).digest("hex") + suffix);
+  }
+
+  /** The features of `key`, or null where there are none of that shape. A disk that cannot be read is a miss too. */
+  async get(key: string, expect: FeatureShape): Promise<Tensor | null> {
+    const path = this.#pathOf(key);
+    const found = await this.#read(path, key, expect).catch((e) => (codeOf(e) === "ENOENT" ? null : undefined));
+    if (found) {
+      this.#counts.hits++;
+      const now = new Date();
+      await utimes(path, now, now).catch(() => {}); // a folder that may only be read serves all the same
+      return found;
+    }
+    this.#counts.misses++;
+    if (found === undefined) this.#counts.corrupt++;
+    return null;
+  }
+
+  async #read(path: string, key: string, { rows, cols, dtype }: FeatureShape): Promise<Tensor | undefined> {
+    const type = arrays[dtype];
+    const bytes = rows * cols * type.BYTES_PER_ELEMENT;
+    if ((await stat(path)).size !== headerBytes + bytes) return undefined;
+    const file = await readFile(path);
+    if (file.length !== headerBytes + bytes) return undefined;
+    const data = new type(rows * cols);
+    new Uint8Array(data.buffer).set(file.subarray(headerBytes));
+    const header = headerOf(dtype, rows, cols, await hashOf([key, data]));
+    return file.subarray(0, headerBytes).equals(header) ? { dtype, shape: [rows, cols], data } : undefined;
+  }
+
+  /** Keeps a tensor (rows, cols). DISK_FULL and IO leave the cache as it was. */
+  async put(key: string, tensor: Tensor): Promise<void> {
+    const [rows, cols] = tensor.shape as [number, number];
+    const { data, dtype } = tensor;
+    if (tensor.shape.length !== 2 || !(data instanceof arrays[dtype]) || data.length !== rows * cols)
+      throw new IsrDpoError(
+        "INVALID_ARGUMENT",
+        `features: expected a tensor (rows, cols), got shape (${tensor.shape.join(", ")})`,
+      );
+    const bytes = headerBytes + data.byteLength;
+    if (bytes > Math.min(this.#maxBytes, maxBytesOfFile)) return; // it would only push out all others
+    const path = this.#pathOf(key);
+    const temporary = `${path}.${process.pid}-${randomBytes(6).toString("hex")}.tmp`;
+    try {
+      await mkdir(this.#dir, { recursive: true });
+      await this.#write(temporary, [
+        headerOf(dtype, rows, cols, await hashOf([key, data])),
+        new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+      ]);
+      await rename(temporary, path);
+      await this.#syncFolder();
+    } catch (e) {
+      await unlink(temporary).catch(() => {});
+      throw failure(e, path);
+    }
+    this.#bytes += bytes;
+    if (this.#maxBytes !== Infinity && (--this.#putsUntilScan < 0 || this.#bytes > this.#maxBytes))
+      await this.#makeRoom().catch((e) => {
+        throw failure(e, this.#dir);
+      });
+  }
+
+  async #write(path: string, parts: readonly Uint8Array[]): Promise<void> {
+    const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o644);
+    try {
+      await writeWhole(file, parts);
+    } finally {
+      await file.close();
+    }
+  }
+
+  async #syncFolder(): Promise<void> {
+    const folder = await open(this.#dir, "r");
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
+  }
+
+  /** Looks at the folder; removes what was used longest ago until the rest fits, and temporary files of processes that died. */
+  async #makeRoom(): Promise<void> {
+    const files: { path: string; size: number; used: number }[] = [];
+    for (const name of await readdir(this.#dir)) {
+      const path = join(this.#dir, name);
+      const facts = await stat(path).catch(() => undefined); // another process may have removed it
+      if (!facts?.isFile()) continue;
+      if (name.endsWith(suffix)) files.push({ path, size: facts.size, used: facts.mtimeMs });
+      else if (name.includes(`${suffix}.`) && Date.now() - facts.mtimeMs > staleMs) await unlink(path).catch(() => {});
+    }
+    files.sort((a, b) => a.used - b.used);
+    this.#bytes = files.reduce((sum, f) => sum + f.size, 0);
+    for (const { path, size } of files) {
+      if (this.#bytes <= this.#maxBytes) break;
+      await unlink(path).catch(() => {});
+      this.#bytes -= size;
+    }
+    this.#putsUntilScan = scanEvery;
+  }
+}

@@ -1,0 +1,62 @@
+// Which frames of a clip are used: a truncating linspace over a window of frame indices.
+import { integer, number, options, refuse } from "../check.js";
+import { IsrDpoError } from "../errors.js";
+
+export interface SamplingRule {
+  /** Frames to take. */
+  frames: number;
+  /** Seconds from the start; absent: the whole clip. */
+  window?: readonly [fromS: number, toS: number];
+  /** Frames per second to choose among; absent: every frame. */
+  fps?: number;
+}
+
+/** The caller's wishes over the family's rule. */
+export function readSampling(field: string, value: unknown, family: SamplingRule): SamplingRule {
+  const o = options(field, value, ["frames", "window", "fps"]);
+  const rule: SamplingRule = { ...family };
+  if (o.frames !== undefined) rule.frames = integer(`${field}.frames`, o.frames, 1, 4096);
+  if (o.fps !== undefined) rule.fps = number(`${field}.fps`, o.fps, { above: 0, max: 1000 });
+  if (o.window !== undefined) {
+    if (!Array.isArray(o.window) || o.window.length !== 2) refuse(`${field}.window`, "[from, to] in seconds", o.window);
+    const [from, to] = o.window as unknown[];
+    const begin = number(`${field}.window[0]`, from, { min: 0 });
+    rule.window = [begin, number(`${field}.window[1]`, to, { above: begin })];
+  }
+  return rule;
+}
+
+/** `count` whole numbers from 0 to last: evenly spaced, fractions cut off, with the roundings of NumPy's linspace. */
+export function linspace(last: number, count: number): Int32Array {
+  const step = count > 1 ? last / (count - 1) : 0;
+  return Int32Array.from({ length: count }, (_, i) => (count > 1 && i === count - 1 ? last : Math.trunc(i * step)));
+}
+
+/**
+ * Indices into a clip of `n` > 0 frames, ascending; a clip shorter than the wish repeats some. `fps`: the clip's own average
+ * rate, which a window or a rate needs. A clip of varying rate counts by frame index.
+ */
+export function sampleIndices(n: number, rule: SamplingRule, fps: number | undefined, where: string): Int32Array {
+  if (rule.window === undefined && rule.fps === undefined) return linspace(n - 1, rule.frames);
+  if (fps === undefined)
+    throw new IsrDpoError(
+      "INVALID_ARGUMENT",
+      `${where}: expected no window and no fps, since its frames have no times`,
+      {
+        hint: "leave out sample.window and sample.fps, or give frames in memory their fps",
+      },
+    );
+  const begin = rule.window ? Math.trunc(rule.window[0] * fps) : 0;
+  const end = rule.window ? Math.min(Math.max(Math.trunc(rule.window[1] * fps), begin + 1), n) : n;
+  if (begin >= n)
+    throw new IsrDpoError(
+      "INVALID_ARGUMENT",
+      `${where}: expected a window within the clip, got one from ${rule.window?.[0]} s of ${(n / fps).toFixed(2)} s`,
+    );
+  const stride = rule.fps === undefined ? 1 : Math.max(fps / rule.fps, 1);
+  const candidates = Math.ceil((end - begin) / stride);
+  return linspace(candidates - 1, rule.frames).map((k) => Math.min(begin + Math.trunc(k * stride), end - 1));
+}
+
+/** How many of the indices repeat the one before. */
+export const repeats = (indices: Int32Array): number => indices.length - new Set(indices).size;

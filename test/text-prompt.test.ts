@@ -1,0 +1,425 @@
+// Prompts: the Vicuna prompt and its label rules, chat templates, placeholders and media, all equal to the references.
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { answerIds, buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
+import { compileTemplate } from "../src/text/template.js";
+import { loadTokenizer, type ModelTokenizer } from "../src/text/tokenizer.js";
+import { encodeSegments, vicunaSystem } from "../src/text/vicuna.js";
+import type { Message } from "../src/types.js";
+import { rejects } from "./helpers/assert.js";
+import { copyOf } from "./helpers/files.js";
+import { intsOf, readSafetensors } from "./helpers/safetensors.js";
+
+const test = suite("text-prompt");
+const golden = fileURLToPath(new URL("golden/", import.meta.url));
+const json = (path: string) => JSON.parse(readFileSync(golden + path, "utf8"));
+const llama = await loadTokenizer(`${golden}tokenizers/llama2`);
+const qwen = await loadTokenizer(`${golden}tokenizers/qwen2`);
+const llama3 = await loadTokenizer(`${golden}tokenizers/llama3`);
+const smol = await loadTokenizer(`${golden}tokenizers/smol`);
+const slow = await loadTokenizer(`${golden}tokenizers/sentencepiece_bpe`);
+
+const rules = (o: Partial<PlaceholderRules>): PlaceholderRules => ({
+  style: "none",
+  image: null,
+  video: null,
+  perVideo: 1,
+  visualTokens: () => 1,
+  ...o,
+});
+const hound = rules({ style: "original", image: -200, video: -201 });
+const original = rules({ style: "original", image: -200, video: -200, perVideo: 8 });
+const none = rules({});
+const expandedLlama = rules({
+  style: "expanded",
+  image: 432,
+  video: 433,
+  visualTokens: (kind) => (kind === "video" ? 3 : 2),
+});
+const expandedQwen = rules({ style: "expanded", image: 426, video: 427, visualTokens: () => 4 });
+
+type Part = Exclude<Message["content"], string>[number];
+const video = (media = "v.mp4"): Part => ({ type: "video", media });
+const image = (media = "i.png"): Part => ({ type: "image", media });
+const say = (text: string): Part => ({ type: "text", text });
+const user = (...content: Part[]): Message => ({ role: "user", content });
+const ask = (content: string): Message => ({ role: "user", content });
+const reply = (content: string): Message => ({ role: "assistant", content });
+const system = (content: string): Message => ({ role: "system", content });
+const marked = (ids: Int32Array, scored: Uint8Array) => [...ids].filter((_, i) => scored[i]);
+
+// ---------- the original layouts
+interface LabelCase {
+  prompt: string;
+  answer: string;
+  has_video: boolean;
+  text: string;
+  input_ids: number[];
+  labels: number[];
+}
+const labels = json("llava_hound/labels.json").cases as LabelCase[];
+
+test("llava_hound: text, ids with -201 and label mask of every case", () => {
+  assert.is(labels.length, 24);
+  for (const c of labels) {
+    const question = c.has_video ? user(video(), say(c.prompt)) : ask(c.prompt);
+    const { text, ids, scored, media } = buildPrompt(llama, hound, [question, reply(c.answer)], { generate: false });
+    assert.is(text, c.text);
+    assert.equal([...ids], c.input_ids);
+    assert.equal([...scored], [...c.labels.map((l) => (l === -100 ? 0 : 1))]);
+    assert.equal(media, c.has_video ? ["v.mp4"] : []);
+    const prompt = buildPrompt(llama, hound, [question], { generate: true });
+    const answer = answerIds(llama, hound, [question], c.answer);
+    assert.equal([...prompt.ids, ...answer], c.input_ids);
+    assert.ok(prompt.text.endsWith(" ASSISTANT:"));
+    assert.is(prompt.scored.indexOf(1), -1);
+  }
+});
+
+test("original layouts: placeholders first, one a frame for Video-LLaVA, none out of the text", () => {
+  const around = (ids: Int32Array, id: number) => [...ids].filter((x) => x === id).length;
+  const built = buildPrompt(llama, original, [user(say("What <video> "), video("a"), say("now?"))], { generate: true });
+  assert.is(
+    built.text,
+    `${vicunaSystem} USER: ${"<image>".repeat(8)}\nWhat now? ASSISTANT:`.replace("What now", "What  now"),
+  );
+  assert.is(around(built.ids, -200), 8);
+  const first = built.ids.indexOf(-200);
+  assert.equal([...built.ids.slice(first, first + 8)], Array(8).fill(-200));
+  const both = buildPrompt(llama, hound, [user(image("i"), video("v"), say("Q"))], { generate: true });
+  assert.equal(both.media, ["i", "v"]);
+  assert.ok(both.text.includes("USER: <image>\n<video>\nQ ASSISTANT:"));
+  assert.ok(both.ids.indexOf(-200) < both.ids.indexOf(-201));
+  const typed = buildPrompt(llama, hound, [ask("<video>\nWhat?")], { generate: true });
+  assert.is(around(typed.ids, -201) + around(typed.ids, 433), 0);
+  assert.ok(typed.text.endsWith("USER: What? ASSISTANT:"));
+  const plain = buildPrompt(llama, hound, [ask(" What? ")], { generate: false });
+  assert.ok(plain.text.endsWith("USER:  What?  "));
+});
+
+test("the Vicuna prompt over several turns: every answer and its end token are scored", () => {
+  const turns = [system("Be short."), user(video(), say("One?")), reply("a dog"), ask("Two?"), reply("the man")];
+  for (const t of [llama, slow]) {
+    const { text, ids, scored } = buildPrompt(t, hound, turns, { generate: false });
+    assert.is(text, "Be short. USER: <video>\nOne? ASSISTANT: a dog</s>USER: Two? ASSISTANT: the man</s>");
+    assert.is(t.decode(marked(ids, scored)).trim(), "a dog</s> the man</s>");
+    assert.equal([...encodeSegments(t, ["a dog"])], [...t.encode("a dog")]);
+  }
+  const without = buildPrompt(llama, hound, [system(""), ask("Q")], { generate: true });
+  assert.is(without.text, "USER: Q ASSISTANT:");
+});
+
+test("the dummy spaces around a placeholder, and the first bos alone", () => {
+  const ids = encodeSegments(slow, ["USER: ", -201, "\nQ"]);
+  assert.equal(
+    [...ids].map((id) => slow.piece(id) ?? id),
+    [
+      ...[...slow.encode("USER: ")].map((id) => slow.piece(id)!),
+      -201,
+      ...[...slow.encode("\nQ")].slice(1).map((id) => slow.piece(id)!),
+    ],
+  );
+  assert.is(slow.piece(ids[ids.indexOf(-201) - 1]!), "▁");
+  assert.is(slow.piece(ids[ids.indexOf(-201) + 1]!), "▁");
+  assert.equal([...encodeSegments(slow, [-201, -201, "Q"])], [1, -201, -201, ...[...slow.encode("Q")].slice(1)]);
+});
+
+// ---------- the layouts with expanded placeholders
+interface PromptCase {
+  case: number | string;
+  prompt_text: string;
+  response_text: string;
+  prompt_len: number;
+}
+
+for (const [family, image_, video_, perImage, perVideo] of [
+  ["video_llava", 432, 433, 4, 40],
+  ["llava_next_video", 420, 421, 0, 32],
+] as const)
+  test(`${family}: prompts built from messages have the reference's ids`, async () => {
+    const t = await loadTokenizer(`${golden}${family}/policy`);
+    const own = rules({
+      style: "expanded",
+      image: image_,
+      video: video_,
+      visualTokens: (kind) => (kind === "video" ? perVideo : perImage),
+    });
+    const data = readSafetensors(`${golden}${family}/cases.safetensors`);
+    let compared = 0;
+    for (const c of json(`${family}/cases.json`).cases as PromptCase[]) {
+      if (typeof c.case !== "number") continue;
+      const ids = intsOf(data, `case${c.case}/input_ids`);
+      const response = [...ids.slice(c.prompt_len)];
+      if (response.at(-1) === t.endId) response.pop(); // one case has none
+      assert.equal([...t.encode(c.response_text, { special: false })], response);
+      const parts = /^USER: ((?:<video>|<image>)*)\n?(.*) ASSISTANT:$/s.exec(c.prompt_text)!;
+      const media = parts[1]!.match(/<video>|<image>/g) ?? [];
+      if (media.length > 1) continue; // written without the newline that the template puts after each
+      const question = user(...media.map((m) => (m === "<video>" ? video() : image())), say(parts[2]!));
+      const built = buildPrompt(t, own, [question], { generate: true });
+      assert.is(built.text, `<s>${c.prompt_text}`);
+      assert.equal([...built.ids], [...ids.slice(0, c.prompt_len)]);
+      assert.is(built.media.length, media.length);
+      compared++;
+    }
+    assert.is(compared, family === "video_llava" ? 4 : 3);
+  });
+
+test("expanded layouts: media in the order of their placeholders, masks over the expanded ids", () => {
+  const messages = [user(image("i"), video("v1"), video("v2"), say("Q")), reply("a dog")];
+  const built = buildPrompt(llama, expandedLlama, messages, { generate: false });
+  assert.equal(built.media, ["v1", "v2", "i"]); // this template puts videos first
+  const count = (id: number) => [...built.ids].filter((x) => x === id).length;
+  assert.equal([count(433), count(432)], [6, 2]);
+  assert.is(built.ids.length, built.scored.length);
+  assert.is(llama.decode(marked(built.ids, built.scored)), "a dog</s>");
+  const q = buildPrompt(qwen, expandedQwen, [user(image("i"), video("v"), say("Q"))], { generate: true });
+  assert.equal(q.media, ["i", "v"]);
+  assert.ok(
+    q.text.includes(
+      "<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|video_pad|><|vision_end|>Q<|im_end|>",
+    ),
+  );
+  assert.is(q.ids.filter((x) => x === 427).length, 4);
+});
+
+test("bos as processors add it: not twice, and not left out", async () => {
+  const dir = copyOf(`${golden}tokenizers/llama2`);
+  const file = join(dir, "chat_template.jinja");
+  writeFileSync(file, readFileSync(file, "utf8").replace("{{ bos_token }}", ""));
+  const t = await loadTokenizer(dir);
+  const messages = [user(video(), say("Q"))];
+  const [with_, without] = [llama, t].map((x) => buildPrompt(x, expandedLlama, messages, { generate: true }));
+  assert.equal(with_!.ids, without!.ids);
+  assert.is(without!.text, with_!.text.slice(3));
+  assert.is(buildPrompt(t, none, [ask("Q")], { generate: true }).ids[0], 364); // text models: the template as it is
+});
+
+test("answers as the template holds them, up to the end token", () => {
+  const asText = (t: ModelTokenizer, r: PlaceholderRules) => t.decode(answerIds(t, r, [ask("Q?")], "a dog"));
+  assert.is(asText(llama, expandedLlama), "a dog</s>");
+  assert.is(asText(llama3, none), "a dog<|eot_id|>");
+  assert.is(asText(qwen, expandedQwen), "a dog<|im_end|>");
+  assert.is(asText(smol, none), " a dog<end_of_utterance>");
+  for (const [t, r] of [
+    [llama, hound],
+    [llama, none],
+    [llama3, none],
+    [qwen, none],
+    [smol, none],
+  ] as const)
+    for (const text of ["a dog", "", "  two  spaces", "日本 😀", "line\nline", "No.\n\n- one"]) {
+      const prompt = buildPrompt(t, r, [ask("Q?")], { generate: true });
+      const whole = buildPrompt(t, r, [ask("Q?"), reply(text)], { generate: false });
+      const ids = answerIds(t, r, [ask("Q?")], text);
+      assert.equal([...whole.ids.slice(0, prompt.ids.length + ids.length)], [...prompt.ids, ...ids]);
+      assert.equal(marked(whole.ids, whole.scored), [...ids]);
+      assert.is(ids.at(-1), t.endId);
+    }
+});
+
+// ---------- what is refused
+const wrong: [string, () => unknown, Parameters<typeof rejects>[1], RegExp][] = [
+  [
+    "a video for a text model",
+    () => buildPrompt(llama3, none, [user(video(), say("Q"))], { generate: true }),
+    "INVALID_ARGUMENT",
+    /content\[0\].*it has no videos/,
+  ],
+  [
+    "an image for a video model",
+    () => buildPrompt(llama, { ...expandedLlama, image: null }, [user(image(), say("Q"))], { generate: true }),
+    "INVALID_ARGUMENT",
+    /no images/,
+  ],
+  [
+    "media of the assistant",
+    () => buildPrompt(llama, hound, [ask("Q"), { role: "assistant", content: [video()] }], { generate: false }),
+    "INVALID_ARGUMENT",
+    /user turns only/,
+  ],
+  [
+    "a typed placeholder",
+    () => buildPrompt(llama, expandedLlama, [ask("<video>\nQ")], { generate: true }),
+    "PLACEHOLDER_MISMATCH",
+    /expected 0 video placeholders for 0 videos, got 1, 1 of them/,
+  ],
+  [
+    "a typed placeholder beside a video",
+    () => buildPrompt(llama, expandedLlama, [user(video(), say("<video>Q"))], { generate: true }),
+    "PLACEHOLDER_MISMATCH",
+    /expected 1 video placeholder for 1 video, got 2/,
+  ],
+  [
+    "a placeholder put together of two parts",
+    () => buildPrompt(llama, expandedLlama, [user(say("<vid"), say("eo>"))], { generate: true }),
+    "PLACEHOLDER_MISMATCH",
+    /got 1/,
+  ],
+  [
+    "a template that knows no video",
+    () => buildPrompt(llama3, rules({ style: "expanded", video: 425 }), [user(video(), say("Q"))], { generate: true }),
+    "PLACEHOLDER_MISMATCH",
+    /for 1 video, got 0 from the chat template/,
+  ],
+  [
+    "no template",
+    () => buildPrompt(slow, none, [ask("Q")], { generate: true }),
+    "TOKENIZER",
+    /chat template, got one without/,
+  ],
+  ["no template, apply", () => slow.apply([ask("Q")]), "TOKENIZER", /chat template/],
+  [
+    "the Vicuna prompt without </s>",
+    () => buildPrompt(qwen, hound, [ask("Q")], { generate: true }),
+    "TOKENIZER",
+    /<\/s>/,
+  ],
+  [
+    "two users in a row",
+    () => buildPrompt(llama, hound, [ask("Q"), ask("Q")], { generate: true }),
+    "INVALID_ARGUMENT",
+    /messages\[1\]\.role: expected assistant/,
+  ],
+  [
+    "an answer at the end of a prompt",
+    () => buildPrompt(llama, hound, [ask("Q"), reply("A")], { generate: true }),
+    "INVALID_ARGUMENT",
+    /user turn at the end/,
+  ],
+  [
+    "a system message alone",
+    () => buildPrompt(llama, hound, [system("S")], { generate: true }),
+    "INVALID_ARGUMENT",
+    /"system"/,
+  ],
+  ["no messages", () => llama.apply([]), "INVALID_ARGUMENT", /at least one message/],
+  ["another role", () => llama.apply([{ role: "tool" as never, content: "x" }]), "INVALID_ARGUMENT", /role.*tool/],
+  [
+    "a content that is none",
+    () => llama.apply([{ role: "user", content: 5 as never }]),
+    "INVALID_ARGUMENT",
+    /content.*5/,
+  ],
+  [
+    "another part",
+    () => llama.apply([{ role: "user", content: [{ type: "audio" } as never] }]),
+    "INVALID_ARGUMENT",
+    /type.*audio/,
+  ],
+  [
+    "a video without media",
+    () => llama.apply([{ role: "user", content: [{ type: "video" } as never] }]),
+    "INVALID_ARGUMENT",
+    /media/,
+  ],
+];
+for (const [what, call, code, message] of wrong) test(`refused: ${what}`, () => rejects(call, code, message, what));
+
+// ---------- templates
+const render = async (source: string, messages: Message[] = [ask("hi")], generate = false) =>
+  (await compileTemplate("t.jinja", source, { bos_token: "<s>", eos_token: "</s>" })).render(messages, { generate });
+
+const good: [string, string, Message[], string][] = [
+  ["special tokens", "{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}", [ask("hi")], "<s>hi</s>"],
+  [
+    "generation tags",
+    "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    [ask("a"), reply("b")],
+    "ab",
+  ],
+  [
+    "selectattr",
+    "{{ (messages | selectattr('role', 'equalto', 'user') | list)[0].content }}",
+    [system("s"), ask("u")],
+    "u",
+  ],
+  [
+    "namespace, slices, range",
+    "{% set ns = namespace(n=0) %}{% for m in messages[1:] %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}{% for i in range(2, 6, 2) %}{{ i }}{% endfor %}",
+    [ask("a"), reply("b")],
+    "124",
+  ],
+  ["tools are none", "{% if tools is none and documents is none %}{{ messages|length }}{% endif %}", [ask("a")], "1"],
+  ["the year", "{{ strftime_now('%Y') }}", [ask("a")], String(new Date().getFullYear())],
+];
+for (const [what, source, messages, expected] of good)
+  test(`template: ${what}`, async () => assert.is(await render(source, messages), expected));
+
+const bad: [string, string, RegExp][] = [
+  [
+    "what it raises",
+    "{{ raise_exception('roles must alternate') }}",
+    /t\.jinja: the chat template says: roles must alternate/,
+  ],
+  ["a syntax fault", "{% for %}", /chat template says/],
+  [
+    "an endless loop",
+    "{% for a in range(9000) %}{% for b in range(9000) %}{% set c = b %}{% endfor %}{% endfor %}",
+    /more than 300000 steps/,
+  ],
+  ["a long range", "{% for a in range(1000000000) %}x{% endfor %}", /more than 10000 numbers/],
+  [
+    "a text that doubles",
+    `{% set ns = namespace(s='xx') %}{% for a in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}`,
+    /text of more than/,
+  ],
+  [
+    "a list that doubles",
+    `{% set ns = namespace(s=[1,2]) %}{% for a in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}`,
+    /list of more than/,
+  ],
+  ["too long", "a".repeat((1 << 20) + 1), /1048576 characters/],
+  ["a run of blanks", " ".repeat(1 << 19), /1000 blanks in a row/],
+];
+for (const [what, source, message] of bad)
+  test(`template refused: ${what}`, () => rejects(() => render(source), "TOKENIZER", message, what));
+
+test("a template that takes strings only refuses parts", async () => {
+  const source = "{% for m in messages %}{{ m['content'] }}{% endfor %}";
+  assert.is(await render(source, [ask("hi")]), "hi");
+  await rejects(() => render(source, [user(say("hi"))]), "TOKENIZER", /contents given as parts/, "parts");
+});
+
+test("a template that renders the beginning of a conversation differently later cannot say what is scored", async () => {
+  const dir = copyOf(`${golden}tokenizers/llama2`);
+  writeFileSync(
+    join(dir, "chat_template.jinja"),
+    "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+  );
+  const t = await loadTokenizer(dir);
+  assert.is(t.apply([ask("a")]).text, "1a");
+  await rejects(() => t.apply([ask("a"), reply("b")]), "TOKENIZER", /assistant's tokens cannot be told/, "scored");
+  // Here the text begins alike, but the tokens do not: "the" and "re" merge over the border.
+  writeFileSync(join(dir, "chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}");
+  const joined = await loadTokenizer(dir);
+  await rejects(() => joined.apply([ask("th"), reply("e man")]), "TOKENIZER", /others at/, "tokens");
+});
+
+test("where a template is found", async () => {
+  const dir = copyOf(`${golden}tokenizers/qwen2`);
+  const config = JSON.parse(readFileSync(join(dir, "tokenizer_config.json"), "utf8"));
+  const rendered = async () => (await loadTokenizer(dir)).apply([ask("a")]).text;
+  writeFileSync(join(dir, "chat_template.jinja"), "file");
+  writeFileSync(join(dir, "chat_template.json"), '{"chat_template":"processor"}');
+  writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: "config" }));
+  assert.is(await rendered(), "file");
+  const { rmSync } = await import("node:fs");
+  rmSync(join(dir, "chat_template.jinja"));
+  assert.is(await rendered(), "processor");
+  rmSync(join(dir, "chat_template.json"));
+  assert.is(await rendered(), "config");
+  const named = [
+    { name: "tool_use", template: "tools" },
+    { name: "default", template: "named" },
+  ];
+  writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: named }));
+  assert.is(await rendered(), "named");
+  writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: 5 }));
+  await rejects(() => loadTokenizer(dir), "TOKENIZER", /chat_template: expected a string/, "number");
+});
+
+test.run();
