@@ -6,6 +6,18 @@ import { Stages } from "./stages.mjs";
 const stages = new Stages();
 const options = { cwd: root, limit: 3600 };
 
+/** Ten minutes a reader; a fuzzer is one thread, so two run side by side. */
+async function fuzzAll(dir) {
+  const env = { ISR_DPO_FUZZ_SECONDS: "600" };
+  const text = () =>
+    stages.stage("fuzz tokenizers, 600 s", process.execPath, tsTests("^text-fuzz\\.test\\.ts$"), { ...options, env });
+  const waiting = [text, ...fuzzTargets.map((target) => () => fuzz(stages, dir, target, 600, Date.now() % 1e9))];
+  const worker = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) await next();
+  };
+  await Promise.all([worker(), worker()]);
+}
+
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
 await stages.stage("TypeScript tests, 100 workers and 1,000 cycles", process.execPath, tsTests(), {
   ...options,
@@ -15,13 +27,12 @@ await stages.stage("file faults, every operation", process.execPath, ["scripts/f
 await stages.stage("mutants", process.execPath, ["scripts/mutants.mjs"], options);
 
 const threads = await buildSanitized(stages, "thread", ["native_tests"]);
-for (const part of threads ? ["threads", "infer", "scheduler", "train"] : [])
+for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
 const addresses = await buildSanitized(stages, "address,undefined", ["native_tests"]);
 if (addresses) {
   await stages.stage("native tests, ASan + UBSan", executable(addresses, "native_tests"), [], options);
-  if (await buildFuzz(stages))
-    for (const target of fuzzTargets) await fuzz(stages, addresses, target, 600, Date.now() % 1e9);
+  if (await buildFuzz(stages)) await fuzzAll(addresses);
 }
 stages.end();

@@ -61,6 +61,12 @@ export class Call {
     return settled.map((s) => (s as PromiseFulfilledResult<Placed>).value);
   }
 
+  /** What the media will be, without opening them: their ids are nobody's. */
+  describeAll(field: string, media: readonly Media[]): Placed[] {
+    const firstId = this.info.vocabSize;
+    return media.map((m, i) => ({ ...this.#inputs.media.describe(`${field}[${i}]`, m), firstId }));
+  }
+
   end(): void {
     this.#inputs.media.release(this.#held);
     this.#held.clear();
@@ -155,13 +161,19 @@ function mismatch(field: string, message: string): IsrDpoError {
   });
 }
 
+interface ExpandOptions {
+  onePlaceholder?: boolean; // ids hold one for each medium, not one for each row
+  open?: boolean; // false: count the media's rows without opening them; the ids are for counting only
+  idsField?: string; // for messages
+}
+
 /** Ids checked against vocabulary, with media rows put in place of their placeholders. */
 export async function expand(
   call: Call,
   field: string,
   ids: unknown,
   media: unknown,
-  { onePlaceholder = false, idsField = `${field}.ids` }: { onePlaceholder?: boolean; idsField?: string } = {},
+  { onePlaceholder = false, open = true, idsField = `${field}.ids` }: ExpandOptions = {},
 ): Promise<Expanded> {
   if (!(ids instanceof Int32Array) && !Array.isArray(ids))
     refuse(idsField, "token ids (Int32Array or an array of integers)", ids);
@@ -177,7 +189,7 @@ export async function expand(
   }
   const list = media === undefined ? [] : (array(`${field}.media`, media) as readonly Media[]);
   if (rules.style === "none" && list.length > 0) await call.place(`${field}.media[0]`, list[0]!); // says why not
-  const placed = await call.placeAll(`${field}.media`, list);
+  const placed = open ? await call.placeAll(`${field}.media`, list) : call.describeAll(`${field}.media`, list);
   const all = Int32Array.from(given as ArrayLike<number>);
   const pieces =
     original || onePlaceholder ? byPlaceholder(field, call, all, placed, original) : byRows(field, call, all, placed);
@@ -341,11 +353,11 @@ export async function build(
   call: Call,
   field: string,
   messages: readonly Message[],
-  generate: boolean,
+  { generate, open = true }: { generate: boolean; open?: boolean },
 ): Promise<BuiltSequence> {
   const { buildPrompt } = await import("./text/prompt.js");
   const built = buildPrompt(call.tokenizer(field), call.rules, messages, { generate });
-  const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true });
+  const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
   const scored = new Uint8Array(e.ids.length);
   built.scored.forEach((x, i) => {
     if (x) scored[e.starts[i]!] = 1;

@@ -3,7 +3,7 @@
 import type { Host, NativeCheckpoint, NativeTensor, NativeTowerFacts, NativeVision } from "./addon.js";
 import { object, refuse } from "./check.js";
 import { IsrDpoError } from "./errors.js";
-import type { Features, Media, ModelInfo, Tensor } from "./types.js";
+import type { Features, Media, MediaReport, ModelInfo, Tensor } from "./types.js";
 import type { FeatureCache } from "./video/features.js";
 import type { OpenedMedia } from "./video/media.js";
 import type { VisionSpec } from "./video/spec.js";
@@ -62,6 +62,7 @@ export class MediaRegistry {
   readonly #vision: NativeVision | undefined;
   readonly #spec: () => Promise<VisionSpec>;
   readonly #cache: Promise<FeatureCache> | undefined;
+  readonly #onMedia: ((report: MediaReport) => void) | undefined;
   readonly #entries = new Map<string, Promise<Entry>>(); // least recently used first
   #idleBytes = 0;
   /** A tower is being trained: its features come from pixels, never from a cache. */
@@ -73,12 +74,14 @@ export class MediaRegistry {
     vision: NativeVision | undefined,
     spec: () => Promise<VisionSpec>,
     cache: Promise<FeatureCache> | undefined,
+    onMedia: ((report: MediaReport) => void) | undefined,
   ) {
     this.#host = host;
     this.#info = info;
     this.#vision = vision;
     this.#spec = spec;
     this.#cache = cache;
+    this.#onMedia = onMedia;
   }
 
   /** The tower that takes this kind; INVALID_ARGUMENT where the model has none. */
@@ -162,24 +165,53 @@ export class MediaRegistry {
     this.tower(field, kindOf(checkedMedia(field, media)));
     const { openMedia } = await import("./video/media.js");
     const opened = await openMedia(checkedMedia(field, media), await this.#spec(), signal ? { signal } : {});
-    if (typeof media === "string" || "path" in media) this.counters.decodes += 1;
+    const path = typeof media === "string" ? media : "path" in media ? media.path : undefined;
+    if (path !== undefined) {
+      this.counters.decodes += 1;
+      this.#tell({ path, kind: opened.kind, sourceFrames: opened.sourceFrames.slice(), ...opened.notes });
+    }
     return opened;
   }
 
-  #framesOf(media: Media): number {
-    const sample = typeof media === "object" && "sample" in media ? media.sample?.frames : undefined;
+  #tell(report: MediaReport): void {
+    if (this.#onMedia) {
+      this.#onMedia(report);
+      return;
+    }
+    const { path, decodeErrors, lost, count } = report;
+    if (decodeErrors === 0 && lost === 0) return;
+    process.emitWarning(
+      `${path}: ${decodeErrors} decoding errors and ${lost} frames lost; the other ${count} are used`,
+      { type: "IsrDpoWarning", code: "ISR_DPO_MEDIA" },
+    );
+  }
+
+  /** What the medium will be, by its description alone: nothing is opened. */
+  describe(field: string, media: Media): Pick<Placed, "kind" | "rows"> {
+    if (isFeatures(media)) return { kind: "video", rows: media.shape[0]! };
+    const kind = kindOf(checkedMedia(field, media));
+    return { kind, rows: this.tower(field, kind).rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
+  }
+
+  #framesOf(media: Exclude<Media, Features>): number {
     if (typeof media === "object" && "pixels" in media) return media.pixels.shape[this.#vision!.original ? 1 : 0]!;
+    const sample = typeof media === "object" ? media.sample?.frames : undefined;
     return sample ?? this.#vision!.frames;
   }
 
-  async #open(field: string, key: string, media: Media, signal: AbortSignal | undefined): Promise<Entry> {
+  async #open(
+    field: string,
+    key: string,
+    media: Exclude<Media, Features>,
+    signal: AbortSignal | undefined,
+  ): Promise<Entry> {
     const kind = kindOf(media);
     const cache = this.towerTrains ? undefined : await this.#cache;
     const cacheKey = cache ? `${key} ${await this.towerHash()}` : "";
     if (cache) {
-      const tower = this.tower(field, kind);
-      const rows = tower.rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media));
-      const kept = await cache.get(cacheKey, { rows, cols: tower.width, dtype: this.#info.dtype });
+      const { rows } = this.describe(field, media);
+      const cols = this.tower(field, kind).width;
+      const kept = await cache.get(cacheKey, { rows, cols, dtype: this.#info.dtype });
       if (kept) {
         this.counters.featureHits += 1;
         return this.#add(key, kind, { count: kept.shape[0]!, values: asFloats(kept), stage: "tower" }, false);

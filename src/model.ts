@@ -4,7 +4,7 @@ import { array, choice, integer, options, path, refuse, show, signal, text } fro
 import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { generate, type GenerateTarget } from "./generate.js";
-import { type BuiltSequence, build, type HeldMedia, Inputs, messagesOf } from "./inputs.js";
+import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf } from "./inputs.js";
 import { MediaRegistry, visualTokens } from "./media.js";
 import type { Run } from "./run.js";
 import { plainSequence, scoredSequences } from "./sequence.js";
@@ -111,6 +111,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     "visionTower",
     "featureCache",
     "onProgress",
+    "onMedia",
   ]);
   const folder = path("dir", dir);
   const cancel = signal("options.signal", given.signal);
@@ -119,9 +120,10 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
   const threads = given.threads === undefined ? 0 : integer("options.threads", given.threads, 1, 256);
   const visionTower = given.visionTower === undefined ? undefined : path("options.visionTower", given.visionTower);
   const featureCache = cacheOptions(given.featureCache);
-  if (given.onProgress !== undefined && typeof given.onProgress !== "function")
-    refuse("options.onProgress", "a function", given.onProgress);
-  const onProgress = given.onProgress as LoadOptions["onProgress"];
+  for (const key of ["onProgress", "onMedia"])
+    if (given[key] !== undefined && typeof given[key] !== "function")
+      refuse(`options.${key}`, "a function", given[key]);
+  const { onProgress, onMedia } = given as Pick<LoadOptions, "onProgress" | "onMedia">;
 
   const host = new Host("the model");
   try {
@@ -130,7 +132,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
       host.call<NativeModel>("load", { dir: folder, dtype, threads, visionTower }, call),
       tokenizerOf(folder),
     ]);
-    return new LoadedModel(host, native, folder, tokenizer, featureCache);
+    return new LoadedModel(host, native, folder, tokenizer, featureCache, onMedia && quietly(onMedia));
   } catch (e) {
     await host.dispose();
     throw e;
@@ -266,6 +268,7 @@ class LoadedModel implements VideoLM {
     dir: string,
     tokenizer: ModelTokenizer | IsrDpoError,
     cache: CacheOptions | undefined,
+    onMedia: LoadOptions["onMedia"],
   ) {
     this.info = modelInfo(native);
     const { vision } = native;
@@ -276,7 +279,7 @@ class LoadedModel implements VideoLM {
     });
     const features = cache && import("./video/features.js").then(({ FeatureCache }) => new FeatureCache(cache));
     features?.catch(() => undefined); // told at first use
-    this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features);
+    this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features, onMedia);
     this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer);
     this[internals] = { host, width: native.width, inputs: this.#inputs, trainer: false };
   }
@@ -324,12 +327,13 @@ class LoadedModel implements VideoLM {
     if (!messages) {
       if (answer !== undefined)
         refuse("answer", "nothing beside a Sequence: it holds the answer's ids already", answer);
-      await this.#inputs.run([], async (call) => ({ result: plainSequence(call, "prompt", prompt) }));
+      const { ids, media } = prompt as Sequence;
+      await this.#inputs.run([], async (call) => ({ result: expand(call, "prompt", ids, media, { open: false }) }));
       return prompt as Sequence;
     }
     const whole = answer === undefined ? messages : [...messages, { role: "assistant" as const, content: answer }];
     return this.#inputs.run([], async (call) => {
-      const built = await build(call, "prompt", whole, answer === undefined);
+      const built = await build(call, "prompt", whole, { generate: answer === undefined, open: false });
       const original = call.rules.style === "original";
       const sequence: Sequence = {
         ids: original ? built.given : built.shown,

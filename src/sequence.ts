@@ -38,7 +38,7 @@ export async function resolvePrompt(
 ): Promise<ResolvedPrompt> {
   const messages = messagesOf(field, prompt, media);
   if (!messages) return { ids: (await plainSequence(call, field, prompt)).ids, messages: null };
-  return { ids: (await build(call, field, messages, true)).ids, messages };
+  return { ids: (await build(call, field, messages, { generate: true })).ids, messages };
 }
 
 function mask(field: string, value: unknown, length: number): Uint8Array {

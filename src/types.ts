@@ -75,6 +75,28 @@ export interface LoadOptions extends Cancel {
   visionTower?: string;
   featureCache?: { dir: string; maxBytes?: number } | false;
   onProgress?(p: { bytes: number; totalBytes: number }): void;
+  /**
+   * Told of every file or folder that was opened and what became of its frames. Without it, frames that could not be decoded
+   * are a process warning (code ISR_DPO_MEDIA).
+   */
+  onMedia?(report: MediaReport): void;
+}
+
+export interface MediaReport {
+  path: string;
+  kind: "video" | "image";
+  /** Frames of the file, folder or array. */
+  count: number;
+  /** Which of them are used, in order. */
+  sourceFrames: Int32Array;
+  /** Frames that stand for a second time because the clip is short. */
+  repeated: number;
+  /** Errors that the decoder reported and went on. */
+  decodeErrors: number;
+  /** Frames that the container announces and that could not be decoded. */
+  lost: number;
+  /** The file asks to be shown turned, and was. */
+  rotated: boolean;
 }
 
 export interface ModelInfo {

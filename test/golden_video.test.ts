@@ -154,6 +154,40 @@ for (const family of videoFamilies) {
       assert.is(model.counters.towerPasses, d.pairs.length, "a frozen tower runs once a clip");
     });
 
+  test("one, two or three threads, alone or with others: the same bits", async () => {
+    const [first, second] = cases;
+    const sequence = (c: VideoCase) => ({ ids: c.ids, media: c.media, scored: c.scored });
+    const runs = [];
+    for (const threads of [1, 2, 3]) {
+      await using model = await loadModel(folderOf(family), { threads });
+      const [alone] = await model.logProbs([sequence(first!)]);
+      const together = await model.logProbs([sequence(second!), sequence(first!), sequence(first!)]);
+      await using trainer = await createTrainer(model, { train: everything });
+      const { gradients } = await trainer.gradients(videoPairs(d, true));
+      runs.push({ alone: alone!, together, gradients });
+    }
+    for (const run of runs) {
+      sameBits(run.alone, runs[0]!.alone, "threads");
+      sameBits(run.together[1]!, run.alone, "beside others");
+      sameBits(run.together[2]!, run.alone, "twice");
+      for (const [name, g] of run.gradients) sameBits(g.data, runs[0]!.gradients.get(name)!.data, name);
+    }
+  });
+
+  test("packed with a shared clip and separate: the same loss and gradients", async () => {
+    await using model = await loadModel(folderOf(family));
+    const results = [];
+    for (const sharePrefix of [true, false]) {
+      await using trainer = await createTrainer(model, { train: everything, sharePrefix });
+      results.push(await trainer.gradients(videoPairs(d, true)));
+    }
+    const [packed, separate] = results;
+    assert.ok(packed!.metrics.tokensComputed < separate!.metrics.tokensComputed);
+    close(packed!.metrics.loss, separate!.metrics.loss, 1e-5, "loss");
+    for (const [name, g] of packed!.gradients)
+      near(f32(g), f32(separate!.gradients.get(name)), 5e-5 * maxAbs(f32(g)) + 1e-7, name);
+  });
+
   test("placeholders that do not match the media are refused", async () => {
     await using model = await loadModel(folderOf(family));
     const c = cases[0]!;

@@ -119,6 +119,58 @@ test("a video file is decoded, encoded and prefilled once for a whole session", 
   }
 });
 
+test("sequence counts a file's rows without opening it, and is what generate computes", async () => {
+  for (const family of videoFamilies) {
+    await using model = await loadModel(folderOf(family));
+    const parts = [
+      { type: "video" as const, media: { path: "not-there.mp4" } },
+      { type: "text" as const, text: "What is this?" },
+    ];
+    const messages = [{ role: "user" as const, content: parts }];
+    const answered = await model.sequence(messages, "a cat");
+    assert.is(model.counters.decodes, 0);
+    assert.is(answered.scored!.length, answered.ids.length);
+    assert.ok(answered.scored!.some((x) => x === 1) && answered.scored![0] === 0);
+    const again = await model.sequence({ ids: answered.ids, media: answered.media! });
+    assert.equal([...again.ids], [...answered.ids]);
+    await rejects(() => model.generate({ prompt: messages }), "NOT_FOUND", /not-there/, "opened");
+
+    const video = clip(temporaryFolder());
+    const prompt = await model.sequence("What is this?");
+    const [text] = await model.generate({ prompt: "What is this?", maxTokens: 4 });
+    const [ids] = await model.generate({ prompt, maxTokens: 4 });
+    sameBits(ids!.logProbs, text!.logProbs, `${family}, text`);
+    const withVideo = await model.sequence([{ role: "user", content: [{ type: "video", media: video }, parts[1]!] }]);
+    const [a] = await model.generate({ prompt: withVideo, maxTokens: 4 });
+    const [b] = await model.generate({ prompt: "What is this?", media: [video], maxTokens: 4 });
+    sameBits(a!.logProbs, b!.logProbs, `${family}, video`);
+  }
+});
+
+test("what became of a file's frames is told", async () => {
+  const dir = temporaryFolder();
+  const short = join(dir, "short.mp4");
+  const lavfi = [
+    "-v",
+    "error",
+    "-f",
+    "lavfi",
+    "-i",
+    "testsrc2=size=64x64:rate=3:duration=1",
+    "-pix_fmt",
+    "yuv420p",
+    short,
+  ];
+  execFileSync("ffmpeg", lavfi);
+  const told: object[] = [];
+  await using model = await loadModel(folderOf("llava_hound"), { onMedia: (report) => told.push(report) });
+  await model.generate({ prompt: "What?", media: [short], maxTokens: 1 });
+  const sourceFrames = Int32Array.of(0, 0, 0, 0, 1, 1, 1, 2);
+  const nothing = { decodeErrors: 0, lost: 0, rotated: false };
+  assert.equal(told, [{ path: short, kind: "video", count: 3, sourceFrames, repeated: 5, ...nothing }]);
+  await rejects(() => loadModel(folderOf("llava_hound"), { onMedia: 3 as never }), "INVALID_ARGUMENT", /onMedia/, "3");
+});
+
 test("features given, pixels given and the file itself: the same answer", async () => {
   const video = clip(temporaryFolder());
   for (const family of videoFamilies) {

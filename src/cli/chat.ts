@@ -13,10 +13,20 @@ import {
   type Session,
   type VideoLM,
 } from "../index.js";
-import { addFrames, addLoading, addSampling, frameSamplingOf, type LoadFlags, load, type SamplingFlags, samplingOf } from "./flags.js";
+import { readUntil } from "./files.js";
+import {
+  addFrames,
+  addLoading,
+  addSampling,
+  frameSamplingOf,
+  type LoadFlags,
+  load,
+  type SamplingFlags,
+  samplingOf,
+} from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { converse } from "./repl.js";
-import { floatList, jsonLine, Printable, say } from "./terminal.js";
+import { floatList, jsonLine, Printable } from "./terminal.js";
 
 const maxPromptBytes = 16 << 20;
 
@@ -70,9 +80,8 @@ export class Conversation {
     const file: Media = { kind, path, ...(kind === "video" && this.#frames ? { sample: this.#frames } : {}) };
     let media: Media = file;
     if (this.#decodeFirst) {
-      const { sourceFrames, ...pixels } = await this.#model.preprocess(file, { signal });
+      const { sourceFrames: _, ...pixels } = await this.#model.preprocess(file, { signal });
       media = { kind, ...pixels };
-      say(`${kind} ${path}: ${framesUsed(kind, sourceFrames)}`);
     }
     this.#waiting = [...this.#waiting, { type: kind, media }];
   }
@@ -119,13 +128,6 @@ export class Conversation {
   }
 }
 
-function framesUsed(kind: Attachment["kind"], frames: Int32Array): string {
-  if (kind === "image") return "1 image";
-  const repeated = frames.length - new Set(frames).size;
-  const list = frames.length <= 16 ? frames.join(" ") : `${frames[0]} to ${frames.at(-1)}`;
-  return `${frames.length} frames (${list}), ${repeated === 0 ? "none" : repeated} repeated`;
-}
-
 /** All of stdin as the prompt. */
 async function promptFrom(input: Readable): Promise<string> {
   const chunks: Buffer[] = [];
@@ -134,7 +136,10 @@ async function promptFrom(input: Readable): Promise<string> {
     chunks.push(chunk);
     bytes += chunk.length;
     if (bytes > maxPromptBytes)
-      throw new IsrDpoError("INVALID_ARGUMENT", `stdin: expected a prompt of at most ${maxPromptBytes} bytes, got more`);
+      throw new IsrDpoError(
+        "INVALID_ARGUMENT",
+        `stdin: expected a prompt of at most ${maxPromptBytes} bytes, got more`,
+      );
   }
   const text = Buffer.concat(chunks).toString("utf8").trim();
   if (text === "")
@@ -149,8 +154,8 @@ async function chat(dir: string, flags: ChatFlags, media: readonly Attachment[])
   let model: VideoLM | undefined;
   try {
     const turns = flags.interactive || process.stdin.isTTY;
-    const prompt = flags.prompt ?? (turns ? undefined : await promptFrom(process.stdin));
-    model = await load(dir, flags, signal);
+    const prompt = flags.prompt ?? (turns ? undefined : await promptFrom(readUntil(signal, process.stdin)));
+    model = await load(dir, flags, signal, true);
     const conversation = new Conversation(model, flags);
     await conversation.begin(media, signal);
     if (prompt !== undefined) return await conversation.ask(prompt, signal);

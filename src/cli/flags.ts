@@ -1,6 +1,13 @@
 // Options that commands share: how a model is loaded, how frames are taken, how answers are drawn.
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { type FrameSampling, type LoadOptions, loadModel, type Sampling, type VideoLM } from "../index.js";
+import {
+  type FrameSampling,
+  type LoadOptions,
+  loadModel,
+  type MediaReport,
+  type Sampling,
+  type VideoLM,
+} from "../index.js";
 import { say } from "./terminal.js";
 
 export interface LoadFlags {
@@ -77,7 +84,9 @@ export const addFrames = (command: Command): Command =>
 
 export const addLoading = (command: Command): Command =>
   command
-    .addOption(new Option("--dtype <type>", "numbers to compute in (default: the file's)").choices(["auto", "f32", "bf16"]))
+    .addOption(
+      new Option("--dtype <type>", "numbers to compute in (default: the file's)").choices(["auto", "f32", "bf16"]),
+    )
     .option("--threads <n>", "at most this many threads (default: all)", wholeNumber(1, 256))
     .option("--vision-tower <dir>", "folder of the vision tower, where the checkpoint has none")
     .option("--feature-cache <dir>", "keep the vision tower's features of each video here");
@@ -89,8 +98,28 @@ export const samplingOf = ({ maxTokens, temperature, topP, topK, seed, stop }: S
 export const frameSamplingOf = ({ frames, window, fps }: FrameSampling): FrameSampling | undefined =>
   frames === undefined && window === undefined && fps === undefined ? undefined : { frames, window, fps };
 
-/** Loads a model and says so; the share read so far is shown on a terminal only. */
-export async function load(dir: string, flags: LoadFlags, signal: AbortSignal): Promise<VideoLM> {
+/** What a reader of the answers should know about a file. */
+function unusual({ decodeErrors, lost, rotated }: MediaReport): string[] {
+  return [
+    ...(decodeErrors > 0 ? [`${decodeErrors} decoding errors`] : []),
+    ...(lost > 0 ? [`${lost} frames could not be decoded`] : []),
+    ...(rotated ? ["turned upright"] : []),
+  ];
+}
+
+function mediaLine(report: MediaReport): string {
+  const { kind, path, sourceFrames: frames, repeated } = report;
+  const list = frames.length <= 16 ? frames.join(" ") : `${frames[0]} to ${frames.at(-1)}`;
+  const used =
+    kind === "image" ? "1 image" : `${frames.length} frames (${list}), ${repeated === 0 ? "none" : repeated} repeated`;
+  return [`${kind} ${path}: ${used}`, ...unusual(report)].join(", ");
+}
+
+/**
+ * Loads a model and says so; the share read so far is shown on a terminal only. Says which frames of each file are used
+ * (`everyFile`), or only where something is unusual.
+ */
+export async function load(dir: string, flags: LoadFlags, signal: AbortSignal, everyFile: boolean): Promise<VideoLM> {
   const { dtype, threads, visionTower, featureCache } = flags;
   const began = performance.now();
   const live = process.stderr.isTTY === true;
@@ -101,6 +130,9 @@ export async function load(dir: string, flags: LoadFlags, signal: AbortSignal): 
     ...{ signal, dtype, threads, visionTower },
     ...(featureCache === undefined ? {} : { featureCache: { dir: featureCache } }),
     ...(live ? { onProgress } : {}),
+    onMedia: (report) => {
+      if (everyFile || unusual(report).length > 0) say(mediaLine(report));
+    },
   });
   const { family, parameters, dtype: computes } = model.info;
   const seconds = ((performance.now() - began) / 1000).toFixed(1);

@@ -20,19 +20,29 @@ function machineRows(d: DeviceReport): [string, string][] {
   ];
 }
 
+const most = 10; // names of tensors listed
+
+const listed = (key: string, names: readonly string[]): [string, string][] => [
+  ...names.slice(0, most).map((n): [string, string] => [key, n]),
+  ...(names.length > most ? [[key, `and ${names.length - most} more (--json has all)`] as [string, string]] : []),
+];
+
 function checkpointRows(r: CheckpointReport): [string, string][] {
+  const stored = [...new Set(r.parts.flatMap((p) => p.dtypes))];
   return [
     ["family", `${r.family} (${r.modelType})`],
     ["parameters", count(r.parameters)],
     ...r.parts.map((p): [string, string] => [`  ${p.name}`, `${count(p.parameters)} ${p.dtypes.join(", ")}`]),
+    ["stored as", stored.join(", ")],
     ["computes in", r.dtype],
+    ["visual tokens", r.visualTokens === null ? "none: takes no videos" : `${count(r.visualTokens)} a video`],
     ["context", `${count(r.contextLength)} tokens`],
     ["vocabulary", count(r.vocabSize)],
     ["end tokens", r.endTokenIds.join(", ")],
     ["files", r.files.join(", ")],
     ...r.notes.map((n): [string, string] => ["note", n]),
-    ...r.missing.map((n): [string, string] => ["missing", n]),
-    ...r.unused.map((n): [string, string] => ["unused", n]),
+    ...listed("missing", r.missing),
+    ...listed("unused", r.unused),
   ];
 }
 

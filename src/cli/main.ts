@@ -4,8 +4,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
 import { root } from "../addon.js";
+import { chatCommand } from "./chat.js";
 import { exitCode, report } from "./exit.js";
+import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
+import { Interrupted } from "./interrupt.js";
 
 async function main(): Promise<number> {
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
@@ -14,15 +17,22 @@ async function main(): Promise<number> {
     .version(version)
     .showSuggestionAfterError()
     .exitOverride()
+    .addCommand(chatCommand())
+    .addCommand(generateCommand())
     .addCommand(inspectCommand());
   try {
     await program.parseAsync();
     return 0;
   } catch (e) {
     if (e instanceof CommanderError) return e.exitCode === 0 ? 0 : 2;
+    if (e instanceof Interrupted) return 130;
     report(e);
     return exitCode(e);
   }
 }
 
+process.stdout.on("error", (e: NodeJS.ErrnoException) => {
+  if (e.code !== "EPIPE") throw e;
+  process.exit(141); // the reader left; as a shell counts SIGPIPE
+});
 process.exitCode = await main();

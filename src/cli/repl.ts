@@ -40,7 +40,12 @@ async function obey(conversation: Conversation, line: string, signal: AbortSigna
  */
 export async function converse(conversation: Conversation): Promise<void> {
   const terminal = process.stdin.isTTY === true && process.stderr.isTTY === true;
-  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal, prompt: terminal ? "> " : "" });
+  const lines = createInterface({
+    input: process.stdin,
+    output: process.stderr,
+    terminal,
+    prompt: terminal ? "> " : "",
+  });
   let turn: AbortController | undefined;
   let interrupted = false;
   let closed = false;

@@ -1,0 +1,192 @@
+// Rows of `isr-dpo generate`: a JSON object a line, checked here; what only the model can tell it says later.
+import { dirname, isAbsolute, resolve } from "node:path";
+import type { Readable } from "node:stream";
+import { array, integer, number, object, options, path as checkPath, refuse, text } from "../check.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import type { FrameSampling, GenerateRequest, Media, Message, Prompt, Sampling } from "../types.js";
+import { readLines } from "./files.js";
+
+export interface Row {
+  line: number;
+  /** As given; default: the line's number. */
+  id: string | number;
+  request: GenerateRequest & { prompt: Exclude<Prompt, string>; copies: number };
+  /** Equal for rows that look at the same media in the same way. */
+  looksAt: string;
+}
+
+/** What the command line says for rows that say nothing themselves. */
+export interface RowDefaults {
+  sampling: Sampling;
+  copies: number;
+  frames: FrameSampling | undefined;
+}
+
+const keys = [
+  "id",
+  "prompt",
+  "ids",
+  "video",
+  "image",
+  "maxTokens",
+  "temperature",
+  "topP",
+  "topK",
+  "seed",
+  "stop",
+  "copies",
+];
+const dataCodes = ["INVALID_ARGUMENT", "DATA_INVALID", "PLACEHOLDER_MISMATCH", "CONTEXT_OVERFLOW"] as const;
+const mediaCodes = ["MEDIA_UNREADABLE", "MEDIA_EMPTY", "NOT_FOUND"] as const;
+
+/** Whether a failure is about what a row says, rather than about the machine or the model. */
+export const isRowFault = (e: unknown): e is IsrDpoError =>
+  isIsrDpoError(e) && ([...dataCodes, ...mediaCodes] as string[]).includes(e.code);
+
+/** The failure of a row, with its file and line. */
+export function rowError(file: string, line: number, e: IsrDpoError): IsrDpoError {
+  const code = e.code === "INVALID_ARGUMENT" ? "DATA_INVALID" : e.code;
+  const message = e.message.replace(/^requests\[\d+\](\.|: )?/, "");
+  return new IsrDpoError(code, `${file}:${line}: ${message}`, {
+    hint: e.hint ?? "correct the row, or leave such rows out with --on-error skip",
+    path: file,
+    detail: { ...e.detail, line },
+    cause: e,
+  });
+}
+
+type Kind = "video" | "image";
+
+const mediaOf = (prompt: Exclude<Prompt, string>): readonly Media[] =>
+  "ids" in prompt
+    ? (prompt.media ?? [])
+    : prompt.flatMap(({ content }) =>
+        typeof content === "string" ? [] : content.flatMap((part) => (part.type === "text" ? [] : [part.media])),
+      );
+
+class RowReader {
+  constructor(
+    readonly folder: string,
+    readonly defaults: RowDefaults,
+  ) {}
+
+  #path(field: string, value: unknown): string {
+    const p = checkPath(field, value);
+    const address = /^[a-z][a-z0-9+.-]+:\/\//i.test(p); // refused later, in words of its own
+    return isAbsolute(p) || address ? p : resolve(this.folder, p);
+  }
+
+  #medium(field: string, kind: Kind, value: unknown): Media {
+    const given = typeof value === "string" ? { path: value } : options(field, value, ["kind", "path", "sample"]);
+    const { sample = kind === "video" ? this.defaults.frames : undefined } = given as { sample?: FrameSampling };
+    return { kind, path: this.#path(`${field}.path`, given.path), ...(sample === undefined ? {} : { sample }) };
+  }
+
+  #media(row: Record<string, unknown>): { type: Kind; media: Media }[] {
+    return (["video", "image"] as const).flatMap((type) => {
+      const value = row[type];
+      if (value === undefined) return [];
+      const list = Array.isArray(value) ? value : [value];
+      return list.map((m, i) => ({ type, media: this.#medium(list === value ? `${type}[${i}]` : type, type, m) }));
+    });
+  }
+
+  #messages(given: readonly unknown[]): Message[] {
+    return given.map((m, i) => {
+      const at = `prompt[${i}]`;
+      const { role, content } = options(at, m, ["role", "content"]);
+      if (typeof content === "string") return { role, content } as Message;
+      const parts = array(`${at}.content`, content).map((part, k) => {
+        const field = `${at}.content[${k}]`;
+        const { type, media } = object(field, part);
+        return type === "video" || type === "image"
+          ? { type, media: this.#medium(`${field}.media`, type, media) }
+          : part;
+      });
+      return { role, content: parts } as Message;
+    });
+  }
+
+  #prompt(row: Record<string, unknown>): Exclude<Prompt, string> {
+    const media = this.#media(row);
+    if ((row.prompt === undefined) === (row.ids === undefined))
+      throw new IsrDpoError(
+        "DATA_INVALID",
+        `prompt: expected prompt or ids, got ${row.ids === undefined ? "neither" : "both"}`,
+      );
+    if (row.ids !== undefined) {
+      const ids = array("ids", row.ids).map((id, i) => integer(`ids[${i}]`, id, -(2 ** 31), 2 ** 31 - 1));
+      return { ids, ...(media.length > 0 ? { media: media.map((m) => m.media) } : {}) };
+    }
+    if (typeof row.prompt === "string")
+      return [
+        { role: "user", content: media.length > 0 ? [...media, { type: "text", text: row.prompt }] : row.prompt },
+      ];
+    if (!Array.isArray(row.prompt) || row.prompt.length === 0) refuse("prompt", "a string or messages", row.prompt);
+    if (media.length > 0)
+      refuse("video", "media inside the messages, since prompt holds messages", row.video ?? row.image);
+    return this.#messages(row.prompt as unknown[]);
+  }
+
+  #sampling(row: Record<string, unknown>): Sampling & { copies: number } {
+    const given = <T>(key: string, check: (field: string, value: unknown) => T): { [key: string]: T } =>
+      row[key] === undefined ? {} : { [key]: check(key, row[key]) };
+    const stops = (field: string, value: unknown) =>
+      (typeof value === "string" ? [value] : array(field, value)).map((s, i) => {
+        if (text(`${field}[${i}]`, s) === "") refuse(`${field}[${i}]`, "a text that is not empty", s);
+        return s as string;
+      });
+    return {
+      ...this.defaults.sampling,
+      copies: this.defaults.copies,
+      ...given("maxTokens", (f, v) => integer(f, v, 1, 2 ** 31 - 1)),
+      ...given("temperature", (f, v) => number(f, v, { min: 0 })),
+      ...given("topP", (f, v) => number(f, v, { above: 0, max: 1 })),
+      ...given("topK", (f, v) => integer(f, v, 0, 2 ** 31 - 1)),
+      ...given("seed", (f, v) => integer(f, v, 0)),
+      ...given("stop", stops),
+      ...given("copies", (f, v) => integer(f, v, 1, 65536)),
+    };
+  }
+
+  read(line: number, bytes: Buffer): Row | undefined {
+    let value: unknown;
+    try {
+      const json = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+      if (json.trim() === "") return undefined;
+      value = JSON.parse(json);
+    } catch (e) {
+      throw new IsrDpoError("DATA_INVALID", `expected a JSON object in UTF-8, got ${(e as Error).message}`);
+    }
+    const row = options("row", object("row", value), keys);
+    const { id = line } = row;
+    if (typeof id !== "string" && typeof id !== "number") refuse("id", "a string or a number", id);
+    const prompt = this.#prompt(row);
+    return {
+      line,
+      id: id as string | number,
+      request: { prompt, ...this.#sampling(row) },
+      looksAt: JSON.stringify(mediaOf(prompt)),
+    };
+  }
+}
+
+/** Rows in order; `bad` takes a row that is none, and throws it or goes on. Paths are relative to the file's folder. */
+export async function* readRows(
+  input: Readable,
+  file: string,
+  defaults: RowDefaults,
+  bad: (line: number, e: IsrDpoError) => void,
+): AsyncGenerator<Row> {
+  const reader = new RowReader(file === "-" ? process.cwd() : dirname(resolve(file)), defaults);
+  for await (const { number: line, bytes } of readLines(input, file)) {
+    let row: Row | undefined;
+    try {
+      row = reader.read(line, bytes);
+    } catch (e) {
+      if (!isRowFault(e)) throw e;
+      bad(line, e);
+    }
+    if (row) yield row;
+  }
+}
