@@ -2,7 +2,7 @@
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, loadModel, type Tensor } from "../src/index.js";
-import { close, maxAbs, near, rejects, sameBits } from "./helpers/assert.js";
+import { close, direction, maxAbs, near, rejects, sameBits } from "./helpers/assert.js";
 import {
   folderOf,
   isOriginal,
@@ -186,6 +186,26 @@ for (const family of videoFamilies) {
     close(packed!.metrics.loss, separate!.metrics.loss, 1e-5, "loss");
     for (const [name, g] of packed!.gradients)
       near(f32(g), f32(separate!.gradients.get(name)), 5e-5 * maxAbs(f32(g)) + 1e-7, name);
+  });
+
+  test("bfloat16 within its own tolerances", async () => {
+    await using model = await loadModel(folderOf(family), { dtype: "bf16" });
+    assert.is(model.info.dtype, "bf16");
+    for (const c of cases) {
+      const sequence = { ids: c.ids, media: c.media };
+      const out = await model.forward(sequence, { rows: [-c.logits.length / model.info.vocabSize, 0] });
+      near(f32(out.logits), c.logits, 0.4, `${c.name} logits`);
+      const [logps] = await model.logProbs([{ ...sequence, scored: c.scored }]);
+      close(total(logps!), total(c.logps), 1.0, `${c.name} summed log-prob`);
+    }
+    await using trainer = await createTrainer(model, { train: everything });
+    const { metrics, gradients } = await trainer.gradients(videoPairs(d, true));
+    close(metrics.loss, d.facts.loss_beta_0_1, 0.03, "loss");
+    const without = d.facts.parameters_without_gradient ?? [];
+    const expected = new Map([...d.gradients].filter(([name]) => !without.includes(name)));
+    const actual = new Map([...gradients].map(([name, g]) => [name, f32(g)]));
+    const { cosine, distance } = direction(actual, expected);
+    assert.ok(cosine >= 0.999 && distance <= 0.06, `cosine ${cosine}, relative distance ${distance}`);
   });
 
   test("placeholders that do not match the media are refused", async () => {
