@@ -92,8 +92,8 @@ for (const [kind, make] of Object.entries(kinds))
     const pick = (n: number) => Math.floor(((next() + 1) / 2) * n);
     const until = performance.now() + (seconds * 1000) / Object.keys(kinds).length;
     const outcomes = { used: 0, refused: 0 };
+    const dir = temporaryFolder();
     for (let n = 0; n < mutations || performance.now() < until; n++) {
-      const dir = temporaryFolder();
       for (const [name, content] of Object.entries(make(pick))) writeFileSync(join(dir, name), content);
       const begun = performance.now();
       const outcome = await use(dir, pick).catch((e: unknown) => e);
