@@ -4,7 +4,7 @@ import * as assert from "uvu/assert";
 import { script } from "./helpers/child.js";
 
 const test = suite("leak");
-const cycles = Number(process.env.ISR_DPO_LEAK_CYCLES ?? 50);
+const cycles = Number(process.env.ISR_DPO_LEAK_CYCLES ?? 200);
 
 test(`${cycles} cycles: at most 4 MB above cycle ${Math.floor(cycles / 5)}`, () => {
   // A young generation of fixed size: else V8 resizes it by tens of MB, at times of its own.
