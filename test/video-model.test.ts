@@ -147,6 +147,29 @@ test("sequence counts a file's rows without opening it, and is what generate com
   }
 });
 
+test("what was trained is used at once, before and behind the projector", async () => {
+  const family = "video_llava";
+  const [c] = videoCases(family).cases;
+  const sequence = { ids: c!.ids, media: c!.media, scored: c!.scored };
+  for (const part of ["vision", "projector"] as const) {
+    await using model = await loadModel(folderOf(family));
+    const [before] = await model.logProbs([sequence]); // its features are kept from here on
+    const trainer = await createTrainer(model, { learningRate: 1e-2, train: { decoder: false, [part]: true } });
+    await trainer.trainStep(videoPairs(videoDpo(family), true));
+    const [trained] = await model.logProbs([sequence]);
+    await trainer[Symbol.asyncDispose]();
+    const dir = join(temporaryFolder(), "saved");
+    await model.save(dir);
+    await using again = await loadModel(dir);
+    const [loaded] = await again.logProbs([sequence]);
+    sameBits(trained!, loaded!, `${part}: in memory and from the file`);
+    assert.ok(
+      trained!.some((x, i) => Math.abs(x - before![i]!) > 1e-3),
+      `${part} changed the answer`,
+    );
+  }
+});
+
 test("what became of a file's frames is told", async () => {
   const dir = temporaryFolder();
   const short = join(dir, "short.mp4");
