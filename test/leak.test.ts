@@ -6,13 +6,16 @@ import { script } from "./helpers/child.js";
 const test = suite("leak");
 const cycles = Number(process.env.ISR_DPO_LEAK_CYCLES ?? 200);
 
-test(`${cycles} cycles: at most 4 MB above cycle ${Math.floor(cycles / 5)}`, () => {
+// A forgotten model is 0.3 MB a cycle: 50 MB here. What V8 still compiles in so few cycles is some MB; a thousand show less.
+const bound = cycles >= 1000 ? 4 : 16;
+
+test(`${cycles} cycles: at most ${bound} MB above cycle ${Math.floor(cycles / 5)}`, () => {
   // A young generation of fixed size: else V8 resizes it by tens of MB, at times of its own.
   const ended = script("leak.ts", [String(cycles)], ["--expose-gc", "--max-semi-space-size=1"]);
   assert.is(ended.code, 0, ended.err);
   const { early, late } = JSON.parse(ended.out) as { early: number; late: number };
   assert.ok(early > 0);
-  assert.ok(late - early <= 4e6, `grew by ${((late - early) / 1e6).toFixed(1)} MB`);
+  assert.ok(late - early <= bound * 1e6, `grew by ${((late - early) / 1e6).toFixed(1)} MB`);
 });
 
 test.run();
