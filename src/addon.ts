@@ -114,6 +114,8 @@ interface Native extends Record<JobName, Job> {
   endBranch(host: Handle, job: number, request: number, copy: number): void;
   counters(host: Handle): Record<"prefillTokens" | "decodeTokens" | "trainTokens" | "towerPasses", number>;
   machine(): NativeMachine;
+  lockFile(path: string): Handle;
+  unlockFile(lock: Handle): void;
   dpoLoss(args: object): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] };
 }
 
@@ -169,6 +171,17 @@ export function dpoLossNative(args: object): ReturnType<Native["dpoLoss"]> {
     return native.dpoLoss(args);
   } catch (e) {
     throw errorOf(e as Failure, dpoLossNative);
+  }
+}
+
+/** Locks a file for this process; the result unlocks it. RUN_LOCKED while somebody else has it. */
+export function lockFileNative(path: string): () => void {
+  const { native } = binary();
+  try {
+    const held = native.lockFile(path);
+    return () => native.unlockFile(held);
+  } catch (e) {
+    throw errorOf(e as Failure, lockFileNative);
   }
 }
 

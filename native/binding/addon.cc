@@ -81,6 +81,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_trainer_jobs(env, exports);
   export_kernel_jobs(env, exports);
   export_image_jobs(env, exports);
+  export_lock_jobs(env, exports);
   return exports;
 }
 

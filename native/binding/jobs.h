@@ -12,6 +12,7 @@ void export_model_jobs(Napi::Env env, Napi::Object exports);     // load, forwar
 void export_trainer_jobs(Napi::Env env, Napi::Object exports);   // createTrainer, trainStep, ...
 void export_kernel_jobs(Napi::Env env, Napi::Object exports);    // attention, sequenceLogProbs, dpoLoss
 void export_image_jobs(Napi::Env env, Napi::Object exports);     // preprocess
+void export_lock_jobs(Napi::Env env, Napi::Object exports);      // lockFile, unlockFile
 
 inline ToJs nothing() {
   return [](Napi::Env env) { return env.Undefined(); };

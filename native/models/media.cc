@@ -85,14 +85,14 @@ const Medium& MediaStore::add_features(Model& m, bool image, Stage stage, int64_
 
 void MediaStore::release(int32_t first_id) { media_.erase(first_id); }
 
-Medium* MediaStore::owner(int32_t id) {
+const Medium* MediaStore::find(int32_t id) const {
   auto it = media_.upper_bound(id);
   if (it == media_.begin()) return nullptr;
   --it;
   return id - it->first < it->second.rows ? &it->second : nullptr;
 }
 
-bool MediaStore::holds(int32_t id) const { return const_cast<MediaStore*>(this)->owner(id) != nullptr; }
+bool MediaStore::holds(int32_t id) const { return find(id) != nullptr; }
 
 const Medium& MediaStore::get(int32_t first_id) const {
   const auto it = media_.find(first_id);
@@ -121,7 +121,7 @@ void MediaStore::need_projected(Ctx& c, Model& m, Medium& x) {
 }
 
 std::vector<float> MediaStore::features(Model& m, int32_t first_id, Stage stage, const std::atomic<bool>* cancel) {
-  Medium* x = owner(first_id);
+  Medium* x = find(first_id);
   ISR_ASSERT(x, "no medium has the id ", first_id);
   ArenaScope scope(m.arena);
   Tape quiet(m.arena, false);
@@ -138,7 +138,7 @@ std::vector<MediaRows> MediaStore::rows_of(Ctx& c, Model& m, std::span<const int
   std::vector<Medium*> seen;
   for (size_t t = 0; t < ids.size(); ++t) {
     if (ids[t] < m.config.vocab) continue;
-    Medium* x = owner(ids[t]);
+    Medium* x = find(ids[t]);
     ISR_ASSERT(x, "id ", ids[t], " belongs to no medium");
     while (t + 1 < ids.size() && ids[t + 1] > ids[t] && ids[t + 1] - x->first_id < x->rows) ++t;   // the rest of its run
     if (std::find(seen.begin(), seen.end(), x) == seen.end()) seen.push_back(x);

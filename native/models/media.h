@@ -3,6 +3,7 @@
 // first asked for and again when the weights behind them have changed.
 #pragma once
 #include <map>
+#include <utility>
 
 #include "models/vision.h"
 
@@ -43,7 +44,8 @@ class MediaStore {
   Medium& insert(Model& m, Medium medium);
   void need_tower(Ctx& c, Model& m, Medium& medium);
   void need_projected(Ctx& c, Model& m, Medium& medium);
-  Medium* owner(int32_t id);
+  const Medium* find(int32_t id) const;     // whose row has this id; null: nobody's
+  Medium* find(int32_t id) { return const_cast<Medium*>(std::as_const(*this).find(id)); }
 
   std::map<int32_t, Medium> media_;          // by first id
   int64_t next_ = 0;

@@ -44,6 +44,8 @@ void check_options(const TrainerOptions& o) {
 std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o) {
   if (!m.vision && (o.train_vision || o.train_projector))
     throw Error("INVALID_ARGUMENT", concat("train: ", m.family, " is a text model: it has no vision tower or projector"), "train the decoder");
+  if (o.train_vision && !m.vision->image && !m.vision->video)
+    throw Error("INVALID_ARGUMENT", "train.vision: this checkpoint has no tower", "train the decoder, or a checkpoint that holds its towers");
   if (o.train_vision && m.outside_towers())
     throw Error("INVALID_ARGUMENT", "train.vision: the towers came from another folder (visionTower) and could not be saved with the checkpoint",
                 "train a checkpoint that holds its towers");

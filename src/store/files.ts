@@ -1,0 +1,235 @@
+// Files and folders that appear whole or not at all: written beside their place as <name>.tmp, synced, renamed, and the
+// folder synced. A path has one writer at a time: who holds the run's lock.
+import { createHash } from "node:crypto";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open, readdir, rename, rm, unlink } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { IsrDpoError } from "../errors.js";
+
+export const temporarySuffix = ".tmp";
+
+const codeOf = (e: unknown): string => (e as { code?: string }).code ?? "";
+
+/** DISK_FULL, NOT_FOUND or IO for what the system refused; an error of ours as it is. */
+export function fileError(e: unknown, path: string, doing: string): IsrDpoError {
+  if (e instanceof IsrDpoError) return e;
+  const facts = { path, cause: e };
+  if (["ENOSPC", "EDQUOT", "EFBIG"].includes(codeOf(e)))
+    return new IsrDpoError("DISK_FULL", `${path}: expected to ${doing} it, but the disk is full`, {
+      hint: "free disk space; the same command resumes",
+      ...facts,
+    });
+  if (["ENOENT", "ENOTDIR"].includes(codeOf(e)))
+    return new IsrDpoError("NOT_FOUND", `${path}: expected to ${doing} it, but there is no such file or folder`, facts);
+  return new IsrDpoError("IO", `${path}: expected to ${doing} it, but ${(e as Error).message}`, {
+    hint: "check the disk and the permissions of the path",
+    ...facts,
+  });
+}
+
+/** Runs a call of the system; its errors become ours. */
+export async function guarded<T>(path: string, doing: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (e) {
+    throw fileError(e, path, doing);
+  }
+}
+
+/** All of `bytes` at `at`, in one call unless the system takes only a part. */
+export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length; )
+    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+}
+
+async function syncPath(path: string, flags: number): Promise<void> {
+  const file = await open(path, flags);
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes the names in a folder durable. */
+export async function syncFolder(dir: string): Promise<void> {
+  await guarded(dir, "sync", () =>
+    syncPath(dir, constants.O_RDONLY | constants.O_DIRECTORY).catch((e) => {
+      // Some file systems have no sync for folders.
+      if (!["EINVAL", "ENOTSUP"].includes(codeOf(e))) throw e;
+    }),
+  );
+}
+
+/** A folder with its parents, as `mkdir -p`; their names are durable. */
+export async function makeFolders(dir: string): Promise<void> {
+  const first = await guarded(dir, "make", () => mkdir(dir, { recursive: true }));
+  if (first === undefined) return;
+  const top = resolve(first);
+  for (let made = resolve(dir); made.length >= top.length; made = dirname(made)) await syncFolder(dirname(made));
+}
+
+async function writeSynced(path: string, data: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW;
+  const file = await guarded(path, "create", () => open(path, flags, 0o666));
+  try {
+    const whole = typeof data === "string" ? Buffer.from(data) : data;
+    let at = 0;
+    // An error of the source itself passes as it is.
+    for await (const part of whole instanceof Uint8Array ? [whole] : whole) {
+      await guarded(path, "write", () => writeAll(file, part, at));
+      at += part.length;
+    }
+    await guarded(path, "sync", () => file.sync());
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Puts a file in place, whole and durable. After an error the old file stands and nothing temporary does; only when the
+ * last step, the folder's sync, fails, the new one may stand instead.
+ * DISK_FULL, NOT_FOUND (no such folder), IO.
+ */
+export async function writeAtomic(path: string, data: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
+  const temporary = path + temporarySuffix;
+  try {
+    await writeSynced(temporary, data);
+    await guarded(path, "put in place", () => rename(temporary, path));
+  } catch (e) {
+    await unlink(temporary).catch(() => {}); // the error at hand says more
+    throw e;
+  }
+  await syncFolder(dirname(path));
+}
+
+async function syncTree(dir: string): Promise<void> {
+  for (const entry of await readdir(dir, { withFileTypes: true })) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) await syncTree(path);
+    else if (entry.isFile()) await syncPath(path, constants.O_RDONLY);
+    else throw new IsrDpoError("BUG", `${path}: expected a file or folder, got something else`, { path });
+  }
+  await syncFolder(dir);
+}
+
+/** A folder that appears whole: filled at `path`, put in place by commit(). */
+export class AtomicDir {
+  /** Where its files go until then: <final>.tmp */
+  readonly path: string;
+
+  private constructor(readonly final: string) {
+    this.path = AtomicDir.temporaryOf(final);
+  }
+
+  static temporaryOf(final: string): string {
+    return final + temporarySuffix;
+  }
+
+  /** An empty temporary folder; what a crash left there is removed. The parent must exist. */
+  static async create(final: string): Promise<AtomicDir> {
+    const dir = new AtomicDir(final);
+    await guarded(dir.path, "make", async () => {
+      await rm(dir.path, { recursive: true, force: true });
+      await mkdir(dir.path);
+    });
+    return dir;
+  }
+
+  /** Makes every file durable, then the folder appears. The place must be free; after an error it still is. */
+  async commit(): Promise<void> {
+    let moved = false;
+    try {
+      await guarded(this.path, "sync", () => syncTree(this.path));
+      await guarded(this.final, "put in place", () => rename(this.path, this.final));
+      moved = true;
+      await syncFolder(dirname(this.final));
+    } catch (e) {
+      if (moved) await rename(this.final, this.path).catch(() => {});
+      await this.abandon().catch(() => {});
+      throw e;
+    }
+  }
+
+  /** Removes what was written. */
+  async abandon(): Promise<void> {
+    await guarded(this.path, "remove", () => rm(this.path, { recursive: true, force: true }));
+  }
+}
+
+/** Removes a folder so that no reader ever sees a part of it. */
+export async function removeFolder(dir: string): Promise<void> {
+  const temporary = AtomicDir.temporaryOf(dir);
+  await guarded(dir, "remove", async () => {
+    await rm(temporary, { recursive: true, force: true });
+    await rename(dir, temporary);
+    await rm(temporary, { recursive: true, force: true });
+  });
+}
+
+/** Deletes every file and folder named *.tmp under `dir`, links not followed. Their paths; none where `dir` is missing. */
+export async function removeTemporaries(dir: string): Promise<string[]> {
+  const removed: string[] = [];
+  const entries = await readdir(dir, { withFileTypes: true }).catch((e) => {
+    if (codeOf(e) === "ENOENT") return [];
+    throw fileError(e, dir, "list");
+  });
+  for (const entry of entries) {
+    const path = join(dir, entry.name);
+    if (entry.name.endsWith(temporarySuffix)) {
+      await guarded(path, "remove", () => rm(path, { recursive: true, force: true }));
+      removed.push(path);
+    } else if (entry.isDirectory()) removed.push(...(await removeTemporaries(path)));
+  }
+  return removed;
+}
+
+const maxStateBytes = 64 << 20;
+
+/** A JSON object that a run keeps, or null where there is none. JOURNAL_CORRUPT for anything else. */
+export async function readState(path: string): Promise<Record<string, unknown> | null> {
+  const corrupt = (got: string, cause?: unknown) =>
+    new IsrDpoError("JOURNAL_CORRUPT", `${path}: expected a JSON object, got ${got}`, {
+      hint: "the file was changed or damaged: restore it, or start in a new folder",
+      path,
+      cause,
+    });
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK; // a FIFO without a writer must not hang the open
+  const file = await open(path, flags).catch((e) => {
+    if (codeOf(e) === "ENOENT") return null;
+    throw fileError(e, path, "open");
+  });
+  if (!file) return null;
+  try {
+    const facts = await file.stat();
+    if (!facts.isFile()) throw corrupt("no regular file");
+    if (facts.size > maxStateBytes) throw corrupt(`${facts.size} bytes, above the limit of ${maxStateBytes}`);
+    const text = await guarded(path, "read", () => file.readFile("utf8"));
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch (e) {
+      throw corrupt("other text", e);
+    }
+    if (typeof value !== "object" || value === null || Array.isArray(value)) throw corrupt("another value");
+    return value as Record<string, unknown>;
+  } finally {
+    await file.close();
+  }
+}
+
+/** SHA-256 of a file in hexadecimal. */
+export async function sha256Of(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  const file = await guarded(path, "open", () => open(path));
+  try {
+    const buffer = Buffer.allocUnsafe(1 << 20);
+    for (;;) {
+      const { bytesRead } = await guarded(path, "read", () => file.read(buffer, 0, buffer.length));
+      if (bytesRead === 0) return hash.digest("hex");
+      hash.update(buffer.subarray(0, bytesRead));
+    }
+  } finally {
+    await file.close();
+  }
+}

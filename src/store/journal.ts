@@ -1,0 +1,257 @@
+// The append-only journal of a rank. A line is `crc32c space JSON newline`, where the checksum is of the JSON: a line that
+// was cut short or damaged is known as such. Killing the process loses nothing that append() has finished.
+import { constants } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { dirname } from "node:path";
+import { IsrDpoError } from "../errors.js";
+import { crc32c, hex32 } from "./crc32c.js";
+import { guarded, syncFolder, writeAll } from "./files.js";
+import { type GroupEnd, type JournalRecord, keyIfRecord, keyOf, textOf } from "./records.js";
+
+export { crc32c } from "./crc32c.js";
+
+const maxLineBytes = 16 << 20;
+const chunkBytes = 1 << 20;
+const syncEveryMs = 1000;
+const prefixBytes = 9; // checksum and space
+
+interface Place {
+  offset: number;
+  bytes: number;
+}
+
+export interface OpenedJournal {
+  journal: Journal;
+  /** All records that hold, ends included, in the file's order. */
+  records: JournalRecord[];
+  /** Bytes of an invalid tail that was cut off. */
+  cut: number;
+}
+
+export class Journal {
+  readonly #file: FileHandle;
+  readonly #places = new Map<string, Place>(); // of the first line of a key
+  #size = 0;
+  #group = { records: 0, crc: 0 }; // appended since the last end
+  #queue: Promise<unknown> = Promise.resolve();
+  #failure: unknown;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  private constructor(
+    readonly path: string,
+    file: FileHandle,
+  ) {
+    this.#file = file;
+  }
+
+  /**
+   * Opens or creates a journal. An invalid tail is cut off. JOURNAL_CORRUPT, with the offset, for an invalid line before
+   * a valid one; NONDETERMINISM for two records of one key that differ.
+   */
+  static async open(path: string): Promise<OpenedJournal> {
+    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+    const file = await guarded(path, "open", () => open(path, flags, 0o666));
+    const journal = new Journal(path, file);
+    try {
+      const facts = await file.stat();
+      if (!facts.isFile())
+        throw new IsrDpoError("IO", `${path}: expected a regular file, got something else`, { path });
+      await syncFolder(dirname(path));
+      const records = await journal.#recover();
+      const cut = facts.size - journal.#size;
+      if (cut > 0)
+        await guarded(path, "cut the tail of", async () => {
+          await file.truncate(journal.#size);
+          await file.sync();
+        });
+      return { journal, records, cut };
+    } catch (e) {
+      await file.close();
+      throw e;
+    }
+  }
+
+  async #recover(): Promise<JournalRecord[]> {
+    const records: JournalRecord[] = [];
+    let bad: number | undefined;
+    for await (const { offset, bytes, text } of linesOf(this.#file, this.path)) {
+      const json = text && checked(text);
+      if (!json) {
+        bad ??= offset;
+        continue;
+      }
+      if (bad !== undefined) throw this.#corrupt(bad, "a line whose checksum holds", "another, before valid ones");
+      const record = parsed(json);
+      const key = keyIfRecord(record);
+      if (key === undefined) throw this.#corrupt(offset, "a record of a known type", show(json));
+      await this.#compare(key, text, offset);
+      this.#remember(key, { offset, bytes });
+      records.push(record as JournalRecord);
+      this.#size = offset + bytes;
+    }
+    return records;
+  }
+
+  #corrupt(offset: number, expected: string, got: string): IsrDpoError {
+    return new IsrDpoError("JOURNAL_CORRUPT", `${this.path}: at byte ${offset}: expected ${expected}, got ${got}`, {
+      hint: "the file was changed or the disk is failing: restore the file, or delete the iteration and run it again",
+      path: this.path,
+      detail: { offset },
+    });
+  }
+
+  #remember(key: string, place: Place): void {
+    if (!this.#places.has(key)) this.#places.set(key, place);
+  }
+
+  /** NONDETERMINISM unless `line` is the one that the key had before, if any. */
+  async #compare(key: string, line: Uint8Array, offset: number): Promise<void> {
+    const before = this.#places.get(key);
+    if (!before) return;
+    const old = Buffer.alloc(before.bytes);
+    await guarded(this.path, "read", () => this.#file.read(old, 0, old.length, before.offset));
+    if (old.equals(line)) return;
+    throw new IsrDpoError(
+      "NONDETERMINISM",
+      `${this.path}: two records ${key} differ: at byte ${before.offset} ${show(old.subarray(prefixBytes))}, ` +
+        `at byte ${offset} ${show(line.subarray(prefixBytes))}`,
+      {
+        hint: "the same work gave another result: the machine, the engine or an input changed between the runs",
+        path: this.path,
+        detail: { key, first: before.offset, second: offset },
+      },
+    );
+  }
+
+  /** One thing after the other, in the order of the calls; after a failure nothing more is written. */
+  #next<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#queue.then(async () => {
+      if (this.#failure !== undefined) throw this.#failure;
+      try {
+        return await work();
+      } catch (e) {
+        this.#failure = e;
+        throw e;
+      }
+    });
+    this.#queue = result.catch(() => {});
+    return result;
+  }
+
+  /** Writes a record. Once it resolves, the end of the process loses nothing; sync() is for the end of the machine. */
+  append(record: Exclude<JournalRecord, GroupEnd>): Promise<void> {
+    const key = keyOf(record);
+    const json = textOf(record);
+    this.#refuseClosed();
+    return this.#next(async () => {
+      await this.#write(key, json);
+      this.#group = { records: this.#group.records + 1, crc: crc32c(json, this.#group.crc) };
+    });
+  }
+
+  /** Closes the group of all records that were appended since the last end, or since open(). */
+  endGroup(group: string): Promise<void> {
+    this.#refuseClosed();
+    return this.#next(async () => {
+      const { records, crc } = this.#group;
+      const end: GroupEnd = { type: "end", group, records, crc: hex32(crc) };
+      await this.#write(keyOf(end), textOf(end));
+      this.#group = { records: 0, crc: 0 };
+    });
+  }
+
+  async #write(key: string, json: Buffer): Promise<void> {
+    const line = Buffer.concat([Buffer.from(`${hex32(crc32c(json.subarray(0, -1)))} `), json]);
+    if (line.length > maxLineBytes)
+      throw new IsrDpoError("BUG", `${this.path}: ${key}: expected at most ${maxLineBytes} bytes, got ${line.length}`);
+    const offset = this.#size;
+    await this.#compare(key, line, offset);
+    await guarded(this.path, "append to", async () => {
+      try {
+        await writeAll(this.#file, line, offset);
+      } catch (e) {
+        await this.#file.truncate(offset).catch(() => {}); // else the next open() cuts it
+        throw e;
+      }
+    });
+    this.#size += line.length;
+    this.#remember(key, { offset, bytes: line.length });
+    this.#timer ??= setTimeout(() => this.sync().catch(() => {}), syncEveryMs).unref(); // a failure meets the next call
+  }
+
+  /** Makes all that was appended durable. It also happens by itself, a second after an append. */
+  sync(): Promise<void> {
+    this.#refuseClosed();
+    return this.#sync();
+  }
+
+  #sync(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    return this.#next(() => guarded(this.path, "sync", () => this.#file.datasync()));
+  }
+
+  /** Syncs and closes; a failure from before is thrown once more. Calling it again does nothing. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      await this.#sync();
+    } finally {
+      clearTimeout(this.#timer);
+      await this.#file.close();
+    }
+  }
+
+  #refuseClosed(): void {
+    if (this.#closed) throw new IsrDpoError("BUG", `${this.path}: expected an open journal, got a closed one`);
+  }
+}
+
+const show = (json: Uint8Array): string => {
+  const text = Buffer.from(json.subarray(0, 200)).toString().trimEnd();
+  return json.length > 200 ? `${text}...` : text;
+};
+
+/** The JSON of a line whose checksum holds. */
+function checked(line: Buffer): Buffer | undefined {
+  if (line.length < prefixBytes + 1 || line[prefixBytes - 1] !== 0x20) return undefined;
+  const json = line.subarray(prefixBytes, -1);
+  return line.toString("latin1", 0, prefixBytes - 1) === hex32(crc32c(json)) ? json : undefined;
+}
+
+function parsed(json: Buffer): unknown {
+  try {
+    return JSON.parse(json.toString());
+  } catch {
+    return undefined;
+  }
+}
+
+/** Lines with their newline; without `text` what is too long, or has no newline, to be one. */
+async function* linesOf(file: FileHandle, path: string): AsyncGenerator<Place & { text?: Buffer }> {
+  let parts: Buffer[] = []; // of a line that goes on
+  let offset = 0; // where it began
+  let held = 0; // its bytes so far
+  for (let at = 0; ; ) {
+    const chunk = Buffer.allocUnsafe(chunkBytes);
+    const { bytesRead } = await guarded(path, "read", () => file.read(chunk, 0, chunk.length, at));
+    if (bytesRead === 0) break;
+    at += bytesRead;
+    for (let from = 0; from < bytesRead; ) {
+      const newline = chunk.subarray(0, bytesRead).indexOf(10, from);
+      const to = newline < 0 ? bytesRead : newline + 1;
+      held += to - from;
+      if (held <= maxLineBytes) parts.push(chunk.subarray(from, to));
+      else parts = [];
+      from = to;
+      if (newline < 0) break;
+      yield { offset, bytes: held, ...(held <= maxLineBytes ? { text: Buffer.concat(parts) } : {}) };
+      offset += held;
+      parts = [];
+      held = 0;
+    }
+  }
+  if (held > 0) yield { offset, bytes: held };
+}

@@ -1,0 +1,106 @@
+// What training says of its steps: metrics.jsonl, a function of the run alone; timings.jsonl, the clocks; TensorBoard.
+import { type FileHandle, open } from "node:fs/promises";
+import { constants } from "node:fs";
+import { join } from "node:path";
+import { IsrDpoError } from "../errors.js";
+import { guarded, makeFolders, writeAll } from "./files.js";
+import { EventFile } from "./tensorboard.js";
+
+export interface MetricsOptions {
+  /** Folder of metrics.jsonl and timings.jsonl; made where it is missing. */
+  dir: string;
+  /** Folder of event files; default: none are written. */
+  tensorboard?: string;
+}
+
+type Values = Readonly<Record<string, number>>;
+
+/** A file that lines are added to at its end. */
+class Lines {
+  private constructor(
+    readonly path: string,
+    readonly file: FileHandle,
+    public bytes: number,
+  ) {}
+
+  static async open(path: string): Promise<Lines> {
+    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+    const file = await guarded(path, "open", () => open(path, flags, 0o666));
+    return new Lines(path, file, (await file.stat()).size);
+  }
+
+  async add(line: Values): Promise<void> {
+    const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
+    await guarded(this.path, "append to", () => writeAll(this.file, bytes, this.bytes));
+    this.bytes += bytes.length;
+  }
+}
+
+export class MetricsWriter {
+  readonly #metrics: Lines;
+  readonly #timings: Lines;
+  readonly #tensorboard: string | undefined;
+  #events: EventFile | undefined;
+
+  private constructor(metrics: Lines, timings: Lines, tensorboard: string | undefined) {
+    this.#metrics = metrics;
+    this.#timings = timings;
+    this.#tensorboard = tensorboard;
+  }
+
+  /** Continues the files that are there. To resume, truncateTo() comes first. */
+  static async open(o: MetricsOptions): Promise<MetricsWriter> {
+    await makeFolders(o.dir);
+    const metrics = await Lines.open(join(o.dir, "metrics.jsonl"));
+    return new MetricsWriter(metrics, await Lines.open(join(o.dir, "timings.jsonl")), o.tensorboard);
+  }
+
+  /** Of metrics.jsonl: what a checkpoint keeps. */
+  get bytes(): number {
+    return this.#metrics.bytes;
+  }
+
+  /**
+   * A line each for metrics and clocks, `step` in front; one call at a time. NUMERIC for a metric that is not finite:
+   * nothing is written then.
+   */
+  async add(step: number, metrics: Values, clocks: Values): Promise<void> {
+    for (const [name, value] of Object.entries(metrics))
+      if (!Number.isFinite(value))
+        throw new IsrDpoError("NUMERIC", `step ${step}: ${name}: expected a finite number, got ${value}`, {
+          hint: "training has diverged: lower the learning rate, or look at the pairs of this step",
+          detail: { step, name },
+        });
+    await this.#metrics.add({ step, ...metrics });
+    await this.#timings.add({ step, ...clocks });
+    if (this.#tensorboard === undefined) return;
+    this.#events ??= await EventFile.create(this.#tensorboard, step);
+    await this.#events.scalars(step, { ...metrics, ...clocks });
+  }
+
+  /** Cuts metrics.jsonl back to what a checkpoint knew. JOURNAL_CORRUPT where it is shorter. */
+  async truncateTo(bytes: number): Promise<void> {
+    const { path, file } = this.#metrics;
+    if (this.#metrics.bytes < bytes)
+      throw new IsrDpoError(
+        "JOURNAL_CORRUPT",
+        `${path}: expected at least ${bytes} bytes, got ${this.#metrics.bytes}`,
+        {
+          hint: "the file was changed or damaged: restore it, or train again in a new folder",
+          path,
+        },
+      );
+    await guarded(path, "cut", () => file.truncate(bytes));
+    this.#metrics.bytes = bytes;
+  }
+
+  /** Makes metrics.jsonl durable: before the checkpoint that counts on its bytes. */
+  async sync(): Promise<void> {
+    await guarded(this.#metrics.path, "sync", () => this.#metrics.file.sync());
+  }
+
+  async close(): Promise<void> {
+    for (const { path, file } of [this.#metrics, this.#timings]) await guarded(path, "close", () => file.close());
+    await this.#events?.close();
+  }
+}

@@ -1,0 +1,49 @@
+// Appends groups, saves steps and replaces files in a run folder until it is killed; says which group is done.
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { newestStep, saveStep } from "../../src/store/checkpoints.js";
+import { makeFolders, removeTemporaries, writeAtomic } from "../../src/store/files.js";
+import { Journal } from "../../src/store/journal.js";
+import { acquireLock } from "../../src/store/lock.js";
+import { MetricsWriter } from "../../src/store/metrics.js";
+import { finishedGroups } from "../../src/store/records.js";
+import { facts, lossOf, type Paths, pathsOf, recordsOf, reportOf } from "../helpers/kill.js";
+
+async function recover(p: Paths) {
+  await acquireLock(p.dir);
+  await removeTemporaries(p.dir);
+  await makeFolders(p.train);
+  const { journal, records } = await Journal.open(p.journal);
+  const { newest } = await newestStep(p.train);
+  const metrics = await MetricsWriter.open({ dir: p.train });
+  await metrics.truncateTo(newest?.state.metricsBytes ?? 0);
+  return { journal, metrics, group: finishedGroups(records).size, step: newest?.step ?? 0 };
+}
+
+const paths = pathsOf(process.argv[2]!);
+const { journal, metrics, group, step } = await recover(paths);
+console.log("ready");
+
+async function groups(): Promise<void> {
+  for (let g = group; ; g++) {
+    for (const record of recordsOf(g)) void journal.append(record);
+    await journal.endGroup(String(g));
+    console.log(g + 1);
+  }
+}
+
+async function steps(): Promise<void> {
+  for (let s = step + 1; ; s++) {
+    await metrics.add(s, { loss: lossOf(s) }, { seconds: performance.now() });
+    if (s % 3 !== 0) continue;
+    await metrics.sync();
+    const fill = async (dir: string) => {
+      mkdirSync(join(dir, "deep"));
+      writeFileSync(join(dir, "deep", "opt.0.bin"), Buffer.alloc(200_000, s));
+    };
+    await saveStep(paths.train, s, fill, facts(s, metrics.bytes));
+    await writeAtomic(paths.report, reportOf(s));
+  }
+}
+
+await Promise.all([groups(), steps()]);
