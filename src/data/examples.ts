@@ -1,0 +1,38 @@
+// readExamples: supervised rows of LLaVA-Hound, TRL and ShareGPT form.
+import type { Example } from "../types.js";
+import { has, type Row } from "./fields.js";
+import { houndExample } from "./hound.js";
+import { type Format, readItems } from "./items.js";
+import type { ReadOptions } from "./pairs.js";
+import { shareGptExample } from "./sharegpt.js";
+import { trlExample } from "./trl.js";
+
+const single = (row: Row) => has(row, "video") || has(row, "image");
+const columns = (row: Row) => has(row, "videos") || has(row, "images");
+
+const formats: readonly Format<Example>[] = [
+  {
+    name: "hound",
+    holds: "video or image, conversations",
+    fits: (row) => single(row) && has(row, "conversations"),
+    read: houndExample,
+  },
+  {
+    name: "trl",
+    holds: "messages, or prompt and completion, and videos or images",
+    fits: (row) => has(row, "messages") || has(row, "completion"),
+    read: trlExample,
+  },
+  {
+    name: "sharegpt",
+    holds: "conversations, and videos or images",
+    fits: (row) => has(row, "conversations") && (!single(row) || columns(row)),
+    read: shareGptExample,
+  },
+];
+
+/**
+ * Streams the supervised examples of a .jsonl, .json or .parquet file: the last turn is the assistant's answer, all turns
+ * before it are the prompt. Options, paths and errors as with readPairs.
+ */
+export const readExamples = (path: string, o?: ReadOptions): AsyncIterable<Example> => readItems(path, o, formats);

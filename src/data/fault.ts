@@ -1,0 +1,53 @@
+// Failures of data files, in one form: where, what was expected, what came.
+import { type FileHandle, open } from "node:fs/promises";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
+
+/** An error of the file system as one of ours; errors of ours and of other origin stay as they are. */
+export function ioError(path: string, e: unknown, doing: "read" | "write"): unknown {
+  const { code, syscall } = (e ?? {}) as { code?: string; syscall?: string };
+  if (isIsrDpoError(e) || !(e instanceof Error) || code === undefined || syscall === undefined) return e;
+  const facts = { path, cause: e };
+  if (code === "ENOENT" || code === "ENOTDIR")
+    return new IsrDpoError("NOT_FOUND", `${path}: expected to ${doing} it, got no such file or folder`, facts);
+  if (["ENOSPC", "EDQUOT", "EFBIG"].includes(code))
+    return new IsrDpoError("DISK_FULL", `${path}: expected to ${doing} it, got a full disk (${code})`, {
+      hint: "free space and write again; nothing was left behind",
+      ...facts,
+    });
+  return new IsrDpoError("IO", `${path}: expected to ${doing} it, got ${e.message}`, facts);
+}
+
+export async function openForReading(path: string): Promise<FileHandle> {
+  try {
+    const file = await open(path);
+    if ((await file.stat()).isFile()) return file;
+    await file.close();
+  } catch (e) {
+    throw ioError(path, e, "read");
+  }
+  throw new IsrDpoError("IO", `${path}: expected a regular file, got something else`, { path });
+}
+
+export interface Place {
+  path: string;
+  /** Counted from 1: lines of a .jsonl file, rows of a .json or .parquet file. */
+  line: number;
+  unit: "line" | "row";
+}
+
+const spell = ({ path, line, unit }: Place) => (unit === "line" ? `${path}:${line}` : `${path}: row ${line}`);
+
+/** DATA_INVALID of a place; `field` is the row's, where there is one. */
+export function rowError(place: Place, message: string, field?: string, cause?: unknown): IsrDpoError {
+  return new IsrDpoError("DATA_INVALID", `${spell(place)}: ${message}`, {
+    hint: 'correct the row, or leave such rows out with onBadRow: "skip"',
+    path: place.path,
+    detail: { [place.unit]: place.line, ...(field === undefined ? {} : { field }) },
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+/** DATA_INVALID of a whole file, which no skipping helps. */
+export function fileError(path: string, message: string, hint: string, cause?: unknown): IsrDpoError {
+  return new IsrDpoError("DATA_INVALID", `${path}: ${message}`, { hint, path, ...(cause ? { cause } : {}) });
+}

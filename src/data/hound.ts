@@ -1,0 +1,58 @@
+// Rows of LLaVA-Hound: one `video` (or `image`) a row. DPO: prompt or conversations, chosen, rejected; SFT and test rows:
+// conversations. The places written in the text are dropped: the medium stands before the words of its turn.
+import type { Example, Pair } from "../types.js";
+import { answersOf, bad, given, has, idOf, isRow, pathOf, type Row, textOf } from "./fields.js";
+import { conversationOf, type Medium, piecesOf, promptOf, splitAnswer, type Turn, textTurn } from "./turns.js";
+
+function mediumOf(row: Row): Medium {
+  if (has(row, "video") === has(row, "image"))
+    bad("video", "either video or image", has(row, "video") ? "both" : "neither");
+  const type = has(row, "video") ? "video" : "image";
+  return { type, path: pathOf(type, given(row, type)) };
+}
+
+function words({ pieces }: Turn): string {
+  const texts = pieces.flatMap((p) => (p.type === "text" ? [p.text] : []));
+  return texts.length === pieces.length ? texts.join("") : texts.map((t) => t.trim()).join(" ");
+}
+
+/** The words of a text without places for media. */
+export const bareText = (field: string, value: unknown): string =>
+  textOf(field, words({ role: "user", pieces: piecesOf(textOf(field, value)) }));
+
+function prompt(field: string, turns: readonly Turn[], medium: Medium) {
+  const marked = turns.findIndex(({ pieces }) => pieces.some((p) => p.type !== "text"));
+  const at = marked >= 0 ? marked : turns.findIndex(({ role }) => role === "user");
+  const placed = turns.map((turn, i): Turn => {
+    const { role, pieces } = textTurn(turn.role, words(turn));
+    return { role, pieces: i === at ? [medium, ...pieces] : pieces };
+  });
+  return promptOf(field, placed, []);
+}
+
+const answer = (row: Row, key: string): string => {
+  const value = given(row, key);
+  return isRow(value) ? textOf(`${key}.value`, given(value, "value")) : textOf(key, value);
+};
+
+export function houndPair(row: Row): Pair {
+  const id = idOf(row);
+  const medium = mediumOf(row);
+  const asked = given(row, "prompt") !== undefined || !has(row, "conversations");
+  let turns = asked
+    ? [textTurn("user", bareText("prompt", given(row, "prompt")))]
+    : conversationOf("conversations", given(row, "conversations"));
+  if (turns.at(-1)?.role === "assistant") turns = turns.slice(0, -1); // the reference answer of such rows
+  return {
+    ...(id === undefined ? {} : { id }),
+    ...prompt(asked ? "prompt" : "conversations", turns, medium),
+    ...answersOf(row, (key) => answer(row, key)),
+  };
+}
+
+export function houndExample(row: Row): Example {
+  const id = idOf(row);
+  const medium = mediumOf(row);
+  const { before, answer } = splitAnswer("conversations", conversationOf("conversations", given(row, "conversations")));
+  return { ...(id === undefined ? {} : { id }), ...prompt("conversations", before, medium), answer };
+}

@@ -1,0 +1,51 @@
+// readPairs: preference rows of LLaVA-Hound, TRL and ShareGPT form.
+import type { Pair } from "../types.js";
+import { has, given, type Row } from "./fields.js";
+import { houndPair } from "./hound.js";
+import { type Format, readItems } from "./items.js";
+import type { BadRowOptions } from "./rows.js";
+import { shareGptPair } from "./sharegpt.js";
+import { trlPair } from "./trl.js";
+
+export interface ReadOptions extends BadRowOptions {
+  /** Default "auto": by the keys of the first row. */
+  format?: "auto" | "hound" | "trl" | "sharegpt";
+}
+
+const any = (row: Row, ...keys: string[]) => keys.some((key) => has(row, key));
+const isList = (row: Row, key: string) => Array.isArray(given(row, key));
+const prefers = (row: Row) => any(row, "chosen", "rejected", "chosen_ids", "rejected_ids");
+const single = (row: Row) => any(row, "video", "image");
+const columns = (row: Row) => any(row, "videos", "images");
+
+const formats: readonly Format<Pair>[] = [
+  {
+    name: "hound",
+    holds: "video, prompt or conversations, chosen, rejected",
+    fits: (row) => single(row) && prefers(row) && !isList(row, "prompt") && any(row, "prompt", "conversations"),
+    read: houndPair,
+  },
+  {
+    name: "trl",
+    holds: "prompt, chosen, rejected, and videos or images",
+    fits: (row) =>
+      prefers(row) &&
+      (any(row, "prompt") || isList(row, "chosen")) &&
+      (!single(row) || columns(row) || isList(row, "prompt") || isList(row, "chosen")),
+    read: trlPair,
+  },
+  {
+    name: "sharegpt",
+    holds: "conversations, chosen, rejected, and videos or images",
+    fits: (row) => prefers(row) && any(row, "conversations") && (!single(row) || columns(row)),
+    read: shareGptPair,
+  },
+];
+
+/**
+ * Streams the pairs of a .jsonl, .json or .parquet file. Token ids (columns chosen_ids and rejected_ids) win over text.
+ * Media paths stay relative, as the row gives them. Throws DATA_INVALID with path, line and field for a bad row (missing
+ * or wrong field, empty answer, an id for the second time, a path that leaves the data folder, no JSON, no UTF-8, a line
+ * above 16 MiB), unless onBadRow is "skip"; DATA_INVALID for a format that is unknown or ambiguous; NOT_FOUND, IO.
+ */
+export const readPairs = (path: string, o?: ReadOptions): AsyncIterable<Pair> => readItems(path, o, formats);

@@ -1,0 +1,168 @@
+// Rows of a file by its ending: .jsonl (an object a line), .json (an array of objects), .parquet. What a bad row does is
+// decided here: it ends the reading, or is told and left out.
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { fileError, ioError, openForReading, type Place, rowError } from "./fault.js";
+import { isRow, type Row } from "./fields.js";
+import { maxLineBytes, scanLines } from "./lines.js";
+import { show } from "../check.js";
+
+export interface SkippedRow {
+  path: string;
+  /** From 1: the line of a .jsonl file, the row of others. */
+  line: number;
+  message: string;
+}
+
+export interface BadRowOptions {
+  /** "fail" (default): the first bad row throws DATA_INVALID. "skip": bad rows are left out, each told to onSkip. */
+  onBadRow?: "fail" | "skip";
+  /** Without it, skipped rows are counted in a process warning (code ISR_DPO_DATA) at the end. */
+  onSkip?(row: SkippedRow): void;
+}
+
+export interface NumberedRow {
+  line: number;
+  row: Row;
+}
+
+const maxDepth = 64;
+const maxJsonBytes = 256 << 20;
+
+/** What happens to bad rows of one file. */
+export class BadRows {
+  count = 0;
+  #first: string | undefined;
+  readonly unit: Place["unit"];
+
+  constructor(
+    readonly path: string,
+    readonly options: BadRowOptions,
+  ) {
+    this.unit = /\.(json|parquet)$/i.test(path) ? "row" : "line";
+  }
+
+  /** Throws the row's error, or tells it. What is no fault of a row is always thrown. */
+  take(line: number, e: unknown): void {
+    const faulty = isIsrDpoError(e) && (e.code === "DATA_INVALID" || e.code === "INVALID_ARGUMENT");
+    if (!faulty) throw e;
+    const placed = e.path === undefined ? rowError(this.at(line), e.message, fieldOf(e), e) : e;
+    if (this.options.onBadRow !== "skip") throw placed;
+    this.count++;
+    this.#first ??= placed.message;
+    this.options.onSkip?.({ path: this.path, line, message: placed.message });
+  }
+
+  at(line: number): Place {
+    return { path: this.path, line, unit: this.unit };
+  }
+
+  end(): void {
+    if (this.count === 0 || this.options.onSkip) return;
+    process.emitWarning(`${this.path}: ${this.count} bad rows were left out; the first: ${this.#first}`, {
+      code: "ISR_DPO_DATA",
+    });
+  }
+}
+
+const fieldOf = (e: IsrDpoError): string | undefined => {
+  const field = e.detail?.field;
+  return typeof field === "string" ? field : undefined;
+};
+
+/** Whether brackets outside strings nest deeper than `maxDepth`: JSON.parse would build what nobody can walk. */
+function tooDeep(text: string): boolean {
+  let depth = 0;
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charCodeAt(i);
+    if (c === 0x22) {
+      for (i++; i < text.length && text.charCodeAt(i) !== 0x22; i++) if (text.charCodeAt(i) === 0x5c) i++;
+    } else if (c === 0x7b || c === 0x5b) {
+      if (++depth > maxDepth) return true;
+    } else if (c === 0x7d || c === 0x5d) depth--;
+  }
+  return false;
+}
+
+function parse(text: string): unknown {
+  if (tooDeep(text)) throw new IsrDpoError("DATA_INVALID", `expected JSON nested at most ${maxDepth} deep, got deeper`);
+  try {
+    return JSON.parse(text);
+  } catch (e) {
+    throw new IsrDpoError("DATA_INVALID", `expected JSON, got a fault: ${(e as Error).message}`, { cause: e });
+  }
+}
+
+function requireRow(value: unknown): Row {
+  if (!isRow(value)) throw new IsrDpoError("DATA_INVALID", `expected a JSON object, got ${show(value)}`);
+  return value;
+}
+
+async function* rowsOfLines(bad: BadRows): AsyncGenerator<NumberedRow> {
+  for await (const { text, line } of scanLines(bad.path, maxLineBytes, (line, e) => bad.take(line, e))) {
+    if (text.trim() === "") continue; // an empty line is no row
+    let row: Row | undefined;
+    try {
+      row = requireRow(parse(text));
+    } catch (e) {
+      bad.take(line, e);
+    }
+    if (row) yield { line, row };
+  }
+}
+
+const jsonHint =
+  "give an array of rows in UTF-8; rows that stand in lines belong into a .jsonl file, which has no size limit";
+
+async function readWhole(path: string): Promise<string> {
+  const file = await openForReading(path);
+  try {
+    const { size } = await file.stat();
+    if (size > maxJsonBytes)
+      throw fileError(path, `expected a .json file of at most ${maxJsonBytes} bytes, got ${size}`, jsonHint);
+    return new TextDecoder("utf-8", { fatal: true }).decode(await file.readFile());
+  } catch (e) {
+    if (e instanceof TypeError) throw fileError(path, "expected UTF-8 text, got other bytes", jsonHint, e);
+    throw ioError(path, e, "read");
+  } finally {
+    await file.close();
+  }
+}
+
+async function* rowsOfArray(bad: BadRows): AsyncGenerator<NumberedRow> {
+  let values: unknown;
+  try {
+    values = parse(await readWhole(bad.path));
+  } catch (e) {
+    if (isIsrDpoError(e) && e.path === undefined) throw fileError(bad.path, e.message, jsonHint, e);
+    throw e;
+  }
+  if (!Array.isArray(values)) throw fileError(bad.path, `expected an array of rows, got ${show(values)}`, jsonHint);
+  for (const [i, value] of values.entries()) {
+    let row: Row | undefined;
+    try {
+      row = requireRow(value);
+    } catch (e) {
+      bad.take(i + 1, e);
+    }
+    if (row) yield { line: i + 1, row };
+  }
+}
+
+/** Rows in order; of a .parquet file only `columns` are read. */
+export async function* readRows(bad: BadRows, columns: readonly string[]): AsyncGenerator<NumberedRow> {
+  const { path } = bad;
+  if (/\.(jsonl|ndjson)$/i.test(path)) yield* rowsOfLines(bad);
+  else if (/\.json$/i.test(path)) yield* rowsOfArray(bad);
+  else if (/\.parquet$/i.test(path)) {
+    const { rowsOfParquet } = await import("./parquet.js");
+    yield* rowsOfParquet(path, columns);
+  } else
+    throw new IsrDpoError(
+      "INVALID_ARGUMENT",
+      `${path}: expected a .jsonl, .json or .parquet file, got another ending`,
+      {
+        hint: "rename the file after what it holds",
+        path,
+      },
+    );
+}

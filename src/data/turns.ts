@@ -1,0 +1,149 @@
+// Turns of a conversation with places for videos and images, and the prompt and media that they make.
+import type { Media, Message } from "../types.js";
+import { bad, given, has, listOf, pathOf, type Row, rowOf, textOf } from "./fields.js";
+
+type Kind = "video" | "image";
+
+export interface Medium {
+  type: Kind;
+  path: string;
+}
+
+/** A medium without a path is a place that one of the row's media takes. */
+export type Piece = { type: "text"; text: string } | { type: Kind; path?: string };
+
+export interface Turn {
+  role: Message["role"];
+  pieces: readonly Piece[];
+}
+
+/** A prompt as Pair and Example take it: text beside media that stand before it, or messages that hold their media. */
+export interface PromptParts {
+  prompt: string | Message[];
+  media?: Media[];
+}
+
+const roles: Readonly<Record<string, Message["role"]>> = {
+  human: "user",
+  user: "user",
+  gpt: "assistant",
+  assistant: "assistant",
+  system: "system",
+};
+
+export function roleOf(field: string, value: unknown): Message["role"] {
+  if (typeof value !== "string" || !Object.hasOwn(roles, value)) bad(field, Object.keys(roles).join(", "), value);
+  return roles[value as string]!;
+}
+
+/** Text with `<video>` and `<image>` as places; line breaks beside a place are its own, and space outside the first and last. */
+export function piecesOf(text: string): Piece[] {
+  if (!/<video>|<image>/.test(text)) return [{ type: "text", text }];
+  const parts = text.split(/\n*(<video>|<image>)\n*/); // text and places by turns
+  if (parts[0]!.trim() === "") [parts[0], parts[2]] = ["", parts[2]!.trimStart()];
+  if (parts.at(-1)!.trim() === "") parts[parts.length - 3] = parts.at(-3)!.trimEnd();
+  return parts.flatMap((part, i): Piece[] => {
+    if (i % 2 === 1) return [{ type: part === "<video>" ? "video" : "image" }];
+    return part.trim() === "" ? [] : [{ type: "text", text: part }];
+  });
+}
+
+export const textTurn = (role: Message["role"], text: string): Turn => ({ role, pieces: [{ type: "text", text }] });
+
+export const spoken = (turn: Turn): string => turn.pieces.map((p) => (p.type === "text" ? p.text : "")).join("");
+
+/** `conversations`: {from, value} a turn; places are found in what the user says. */
+export function conversationOf(field: string, value: unknown): Turn[] {
+  return listOf(field, value).map((item, i) => {
+    const turn = rowOf(`${field}[${i}]`, item);
+    const role = roleOf(`${field}[${i}].from`, given(turn, "from"));
+    const text = textOf(`${field}[${i}].value`, given(turn, "value"));
+    return role === "user" ? { role, pieces: piecesOf(text) } : textTurn(role, text);
+  });
+}
+
+/** The paths of the columns `videos` and `images` (or `video`, `image`): a path or {path} each, one or a list. */
+export function mediaColumns(row: Row): Medium[] {
+  return (["video", "image"] as const).flatMap((type) =>
+    [type, `${type}s`].flatMap((key) => {
+      const value = given(row, key);
+      if (value === undefined) return [];
+      const list = Array.isArray(value) ? value : [value];
+      return list.map((item, i): Medium => {
+        const field = list === value ? `${key}[${i}]` : key;
+        return { type, path: typeof item === "string" ? pathOf(field, item) : filePath(field, item) };
+      });
+    }),
+  );
+}
+
+function filePath(field: string, item: unknown): string {
+  const file = rowOf(field, item);
+  if (has(file, "bytes")) bad(field, "a path (media inside a row are not read: keep them as files)", item);
+  return pathOf(`${field}.path`, given(file, "path"));
+}
+
+/** The last turn's text, which must be the assistant's, and what stands before it. */
+export function splitAnswer(field: string, turns: readonly Turn[]): { before: Turn[]; answer: string } {
+  const last = turns.at(-1);
+  if (last?.role !== "assistant") bad(field, "an assistant's turn at the end", last?.role);
+  return { before: turns.slice(0, -1), answer: textOf(field, spoken(last!)) };
+}
+
+function checkOrder(field: string, turns: readonly Turn[]): void {
+  const begin = turns[0]?.role === "system" ? 1 : 0;
+  turns.slice(begin).forEach(({ role }, i) => {
+    const expected = i % 2 === 0 ? "user" : "assistant";
+    if (role !== expected) bad(`${field}[${begin + i}]`, `a turn of the ${expected}`, role);
+  });
+  const last = turns.at(-1);
+  if (last?.role !== "user") bad(field, "a user's turn at the end of the prompt", last?.role);
+}
+
+/** Gives each place its medium; a kind of which no place is written stands before the first user's words. */
+function place(field: string, turns: readonly Turn[], media: readonly Medium[]): Turn[] {
+  const front: Medium[] = [];
+  const queues = new Map<Kind, Medium[]>();
+  const isOpen = (p: Piece, type: Kind) => p.type === type && p.path === undefined;
+  for (const type of ["video", "image"] as const) {
+    const own = media.filter((m) => m.type === type);
+    const places = turns.reduce((n, { pieces }) => n + pieces.filter((p) => isOpen(p, type)).length, 0);
+    if (places === 0) front.push(...own);
+    else if (places !== own.length)
+      bad(field, `a ${type} for each of ${places} places written in the text`, own.length);
+    queues.set(type, own);
+  }
+  const first = turns.findIndex(({ role }) => role === "user");
+  return turns.map(({ role, pieces }, i) => ({
+    role,
+    pieces: [
+      ...(i === first ? front : []),
+      ...pieces.map((p) => (p.type === "text" || p.path !== undefined ? p : queues.get(p.type)!.shift()!)),
+    ],
+  }));
+}
+
+const mediaOf = ({ type, path }: Medium): Media => (type === "video" ? path : { kind: "image", path });
+
+/** The prompt of turns whose last is the user's. Media that find no place, or places without a medium: DATA_INVALID. */
+export function promptOf(field: string, turns: readonly Turn[], media: readonly Medium[]): PromptParts {
+  checkOrder(field, turns);
+  const placed = place(field, turns, media);
+  placed.forEach((turn, i) => {
+    if (turn.role === "user") textOf(placed.length > 1 ? `${field}[${i}]` : field, spoken(turn));
+  });
+  const [only] = placed;
+  const words = only!.pieces.findIndex((p) => p.type === "text");
+  if (placed.length === 1 && only!.pieces.slice(words).every((p) => p.type === "text")) {
+    const front = only!.pieces.slice(0, words) as Medium[];
+    return { prompt: spoken(only!), ...(front.length > 0 ? { media: front.map(mediaOf) } : {}) };
+  }
+  return {
+    prompt: placed.map(({ role, pieces }) => ({
+      role,
+      content: pieces.every((p) => p.type === "text")
+        ? spoken({ role, pieces })
+        : pieces.map((p) => (p.type === "text" ? p : { type: p.type, media: mediaOf(p as Medium) })),
+    })),
+  };
+}
