@@ -21,7 +21,7 @@ async function fuzzAll(dir) {
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
 await stages.stage("TypeScript tests, 100 workers and 1,000 cycles", process.execPath, tsTests(), {
   ...options,
-  env: { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000" }, // two workers a round
+  env: { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }, // two workers a round
 });
 await stages.stage("file faults, every operation", process.execPath, ["scripts/faults.mjs", "all"], options);
 await stages.stage("mutants", process.execPath, ["scripts/mutants.mjs"], options);

@@ -2,7 +2,7 @@
 // prepared and its job submitted before the next call's: jobs run in the order of the calls, whatever must be opened first.
 import type { Host, NativeVision } from "./addon.js";
 import { disposedError } from "./addon.js";
-import { array, object, refuse, show } from "./check.js";
+import { array, object, refuse } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import type { MediaKind, MediaRegistry, Placed } from "./media.js";
 import type { PlaceholderRules } from "./text/prompt.js";
@@ -73,8 +73,21 @@ export class Call {
   }
 }
 
+function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
+  if (!vision) return { style: "none", image: null, video: null, perVideo: 1, visualTokens: () => 1 };
+  return {
+    style: vision.original ? "original" : "expanded",
+    image: vision.image ? vision.imageToken : null,
+    video: vision.video ? vision.videoToken : null,
+    perVideo: vision.perVideo,
+    visualTokens: () => 1,
+  };
+}
+
 export class Inputs {
   #tail: Promise<unknown> = Promise.resolve();
+  /** One placeholder a medium: expand() repeats it. */
+  readonly rules: PlaceholderRules;
 
   constructor(
     readonly host: Host,
@@ -82,7 +95,9 @@ export class Inputs {
     readonly vision: NativeVision | undefined,
     readonly media: MediaRegistry,
     private readonly givenTokenizer: ModelTokenizer | IsrDpoError,
-  ) {}
+  ) {
+    this.rules = rulesOf(vision);
+  }
 
   tokenizer(field: string): ModelTokenizer {
     const t = this.givenTokenizer;
@@ -91,19 +106,6 @@ export class Inputs {
   }
   get tokenizerOrNull(): ModelTokenizer | null {
     return this.givenTokenizer instanceof IsrDpoError ? null : this.givenTokenizer;
-  }
-
-  /** One placeholder a medium: place() repeats it. */
-  get rules(): PlaceholderRules {
-    const v = this.vision;
-    if (!v) return { style: "none", image: null, video: null, perVideo: 1, visualTokens: () => 1 };
-    return {
-      style: v.original ? "original" : "expanded",
-      image: v.image ? v.imageToken : null,
-      video: v.video ? v.videoToken : null,
-      perVideo: v.perVideo,
-      visualTokens: () => 1,
-    };
   }
 
   /** A job without prompts, in its turn. */
@@ -204,12 +206,8 @@ interface Piece {
   firstId: number;
 }
 
-const kindAt = (call: Call, id: number): MediaKind[] => {
-  const kinds: MediaKind[] = [];
-  if (id === call.rules.video) kinds.push("video");
-  if (id === call.rules.image) kinds.push("image");
-  return kinds;
-};
+/** Video-LLaVA's own code has one placeholder for both kinds. */
+const standsFor = (rules: PlaceholderRules, id: number, kind: MediaKind): boolean => id === rules[kind];
 
 /** Original layouts, and prompts of ours: a placeholder (or `perVideo` in a row) a medium. */
 function byPlaceholder(
@@ -220,19 +218,19 @@ function byPlaceholder(
   original: boolean,
 ): Piece[] {
   const pieces: Piece[] = [];
+  const { rules } = call;
   let next = 0;
   for (let i = 0; i < ids.length; i++) {
-    const kinds = kindAt(call, ids[i]!);
-    if (kinds.length === 0) continue;
+    if (!standsFor(rules, ids[i]!, "video") && !standsFor(rules, ids[i]!, "image")) continue;
     const medium = placed[next];
     if (!medium)
       throw mismatch(`${field}.ids[${i}]`, `expected a placeholder for each of ${placed.length} media, got one more`);
-    if (!kinds.includes(medium.kind))
+    if (!standsFor(rules, ids[i]!, medium.kind))
       throw mismatch(
         `${field}.ids[${i}]`,
         `expected a placeholder of ${medium.kind} ${next}, got one of another kind (${ids[i]})`,
       );
-    const count = original && medium.kind === "video" ? call.rules.perVideo : 1;
+    const count = original && medium.kind === "video" ? rules.perVideo : 1;
     for (let k = 1; k < count; k++)
       if (ids[i + k] !== ids[i])
         throw mismatch(`${field}.ids[${i}]`, `expected ${count} placeholders in a row for a video, got ${k}`);
@@ -336,7 +334,7 @@ export function messagesOf(field: string, prompt: unknown, media: unknown): read
     });
   if (Array.isArray(prompt)) return prompt as readonly Message[];
   const o = object(field, prompt);
-  if (o.ids === undefined) refuse(field, "a string, messages, or a Sequence with ids", show(prompt));
+  if (o.ids === undefined) refuse(field, "a string, messages, or a Sequence with ids", prompt);
   return null;
 }
 

@@ -24,6 +24,7 @@ interface Entry extends Placed {
   bytes: number;
   users: number;
   hasPixels: boolean;
+  replaced: boolean; // another entry has its key
 }
 
 export interface MediaCounters {
@@ -37,10 +38,10 @@ export function visualTokens({ vision }: NativeCheckpoint): number | null {
   return vision?.video ? vision.frames * vision.video.rowsAFrame : null;
 }
 
-export const isFeatures = (media: unknown): media is Features =>
+const isFeatures = (media: unknown): media is Features =>
   typeof media === "object" && media !== null && "data" in media && "shape" in media && "key" in media;
 
-export const kindOf = (media: Media): MediaKind =>
+const kindOf = (media: Media): MediaKind =>
   typeof media === "object" && "kind" in media && media.kind === "image" ? "image" : "video";
 
 /** (3, T, S, S) to (T, 3, S, S). */
@@ -97,15 +98,21 @@ export class MediaRegistry {
 
   /** Opens the medium, or finds it; the caller releases what it got. */
   async acquire(field: string, media: Media, signal: AbortSignal | undefined): Promise<Entry> {
-    const kind = isFeatures(media) ? undefined : kindOf(checkedMedia(field, media));
-    if (kind) this.tower(field, kind);
+    this.tower(field, kindOf(isFeatures(media) ? media : checkedMedia(field, media)));
     const key = await this.#keyOf(field, media);
     const found = this.#entries.get(key);
     if (found) {
       const entry = await found.catch(() => undefined); // the caller that opened it hears why it failed; this one tries itself
-      if (entry && this.#entries.get(key) === found && (entry.hasPixels || !this.towerTrains)) {
-        this.#use(key, entry, found);
-        return entry;
+      if (entry && this.#entries.get(key) === found) {
+        if (entry.hasPixels || !this.towerTrains) {
+          this.#use(key, entry, found);
+          return entry;
+        }
+        entry.replaced = true; // by one with pixels, now
+        if (entry.users === 0) {
+          this.#idleBytes -= entry.bytes;
+          void this.#forget([entry]);
+        }
       }
     }
     const opening = isFeatures(media) ? this.#addFeatures(field, key, media) : this.#open(field, key, media, signal);
@@ -131,29 +138,38 @@ export class MediaRegistry {
   release(entries: Iterable<Entry>): void {
     for (const entry of entries) {
       entry.users -= 1;
-      if (entry.users === 0) this.#idleBytes += entry.bytes;
+      if (entry.users > 0) continue;
+      if (entry.replaced) void this.#forget([entry]);
+      else this.#idleBytes += entry.bytes;
     }
     if (this.#idleBytes > maxIdleBytes) void this.#evict();
   }
 
   async #evict(): Promise<void> {
-    const gone: number[] = [];
+    const gone: Entry[] = [];
     for (const [key, promise] of [...this.#entries]) {
       if (this.#idleBytes <= maxIdleBytes) break;
       const entry = await promise.catch(() => undefined);
       if (!entry || entry.users > 0 || this.#entries.get(key) !== promise) continue;
       this.#entries.delete(key);
       this.#idleBytes -= entry.bytes;
-      gone.push(entry.firstId);
+      gone.push(entry);
     }
-    if (gone.length === 0 || this.#host.disposed) return;
-    await this.#host.call("releaseMedia", { firstIds: Int32Array.from(gone) }).catch(() => undefined); // the model ends: so do they
+    await this.#forget(gone);
+  }
+
+  async #forget(entries: readonly Entry[]): Promise<void> {
+    if (entries.length === 0 || this.#host.disposed) return;
+    const firstIds = Int32Array.from(entries, (e) => e.firstId);
+    await this.#host.call("releaseMedia", { firstIds }).catch(() => undefined); // the model ends: so do they
   }
 
   async #keyOf(field: string, media: Media): Promise<string> {
     if (isFeatures(media)) {
       const { createHash } = await import("node:crypto");
-      const hash = createHash("sha256").update(`${media.key}\n${media.shape.join()}\n`);
+      const hash = createHash("sha256").update(
+        `${kindOf(media)} ${media.stage} ${media.shape.join()} ${media.dtype}\n`,
+      );
       const data = media.data;
       return `features ${hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex")}`;
     }
@@ -188,7 +204,7 @@ export class MediaRegistry {
 
   /** What the medium will be, by its description alone: nothing is opened. */
   describe(field: string, media: Media): Pick<Placed, "kind" | "rows"> {
-    if (isFeatures(media)) return { kind: "video", rows: media.shape[0]! };
+    if (isFeatures(media)) return { kind: kindOf(media), rows: media.shape[0]! };
     const kind = kindOf(checkedMedia(field, media));
     return { kind, rows: this.tower(field, kind).rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
   }
@@ -232,8 +248,9 @@ export class MediaRegistry {
     if (media.shape.length !== 2 || media.data.length !== rows! * width!)
       refuse(`${field}.shape`, "(n, C) of the data", media.shape);
     if (media.dtype !== "f32" && media.dtype !== "bf16") refuse(`${field}.dtype`, "'f32' or 'bf16'", media.dtype);
-    this.tower(field, "video");
-    return this.#add(key, "video", { count: rows!, values: asFloats(media), stage: "projected" }, false);
+    const { stage = "projected" } = media;
+    if (stage !== "projected" && stage !== "tower") refuse(`${field}.stage`, "'projected' or 'tower'", stage);
+    return this.#add(key, kindOf(media), { count: rows!, values: asFloats(media), stage }, false);
   }
 
   async #add(
@@ -249,7 +266,7 @@ export class MediaRegistry {
     // pixels, features before and after the projector
     const widths = (this.#vision![kind]?.width ?? 0) + this.#info.width;
     const bytes = args.values.byteLength + added.rows * widths * (this.#info.dtype === "bf16" ? 2 : 4);
-    return { key, kind, ...added, bytes, users: 0, hasPixels };
+    return { key, kind, ...added, bytes, users: 0, hasPixels, replaced: false };
   }
 
   async features(entry: Placed, stage: "tower" | "projected", signal: AbortSignal | undefined): Promise<Tensor> {

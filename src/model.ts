@@ -317,7 +317,8 @@ class LoadedModel implements VideoLM {
     return this.#inputs.run([cancel], async (call) => {
       const placed = await call.place("media", media);
       const features = this.#media.features(placed, stage, cancel);
-      return { result: features.then((t) => ({ ...t, key: `${stage} ${placed.key}` })) };
+      const { key, kind } = placed;
+      return { result: features.then((t) => ({ ...t, key: `${stage} ${key}`, kind, stage })) };
     });
   }
 

@@ -41,9 +41,13 @@ export type Media =
     }
   | Features;
 
-/** (n, C) after the projector. */
+/** (n, C) after the projector, or before it. */
 export interface Features extends Tensor {
   readonly key: string;
+  /** Default "video". */
+  readonly kind?: "video" | "image";
+  /** Default "projected"; "tower": before the projector. */
+  readonly stage?: "projected" | "tower";
   readonly gridThw?: readonly [number, number, number];
 }
 

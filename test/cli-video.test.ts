@@ -83,11 +83,19 @@ test("control characters and escape sequences do not reach a terminal", () => {
 });
 
 test("chat --prompt prints what model.chat answers", async () => {
-  const wild = { maxTokens: 60, temperature: 3, seed: 1 };
+  // Which seed draws a control character depends on the instruction-set level: the first one that does is taken.
+  const drawn = (family: string) =>
+    withModel(family, async (m) => {
+      for (let seed = 0; seed < 50; seed++) {
+        const wild = { maxTokens: 60, temperature: 3, seed };
+        const answer = await m.chat([asking("What happens?", video)], wild).result;
+        if (/(?![\n\t])\p{Cc}/u.test(answer.text)) return { answer, seed };
+      }
+      throw new Error("there is something to strip");
+    });
   for (const family of ["llava_hound", "video_llava"]) {
-    const answer = await withModel(family, (m) => m.chat([asking("What happens?", video)], wild).result);
-    assert.match(answer.text, /(?![\n\t])\p{Cc}/u, "there is something to strip");
-    const flags = ["--max-tokens", "60", "--temperature", "3", "--seed", "1"];
+    const { answer, seed } = await drawn(family);
+    const flags = ["--max-tokens", "60", "--temperature", "3", "--seed", String(seed)];
     const ended = cli(["chat", golden(family), "--video", video, "--prompt", "What happens?", ...flags]);
     assert.is(ended.code, 0, ended.err);
     assert.is(ended.out, `${printable(answer.text)}\n`);

@@ -203,9 +203,16 @@ test("features given, pixels given and the file itself: the same answer", async 
     const projected = await model.encode(video);
     assert.equal(projected.shape, [model.info.visualTokens, f32(projected).length / model.info.visualTokens!]);
     const answers = [];
-    for (const media of [video, { path: video }, { pixels }, projected])
+    const tower = await model.encode(video, { stage: "tower" });
+    for (const media of [video, { path: video }, { pixels }, projected, tower])
       answers.push((await model.generate({ prompt: "What is this?", media: [media], maxTokens: 8 }))[0]!);
     for (const a of answers) sameBits(a.logProbs, answers[0]!.logProbs, family);
+    const { image } = videoCases(family);
+    if (!image) continue;
+    const [fromPixels] = await model.generate({ prompt: "And this?", media: [image.media], maxTokens: 8 });
+    const features = await model.encode(image.media);
+    const [fromFeatures] = await model.generate({ prompt: "And this?", media: [features], maxTokens: 8 });
+    sameBits(fromFeatures!.logProbs, fromPixels!.logProbs, `${family}, an image's features`);
   }
 });
 

@@ -1,0 +1,107 @@
+// Reference log-probs of a run: scored once, kept per token with the items they belong to. A file of records that carry their
+// own checksum: scoring that was killed goes on behind the last whole record.
+import { type FileHandle, open } from "node:fs/promises";
+import { IsrDpoError } from "../errors.js";
+import { crc32c } from "../store/journal.js";
+
+export interface Reference {
+  chosen: Float32Array;
+  rejected: Float32Array;
+}
+
+const headerBytes = 12; // item, scored tokens of chosen, of rejected: u32 each
+const sumBytes = 4;
+
+function encode(item: number, { chosen, rejected }: Reference): Buffer {
+  const bytes = Buffer.alloc(headerBytes + 4 * (chosen.length + rejected.length) + sumBytes);
+  bytes.writeUInt32LE(item, 0);
+  bytes.writeUInt32LE(chosen.length, 4);
+  bytes.writeUInt32LE(rejected.length, 8);
+  let at = headerBytes;
+  for (const x of [...chosen, ...rejected]) at = bytes.writeFloatLE(x, at);
+  bytes.writeUInt32LE(crc32c(bytes.subarray(0, at)), at);
+  return bytes;
+}
+
+const maxTokens = 1 << 24; // of a side: beyond, a header is damage
+
+export class ReferenceStore {
+  readonly #file: FileHandle;
+  readonly #starts: number[]; // of the record of item i
+  #end: number;
+
+  private constructor(file: FileHandle, starts: number[], end: number) {
+    this.#file = file;
+    this.#starts = starts;
+    this.#end = end;
+  }
+
+  /** Opens or begins the file; what follows the last whole record is cut off. */
+  static async open(path: string): Promise<ReferenceStore> {
+    const file = await open(path, "a+");
+    const { size } = await file.stat();
+    const starts: number[] = [];
+    let at = 0;
+    while (at < size) {
+      const length = await wholeRecord(file, at, size, starts.length);
+      if (length === 0) break;
+      starts.push(at);
+      at += length;
+    }
+    if (at < size) await file.truncate(at);
+    return new ReferenceStore(file, starts, at);
+  }
+
+  /** Items scored so far: 0 .. count - 1. */
+  get count(): number {
+    return this.#starts.length;
+  }
+
+  async append(references: readonly Reference[]): Promise<void> {
+    const records = references.map((r, i) => encode(this.#starts.length + i, r));
+    const bytes = Buffer.concat(records);
+    await this.#file.appendFile(bytes);
+    for (const r of records) {
+      this.#starts.push(this.#end);
+      this.#end += r.length;
+    }
+  }
+
+  async get(item: number): Promise<Reference> {
+    const begin = this.#starts[item]!;
+    const bytes = Buffer.alloc((this.#starts[item + 1] ?? this.#end) - begin);
+    await this.#file.read(bytes, 0, bytes.length, begin);
+    const sum = bytes.length - sumBytes;
+    if (bytes.readUInt32LE(sum) !== crc32c(bytes.subarray(0, sum)))
+      throw new IsrDpoError("JOURNAL_CORRUPT", `the reference log-probs of item ${item} are damaged (byte ${begin})`, {
+        hint: "delete the run folder's refs.f32 and start again: it is scored anew",
+      });
+    const values = (from: number, n: number) =>
+      Float32Array.from({ length: n }, (_, i) => bytes.readFloatLE(headerBytes + 4 * (from + i)));
+    const chosen = bytes.readUInt32LE(4);
+    return { chosen: values(0, chosen), rejected: values(chosen, bytes.readUInt32LE(8)) };
+  }
+
+  async sync(): Promise<void> {
+    await this.#file.datasync();
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+}
+
+/** Bytes of the record at `at`; 0 when it is not whole. */
+async function wholeRecord(file: FileHandle, at: number, size: number, item: number): Promise<number> {
+  const header = Buffer.alloc(headerBytes);
+  if (at + headerBytes > size) return 0;
+  await file.read(header, 0, headerBytes, at);
+  const tokens = [header.readUInt32LE(4), header.readUInt32LE(8)];
+  if (header.readUInt32LE(0) !== item || tokens.some((n) => n > maxTokens)) return 0;
+  const length = headerBytes + 4 * (tokens[0]! + tokens[1]!) + sumBytes;
+  if (at + length > size) return 0;
+  const bytes = Buffer.alloc(length);
+  await file.read(bytes, 0, length, at);
+  const sum = length - sumBytes;
+  return bytes.readUInt32LE(sum) === crc32c(bytes.subarray(0, sum)) ? length : 0;
+}
