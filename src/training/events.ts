@@ -1,0 +1,94 @@
+// What a training run and an iteration are asked for, tell on their way, and give in the end.
+import type { CounterName } from "../model.js";
+import type { StepMetrics, TrainerOptions } from "../trainer.js";
+import type { Cancel, LoadOptions, TrainItem } from "../types.js";
+
+export type Stage = "features" | "generate" | "score" | "train" | "save";
+
+/** What a step of a run says beside the trainer's own metrics. */
+export interface RunStepMetrics extends StepMetrics {
+  /** From 0. */
+  epoch: number;
+  /** Of lengthMarginCorrelation: Pearson's r of (chosen - rejected tokens) and margin over the step's pairs; 0 below two pairs. */
+  lengthMarginCorrelation: number;
+  /** Items of the step whose prompt or answer was cut to fit. */
+  truncated: number;
+  /** Computed tokens a second. */
+  tokensPerSecond: number;
+  /** FLOPs of the step by its time, as a share of what this machine's multiply-add loops reach; 0 where that is not known. */
+  shareOfPeak: number;
+  /** Resident memory of the process. */
+  memoryBytes: number;
+}
+
+export type IterationEvent =
+  | { type: "stage"; iteration: number; stage: Stage; state: "begin" | "end" | "resumed" }
+  /** At most four a second. */
+  | {
+      type: "progress";
+      iteration: number;
+      stage: Stage;
+      done: number;
+      total: number;
+      perSecond: number;
+      secondsLeft: number;
+    }
+  | {
+      type: "pair";
+      sample: string;
+      status: PairStatus;
+      chosen?: string;
+      rejected?: string;
+      /** In nats, of the chosen answer. */
+      margin?: number;
+      context?: string;
+    }
+  | { type: "step"; iteration: number; metrics: RunStepMetrics }
+  /** On the fixed evaluation set, before step `step`. */
+  | { type: "evaluation"; iteration: number; step: number; loss: number; accuracy: number; margin: number }
+  | { type: "warning"; code: string; message: string; detail: unknown };
+
+export type PairStatus = "pair" | "tie" | "identical" | "disagree" | "unparsed" | "truncated" | "skipped";
+
+export interface IterationResult {
+  /** Index of the model that was used; 0 for a run without iterations. */
+  iteration: number;
+  /** Folder of the trained model. */
+  model: string;
+  /** Of the trained model. */
+  hash: string;
+  /** Items that were trained on. */
+  pairs: number;
+  counts: Readonly<Record<string, number>>;
+  work: Readonly<Record<CounterName, number>>;
+  /** Whether the run went on from what an earlier process had left. */
+  resumed: boolean;
+  metrics: readonly StepMetrics[];
+}
+
+export interface TrainOptions extends Cancel {
+  kind: "sft" | "dpo";
+  /** Folder of the checkpoint to start from. */
+  model: string;
+  /** A .jsonl, .json or .parquet file, or the items themselves. */
+  data: string | AsyncIterable<TrainItem>;
+  /** A fixed set to measure loss, accuracy and margin on; it changes no bit of the training. */
+  evalData?: string;
+  /** In steps; default: before the first and after the last. */
+  evalEvery?: number;
+  /** Folder that media paths are relative to and may not leave; default: that of `data`. */
+  videos?: string;
+  runDir: string;
+  /** Default 1. */
+  epochs?: number;
+  /** Default 8. */
+  itemsPerStep?: number;
+  trainer?: TrainerOptions;
+  /** Default "fail". */
+  onBadRow?: "fail" | "skip";
+  /** What to do with an item that is longer than the model's context; default "fail". */
+  onLong?: "fail" | "skip";
+  /** Default: about 10 a run, and after the last step. */
+  saveEverySteps?: number;
+  load?: LoadOptions;
+}
