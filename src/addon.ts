@@ -13,6 +13,8 @@ interface Failure {
   message?: string;
   hint?: string;
   path?: string;
+  /** Indices of the call's items that it is about. */
+  items?: number[];
 }
 type Settle = (failure: Failure | null, value?: unknown) => void;
 
@@ -105,7 +107,16 @@ type JobName =
       | "dispose"
     )
   | ("addMedia" | "mediaFeatures" | "releaseMedia" | "towerHash")
-  | ("createTrainer" | "disposeTrainer" | "score" | "trainStep" | "gradients" | "saveTrainer" | "loadTrainer")
+  | (
+      | "createTrainer"
+      | "disposeTrainer"
+      | "score"
+      | "trainStep"
+      | "tryStep"
+      | "gradients"
+      | "saveTrainer"
+      | "loadTrainer"
+    )
   | ("attentionForward" | "attentionBackward" | "sequenceLogProbs" | "preprocess");
 interface Native extends Record<JobName, Job> {
   createHost(): Handle;
@@ -187,8 +198,9 @@ export function lockFileNative(path: string): () => void {
 
 /** An error whose stack is that of the call, since a job ends with nobody's frames on the stack. */
 function errorOf(failure: Failure, above: (...args: never[]) => unknown, trace?: { stack?: string }): IsrDpoError {
-  const { code = "BUG", message = "", hint, path } = failure;
-  const error = new IsrDpoError(code, message, { ...(hint ? { hint } : {}), ...(path ? { path } : {}) });
+  const { code = "BUG", message = "", hint, path, items } = failure;
+  const facts = { ...(hint ? { hint } : {}), ...(path ? { path } : {}), ...(items ? { detail: { items } } : {}) };
+  const error = new IsrDpoError(code, message, facts);
   if (trace?.stack) error.stack = `${error.name}: ${message}\n${trace.stack.split("\n").slice(1).join("\n")}`;
   else Error.captureStackTrace(error, above);
   return error;

@@ -9,5 +9,14 @@ export { loadModel } from "./model.js";
 export type { Run } from "./run.js";
 export type { StepMetrics, Trainer, TrainerOptions } from "./trainer.js";
 export { createTrainer } from "./trainer.js";
+export type {
+  IterationEvent,
+  IterationResult,
+  PairStatus,
+  RunStepMetrics,
+  Stage,
+  TrainOptions,
+} from "./training/events.js";
+export { train } from "./training/train.js";
 export type * from "./types.js";
 export { type Frame, type PreprocessConfig, type Preprocessed, preprocessFrames } from "./video/preprocess.js";

@@ -29,6 +29,8 @@ export class Call {
   readonly #held = new Set<Acquired>();
   readonly #keep: HeldMedia | undefined;
   readonly signal: AbortSignal | undefined;
+  /** Nothing is opened: media are described, and the ids are for counting only. */
+  counting = false;
 
   constructor(inputs: Inputs, signal: AbortSignal | undefined, keep: HeldMedia | undefined) {
     this.#inputs = inputs;
@@ -191,7 +193,8 @@ export async function expand(
   }
   const list = media === undefined ? [] : (array(`${field}.media`, media) as readonly Media[]);
   if (rules.style === "none" && list.length > 0) await call.place(`${field}.media[0]`, list[0]!); // says why not
-  const placed = open ? await call.placeAll(`${field}.media`, list) : call.describeAll(`${field}.media`, list);
+  const placed =
+    open && !call.counting ? await call.placeAll(`${field}.media`, list) : call.describeAll(`${field}.media`, list);
   const all = Int32Array.from(given as ArrayLike<number>);
   const pieces =
     original || onePlaceholder ? byPlaceholder(field, call, all, placed, original) : byRows(field, call, all, placed);

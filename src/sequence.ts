@@ -2,9 +2,9 @@
 // (src/inputs.ts).
 import type { NativePair, NativeSequence } from "./addon.js";
 import { array, floats, object, refuse } from "./check.js";
-import { IsrDpoError } from "./errors.js";
+import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { build, type Call, type Expanded, expand, expandMask, messagesOf } from "./inputs.js";
-import type { Message, ModelInfo } from "./types.js";
+import type { Message, ModelInfo, TrainItem } from "./types.js";
 
 function contextFits(field: string, length: number, info: ModelInfo): void {
   if (length <= info.contextLength) return;
@@ -60,6 +60,7 @@ export async function scoredSequence(call: Call, field: string, value: unknown):
   for (const key of ["targets", "weights"])
     if (s[key] !== undefined) refuse(`${field}.${key}`, "nothing (it is for loss 'sft' only)", s[key]);
   const e = await plainSequence(call, field, value);
+  contextFits(field, e.ids.length, call.info);
   return { ids: e.ids, scored: scoredRows(`${field}.scored`, s.scored, e, call.info) };
 }
 
@@ -70,6 +71,7 @@ async function supervisedSequence(call: Call, field: string, value: unknown): Pr
   const e = await plainSequence(call, field, value);
   const result: NativeSequence = { ids: e.ids };
   const T = e.ids.length;
+  contextFits(field, T, info);
   if (s.targets === undefined) {
     result.scored = scoredRows(`${field}.scored`, s.scored, e, info);
   } else {
@@ -213,4 +215,49 @@ export async function trainItems(
     return answered(call, `${field}.answer`, prompt, o.answer);
   });
   return { sequences };
+}
+
+export interface FittedItem {
+  item: TrainItem;
+  /** Of chosen and rejected, or of the one sequence, prompt included. */
+  tokens: number[];
+  /** Answers were shortened to fit. */
+  cut: boolean;
+}
+
+/** Answers behind a prompt, each as long as the context has room for; null where the prompt leaves none. */
+async function shortened(call: Call, field: string, item: Record<string, unknown>, keys: readonly string[]) {
+  const prompt = await resolvePrompt(call, `${field}.prompt`, item.prompt, item.media);
+  const room = call.info.contextLength - prompt.ids.length;
+  if (room < 1) return null;
+  const ids = await Promise.all(keys.map((key) => answerTokens(call, `${field}.${key}`, prompt, item[key])));
+  const cut = ids.map((x) => x.slice(0, room));
+  return {
+    item: { ...item, ...Object.fromEntries(keys.map((key, i) => [key, cut[i]])) } as unknown as TrainItem,
+    tokens: cut.map((x) => prompt.ids.length + x.length),
+    cut: true,
+  };
+}
+
+/**
+ * How an item stands to the model's context, before anything is opened: its faults are thrown, CONTEXT_OVERFLOW among them
+ * unless `cut` is allowed and its answers can be shortened. Visual tokens and prompts are never cut.
+ */
+export async function fitItem(call: Call, field: string, item: unknown, supervised: boolean, cut: boolean) {
+  call.counting = true;
+  try {
+    const native = await trainItems(call, [item], supervised);
+    const tokens =
+      "pairs" in native
+        ? [native.pairs[0]!.chosen.ids.length, native.pairs[0]!.rejected.ids.length]
+        : [native.sequences[0]!.ids.length];
+    return { item: item as TrainItem, tokens, cut: false } satisfies FittedItem;
+  } catch (e) {
+    const given = item as Record<string, unknown>;
+    if (!cut || !isIsrDpoError(e, "CONTEXT_OVERFLOW") || given.prompt === undefined) throw e;
+    const keys = supervised ? ["answer"] : ["chosen", "rejected"];
+    const fitted = await shortened(call, field, given, keys);
+    if (!fitted) throw e;
+    return fitted satisfies FittedItem;
+  }
 }

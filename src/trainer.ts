@@ -55,6 +55,8 @@ export interface StepMetrics {
   chosenTokens: number;
   rejectedTokens: number;
   tokensComputed: number;
+  /** Pearson's r of (chosen - rejected tokens) and margin over the step's pairs; 0 below two different pairs. */
+  lengthMarginCorrelation: number;
   seconds: number;
 }
 
@@ -64,6 +66,8 @@ export interface Trainer extends AsyncDisposable {
   score(pairs: readonly (Pair | SequencePair)[], o?: Cancel): Promise<NonNullable<Pair["reference"]>[]>;
   /** One optimizer step over all items; atomic: on failure or cancellation nothing has changed. */
   trainStep(items: readonly TrainItem[], o?: Cancel): Promise<StepMetrics>;
+  /** All of a step but its update: whether it fits into memory, and its metrics. */
+  tryStep(items: readonly TrainItem[], o?: Cancel): Promise<StepMetrics>;
   /** The mean loss's gradient before clipping; no update. */
   gradients(
     items: readonly TrainItem[],
@@ -224,6 +228,11 @@ class ModelTrainer implements Trainer {
     );
     this.#step = done.step;
     return done.metrics;
+  }
+
+  async tryStep(items: readonly TrainItem[], o?: Cancel): Promise<StepMetrics> {
+    const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
+    return this.#call<StepMetrics>("tryStep", (call) => trainItems(call, items, this.#supervised), cancel);
   }
 
   async gradients(

@@ -1,9 +1,11 @@
 // Items of a run: what was given comes back by index, whatever kind it is; paths stand on their root.
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { ItemSet, rooted } from "../src/training/items.js";
 import type { TrainItem } from "../src/types.js";
+import { rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const frames = { frames: new Uint8Array(12), width: 2, height: 2 };
@@ -21,8 +23,8 @@ const rows: TrainItem[] = [
   { id: "b", prompt: "what?", media: ["a.mp4"], chosen: "yes", rejected: "no" },
 ];
 
-async function* stream<T>(items: readonly T[]) {
-  for (const item of items) yield item;
+async function* stream(items: readonly TrainItem[]) {
+  for (const item of items) yield { item, tokens: [3, 4], cut: item === rows[1] };
 }
 
 test("every kind of item comes back as it was, in any order", async () => {
@@ -32,7 +34,26 @@ test("every kind of item comes back as it was, in any order", async () => {
   assert.is(await set.item(3), rows[3], "media by value are not copied");
   assert.is(set.group(0), set.group(5), "the same clip");
   assert.not.equal(set.group(0), set.group(1));
+  assert.is(set.tokens(0), 7);
+  assert.equal([set.cut(0), set.cut(1), set.cutCount], [false, true, 1]);
   await set.close();
+});
+
+test("reopened, a set is the same; what was held in memory must be given again", async () => {
+  const path = join(temporaryFolder(), "items.jsonl");
+  assert.is(await ItemSet.reopen(path, () => stream(rows)), null);
+  const first = await ItemSet.gather(stream(rows), path);
+  const again = (await ItemSet.reopen(path, () => stream(rows)))!;
+  assert.is(again.hash, first.hash);
+  for (let i = 0; i < rows.length; i++) {
+    assert.equal(await again.item(i), rows[i]);
+    assert.equal([again.group(i), again.tokens(i), again.cut(i)], [first.group(i), first.tokens(i), first.cut(i)]);
+  }
+  await first.close();
+  await again.close();
+  await rejects(() => ItemSet.reopen(path, () => stream(rows.slice(1))), "RUN_MISMATCH", /items\.jsonl/, "other items");
+  writeFileSync(path, readFileSync(path, "utf8").replace('"tokens"', '"token"'));
+  await rejects(() => ItemSet.reopen(path, () => stream(rows)), "JOURNAL_CORRUPT", /item 0/, "a changed line");
 });
 
 test("the hash is that of the items", async () => {
@@ -49,7 +70,11 @@ test("the hash is that of the items", async () => {
 test("100,000 items take little memory", async () => {
   async function* many() {
     for (let i = 0; i < 100_000; i++)
-      yield { prompt: `question ${i} ${"x".repeat(200)}`, chosen: "yes", rejected: "no" };
+      yield {
+        item: { prompt: `question ${i} ${"x".repeat(200)}`, chosen: "yes", rejected: "no" },
+        tokens: [i, i],
+        cut: false,
+      };
   }
   globalThis.gc?.();
   const before = process.memoryUsage().heapUsed;

@@ -241,6 +241,7 @@ Napi::Object to_js(Napi::Env env, const StepMetrics& m) {
   set("chosenTokens", static_cast<double>(m.chosen_tokens));
   set("rejectedTokens", static_cast<double>(m.rejected_tokens));
   set("tokensComputed", static_cast<double>(m.tokens_computed));
+  set("lengthMarginCorrelation", m.length_margin_correlation);
   set("seconds", m.seconds);
   return o;
 }
@@ -251,6 +252,11 @@ Napi::Error js_error(Napi::Env env, const Error& e) {
   o.Set("code", e.code);
   if (!e.hint.empty()) o.Set("hint", e.hint);
   if (!e.path.empty()) o.Set("path", e.path);
+  if (!e.items.empty()) {
+    Napi::Array items = Napi::Array::New(env, e.items.size());
+    for (size_t i = 0; i < e.items.size(); ++i) items.Set(static_cast<uint32_t>(i), static_cast<double>(e.items[i]));
+    o.Set("items", items);
+  }
   return error;
 }
 

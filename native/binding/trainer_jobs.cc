@@ -58,6 +58,15 @@ Napi::Value train_step(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value try_step(const Napi::CallbackInfo& info) {
+  return submit(info, [items = Items(info[1].As<Napi::Object>())](JobContext& job) mutable -> ToJs {
+    Trainer& trainer = job.engine.training();
+    const StepMetrics m = items.supervised ? trainer.try_step_sft(items.sequences, job.cancel) : trainer.try_step(std::move(items.pairs), job.cancel);
+    job.counters.train += static_cast<uint64_t>(m.tokens_computed);
+    return [m](Napi::Env env) -> Napi::Value { return to_js(env, m); };
+  });
+}
+
 Napi::Value gradients(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   return submit(info, [items = Items(args), names = strings_at(args, "names")](JobContext& job) mutable -> ToJs {
@@ -106,6 +115,7 @@ void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
   export_as<dispose_trainer>(env, exports, "disposeTrainer");
   export_as<score>(env, exports, "score");
   export_as<train_step>(env, exports, "trainStep");
+  export_as<try_step>(env, exports, "tryStep");
   export_as<gradients>(env, exports, "gradients");
   export_as<save_trainer>(env, exports, "saveTrainer");
   export_as<load_trainer>(env, exports, "loadTrainer");

@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace isr {
 
@@ -14,6 +15,7 @@ struct Error : std::runtime_error {
   std::string code;  // ErrorCode of the public API: "INVALID_ARGUMENT", "CHECKPOINT_CORRUPT", "DISK_FULL", ...
   std::string hint;  // what the user can do about it; may be empty
   std::string path;  // the file it is about; may be empty
+  std::vector<int64_t> items;   // indices of the call's items that it is about; may be empty
 };
 
 // Thrown inside a job when its cancel flag is seen; the binding turns it into the AbortSignal's reason.

@@ -132,6 +132,18 @@ static void scatter(const Batch& batch, const LossResult& loss, size_t first_pai
   }
 }
 
+static bool finite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+}
+
+static double correlation(std::span<const std::pair<double, double>> points) {
+  const auto n = static_cast<double>(points.size());
+  double x = 0, y = 0, xx = 0, yy = 0, xy = 0;
+  for (const auto& [a, b] : points) x += a / n, y += b / n;
+  for (const auto& [a, b] : points) xx += (a - x) * (a - x), yy += (b - y) * (b - y), xy += (a - x) * (b - y);
+  return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
+}
+
 static void add_metrics(StepMetrics& t, const LossResult& loss, std::span<const PairLogps> pairs, int64_t total_pairs) {
   const double share = 1 / static_cast<double>(total_pairs);
   t.loss += loss.loss;
@@ -147,6 +159,15 @@ static void add_metrics(StepMetrics& t, const LossResult& loss, std::span<const 
     for (float x : pairs[i].rejected) t.rejected_logp += x * share;
     t.chosen_tokens += static_cast<int64_t>(pairs[i].chosen.size());
     t.rejected_tokens += static_cast<int64_t>(pairs[i].rejected.size());
+  }
+}
+
+// What a step tells of its pairs one by one, from the pair at `first` on.
+void Trainer::Impl::note_pairs(const LossResult& loss, std::span<const PairLogps> pairs, size_t first) {
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const double margin = loss.chosen_reward[i] - loss.rejected_reward[i];
+    if (!finite(pairs[i].chosen) || !finite(pairs[i].rejected) || !std::isfinite(margin)) not_finite.push_back(static_cast<int64_t>(first + i));
+    lengths_margins.emplace_back(static_cast<double>(pairs[i].chosen.size()) - static_cast<double>(pairs[i].rejected.size()), margin);
   }
 }
 
@@ -212,6 +233,7 @@ StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::
     for (size_t i = 0; i < pairs.size(); ++i) all.push_back({now[i].chosen, now[i].rejected, *pairs[i].ref_chosen, *pairs[i].ref_rejected});
     whole = preference_loss(all, o.loss);
     add_metrics(metrics, whole, all, total);
+    note_pairs(whole, all, 0);
   }
   for (const auto& [begin, end] : ranges) {
     const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
@@ -220,9 +242,11 @@ StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::
       const std::vector<PairLogps> logps = pair_logps(batch, logp, part);
       const LossResult loss = preference_loss_part(logps, o.loss, total, chosen_tokens);
       add_metrics(metrics, loss, logps, total);
+      note_pairs(loss, logps, begin / 2);
       scatter(batch, loss, 0, dlogp);
     });
   }
+  metrics.length_margin_correlation = correlation(lengths_margins);
   return metrics;
 }
 
@@ -238,8 +262,10 @@ StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequ
   if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
   StepMetrics metrics;
   for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
-    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](const Batch& batch, const float* logp, float* dlogp) {
+    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](const Batch& batch, const float* logp, float* dlogp) {
       for (size_t i = 0; i < batch.scored.size(); ++i) {
+        const auto item = static_cast<int64_t>(begin) + batch.scored[i].sequence;
+        if (!std::isfinite(logp[i]) && (not_finite.empty() || not_finite.back() != item)) not_finite.push_back(item);
         const double w = batch.scored[i].weight / total;
         metrics.loss -= w * logp[i];
         metrics.chosen_logp += logp[i] / static_cast<double>(sequences.size());
@@ -251,19 +277,29 @@ StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequ
   return metrics;
 }
 
+void Trainer::Impl::refuse_not_finite(const StepMetrics& metrics) const {
+  std::string named;
+  for (size_t i = 0; i < std::min<size_t>(not_finite.size(), 8); ++i) named += concat(i == 0 ? "; items " : ", ", not_finite[i]);
+  if (not_finite.size() > 8) named += concat(" and ", not_finite.size() - 8, " more");
+  Error e("NUMERIC", concat("step ", step, ": loss ", metrics.loss, ", gradient norm ", metrics.grad_norm, ": not finite", named),
+          "the weights are unchanged; lower the learning rate, clip gradients, or look at this step's data");
+  e.items = not_finite;
+  throw e;
+}
+
 // The shared frame of a step: gradients by `work`, then the update (if any). Whatever is thrown leaves the weights as they were.
 StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool update) {
   const auto start = Clock::now();
   tokens_computed = 0;
+  not_finite.clear();
+  lengths_margins.clear();
   optimizer.zero();
   StepMetrics metrics = work();
   metrics.step = step;
   metrics.tokens_computed = tokens_computed;
   metrics.learning_rate = learning_rate_at(o, step);
   metrics.grad_norm = optimizer.grad_norm();
-  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm))
-    throw Error("NUMERIC", concat("step ", step, ": loss ", metrics.loss, ", gradient norm ", metrics.grad_norm, ": not finite"),
-                "the weights are unchanged; lower the learning rate, clip gradients, or look at this step's data");
+  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) refuse_not_finite(metrics);
   if (update) {
     const double scale = o.clip_norm > 0 ? std::min(1.0, o.clip_norm / (metrics.grad_norm + 1e-6)) : 1.0;
     optimizer.step(metrics.learning_rate, scale, {o.beta1, o.beta2, o.eps, o.weight_decay, o.decay_norms});
@@ -298,13 +334,19 @@ StepMetrics Trainer::train_step(std::vector<TrainPair> pairs, const std::atomic<
 StepMetrics Trainer::train_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
   return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, true);
 }
+StepMetrics Trainer::try_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel) {
+  return impl_->run([&] { return impl_->accumulate(pairs, cancel); }, false);
+}
+StepMetrics Trainer::try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
+  return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
+}
 StepMetrics Trainer::gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
-  const StepMetrics metrics = impl_->run([&] { return impl_->accumulate(pairs, cancel); }, false);
+  const StepMetrics metrics = try_step(std::move(pairs), cancel);
   impl_->copy_gradients(names, out);
   return metrics;
 }
 StepMetrics Trainer::gradients_sft(const std::vector<SequenceInput>& sequences, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
-  const StepMetrics metrics = impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
+  const StepMetrics metrics = try_step_sft(sequences, cancel);
   impl_->copy_gradients(names, out);
   return metrics;
 }

@@ -37,6 +37,7 @@ struct StepMetrics {
   int64_t step = 0, chosen_tokens = 0, rejected_tokens = 0, tokens_computed = 0;
   double loss = 0, dpo_loss = 0, sft_loss = 0, grad_norm = 0, learning_rate = 0, accuracy = 0, chosen_reward = 0, rejected_reward = 0,
          margin = 0, chosen_logp = 0, rejected_logp = 0, seconds = 0;
+  double length_margin_correlation = 0;   // Pearson's r of (chosen - rejected tokens) and margin over the pairs; 0 where it has no value
 };
 
 class Trainer {
@@ -53,6 +54,8 @@ class Trainer {
   using Gradients = std::map<std::string, std::pair<std::vector<int64_t>, std::vector<float>>>;
   StepMetrics gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel);
   StepMetrics gradients_sft(const std::vector<SequenceInput>& sequences, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel);
+  StepMetrics try_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel);   // all of a step but its update
+  StepMetrics try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
   void save(const std::string& dir);                      // masters, moments, step; atomic
   void load(const std::string& dir);                      // RUN_MISMATCH for another architecture, tensor set or options
 

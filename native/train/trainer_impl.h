@@ -22,11 +22,15 @@ struct Trainer::Impl {
   void need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
   std::vector<SequenceInput> sequences_of(const std::vector<TrainPair>& pairs) const;
   bool checkpointing(int64_t tokens) const;
+  void note_pairs(const LossResult& loss, std::span<const PairLogps> pairs, size_t first);
+  [[noreturn]] void refuse_not_finite(const StepMetrics& metrics) const;
 
   Model& m;
   TrainerOptions o;
   Optimizer optimizer;
   int64_t step = 0, tokens_computed = 0;
+  std::vector<int64_t> not_finite;                        // items of this step whose log-probs or margin are not finite
+  std::vector<std::pair<double, double>> lengths_margins; // (chosen - rejected tokens, margin) of this step's pairs
 };
 
 }  // namespace isr

@@ -2,7 +2,7 @@
 import type { Example } from "../types.js";
 import { has, type Row } from "./fields.js";
 import { houndExample } from "./hound.js";
-import { type Format, readItems } from "./items.js";
+import { type Format, type Prepare, readItems } from "./items.js";
 import type { ReadOptions } from "./pairs.js";
 import { shareGptExample } from "./sharegpt.js";
 import { trlExample } from "./trl.js";
@@ -36,3 +36,7 @@ const formats: readonly Format<Example>[] = [
  * before it are the prompt. Options, paths and errors as with readPairs.
  */
 export const readExamples = (path: string, o?: ReadOptions): AsyncIterable<Example> => readItems(path, o, formats);
+
+/** readExamples with a step of the caller's on each item, whose faults are the row's. */
+export const readExamplesWith = (path: string, o: ReadOptions, prepare: Prepare<Example>): AsyncIterable<Example> =>
+  readItems(path, o, formats, true, prepare);

@@ -1,6 +1,6 @@
 // From rows to items of one kind: the format is found by the first row, ids are unique in a file.
 import { choice, options as checkOptions, path as checkPath, refuse } from "../check.js";
-import { type IsrDpoError, isIsrDpoError } from "../errors.js";
+import { type ErrorCode, type IsrDpoError, isIsrDpoError } from "../errors.js";
 import { fileError, rowError } from "./fault.js";
 import { given, type Row } from "./fields.js";
 import { BadRows, type BadRowOptions, type NumberedRow, readRows } from "./rows.js";
@@ -52,12 +52,34 @@ function checked(path: unknown, o: unknown, formats: readonly string[]): { path:
   return { path: checkPath("path", path), options: given };
 }
 
+/** What a caller makes of an item before it counts; what it throws of these codes is the row's fault. */
+export type Prepare<T> = (item: T) => T | Promise<T>;
+
+const rowFaults: readonly ErrorCode[] = [
+  "CONTEXT_OVERFLOW",
+  "PLACEHOLDER_MISMATCH",
+  "MEDIA_UNREADABLE",
+  "MEDIA_EMPTY",
+  "NOT_FOUND",
+];
+
+async function prepared<T>(prepare: Prepare<T>, item: T, bad: BadRows, line: number): Promise<T> {
+  try {
+    return await prepare(item);
+  } catch (e) {
+    if (!isIsrDpoError(e) || !rowFaults.includes(e.code)) throw e;
+    const field = e.detail?.field;
+    throw rowError(bad.at(line), e.message, typeof field === "string" ? field : undefined, e);
+  }
+}
+
 /** The formats among which one is found by the first row; `named`: whether the caller may name one. */
 export async function* readItems<T extends { id?: string }>(
   givenPath: string,
   o: FormatOptions | undefined,
   formats: readonly Format<T>[],
   named = true,
+  prepare?: Prepare<T>,
 ): AsyncGenerator<T> {
   const { path, options } = checked(givenPath, o, named ? formats.map((f) => f.name) : []);
   const bad = new BadRows(path, options);
@@ -71,6 +93,7 @@ export async function* readItems<T extends { id?: string }>(
         format ??= choose(bad, numbered, formats);
         item = format.read(numbered.row, numbered.line);
         checkId(seen, item.id, numbered.line);
+        if (prepare) item = await prepared(prepare, item, bad, numbered.line);
       } catch (e) {
         if (!format && isIsrDpoError(e) && e.detail?.field !== "format") throw e; // ambiguous: no row can help
         if (!format) unknown ??= e as IsrDpoError;

@@ -2,7 +2,7 @@
 import type { Pair } from "../types.js";
 import { has, given, type Row } from "./fields.js";
 import { houndPair } from "./hound.js";
-import { type Format, readItems } from "./items.js";
+import { type Format, type Prepare, readItems } from "./items.js";
 import type { BadRowOptions } from "./rows.js";
 import { shareGptPair } from "./sharegpt.js";
 import { trlPair } from "./trl.js";
@@ -49,3 +49,7 @@ const formats: readonly Format<Pair>[] = [
  * above 16 MiB), unless onBadRow is "skip"; DATA_INVALID for a format that is unknown or ambiguous; NOT_FOUND, IO.
  */
 export const readPairs = (path: string, o?: ReadOptions): AsyncIterable<Pair> => readItems(path, o, formats);
+
+/** readPairs with a step of the caller's on each item, whose faults are the row's. */
+export const readPairsWith = (path: string, o: ReadOptions, prepare: Prepare<Pair>): AsyncIterable<Pair> =>
+  readItems(path, o, formats, true, prepare);

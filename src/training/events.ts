@@ -9,8 +9,6 @@ export type Stage = "features" | "generate" | "score" | "train" | "save";
 export interface RunStepMetrics extends StepMetrics {
   /** From 0. */
   epoch: number;
-  /** Of lengthMarginCorrelation: Pearson's r of (chosen - rejected tokens) and margin over the step's pairs; 0 below two pairs. */
-  lengthMarginCorrelation: number;
   /** Items of the step whose prompt or answer was cut to fit. */
   truncated: number;
   /** Computed tokens a second. */
@@ -71,7 +69,7 @@ export interface TrainOptions extends Cancel {
   /** Folder of the checkpoint to start from. */
   model: string;
   /** A .jsonl, .json or .parquet file, or the items themselves. */
-  data: string | AsyncIterable<TrainItem>;
+  data: string | AsyncIterable<TrainItem> | Iterable<TrainItem>;
   /** A fixed set to measure loss, accuracy and margin on; it changes no bit of the training. */
   evalData?: string;
   /** In steps; default: before the first and after the last. */
@@ -86,8 +84,11 @@ export interface TrainOptions extends Cancel {
   trainer?: TrainerOptions;
   /** Default "fail". */
   onBadRow?: "fail" | "skip";
-  /** What to do with an item that is longer than the model's context; default "fail". */
-  onLong?: "fail" | "skip";
+  /**
+   * What to do with an item that is longer than the model's context. "fail" (default): it is a bad row. "truncate": its
+   * answers are cut, and counted; prompts and visual tokens never are, so that a prompt without room is a bad row still.
+   */
+  onLong?: "fail" | "truncate";
   /** Default: about 10 a run, and after the last step. */
   saveEverySteps?: number;
   load?: LoadOptions;

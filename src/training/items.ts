@@ -5,6 +5,8 @@ import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { IsrDpoError } from "../errors.js";
+import type { FittedItem } from "../sequence.js";
+import { guarded, writeAtomic } from "../store/files.js";
 import type { Media, Message, TrainItem } from "../types.js";
 
 type Plain = Record<string, unknown>;
@@ -27,11 +29,11 @@ function encode(item: TrainItem): string | null {
   return byValue ? null : text;
 }
 
-function decode(text: string): TrainItem {
+function decode(text: string): unknown {
   return JSON.parse(text, (_, x) => {
     const kind = typeof x === "object" && x !== null ? (x as { $?: Kind }).$ : undefined;
     return kind === undefined ? x : arrays[kind].from((x as { v: number[] }).v);
-  }) as TrainItem;
+  });
 }
 
 /** Paths of media relative to `root`. */
@@ -65,25 +67,71 @@ function groupOf(item: TrainItem): number {
   return createHash("sha256").update(key).digest().readUInt32LE(0);
 }
 
+/** What is kept in memory of each item. */
+interface Index {
+  ends: number[]; // byte behind its line
+  groups: number[];
+  tokens: number[];
+  cut: number[]; // items that were shortened
+  held: Map<number, TrainItem>; // items with media by value
+  hash: string;
+}
+
+const emptyIndex = (): Index => ({ ends: [], groups: [], tokens: [], cut: [], held: new Map(), hash: "" });
+
 export class ItemSet {
+  readonly #path: string;
   readonly #file: FileHandle;
-  readonly #ends: Float64Array; // byte behind each line
+  readonly #ends: Float64Array;
   readonly #groups: Uint32Array;
+  readonly #tokens: Uint32Array;
+  readonly #cut: ReadonlySet<number>;
   readonly #held: ReadonlyMap<number, TrainItem>;
   /** sha256 of the lines; items held in memory count by their order alone. */
   readonly hash: string;
 
-  private constructor(file: FileHandle, gathered: Gathered) {
+  private constructor(path: string, file: FileHandle, index: Index) {
+    this.#path = path;
     this.#file = file;
-    this.#ends = Float64Array.from(gathered.ends);
-    this.#groups = Uint32Array.from(gathered.groups);
-    this.#held = gathered.held;
-    this.hash = gathered.hash;
+    this.#ends = Float64Array.from(index.ends);
+    this.#groups = Uint32Array.from(index.groups);
+    this.#tokens = Uint32Array.from(index.tokens);
+    this.#cut = new Set(index.cut);
+    this.#held = index.held;
+    this.hash = index.hash;
   }
 
-  static async gather(source: AsyncIterable<TrainItem>, path: string): Promise<ItemSet> {
-    const gathered = await write(source, path);
-    return new ItemSet(await open(path, "r"), gathered);
+  static async #open(path: string, index: Index): Promise<ItemSet> {
+    return new ItemSet(path, await guarded(path, "open", () => open(path, "r")), index);
+  }
+
+  /** Reads the source to its end into `path`, which appears whole. */
+  static async gather(source: AsyncIterable<FittedItem>, path: string): Promise<ItemSet> {
+    const index = emptyIndex();
+    const hash = createHash("sha256");
+    await writeAtomic(path, linesOf(source, index, hash));
+    index.hash = hash.digest("hex");
+    return ItemSet.#open(path, index);
+  }
+
+  /**
+   * The set that gather() left at `path`; null where there is none. Items with media by value are taken from `source` again,
+   * which must give what it gave before (RUN_MISMATCH).
+   */
+  static async reopen(path: string, source: () => AsyncIterable<FittedItem>): Promise<ItemSet | null> {
+    const index = await indexOf(path);
+    if (!index) return null;
+    if (index.held.size === 0) return ItemSet.#open(path, index);
+    const again = emptyIndex();
+    const hash = createHash("sha256");
+    for await (const _ of linesOf(source(), again, hash)); // for what it notes
+    again.hash = hash.digest("hex");
+    if (again.hash !== index.hash)
+      throw new IsrDpoError("RUN_MISMATCH", `${path}: expected the items that the run began with, got others`, {
+        hint: "resume with the same data, or start in a new folder",
+        path,
+      });
+    return ItemSet.#open(path, again);
   }
 
   get length(): number {
@@ -94,17 +142,27 @@ export class ItemSet {
     return String(this.#groups[i]);
   }
 
+  /** Of all its sequences, prompts counted in each. */
+  tokens(i: number): number {
+    return this.#tokens[i]!;
+  }
+
+  cut(i: number): boolean {
+    return this.#cut.has(i);
+  }
+
+  get cutCount(): number {
+    return this.#cut.size;
+  }
+
   async item(i: number): Promise<TrainItem> {
     const held = this.#held.get(i);
     if (held) return held;
     const begin = i === 0 ? 0 : this.#ends[i - 1]!;
     const bytes = Buffer.alloc(this.#ends[i]! - begin);
-    const { bytesRead } = await this.#file.read(bytes, 0, bytes.length, begin);
-    if (bytesRead !== bytes.length)
-      throw new IsrDpoError("IO", `item ${i}: expected ${bytes.length} bytes, got ${bytesRead}`, {
-        hint: "the run folder's items file was changed; start the run anew",
-      });
-    return decode(bytes.toString("utf8"));
+    const { bytesRead } = await guarded(this.#path, "read", () => this.#file.read(bytes, 0, bytes.length, begin));
+    if (bytesRead !== bytes.length) throw changed(this.#path, i);
+    return lineItem(this.#path, i, bytes.toString("utf8")).item!;
   }
 
   items(indices: readonly number[]): Promise<TrainItem[]> {
@@ -116,45 +174,107 @@ export class ItemSet {
   }
 }
 
-interface Gathered {
-  ends: number[];
-  groups: number[];
-  held: Map<number, TrainItem>;
-  hash: string;
+function changed(path: string, i: number): IsrDpoError {
+  return new IsrDpoError("JOURNAL_CORRUPT", `${path}: item ${i}: expected the line as it was written, got another`, {
+    hint: "the run's items were changed: restore the file, or start in a new folder",
+    path,
+  });
+}
+
+interface Line {
+  item: TrainItem | null;
+  tokens: readonly number[];
+  cut?: true;
+}
+
+function lineItem(path: string, i: number, text: string): Line {
+  try {
+    const line = decode(text) as Line;
+    if (Array.isArray(line.tokens) && line.item !== undefined) return line;
+  } catch {}
+  throw changed(path, i);
+}
+
+const sum = (x: readonly number[]) => x.reduce((a, b) => a + b, 0);
+
+function note(index: Index, i: number, { tokens, cut }: { tokens: readonly number[]; cut?: boolean }, item: TrainItem) {
+  index.tokens.push(sum(tokens));
+  index.groups.push(groupOf(item));
+  if (cut) index.cut.push(i);
 }
 
 const flushBytes = 1 << 20;
 
-async function write(source: AsyncIterable<TrainItem>, path: string): Promise<Gathered> {
+async function* linesOf(
+  source: AsyncIterable<FittedItem>,
+  index: Index,
+  hash: ReturnType<typeof createHash>,
+): AsyncGenerator<Uint8Array> {
+  let waiting: Buffer[] = [];
+  let waitingBytes = 0;
+  let at = 0;
+  for await (const { item, tokens, cut } of source) {
+    const i = index.ends.length;
+    const text = encode(item);
+    if (text === null) index.held.set(i, item);
+    const rest = `"tokens":${JSON.stringify(tokens)}${cut ? ',"cut":true' : ""}`;
+    const line = Buffer.from(`{"item":${text ?? "null"},${rest}}\n`);
+    hash.update(line);
+    waiting.push(line);
+    waitingBytes += line.length;
+    at += line.length;
+    index.ends.push(at);
+    note(index, i, { tokens, cut }, item);
+    if (waitingBytes < flushBytes) continue;
+    yield Buffer.concat(waiting);
+    waiting = [];
+    waitingBytes = 0;
+  }
+  yield Buffer.concat(waiting);
+}
+
+/** The index of a file of items, by reading it once; null where there is none. */
+async function indexOf(path: string): Promise<Index | null> {
+  const file = await open(path, "r").catch((e) => {
+    if ((e as { code?: string }).code === "ENOENT") return null;
+    return guarded(path, "open", () => Promise.reject(e));
+  });
+  if (!file) return null;
+  const index = emptyIndex();
   const hash = createHash("sha256");
-  const out: Gathered = { ends: [], groups: [], held: new Map(), hash: "" };
-  const file = await open(path, "w");
   try {
-    let waiting: Buffer[] = [];
-    let waitingBytes = 0;
-    let at = 0;
-    const flush = async () => {
-      const bytes = Buffer.concat(waiting);
-      for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done)).bytesWritten;
-      waiting = [];
-      waitingBytes = 0;
-    };
-    for await (const item of source) {
-      const text = encode(item);
-      if (text === null) out.held.set(out.ends.length, item);
-      const line = Buffer.from(`${text ?? "null"}\n`);
-      hash.update(line);
-      waiting.push(line);
-      waitingBytes += line.length;
-      at += line.length;
-      out.ends.push(at);
-      out.groups.push(groupOf(item));
-      if (waitingBytes > flushBytes) await flush();
+    for await (const { bytes, end } of fileLines(file, path)) {
+      hash.update(bytes);
+      const i = index.ends.length;
+      const line = lineItem(path, i, bytes.toString("utf8"));
+      index.ends.push(end);
+      if (line.item === null) index.held.set(i, { ids: [] });
+      note(index, i, { tokens: line.tokens, cut: line.cut === true }, line.item ?? { ids: [] });
     }
-    await flush();
   } finally {
     await file.close();
   }
-  out.hash = hash.digest("hex");
-  return out;
+  index.hash = hash.digest("hex");
+  return index;
+}
+
+/** Lines with their newline. */
+async function* fileLines(file: FileHandle, path: string): AsyncGenerator<{ bytes: Buffer; end: number }> {
+  const buffer = Buffer.allocUnsafe(flushBytes);
+  let rest = Buffer.alloc(0);
+  let end = 0;
+  for (;;) {
+    const { bytesRead } = await guarded(path, "read", () => file.read(buffer, 0, buffer.length));
+    if (bytesRead === 0) break;
+    const all = Buffer.concat([rest, buffer.subarray(0, bytesRead)]);
+    let from = 0;
+    for (let at = all.indexOf(10); at >= 0; at = all.indexOf(10, from)) {
+      const bytes = all.subarray(from, at + 1);
+      end += bytes.length;
+      yield { bytes, end };
+      from = at + 1;
+    }
+    rest = Buffer.from(all.subarray(from));
+  }
+  if (rest.length > 0) throw changed(path, -1);
 }

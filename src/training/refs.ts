@@ -1,8 +1,10 @@
 // Reference log-probs of a run: scored once, kept per token with the items they belong to. A file of records that carry their
 // own checksum: scoring that was killed goes on behind the last whole record.
+import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { IsrDpoError } from "../errors.js";
-import { crc32c } from "../store/journal.js";
+import { crc32c } from "../store/crc32c.js";
+import { guarded, writeAll } from "../store/files.js";
 
 export interface Reference {
   chosen: Float32Array;
@@ -26,11 +28,13 @@ function encode(item: number, { chosen, rejected }: Reference): Buffer {
 const maxTokens = 1 << 24; // of a side: beyond, a header is damage
 
 export class ReferenceStore {
+  readonly #path: string;
   readonly #file: FileHandle;
   readonly #starts: number[]; // of the record of item i
   #end: number;
 
-  private constructor(file: FileHandle, starts: number[], end: number) {
+  private constructor(path: string, file: FileHandle, starts: number[], end: number) {
+    this.#path = path;
     this.#file = file;
     this.#starts = starts;
     this.#end = end;
@@ -38,18 +42,24 @@ export class ReferenceStore {
 
   /** Opens or begins the file; what follows the last whole record is cut off. */
   static async open(path: string): Promise<ReferenceStore> {
-    const file = await open(path, "a+");
-    const { size } = await file.stat();
-    const starts: number[] = [];
-    let at = 0;
-    while (at < size) {
-      const length = await wholeRecord(file, at, size, starts.length);
-      if (length === 0) break;
-      starts.push(at);
-      at += length;
+    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+    const file = await guarded(path, "open", () => open(path, flags, 0o666));
+    try {
+      const { size } = await file.stat();
+      const starts: number[] = [];
+      let at = 0;
+      while (at < size) {
+        const length = await guarded(path, "read", () => wholeRecord(file, at, size, starts.length));
+        if (length === 0) break;
+        starts.push(at);
+        at += length;
+      }
+      if (at < size) await guarded(path, "cut the tail of", () => file.truncate(at));
+      return new ReferenceStore(path, file, starts, at);
+    } catch (e) {
+      await file.close();
+      throw e;
     }
-    if (at < size) await file.truncate(at);
-    return new ReferenceStore(file, starts, at);
   }
 
   /** Items scored so far: 0 .. count - 1. */
@@ -60,7 +70,7 @@ export class ReferenceStore {
   async append(references: readonly Reference[]): Promise<void> {
     const records = references.map((r, i) => encode(this.#starts.length + i, r));
     const bytes = Buffer.concat(records);
-    await this.#file.appendFile(bytes);
+    await guarded(this.#path, "append to", () => writeAll(this.#file, bytes, this.#end));
     for (const r of records) {
       this.#starts.push(this.#end);
       this.#end += r.length;
@@ -70,7 +80,7 @@ export class ReferenceStore {
   async get(item: number): Promise<Reference> {
     const begin = this.#starts[item]!;
     const bytes = Buffer.alloc((this.#starts[item + 1] ?? this.#end) - begin);
-    await this.#file.read(bytes, 0, bytes.length, begin);
+    await guarded(this.#path, "read", () => this.#file.read(bytes, 0, bytes.length, begin));
     const sum = bytes.length - sumBytes;
     if (bytes.readUInt32LE(sum) !== crc32c(bytes.subarray(0, sum)))
       throw new IsrDpoError("JOURNAL_CORRUPT", `the reference log-probs of item ${item} are damaged (byte ${begin})`, {
@@ -83,7 +93,7 @@ export class ReferenceStore {
   }
 
   async sync(): Promise<void> {
-    await this.#file.datasync();
+    await guarded(this.#path, "sync", () => this.#file.datasync());
   }
 
   async close(): Promise<void> {

@@ -1,0 +1,146 @@
+// From a file of rows, or items given, to the set that a run trains on. Rows are checked here, before anything is computed:
+// their form, their ids, that their media are there, and that they fit into the model's context.
+import { stat } from "node:fs/promises";
+import { dirname } from "node:path";
+import { readExamplesWith } from "../data/examples.js";
+import { readPairsWith } from "../data/pairs.js";
+import type { SkippedRow } from "../data/rows.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import type { VideoLM } from "../model.js";
+import type { FittedItem } from "../sequence.js";
+import type { Media, Message, TrainItem } from "../types.js";
+import { fitted } from "./evaluate.js";
+import { ItemSet, rooted } from "./items.js";
+
+export interface GatherOptions {
+  kind: "sft" | "dpo";
+  model: VideoLM;
+  data: string | AsyncIterable<TrainItem>;
+  /** Folder that media paths are relative to; default: that of the file. */
+  videos: string | undefined;
+  onBadRow: "fail" | "skip";
+  onLong: "fail" | "truncate";
+  onSkip(row: SkippedRow): void;
+  signal: AbortSignal;
+}
+
+/** Paths of an item's media. */
+export function mediaPaths(item: TrainItem): string[] {
+  const found: string[] = [];
+  const take = (list: readonly Media[] | undefined) => {
+    for (const m of list ?? []) {
+      if (typeof m === "string") found.push(m);
+      else if ("path" in m) found.push(m.path);
+    }
+  };
+  const o = item as { media?: readonly Media[]; prompt?: unknown; chosen?: unknown; rejected?: unknown };
+  take(o.media);
+  for (const part of [o.prompt, o.chosen, o.rejected]) {
+    if (Array.isArray(part)) {
+      for (const m of part as readonly Message[])
+        if (typeof m === "object" && m !== null && Array.isArray(m.content))
+          for (const p of m.content) if (p.type !== "text") take([p.media]);
+    } else if (typeof part === "object" && part !== null && "media" in part) take((part as { media?: Media[] }).media);
+  }
+  return found;
+}
+
+/** Remembers which paths are there, so that a clip of many rows is looked up once. */
+class Presence {
+  readonly #known = new Set<string>();
+
+  async check(item: TrainItem): Promise<void> {
+    for (const path of mediaPaths(item)) {
+      if (this.#known.has(path)) continue;
+      await stat(path).catch((cause) => {
+        throw new IsrDpoError("NOT_FOUND", `video: expected a file or folder, got nothing at ${path}`, {
+          path,
+          detail: { field: "video" },
+          cause,
+        });
+      });
+      this.#known.add(path);
+    }
+  }
+}
+
+/** The field of an item's fault without the name that the item has while it is checked. */
+function ofRow(e: unknown): unknown {
+  if (!isIsrDpoError(e)) return e;
+  const bare = (text: string) => text.replace(/\bitems\[0\]\.?/, "");
+  const { code, message, hint, path, detail } = e;
+  const field = typeof detail?.field === "string" ? { field: bare(detail.field) } : {};
+  return new IsrDpoError(code, bare(message), {
+    ...(hint === undefined ? {} : { hint }),
+    ...(path === undefined ? {} : { path }),
+    detail: { ...detail, ...field },
+    cause: e,
+  });
+}
+
+function preparation(o: GatherOptions) {
+  const presence = new Presence();
+  const root = o.videos ?? (typeof o.data === "string" ? dirname(o.data) : undefined);
+  return async (given: TrainItem): Promise<FittedItem> => {
+    o.signal.throwIfAborted();
+    const item = root === undefined ? given : rooted(given, root);
+    await presence.check(item);
+    try {
+      return await fitted(o.model, item, o.kind === "sft", o.onLong === "truncate");
+    } catch (e) {
+      throw ofRow(e);
+    }
+  };
+}
+
+/** Items that a program gives: what does not fit is told by its index. */
+async function* fromProgram(items: AsyncIterable<TrainItem>, o: GatherOptions): AsyncGenerator<FittedItem> {
+  const prepare = preparation(o);
+  let i = -1;
+  for await (const item of items) {
+    i++;
+    let ready: FittedItem;
+    try {
+      ready = await prepare(item);
+    } catch (e) {
+      if (!isIsrDpoError(e)) throw e;
+      const message = `data[${i}]: ${e.message}`;
+      if (o.onBadRow === "fail")
+        throw new IsrDpoError(e.code, message, { ...(e.hint ? { hint: e.hint } : {}), detail: { item: i }, cause: e });
+      o.onSkip({ path: "data", line: i, message });
+      continue;
+    }
+    yield ready;
+  }
+}
+
+/** Rows of a file. readItems wants items: the fitted ones ride along. */
+async function* fromFile(path: string, o: GatherOptions): AsyncGenerator<FittedItem> {
+  const prepare = preparation(o);
+  const ready = new WeakMap<object, FittedItem>();
+  const step = async <T extends TrainItem>(item: T): Promise<T> => {
+    const done = await prepare(item);
+    ready.set(done.item, done);
+    return done.item as T;
+  };
+  const { onBadRow, onSkip } = o;
+  const rows =
+    o.kind === "sft"
+      ? readExamplesWith(path, { onBadRow, onSkip }, step)
+      : readPairsWith(path, { onBadRow, onSkip }, step);
+  for await (const item of rows) yield ready.get(item)!;
+}
+
+const sourceOf = (o: GatherOptions): AsyncIterable<FittedItem> =>
+  typeof o.data === "string" ? fromFile(o.data, o) : fromProgram(o.data, o);
+
+/** The set at `path` as an earlier process left it (`resumed`), or read from the source now. DATA_INVALID where it is empty. */
+export async function gather(path: string, resumed: boolean, o: GatherOptions): Promise<ItemSet> {
+  const found = resumed ? await ItemSet.reopen(path, () => sourceOf({ ...o, onSkip: () => {} })) : null;
+  const set = found ?? (await ItemSet.gather(sourceOf(o), path));
+  if (set.length > 0) return set;
+  await set.close();
+  throw new IsrDpoError("DATA_INVALID", `${typeof o.data === "string" ? o.data : "data"}: no item to train on`, {
+    hint: "give rows, or look at why they were left out",
+  });
+}

@@ -1,0 +1,85 @@
+// Options of train(), checked once. What the trainer and the loader check themselves is left to them.
+import { choice, integer, object, options, path, refuse, seed, signal } from "../check.js";
+import { IsrDpoError } from "../errors.js";
+import { lossNames } from "../loss.js";
+import type { TrainerOptions } from "../trainer.js";
+import type { LoadOptions, TrainItem } from "../types.js";
+
+const keys = [
+  ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
+  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal"],
+];
+
+/** TrainOptions with their defaults. */
+export interface TrainSettings {
+  kind: "sft" | "dpo";
+  model: string;
+  data: string | AsyncIterable<TrainItem>;
+  evalData: string | undefined;
+  /** 0: before the first and after the last step. */
+  evalEvery: number;
+  videos: string | undefined;
+  runDir: string;
+  epochs: number;
+  itemsPerStep: number;
+  trainer: TrainerOptions;
+  seed: bigint;
+  onBadRow: "fail" | "skip";
+  onLong: "fail" | "truncate";
+  /** 0: about ten a run. */
+  saveEverySteps: number;
+  load: LoadOptions;
+  signal: AbortSignal | undefined;
+}
+
+function dataOf(value: unknown): TrainSettings["data"] {
+  if (typeof value === "string") return path("options.data", value);
+  const items = value as Partial<AsyncIterable<TrainItem> & Iterable<TrainItem>> | null | undefined;
+  if (typeof items === "object" && items !== null) {
+    if (typeof items[Symbol.asyncIterator] === "function") return items as AsyncIterable<TrainItem>;
+    if (typeof items[Symbol.iterator] === "function")
+      return {
+        async *[Symbol.asyncIterator]() {
+          yield* items as Iterable<TrainItem>;
+        },
+      };
+  }
+  return refuse("options.data", "a path, or items (an iterable)", value);
+}
+
+function trainerOf(kind: TrainSettings["kind"], value: unknown): TrainerOptions {
+  const o = value === undefined ? {} : object("options.trainer", value);
+  if (kind === "sft" && o.loss !== undefined && o.loss !== "sft")
+    refuse("options.trainer.loss", "'sft' for a supervised run", o.loss);
+  if (kind === "dpo" && o.loss !== undefined) choice("options.trainer.loss", o.loss, lossNames);
+  return { ...o, ...(kind === "sft" ? { loss: "sft" } : {}) };
+}
+
+export function trainSettings(value: unknown): TrainSettings {
+  if (value === undefined) refuse("options", "an object", value);
+  const o = options("options", value, keys);
+  const kind = choice("options.kind", o.kind, ["sft", "dpo"]);
+  const count = (key: string, or: number) => (o[key] === undefined ? or : integer(`options.${key}`, o[key], 1));
+  const place = (key: string) => (o[key] === undefined ? undefined : path(`options.${key}`, o[key]));
+  const trainer = trainerOf(kind, o.trainer);
+  if (o.evalEvery !== undefined && o.evalData === undefined)
+    throw new IsrDpoError("INVALID_ARGUMENT", "options.evalEvery: expected evalData beside it, got none");
+  return {
+    kind,
+    model: path("options.model", o.model),
+    data: dataOf(o.data),
+    evalData: place("evalData"),
+    evalEvery: count("evalEvery", 0),
+    videos: place("videos"),
+    runDir: path("options.runDir", o.runDir),
+    epochs: count("epochs", 1),
+    itemsPerStep: count("itemsPerStep", 8),
+    trainer,
+    seed: seed("options.trainer.seed", trainer.seed),
+    onBadRow: o.onBadRow === undefined ? "fail" : choice("options.onBadRow", o.onBadRow, ["fail", "skip"]),
+    onLong: o.onLong === undefined ? "fail" : choice("options.onLong", o.onLong, ["fail", "truncate"]),
+    saveEverySteps: count("saveEverySteps", 0),
+    load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
+    signal: signal("options.signal", o.signal),
+  };
+}

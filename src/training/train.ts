@@ -1,0 +1,314 @@
+// train(): a supervised or preference run over a file of rows, in a folder that a killed process leaves resumable. Files:
+// run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { asyncDispose, root } from "../addon.js";
+import { IsrDpoError } from "../errors.js";
+import { loadModel, type VideoLM } from "../model.js";
+import { type Run, startRun } from "../run.js";
+import { makeFolders, removeTemporaries } from "../store/files.js";
+import { acquireLock } from "../store/lock.js";
+import { mayDiffer, openRun } from "../store/run.js";
+import { moveStage, readStage } from "../store/stage.js";
+import { createTrainer, type Trainer, type TrainerOptions } from "../trainer.js";
+import { Evaluator } from "./evaluate.js";
+import type { IterationEvent, IterationResult, TrainOptions } from "./events.js";
+import { gather, mediaPaths } from "./gather.js";
+import type { ItemSet } from "./items.js";
+import { type TrainSettings, trainSettings } from "./options.js";
+import { type StepPlan, stepPlan } from "./order.js";
+import { coalesceProgress, type Emit, staged } from "./progress.js";
+import { ReferenceStore } from "./refs.js";
+import { scoreReferences } from "./score.js";
+import { metricsOf, trainSteps } from "./steps.js";
+
+const stages = ["score", "train", "save", "done"] as const;
+type TrainStage = (typeof stages)[number];
+
+/** What is known of the data once it has been read; kept in stage.json. */
+interface DataFacts {
+  items: number;
+  itemsSha256: string;
+  skippedRows: number;
+  truncated: number;
+}
+
+const iteration = 0; // of the events of a run without iterations
+
+/** Keys that change no result. */
+const free: readonly string[] = [
+  ...mayDiffer,
+  "config.load.threads",
+  "config.load.featureCache",
+  "config.model", // its hash is compared
+  "config.saveEverySteps",
+  "facts.isa", // told
+];
+
+export const engineVersion = (): string =>
+  (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }).version;
+
+function configOf(s: TrainSettings): Record<string, unknown> {
+  const { signal: _, seed, data, load, trainer, ...rest } = s;
+  const { communicator: __, ...kept } = trainer;
+  const { signal: ___, onProgress: ____, onMedia: _____, ...loading } = load;
+  const place = (path: string | undefined) => (path === undefined ? undefined : resolve(path));
+  return {
+    ...rest,
+    seed,
+    data: typeof data === "string" ? resolve(data) : "given by the program",
+    evalData: place(s.evalData),
+    videos: place(s.videos),
+    model: resolve(s.model),
+    runDir: undefined,
+    load: loading,
+    trainer: kept,
+  };
+}
+
+class TrainRun {
+  readonly #s: TrainSettings;
+  readonly #dir: string;
+  readonly #signal: AbortSignal;
+  readonly #emit: Emit;
+  readonly #closing: (() => unknown)[] = [];
+  #resumed = false;
+
+  constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
+    this.#s = s;
+    this.#dir = s.runDir;
+    this.#signal = signal;
+    this.#emit = emit;
+  }
+
+  #at(name: string): string {
+    return join(this.#dir, name);
+  }
+
+  /** Closed at the end, the last opened first. */
+  #keep<T>(value: T, close: () => unknown): T {
+    this.#closing.push(close);
+    return value;
+  }
+
+  async run(): Promise<IterationResult> {
+    try {
+      return await this.#work();
+    } finally {
+      for (const close of this.#closing.reverse()) await close();
+    }
+  }
+
+  async #work(): Promise<IterationResult> {
+    const s = this.#s;
+    await makeFolders(this.#dir);
+    const lock = await acquireLock(this.#dir);
+    this.#keep(lock, () => lock.release());
+    await removeTemporaries(this.#dir);
+    const stage = await readStage<TrainStage>(this.#dir, stages);
+    this.#resumed = stage !== null;
+    const model = await this.#load();
+    await this.#openRun(model);
+    if (stage?.stage === "done") return await this.#result(model, stage as unknown as DataFacts, String(stage.hash));
+    const { set, facts } = await this.#gather(model, stage as unknown as DataFacts | null);
+    const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
+    const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
+    if (stage === null) await this.#preflight(model, set);
+    const trainer = await createTrainer(model, options);
+    this.#keep(trainer, () => trainer[asyncDispose]());
+    let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
+    if (stage === null) await moveStage(this.#dir, stages, at, { ...facts });
+    if (at === "score") {
+      await this.#score(trainer, set);
+      at = await this.#move("train", facts);
+    }
+    if (at === "train") {
+      await this.#train(model, trainer, set, plan, options);
+      at = await this.#move("save", facts);
+    } else await trainer.load(await this.#lastStep(plan), { signal: this.#signal });
+    const saved = await staged(this.#emit, iteration, "save", this.#resumed && stage?.stage === "save", () =>
+      model.save(this.#at("model")),
+    );
+    await moveStage(this.#dir, stages, "done", { ...facts, hash: saved.hash });
+    return await this.#result(model, facts, saved.hash);
+  }
+
+  async #move(to: TrainStage, facts: DataFacts): Promise<TrainStage> {
+    await moveStage(this.#dir, stages, to, { ...facts });
+    return to;
+  }
+
+  async #load(): Promise<VideoLM> {
+    const { load, model: dir } = this.#s;
+    const cache = load.featureCache === undefined ? { dir: this.#at("features") } : load.featureCache;
+    const model = await loadModel(dir, { ...load, featureCache: cache, signal: this.#signal });
+    return this.#keep(model, () => model[asyncDispose]());
+  }
+
+  async #openRun(model: VideoLM): Promise<void> {
+    const { isa, device, dtype, family } = model.info;
+    const facts = { engine: engineVersion(), isa, device, dtype, family, ranks: 1, modelSha256: await model.hash() };
+    const { run } = await openRun(this.#dir, { kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: free });
+    if (run.facts.isa !== isa)
+      this.#emit({
+        type: "warning",
+        code: "ISA_CHANGED",
+        message: `the run was started at level ${String(run.facts.isa)} and goes on at ${isa}: its bits are those of neither`,
+        detail: { before: run.facts.isa, now: isa },
+      });
+  }
+
+  #gatherOptions(model: VideoLM, data: TrainSettings["data"], skipped: string[]) {
+    const { kind, videos, onBadRow, onLong } = this.#s;
+    const onSkip = ({ message }: { message: string }) => {
+      skipped.push(message);
+      this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { count: skipped.length } });
+    };
+    return { kind, model, data, videos, onBadRow, onLong, onSkip, signal: this.#signal };
+  }
+
+  async #gather(model: VideoLM, before: DataFacts | null): Promise<{ set: ItemSet; facts: DataFacts }> {
+    const skipped: string[] = [];
+    const path = this.#at("items.jsonl");
+    const set = await gather(path, before !== null, this.#gatherOptions(model, this.#s.data, skipped));
+    this.#keep(set, () => set.close());
+    if (before && before.itemsSha256 !== set.hash)
+      throw new IsrDpoError("RUN_MISMATCH", `${path}: expected the items that the run began with, got others`, {
+        hint: "the file was changed: restore it, or start in a new folder",
+        path,
+      });
+    const fresh = { items: set.length, itemsSha256: set.hash, skippedRows: skipped.length, truncated: set.cutCount };
+    return { set, facts: before ?? fresh };
+  }
+
+  /** Opens the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
+  async #preflight(model: VideoLM, set: ItemSet): Promise<void> {
+    if (model.info.visualTokens === null) return;
+    const some = [...new Set([0, set.length >> 1, set.length - 1])];
+    const paths = new Set((await set.items(some)).flatMap((item) => mediaPaths(item).slice(0, 1)));
+    for (const path of paths) {
+      const kind = /\.(jpe?g|png)$/i.test(path) ? "image" : "video";
+      await model.preprocess({ kind, path }, { signal: this.#signal });
+    }
+  }
+
+  async #references(name: string): Promise<ReferenceStore> {
+    const store = await ReferenceStore.open(this.#at(name));
+    return this.#keep(store, () => store.close());
+  }
+
+  #scoring(trainer: Trainer, items: ItemSet, references: ReferenceStore) {
+    return scoreReferences({
+      trainer,
+      items,
+      references,
+      batch: this.#s.itemsPerStep,
+      iteration,
+      emit: this.#emit,
+      signal: this.#signal,
+    });
+  }
+
+  async #score(trainer: Trainer, set: ItemSet): Promise<void> {
+    const references = await this.#references("refs.f32");
+    const resumed = this.#resumed && references.count > 0;
+    await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(trainer, set, references));
+  }
+
+  /** The evaluation set with the references of the start model, which are scored before the first step. */
+  async #evaluator(
+    model: VideoLM,
+    trainer: Trainer,
+    plan: StepPlan,
+    options: TrainerOptions,
+  ): Promise<Evaluator | null> {
+    const { evalData, evalEvery, kind } = this.#s;
+    if (evalData === undefined) return null;
+    const name = "eval-items.jsonl";
+    const set = await gather(this.#at(name), this.#resumed, this.#gatherOptions(model, evalData, []));
+    this.#keep(set, () => set.close());
+    const references = kind === "dpo" ? await this.#references("eval-refs.f32") : null;
+    if (references) await this.#scoring(trainer, set, references);
+    return Evaluator.open({
+      model,
+      trainer,
+      set,
+      references,
+      options,
+      every: evalEvery,
+      totalSteps: plan.totalSteps,
+      path: this.#at("train/evaluation.jsonl"),
+      iteration,
+      emit: this.#emit,
+    });
+  }
+
+  async #train(model: VideoLM, trainer: Trainer, set: ItemSet, plan: StepPlan, options: TrainerOptions): Promise<void> {
+    const s = this.#s;
+    await makeFolders(this.#at("train"));
+    const references = s.kind === "dpo" ? await this.#references("refs.f32") : null;
+    const evaluator = await this.#evaluator(model, trainer, plan, options);
+    const work = () =>
+      trainSteps({
+        trainer,
+        items: set,
+        references,
+        plan,
+        seed: s.seed,
+        dir: this.#at("train"),
+        tensorboard: this.#at("tensorboard"),
+        saveEverySteps: s.saveEverySteps || Math.ceil(plan.totalSteps / 10),
+        evaluator,
+        iteration,
+        peak: 0,
+        emit: this.#emit,
+        signal: this.#signal,
+      });
+    await staged(this.#emit, iteration, "train", this.#resumed, work);
+  }
+
+  async #lastStep(plan: StepPlan): Promise<string> {
+    const { newestStep } = await import("../store/checkpoints.js");
+    const { newest, bad } = await newestStep(this.#at("train"));
+    if (newest?.step === plan.totalSteps) return newest.path;
+    throw new IsrDpoError(
+      "JOURNAL_CORRUPT",
+      `${this.#at("train")}: expected the last step's checkpoint, got none that holds`,
+      {
+        hint: "delete stage.json, train/ and refs.f32 of the run and start again",
+        path: bad[0]?.path ?? this.#at("train"),
+      },
+    );
+  }
+
+  async #result(model: VideoLM, facts: DataFacts, hash: string): Promise<IterationResult> {
+    const { items, skippedRows, truncated } = facts;
+    const metrics = await metricsOf(this.#at("train"));
+    const tokensComputed = metrics.reduce((sum, m) => sum + m.tokensComputed, 0);
+    return {
+      iteration,
+      model: this.#at("model"),
+      hash,
+      pairs: items,
+      counts: { items, skippedRows, truncated, steps: metrics.length, tokensComputed },
+      work: { ...model.counters },
+      resumed: this.#resumed,
+      metrics,
+    };
+  }
+}
+
+/**
+ * Trains by DPO on pairs or supervised on examples, in `runDir`; the same call resumes a run that was stopped or killed, to
+ * the same bits. Events: stages score (DPO), train, save; steps; progress; evaluations; warnings (rows left out). Throws
+ * DATA_INVALID with file, row and field for the first bad row, RUN_MISMATCH for a folder that was started otherwise,
+ * RUN_LOCKED, NUMERIC with the samples of a loss that is not finite, DISK_FULL, IO, and what loadModel throws.
+ */
+export function train(options: TrainOptions): Run<IterationEvent, IterationResult> {
+  const settings = trainSettings(options);
+  return startRun<IterationEvent, IterationResult>(
+    settings.signal,
+    (signal, emit) => new TrainRun(settings, signal, emit).run(),
+    coalesceProgress,
+  );
+}
