@@ -31,7 +31,7 @@ const src: Ladder = {
     ["sequence", "loss", "communicator"],
     ["generate"],
     ["chat"],
-    ["model", "inspect", "data", "judge", "store"],
+    ["model", "inspect", "data", "judge", "store", "config"],
     ["trainer"],
     ["native"],
     ["training"],

@@ -5,10 +5,12 @@ import { join } from "node:path";
 import { Command, CommanderError } from "commander";
 import { root } from "../addon.js";
 import { chatCommand } from "./chat.js";
+import { configCommand } from "./config.js";
 import { exitCode, report } from "./exit.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
+import { trainCommand } from "./train.js";
 
 async function main(): Promise<number> {
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
@@ -18,8 +20,10 @@ async function main(): Promise<number> {
     .showSuggestionAfterError()
     .exitOverride()
     .addCommand(chatCommand())
+    .addCommand(configCommand())
     .addCommand(generateCommand())
-    .addCommand(inspectCommand());
+    .addCommand(inspectCommand())
+    .addCommand(trainCommand());
   try {
     await program.parseAsync();
     return 0;

@@ -22,7 +22,10 @@ export class Progress {
     readonly total: number,
     /** Done by an earlier process: they do not count for the rate. */
     readonly before: number,
-  ) {}
+  ) {
+    this.tell(before);
+    this.#told = Number.NEGATIVE_INFINITY;
+  }
 
   tell(done: number): void {
     const now = performance.now();

@@ -1,0 +1,64 @@
+// isr-dpo config show|schema: what a configuration file comes to, and what it may hold.
+import { Command, Option } from "commander";
+import { colours } from "./exit.js";
+import { printable } from "./terminal.js";
+
+interface ShowFlags {
+  kind?: "train" | "run";
+  set: string[];
+  json?: boolean;
+}
+
+const collect = (text: string, before: string[]): string[] => [...before, text];
+
+async function show(file: string, flags: ShowFlags): Promise<void> {
+  const { readConfig, settingsOf, leavesOf } = await import("../config/read.js");
+  const kind = flags.kind ?? "run";
+  const { config, sources } = await readConfig(file, kind, settingsOf(flags.set));
+  if (flags.json) {
+    console.log(JSON.stringify({ kind, config, sources: Object.fromEntries(sources) }, null, 2));
+    return;
+  }
+  const c = colours(process.stdout);
+  const rows = [...leavesOf(config)].map(
+    ([key, value]) => [key, JSON.stringify(value), sources.get(key) ?? ""] as const,
+  );
+  const widths = [0, 1].map((i) => Math.min(60, Math.max(...rows.map((row) => row[i]!.length))));
+  for (const [key, value, source] of rows) {
+    const text = printable(`${key.padEnd(widths[0]!)}  ${value.padEnd(widths[1]!)}  ${source}`);
+    console.log(source === "default" ? c.dim(text) : text);
+  }
+}
+
+const kindOption = () =>
+  new Option("--kind <kind>", "train: of `train sft|dpo`; run: of `run`").choices(["train", "run"]).default("run");
+
+export function configCommand(): Command {
+  return new Command("config")
+    .description("look at configuration files")
+    .addCommand(
+      new Command("show")
+        .description("print a file with every default filled in, and where each value comes from")
+        .argument("<config>", "configuration file (YAML)")
+        .addOption(kindOption())
+        .addOption(
+          new Option("--set <key=value>", "replace a value (may be given again)")
+            .argParser(collect)
+            .default([], "none"),
+        )
+        .option("--json", "print JSON")
+        .exitOverride()
+        .action(show),
+    )
+    .addCommand(
+      new Command("schema")
+        .description("print the JSON Schema of such files, for editors")
+        .addOption(kindOption())
+        .exitOverride()
+        .action(async ({ kind }: { kind: "train" | "run" }) => {
+          const { jsonSchema } = await import("../config/schema.js");
+          console.log(JSON.stringify(jsonSchema(kind), null, 2));
+        }),
+    )
+    .exitOverride();
+}

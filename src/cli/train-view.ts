@@ -1,0 +1,141 @@
+// How a run looks: a live line on a terminal, plain lines in a file. Functions of what has happened, apart from when to write.
+import type { IterationEvent, IterationResult, RunStepMetrics } from "../index.js";
+import { printable } from "./terminal.js";
+
+const units = [
+  [3600, "h", 60, "min"],
+  [60, "min", 1, "s"],
+] as const;
+
+/** 75 -> "1 min 15 s" */
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  if (seconds < 59.5) return `${seconds < 9.95 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  const whole = Math.round(seconds);
+  for (const [size, name, below, belowName] of units) {
+    if (whole < size) continue;
+    const rest = Math.floor((whole % size) / below);
+    return `${Math.floor(whole / size)} ${name}${rest > 0 ? ` ${rest} ${belowName}` : ""}`;
+  }
+  return `${whole} s`;
+}
+
+export const bytes = (n: number): string =>
+  n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(1)} GiB` : `${Math.max(1, Math.round(n / 2 ** 20))} MiB`;
+
+const count = (n: number): string => Math.round(n).toLocaleString("en-US");
+
+/** Four significant digits, small ones with an exponent. */
+export const real = (x: number): string =>
+  x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(2) : x.toPrecision(4).replace(/\.?0+$/, "");
+
+/** What a step says, the most telling first. */
+export function stepParts(kind: "sft" | "dpo", m: RunStepMetrics): string[] {
+  return [
+    `loss ${m.loss.toFixed(4)}`,
+    ...(kind === "dpo" ? [`margin ${m.margin.toFixed(3)}`, `accuracy ${Math.round(m.accuracy * 100)} %`] : []),
+    `lr ${real(m.learningRate)}`,
+    `grad ${real(m.gradNorm)}`,
+    `${count(m.tokensPerSecond)} tok/s`,
+    ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
+    bytes(m.memoryBytes),
+  ];
+}
+
+export interface ViewState {
+  kind: "sft" | "dpo";
+  stage: string;
+  done: number;
+  total: number;
+  secondsLeft: number;
+  last: RunStepMetrics | undefined;
+}
+
+export const initialState = (kind: "sft" | "dpo"): ViewState => ({
+  kind,
+  stage: "starting",
+  done: 0,
+  total: 0,
+  secondsLeft: Number.NaN,
+  last: undefined,
+});
+
+const stageNames: Readonly<Record<string, string>> = {
+  score: "reference log-probs",
+  train: "step",
+  save: "saving the model",
+};
+
+export function nextState(s: ViewState, e: IterationEvent): ViewState {
+  if (e.type === "stage" && e.state !== "end")
+    return { ...s, stage: e.stage, done: 0, total: 0, secondsLeft: Number.NaN };
+  if (e.type === "progress") {
+    const secondsLeft = e.perSecond > 0 ? e.secondsLeft : Number.NaN;
+    return { ...s, stage: e.stage, done: e.done, total: e.total, secondsLeft };
+  }
+  if (e.type === "step") return { ...s, last: e.metrics };
+  return s;
+}
+
+const bar = (share: number, width: number): string => {
+  const full = Math.round(Math.min(1, share) * width);
+  return "█".repeat(full) + "░".repeat(width - full);
+};
+
+/** The live line, at most `width` columns: parts that do not fit are left away, the last first. */
+export function liveLine(s: ViewState, width: number): string {
+  const name = stageNames[s.stage] ?? s.stage;
+  const parts = [s.total > 0 ? `${bar(s.done / s.total, 12)} ${name} ${s.done}/${s.total}` : name];
+  if (s.total > 0 && Number.isFinite(s.secondsLeft)) parts.push(`${duration(s.secondsLeft)} left`);
+  if (s.stage === "train" && s.last) parts.push(...stepParts(s.kind, s.last));
+  let line = parts[0]!;
+  for (const part of parts.slice(1)) {
+    const longer = `${line}  ${part}`;
+    if ([...longer].length > width) break;
+    line = longer;
+  }
+  return [...line].slice(0, width).join("");
+}
+
+/** A plain line for a step in a log. */
+export function stepLine(s: ViewState): string {
+  const left = Number.isFinite(s.secondsLeft) && s.done < s.total ? [`${duration(s.secondsLeft)} left`] : [];
+  return [`step ${s.done}/${s.total}`, ...(s.last ? stepParts(s.kind, s.last) : []), ...left].join("  ");
+}
+
+/** What stays to be read of an event; undefined: nothing. */
+export function lastingLine(e: IterationEvent, kind: "sft" | "dpo"): string | undefined {
+  if (e.type === "warning") return printable(`warning (${e.code}): ${e.message}`);
+  if (e.type === "evaluation") {
+    const pairs = kind === "dpo" ? `  accuracy ${(e.accuracy * 100).toFixed(1)} %  margin ${e.margin.toFixed(3)}` : "";
+    return `evaluation before step ${e.step}: loss ${e.loss.toFixed(4)}${pairs}`;
+  }
+  if (e.type === "stage" && e.state === "resumed") return `going on with what an earlier process left: ${e.stage}`;
+  if (e.type === "stage" && e.state === "begin" && e.stage === "score")
+    return "scoring the reference: the model as it is now";
+  return undefined;
+}
+
+/** What is said at the end. */
+export function summary(r: IterationResult, runDir: string, seconds: number): string[] {
+  const { counts, metrics } = r;
+  const [first, last] = [metrics[0], metrics.at(-1)];
+  const out = [];
+  if (first && last) {
+    const tokens = metrics.reduce((sum, m) => sum + m.tokensComputed, 0);
+    out.push(
+      `${metrics.length} steps over ${count(r.pairs)} items, ${count(tokens)} tokens computed, ${duration(seconds)}`,
+      `loss ${first.loss.toFixed(4)} -> ${last.loss.toFixed(4)}`,
+    );
+  }
+  for (const [key, words] of [
+    ["skippedRows", "rows left out (bad)"],
+    ["truncated", "items shortened to fit the context"],
+  ] as const)
+    if ((counts[key] ?? 0) > 0) out.push(`${count(counts[key]!)} ${words}`);
+  return [
+    ...out,
+    `model: ${r.model}`,
+    `metrics: ${runDir}/train/metrics.jsonl; tensorboard --logdir ${runDir}/tensorboard`,
+  ];
+}

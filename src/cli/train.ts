@@ -1,0 +1,172 @@
+// isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
+import { join } from "node:path";
+import { Command, Option } from "commander";
+import { type IterationEvent, type IterationResult, type TrainOptions, train } from "../index.js";
+import { wholeNumber } from "./flags.js";
+import { interruption } from "./interrupt.js";
+import { jsonLine } from "./terminal.js";
+import { initialState, lastingLine, liveLine, nextState, stepLine, summary } from "./train-view.js";
+
+type Kind = TrainOptions["kind"];
+
+interface TrainFlags {
+  set: string[];
+  json?: boolean;
+  [flag: string]: unknown;
+}
+
+/** Flags with a key of the configuration each. */
+const flagKeys: readonly [flag: string, key: string, about: string, parse?: (text: string) => unknown][] = [
+  ["--model <dir>", "model", "folder of the checkpoint to start from"],
+  ["--data <file>", "data", "rows to train on: .jsonl, .json or .parquet"],
+  ["--run-dir <dir>", "runDir", "folder of the run; the same command resumes it"],
+  ["--videos <dir>", "videos", "folder that media paths are relative to (default: that of the data)"],
+  ["--eval-data <file>", "evalData", "rows to evaluate on"],
+  ["--eval-every <n>", "evalEvery", "steps between evaluations", wholeNumber(1)],
+  ["--epochs <n>", "epochs", "how often each row is trained on (default: 1)", wholeNumber(1)],
+  ["--items-per-step <n>", "itemsPerStep", "rows of an optimizer step (default: 8)", wholeNumber(1)],
+  ["--save-every <n>", "saveEverySteps", "steps between checkpoints (default: about ten a run)", wholeNumber(1)],
+  ["--learning-rate <x>", "trainer.learningRate", "peak learning rate (default: 5e-7)", Number],
+  ["--schedule <name>", "trainer.schedule", "constant, linear or cosine (default: constant)"],
+  ["--warmup-ratio <x>", "trainer.warmupRatio", "share of the steps that warm up", Number],
+  ["--dtype <type>", "load.dtype", "auto, f32 or bf16 (default: auto)"],
+  ["--threads <n>", "load.threads", "at most this many threads", wholeNumber(1, 256)],
+  ["--on-bad-row <policy>", "onBadRow", "fail or skip (default: fail)"],
+  ["--on-long <policy>", "onLong", "fail or truncate (default: fail)"],
+];
+
+const camel = (flag: string) =>
+  flag
+    .slice(2)
+    .split(" ")[0]!
+    .replace(/-(.)/g, (_, c: string) => c.toUpperCase());
+
+/** Given flags, each as an object of its own. */
+function* settings(flags: TrainFlags): Generator<Record<string, unknown>> {
+  for (const [flag, key] of flagKeys) {
+    const value = flags[camel(flag)];
+    if (value === undefined) continue;
+    yield key.split(".").reduceRight<unknown>((below, k) => ({ [k]: below }), value) as Record<string, unknown>;
+  }
+}
+
+async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<TrainOptions> {
+  const { readConfig, resolveConfig, settingsOf, layered } = await import("../config/read.js");
+  const { trainOptionsOf } = await import("../config/options.js");
+  const set = [...settings(flags)].reduce(layered, settingsOf(flags.set));
+  return trainOptionsOf(kind, file === undefined ? resolveConfig("train", set) : await readConfig(file, "train", set));
+}
+
+const logEveryMs = 1000;
+
+/** Writes what happens: JSON to stdout, or a live line, or lines of a log. */
+class View {
+  #state: ReturnType<typeof initialState>;
+  #shown = false;
+  #ended = false;
+  #logged = Number.NEGATIVE_INFINITY;
+
+  constructor(
+    readonly kind: Kind,
+    readonly json: boolean,
+    readonly terminal: boolean,
+  ) {
+    this.#state = initialState(kind);
+  }
+
+  event(e: IterationEvent): void {
+    if (this.json) process.stdout.write(jsonLine(e));
+    const lasting = lastingLine(e, this.kind);
+    if (lasting !== undefined) this.say(lasting);
+    this.#state = nextState(this.#state, e);
+    if (this.json) return;
+    if (this.terminal) this.#redraw();
+    else if (e.type === "step") this.#log(e.metrics.step);
+  }
+
+  say(line: string): void {
+    if (this.json && !this.terminal) return;
+    this.#clear();
+    process.stderr.write(`${line}\n`);
+    if (this.terminal && !this.json && !this.#ended) this.#redraw();
+  }
+
+  /** What follows stays as it is written. */
+  end(): void {
+    this.#ended = true;
+    this.#clear();
+  }
+
+  #log(step: number): void {
+    const s = { ...this.#state, done: step + 1 };
+    const now = performance.now();
+    if (s.done > 1 && s.done < s.total && now - this.#logged < logEveryMs) return;
+    this.#logged = now;
+    process.stderr.write(`${stepLine(s)}\n`);
+  }
+
+  #clear(): void {
+    if (this.#shown) process.stderr.write("\r\u001b[2K");
+    this.#shown = false;
+  }
+
+  #redraw(): void {
+    process.stderr.write(`\r\u001b[2K${liveLine(this.#state, (process.stderr.columns || 80) - 1)}`);
+    this.#shown = true;
+  }
+}
+
+async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
+  const options = await optionsOf(kind, file, flags);
+  const { signal, off } = interruption();
+  const view = new View(kind, flags.json === true, process.stderr.isTTY === true);
+  const began = performance.now();
+  let steps = 0;
+  try {
+    const running = train({ ...options, signal });
+    for await (const e of running) {
+      if (e.type === "step") steps = e.metrics.step + 1;
+      view.event(e);
+    }
+    const result: IterationResult = await running.result;
+    view.end();
+    const { metrics, ...facts } = result;
+    if (flags.json) process.stdout.write(jsonLine({ type: "result", ...facts, steps: metrics.length }));
+    else if (steps === 0 && result.resumed) view.say("the run had been finished before");
+    else for (const line of summary(result, options.runDir, (performance.now() - began) / 1e3)) view.say(line);
+    if (!flags.json) view.say(`next: isr-dpo chat ${join(options.runDir, "model")}`);
+  } catch (e) {
+    view.end();
+    if (signal.aborted) view.say(`stopped after ${steps} steps; the same command goes on from there`);
+    throw e;
+  } finally {
+    off();
+  }
+}
+
+function kindCommand(kind: Kind, about: string): Command {
+  const command = new Command(kind).description(about).argument("[config]", "configuration file (YAML)");
+  for (const [flag, , text, parse] of flagKeys) {
+    if (parse) command.option(flag, text, parse);
+    else command.option(flag, text);
+  }
+  return command
+    .addOption(
+      new Option("--set <key=value>", "any key of the configuration (may be given again)")
+        .argParser(collect)
+        .default([], "none"),
+    )
+    .option("--json", "print one JSON object an event")
+    .exitOverride()
+    .action((file: string | undefined, flags: TrainFlags) => run(kind, file, flags));
+}
+
+const collect = (text: string, before: string[]): string[] => [...before, text];
+
+export function trainCommand(): Command {
+  return new Command("train")
+    .description("train a model on preference pairs or on examples")
+    .addCommand(kindCommand("sft", "supervised: questions and their answers"))
+    .addCommand(kindCommand("dpo", "preferences: questions with a chosen and a rejected answer"))
+    .exitOverride();
+}

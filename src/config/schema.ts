@@ -1,0 +1,301 @@
+// Every key of a configuration file with its type, range, default and meaning: one table for checking, for JSON Schema and
+// for docs/configuration.md. Defaults are those of the functions that take the options.
+import { z } from "zod";
+import { lossNames } from "../loss.js";
+
+const text = (about: string) => z.string().min(1).describe(about);
+const path = (about: string) => text(about).meta({ path: true, description: about });
+const whole = (about: string, min: number, max = 2 ** 31 - 1) => z.int().min(min).max(max).describe(about);
+const positive = (about: string) => z.number().gt(0).describe(about);
+const share = (about: string) => z.number().min(0).max(1).describe(about);
+const flag = (about: string) => z.boolean().describe(about);
+const one = <const T extends readonly string[]>(about: string, ...of: T) => z.enum(of).describe(about);
+
+const seed = z
+  .union([z.int().min(0), z.string().regex(/^\d{1,20}$/)], { error: "a whole number from 0 to 2^64 - 1" })
+  .describe("Of every draw and of the order of the data; a whole number, above 2^53 - 1 as a string of digits.");
+
+const sampling = {
+  temperature: z.number().min(0).max(100).describe("0 takes the likeliest token each time."),
+  topP: z.number().gt(0).max(1).describe("Draw among the likeliest tokens that make up this share."),
+};
+
+const load = z
+  .strictObject({
+    device: z
+      .string()
+      .regex(/^(auto|cpu|cuda(:\d+)?)$/)
+      .default("auto")
+      .describe("auto, cpu, cuda or cuda:N."),
+    dtype: one("Numbers to compute in; auto: those of the file.", "auto", "f32", "bf16").default("auto"),
+    threads: whole("At most this many threads; default: all that the machine allows.", 1, 256).optional(),
+    visionTower: path("Folder of the vision tower, where the checkpoint has none.").optional(),
+  })
+  .describe("How the model is loaded.");
+
+const features = z
+  .union(
+    [
+      z.literal(false),
+      z.strictObject({
+        dir: path("Folder of the cache; default: features/ of the run.").optional(),
+        maxBytes: whole("Bound of the cache in bytes.", 1, Number.MAX_SAFE_INTEGER).optional(),
+      }),
+    ],
+    { error: "false, or an object with dir and maxBytes" },
+  )
+  .describe("Cache of the vision tower's features on disk; false: none.");
+
+const trainer = {
+  loss: one("The preference loss.", ...lossNames).default("sigmoid"),
+  beta: positive("Strength of the reference in the loss.").default(0.1),
+  labelSmoothing: z
+    .number()
+    .min(0)
+    .lt(0.5)
+    .default(0)
+    .describe("Share of pairs taken for swapped; for losses that have it."),
+  ldAlpha: share("Weight of the tokens beyond the shorter answer's length (LD-DPO); left out: 1.").optional(),
+  gamma: z.number().min(0).default(0).describe("Weight of the cross-entropy of the chosen answers beside the loss."),
+  divergence: one(
+    "Divergence from the reference; others than reverse_kl with loss sigmoid only.",
+    "reverse_kl",
+    "forward_kl",
+    "js_divergence",
+  ).default("reverse_kl"),
+  learningRate: z.number().min(0).default(5e-7).describe("Peak learning rate."),
+  schedule: one("Course of the learning rate after warm-up.", "constant", "linear", "cosine").default("constant"),
+  warmupRatio: share("Share of all steps that warm up, rounded up; the first step of a warm-up has rate 0.").optional(),
+  warmupSteps: whole("Steps that warm up, in place of warmupRatio.", 0).optional(),
+  totalSteps: whole("Length of the schedule in steps; default: the steps of the run.", 1).optional(),
+  betas: z
+    .tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)])
+    .default([0.9, 0.999])
+    .describe("AdamW's decay rates of the moments."),
+  eps: positive("AdamW's epsilon.").default(1e-8),
+  weightDecay: z.number().min(0).default(0).describe("Decoupled weight decay."),
+  decayNorms: flag("Whether norms and biases decay too.").default(true),
+  clipNorm: z
+    .union([z.number().gt(0), z.null()], { error: "a number greater than 0, or null" })
+    .default(null)
+    .describe("Global gradient norm above which gradients are scaled down; null: never."),
+  train: z
+    .strictObject({
+      vision: flag("The vision tower.").default(false),
+      projector: flag("What maps its features to tokens.").default(false),
+      decoder: flag("The language model.").default(true),
+    })
+    .prefault({})
+    .describe("Which parts are trained."),
+  microBatchTokens: whole("Tokens computed at once; bounds the memory of activations.", 1).default(4096),
+  checkpointing: flag(
+    "Recompute activations in the backward pass instead of keeping them; left out: where they would not fit.",
+  ).optional(),
+  sharePrefix: flag("Compute what prompts have in common once.").default(true),
+};
+
+const badRows = one("A row that cannot be used: end the run, or leave it out and count it.", "fail", "skip").default(
+  "fail",
+);
+const preset = one(
+  "Named values below those of this file; paper: the schedule of LLaVA-Hound-DPO.",
+  "paper",
+).optional();
+const saveEverySteps = whole(
+  "Steps between checkpoints of the training state; default: about ten a run.",
+  1,
+).optional();
+
+export const trainSchema = z.strictObject({
+  preset,
+  model: path("Folder of the checkpoint to start from."),
+  data: path("File of rows to train on: .jsonl, .json or .parquet."),
+  videos: path("Folder that media paths of rows are relative to and may not leave; default: that of data.").optional(),
+  runDir: path("Folder of the run; the same command resumes it."),
+  evalData: path("File of rows to measure loss, accuracy and margin on; training is the same without it.").optional(),
+  evalEvery: whole("Steps between evaluations; default: before the first and after the last step.", 1).optional(),
+  epochs: whole("How often each row is trained on.", 1).default(1),
+  itemsPerStep: whole("Rows of an optimizer step.", 1).default(8),
+  onBadRow: badRows,
+  onLong: one(
+    "An item longer than the context: a bad row, or its answers are cut and counted.",
+    "fail",
+    "truncate",
+  ).default("fail"),
+  saveEverySteps,
+  trainer: z
+    .strictObject({ ...trainer, seed: seed.default(0) })
+    .prefault({})
+    .describe("Loss, optimizer and schedule."),
+  load: load.prefault({}),
+  features: features.prefault({}),
+});
+
+const drop = (about: string) => one(about, "drop", "fail").default("drop");
+
+const endpoint = z
+  .strictObject({
+    url: z.url().describe("Base address of an OpenAI-compatible API, up to and without /chat/completions."),
+    model: text("Name of the model there."),
+    keyEnv: text("Environment variable that holds the key; left out: none is sent.").optional(),
+    maxCalls: whole("Budget of calls; the run ends resumable when it is spent.", 1).optional(),
+    concurrency: whole("Calls at once.", 1, 256).default(4),
+    perMinute: whole("Most calls a minute.", 1).optional(),
+    timeoutS: positive("Seconds a call may take.").default(60),
+  })
+  .describe("The judge endpoint, for kind openai. Questions, contexts and answers are sent to it.");
+
+export const runSchema = z.strictObject({
+  preset,
+  model: path("Folder of the checkpoint that the run starts from."),
+  samples: path("File of questions about videos: .jsonl, .json or .parquet."),
+  videos: path("Folder that video paths are relative to and may not leave; default: that of samples.").optional(),
+  runDir: path("Folder of the run; the same command resumes it."),
+  seedData: path("Preference rows that train model 1 from `model` first (seed DPO).").optional(),
+  from: whole("Index of the first model that is used.", 0).default(1),
+  to: whole("Index of the last model that is made.", 1).default(9),
+  seed: seed.default(0),
+  context: z
+    .strictObject({
+      design: one("Visual context of the judge.", "none", "fixed", "renew", "retrospective").default("retrospective"),
+      maxTokens: whole("Longest context.", 1).default(512),
+      temperature: sampling.temperature.default(0.7),
+      topP: sampling.topP.default(0.9),
+    })
+    .prefault({})
+    .describe("The visual context that the judge is given."),
+  response: z
+    .strictObject({
+      maxTokens: whole("Longest answer.", 1).default(512),
+      temperature: sampling.temperature.default(0.7),
+      topP: sampling.topP.default(0.9),
+    })
+    .prefault({})
+    .describe("The two answers to each question."),
+  judge: z
+    .strictObject({
+      kind: one("The model itself, or an endpoint.", "self", "openai").default("self"),
+      method: one(
+        "How the model's choice is read: its text, or the log-probs of the two labels.",
+        "text",
+        "logprob",
+      ).default("text"),
+      orders: one("Whether answers are shown in one order (the paper) or in both.", "one", "both").default("one"),
+      tie: drop("Equal log-probs."),
+      disagree: drop("Another choice in the other order."),
+      identical: drop("Two answers of the same tokens."),
+      unparsed: drop("A choice that cannot be read."),
+      truncated: one(
+        "An answer cut by its length: left out, kept, or drawn once more.",
+        "drop",
+        "keep",
+        "resample",
+      ).default("drop"),
+      endpoint: endpoint.optional(),
+    })
+    .prefault({})
+    .describe("Who prefers which answer."),
+  guards: z
+    .strictObject({
+      maxPosition: share("Largest share of verdicts for one position.").default(0.9),
+      minUsable: share("Smallest share of samples that become pairs.").default(0.1),
+    })
+    .prefault({})
+    .describe("Bounds beyond which an iteration ends before it trains; 1 and 0 switch them off."),
+  prompts: path("File of prompts in place of the built-in ones.").optional(),
+  train: z
+    .strictObject({
+      ...trainer,
+      schedule: trainer.schedule.unwrap().default("linear"),
+      warmupRatio: share(
+        "Share of all steps that warm up, rounded up; the first step of a warm-up has rate 0.",
+      ).default(0.1),
+      epochs: whole("How often each pair is trained on.", 1).default(3),
+      pairsPerStep: whole("Pairs of an optimizer step.", 1).default(128),
+      saveEverySteps,
+      trainPrompt: one(
+        "Train on the prompt that was sampled from, or on the question alone.",
+        "sampled",
+        "plain",
+      ).default("sampled"),
+    })
+    .prefault({})
+    .describe("DPO of each iteration; optimizer and schedule start anew."),
+  video: z
+    .strictObject({
+      frames: whole("Frames of a video; default: the family's.", 1, 4096).optional(),
+      window: z
+        .tuple([z.number().min(0), z.number().gt(0)])
+        .optional()
+        .describe("Seconds that frames come from."),
+      fps: positive("Frames a second to choose among; default: all.").optional(),
+      onError: one("A video that cannot be read: end the run, or skip and count its samples.", "skip", "fail").default(
+        "fail",
+      ),
+      looks: one("Whether contexts and judgements see other frames each time.", "same", "varied").default("same"),
+    })
+    .prefault({})
+    .describe("Which frames are seen."),
+  features: features.prefault({}),
+  load: load.prefault({}),
+  groupVideos: whole("Videos that are worked on together; default: 1 on a CPU.", 1).optional(),
+  keep: z
+    .union([z.enum(["all", "last"]), z.int().min(1)], { error: "all, last, or a number of models" })
+    .default(2)
+    .describe("Models that stay on disk."),
+});
+
+export type TrainConfig = z.output<typeof trainSchema>;
+export type RunConfig = z.output<typeof runSchema>;
+export type ConfigKind = "train" | "run";
+
+export const schemas = { train: trainSchema, run: runSchema } as const;
+
+/** LLaVA-Hound-DPO's values; the paper and its code leave most of them out. */
+export const presets = {
+  paper: {
+    train: {
+      trainer: {
+        loss: "sigmoid",
+        beta: 0.1,
+        learningRate: 5e-7,
+        schedule: "linear",
+        warmupRatio: 0.1,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weightDecay: 0,
+        clipNorm: null,
+        train: { vision: false, projector: false, decoder: true },
+      },
+      epochs: 3,
+      itemsPerStep: 128,
+      load: { dtype: "bf16" },
+    },
+    run: {
+      from: 1,
+      to: 9,
+      context: { maxTokens: 512, temperature: 0.7, topP: 0.9 },
+      response: { maxTokens: 512, temperature: 0.7, topP: 0.9 },
+      judge: { kind: "self", method: "text", orders: "one" },
+      train: {
+        loss: "sigmoid",
+        beta: 0.1,
+        learningRate: 5e-7,
+        schedule: "linear",
+        warmupRatio: 0.1,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weightDecay: 0,
+        clipNorm: null,
+        train: { vision: false, projector: false, decoder: true },
+        epochs: 3,
+        pairsPerStep: 128,
+      },
+      video: { frames: 8, looks: "same" },
+      load: { dtype: "bf16" },
+    },
+  },
+} as const;
+
+/** JSON Schema of a kind, for editors. */
+export const jsonSchema = (kind: ConfigKind): object => z.toJSONSchema(schemas[kind], { io: "input" });
