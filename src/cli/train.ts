@@ -1,11 +1,12 @@
 // isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
 import { join } from "node:path";
 import { Command, Option } from "commander";
-import { type IterationEvent, type IterationResult, type TrainOptions, train } from "../index.js";
+import { type IterationResult, type TrainOptions, train } from "../index.js";
 import { wholeNumber } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { jsonLine } from "./terminal.js";
-import { initialState, lastingLine, liveLine, nextState, stepLine, summary } from "./train-view.js";
+import { summary } from "./train-view.js";
+import { View } from "./view.js";
 
 type Kind = TrainOptions["kind"];
 
@@ -55,65 +56,6 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
   const { trainOptionsOf } = await import("../config/options.js");
   const set = [...settings(flags)].reduce(layered, settingsOf(flags.set));
   return trainOptionsOf(kind, file === undefined ? resolveConfig("train", set) : await readConfig(file, "train", set));
-}
-
-const logEveryMs = 1000;
-
-/** Writes what happens: JSON to stdout, or a live line, or lines of a log. */
-class View {
-  #state: ReturnType<typeof initialState>;
-  #shown = false;
-  #ended = false;
-  #logged = Number.NEGATIVE_INFINITY;
-
-  constructor(
-    readonly kind: Kind,
-    readonly json: boolean,
-    readonly terminal: boolean,
-  ) {
-    this.#state = initialState(kind);
-  }
-
-  event(e: IterationEvent): void {
-    if (this.json) process.stdout.write(jsonLine(e));
-    const lasting = lastingLine(e, this.kind);
-    if (lasting !== undefined) this.say(lasting);
-    this.#state = nextState(this.#state, e);
-    if (this.json) return;
-    if (this.terminal) this.#redraw();
-    else if (e.type === "step") this.#log(e.metrics.step);
-  }
-
-  say(line: string): void {
-    if (this.json && !this.terminal) return;
-    this.#clear();
-    process.stderr.write(`${line}\n`);
-    if (this.terminal && !this.json && !this.#ended) this.#redraw();
-  }
-
-  /** What follows stays as it is written. */
-  end(): void {
-    this.#ended = true;
-    this.#clear();
-  }
-
-  #log(step: number): void {
-    const s = { ...this.#state, done: step + 1 };
-    const now = performance.now();
-    if (s.done > 1 && s.done < s.total && now - this.#logged < logEveryMs) return;
-    this.#logged = now;
-    process.stderr.write(`${stepLine(s)}\n`);
-  }
-
-  #clear(): void {
-    if (this.#shown) process.stderr.write("\r\u001b[2K");
-    this.#shown = false;
-  }
-
-  #redraw(): void {
-    process.stderr.write(`\r\u001b[2K${liveLine(this.#state, (process.stderr.columns || 80) - 1)}`);
-    this.#shown = true;
-  }
 }
 
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {

@@ -311,6 +311,9 @@ export function settingsOf(list: readonly string[]): Plain {
   return all;
 }
 
+/** A YAML file of keys and values, as it stands. Errors as with readConfig. */
+export const readYaml = async (path: string): Promise<Plain> => parse(path, textOf(path, await readBytes(path))).value;
+
 /**
  * Reads and resolves a configuration file; `set` wins over the file (flags, `settingsOf`). INVALID_CONFIG with file, line,
  * column and key, what was expected and what came; NOT_FOUND, IO.
