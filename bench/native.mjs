@@ -8,7 +8,8 @@ const bars = [
   { line: /^forward .* avx512.* 2048 .* D +(64|128) /, atLeast: 50 },
   { line: /^backward .* avx512.* 2048 .* D +(64|128) /, atLeast: 40 },
   { line: /^\d threads: adamw/, atLeast: 80 },
-  { line: /^step /, atLeast: 60 },
+  { line: /^step /, atLeast: 65 },
+  { line: /^share /, atLeast: 93 },
 ];
 
 function barOf(line) {

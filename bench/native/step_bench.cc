@@ -24,12 +24,6 @@ TrainPair make_pair(int64_t vocab, int64_t prompt, int64_t chosen, int64_t rejec
   return {"", sequence(chosen, seed * 2 + 1), sequence(rejected, seed * 2 + 2), {}, {}};
 }
 
-double process_cpu_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
 // Products of the decoder: 2 FLOPs a weight and token, three times (forward, dX, dW); the head on scored rows, its logits
 // twice more in backward (recomputed once). Attention: 2 products forward, 5 backward, over visible pairs.
 double step_flops(const DecoderConfig& c, int64_t tokens, int64_t scored, double visible) {
@@ -73,6 +67,57 @@ void run(const char* dtype, double peak) {
                 static_cast<long long>(tokens), gradients, flops / gradients * 1e-9, 100e-9 * flops / gradients / peak, 100e-9 * flops / busy / peak, step);
     std::fflush(stdout);
   }
+}
+
+// ---- what sharing the prompt gains: forward + backward of one pair with and without, interleaved
+
+struct Work { int64_t tokens; double visible; };   // rows, and pairs of rows that see each other
+
+Work shared_work(int64_t prompt, int64_t answer) {
+  const auto p = static_cast<double>(prompt - 1), a = static_cast<double>(answer + 1);   // each branch has its own last prompt row
+  return {prompt - 1 + 2 * (answer + 1), p * (p + 1) / 2 + 2 * (a * p + a * (a + 1) / 2)};
+}
+Work separate_work(int64_t prompt, int64_t answer) {
+  const auto n = static_cast<double>(prompt + answer);
+  return {2 * (prompt + answer), n * (n + 1)};
+}
+
+double gradient_seconds(Trainer& trainer, const TrainPair& pair, double& cpu) {
+  const double start = wall_seconds(), busy = process_cpu_seconds();
+  trainer.try_step({pair}, nullptr);
+  cpu = std::min(cpu, process_cpu_seconds() - busy);
+  return wall_seconds() - start;
+}
+
+void grid(const char* dtype) {
+  const test::ModelSpec spec = test::bench_spec(std::string(dtype) == "bf16" ? "BF16" : "F32");
+  TrainerOptions with, without;
+  with.micro_batch_tokens = without.micro_batch_tokens = 1 << 20;
+  without.share_prefix = false;
+  auto a = test::seeded_model(spec), b = test::seeded_model(spec);
+  Trainer shared(*a, with), separate(*b, without);
+  for (int64_t prompt : {1, 128, 512, 1024, 2048})
+    for (int64_t answer : {32, 128, 512}) {
+      TrainPair pair = make_pair(spec.vocab, prompt, answer, answer, static_cast<uint64_t>(prompt + answer));
+      pair.ref_chosen = pair.ref_rejected = std::vector<float>(static_cast<size_t>(answer), -10.0f);
+      double wall[2] = {1e30, 1e30}, cpu[2] = {1e30, 1e30};
+      for (int i = 0; i < 3; ++i) {
+        wall[0] = std::min(wall[0], gradient_seconds(shared, pair, cpu[0]));
+        wall[1] = std::min(wall[1], gradient_seconds(separate, pair, cpu[1]));
+      }
+      const Work one = shared_work(prompt, answer), two = separate_work(prompt, answer);
+      const DecoderConfig& c = a->config;
+      const double ideal = step_flops(c, two.tokens, 2 * answer, two.visible) / step_flops(c, one.tokens, 2 * answer, one.visible);
+      const double gain = wall[1] / wall[0], by_cpu = cpu[1] / cpu[0];
+      std::printf("share %-5s prefix %4lld response %3lld: %.3f s, separate %.3f s, gain %.2f x = %.1f %% of the ideal %.2f x (by CPU time %.2f x = %.1f %%)\n", dtype,
+                  static_cast<long long>(prompt == 1 ? 0 : prompt), static_cast<long long>(answer), wall[0], wall[1], gain, 100 * gain / ideal, ideal, by_cpu, 100 * by_cpu / ideal);
+      std::fflush(stdout);
+    }
+}
+
+BENCH("grid") {
+  grid("bf16");
+  grid("f32");
 }
 
 BENCH("step") {
