@@ -5,14 +5,23 @@ import { copyFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
 
 const rounds = Number(process.env.ISR_BENCH_ROUNDS ?? 3);
-const median = (x) => [...x].sort((a, b) => a - b)[x.length >> 1];
+export const median = (x) => [...x].sort((a, b) => a - b)[x.length >> 1];
 
-function json(command, args, cwd) {
+/** The folder of the peers, or nothing, said. */
+export function peerFolder() {
+  const dir = process.env.ISR_BENCH_PEERS;
+  if (dir && existsSync(join(dir, "peer/bin/python"))) return dir;
+  console.log("peers: not installed, skipped (set ISR_BENCH_PEERS; bench/peers/README.md)");
+  return undefined;
+}
+
+/** What a command prints as JSON: its last line, or with `whole` all of it. */
+export function json(command, args, cwd, whole = false) {
   const env = { ...process.env };
   for (const name of ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"]) delete env[name];
   const done = spawnSync(command, args, { cwd, env, encoding: "utf8", maxBuffer: 1 << 26 });
   if (done.status !== 0) throw new Error(`${command} ${args.join(" ")}: ${done.stderr.slice(-500)}`);
-  return JSON.parse(done.stdout.trim().split("\n").at(-1));
+  return JSON.parse(whole ? done.stdout : done.stdout.trim().split("\n").at(-1));
 }
 
 function seconds(command, args) {
@@ -22,12 +31,9 @@ function seconds(command, args) {
 }
 
 export function benchPeers(root, report) {
-  const dir = process.env.ISR_BENCH_PEERS;
-  const python = dir && join(dir, "peer/bin/python");
-  if (!python || !existsSync(python)) {
-    console.log("peers: not installed, skipped (set ISR_BENCH_PEERS; bench/peers/README.md)");
-    return;
-  }
+  const dir = peerFolder();
+  if (!dir) return;
+  const python = join(dir, "peer/bin/python");
   const here = join(root, "bench/peers");
   const cache = join(dir, "cache");
   if (!existsSync(join(cache, "model"))) json(python, [join(here, "dpo_step_torch.py"), "make", cache]);

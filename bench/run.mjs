@@ -1,6 +1,6 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
 // run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
-// PART: a bench of native_bench by part of its name, or import, load or peers.
+// PART: a bench of native_bench by part of its name, or import, load, peers or dpo.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -9,13 +9,14 @@ import { parseArgs } from "node:util";
 import { buildShared, executable, root } from "../scripts/native.mjs";
 import { run, Stages } from "../scripts/stages.mjs";
 import { makeCheckpoint } from "./checkpoint.mjs";
+import { benchDpo } from "./dpo.mjs";
 import { benchImport } from "./import.mjs";
 import { benchLoad } from "./load.mjs";
 import { parseNative } from "./native.mjs";
 import { benchPeers } from "./peers.mjs";
 
 const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const inJavaScript = ["import", "load", "peers"];
+const inJavaScript = ["import", "load", "peers", "dpo"];
 const native = !inJavaScript.includes(options.only);
 
 const rows = [];
@@ -69,5 +70,6 @@ if (!options.only || options.only === "load") {
   await benchLoad(await import(pathToFileURL(join(root, "dist/index.js")).href), checkpoint, report);
 }
 if (!options.only || options.only === "peers") benchPeers(root, report);
+if (!options.only || options.only === "dpo") benchDpo(root, report);
 console.log("");
 printTable();

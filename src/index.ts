@@ -3,6 +3,15 @@ export * from "./communicator.js";
 export type { ErrorCode, ErrorFacts } from "./errors.js";
 export { IsrDpoError, isIsrDpoError } from "./errors.js";
 export * from "./inspect.js";
+export { type Prompts, defaultPrompts } from "./isr/prompts.js";
+export { type IterationOptions, type RunIterationsOptions, runIterations, trainIteration } from "./isr/run.js";
+export type { Judge, JudgeItem, PairStatus, Verdict } from "./judge/judge.js";
+export { type SelfJudgeOptions, selfJudge } from "./judge/self.js";
+export { type ReadOptions, readPairs } from "./data/pairs.js";
+export { readExamples } from "./data/examples.js";
+export type { BadRowOptions, SkippedRow } from "./data/rows.js";
+export { readSamples, type Sample } from "./data/samples.js";
+export { type PairRecord, type WriteOptions, writePairs } from "./data/write.js";
 export type { LossName, LossOptions } from "./loss.js";
 export type { CounterName, Generator, Session, VideoLM } from "./model.js";
 export { loadModel } from "./model.js";
@@ -12,7 +21,6 @@ export { createTrainer } from "./trainer.js";
 export type {
   IterationEvent,
   IterationResult,
-  PairStatus,
   RunStepMetrics,
   Stage,
   TrainOptions,

@@ -18,6 +18,8 @@ export interface FrameSampling {
   frames?: number;
   window?: readonly [fromS: number, toS: number];
   fps?: number;
+  /** In place of a window: the clip cut into `of` stretches of equal length, and the one with this index. */
+  part?: readonly [index: number, of: number];
 }
 
 /** A path of a video file or a folder of frames, frames in memory, normalised pixels, or features. */

@@ -1,23 +1,12 @@
 // Ours, on the work of generate_transformers.py and generate_llamacpp.mjs; prints one JSON line.
 //   node generate_isr.mjs gen   CACHE [reps] [threads]   prefill with vision, decode of 1 and 2 samples, 4 prompts against 1
 //   node generate_isr.mjs first CACHE                    load, one token, end: timed from outside
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadModel } from "../../dist/index.js";
+import { tensors } from "./tensors.mjs";
 
 const [mode, cache, reps = "3", threads = "2"] = process.argv.slice(2);
 const tokens = 128;
-
-function tensors(path) {
-  const bytes = readFileSync(path);
-  const begin = 8 + Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.subarray(8, begin).toString("utf8"));
-  return (name) => {
-    const { dtype, shape, data_offsets: at } = header[name];
-    const copy = new Uint8Array(bytes.subarray(begin + at[0], begin + at[1])).buffer;
-    return { shape, data: dtype === "I64" ? Int32Array.from(new BigInt64Array(copy), Number) : new Float32Array(copy) };
-  };
-}
 
 const pairs = tensors(join(cache, "pairs.safetensors"));
 const ids = pairs("prompt.0").data;

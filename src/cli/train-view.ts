@@ -25,9 +25,12 @@ export const bytes = (n: number): string =>
 
 const count = (n: number): string => Math.round(n).toLocaleString("en-US");
 
-/** Four significant digits, small ones with an exponent. */
-export const real = (x: number): string =>
-  x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(2) : x.toPrecision(4).replace(/\.?0+$/, "");
+/** Up to four significant digits, small and large ones with an exponent: 5e-7, 0.25, 1234, 1.5e+6. */
+export function real(x: number): string {
+  if (!Number.isFinite(x)) return String(x);
+  if (x !== 0 && Math.abs(x) < 1e-3) return String(Number(x.toExponential(2)).toExponential());
+  return Math.abs(x) < 1e5 ? String(Number(x.toPrecision(4))) : Number(x.toPrecision(4)).toExponential();
+}
 
 /** What a step says, the most telling first. */
 export function stepParts(kind: "sft" | "dpo", m: RunStepMetrics): string[] {

@@ -88,6 +88,12 @@ function tooDeep(document: Document): boolean {
   return deep;
 }
 
+/** The parser's words without the excerpt and without advice for programmers. */
+const faultText = ({ message }: Error): string =>
+  /call stack/.test(message)
+    ? "more levels than can be read"
+    : message.split("\n")[0]!.replace(/ at line.*$|; please use .*$/, "");
+
 function firstRepeated(document: Document): { key: string; offset: number } | undefined {
   let found: { key: string; offset: number } | undefined;
   visit(document, {
@@ -124,14 +130,10 @@ function parse(path: string, text: string): { value: Plain; origin: Origin } {
     // Keys are compared by us: the parser compares each with each, minutes for a file of the largest size.
     document = parseDocument(text, { lineCounter: lines, uniqueKeys: false, strict: true, version: "1.2" });
   } catch (e) {
-    throw fault(path, `expected YAML, got a fault: ${(e as Error).message.split("\n")[0]}`);
+    throw fault(path, `expected YAML, got a fault: ${faultText(e as Error)}`);
   }
   const [problem] = [...document.errors, ...document.warnings];
-  if (problem)
-    throw fault(
-      at(problem.pos[0]),
-      `expected YAML, got a fault: ${problem.message.split("\n")[0]!.replace(/ at line.*$|; please use .*$/, "")}`,
-    );
+  if (problem) throw fault(at(problem.pos[0]), `expected YAML, got a fault: ${faultText(problem)}`);
   if (tooDeep(document)) throw fault(path, `expected at most ${maxDepth} levels, got more`);
   const repeated = firstRepeated(document);
   if (repeated) throw fault(at(repeated.offset), `${repeated.key}: expected a key once, got it again`);
@@ -367,6 +369,12 @@ export function settingsOf(list: readonly string[]): Plain {
     all = merged([nested, all]);
   }
   return all;
+}
+
+/** The kind that a file is by its keys: only the other has `samples`, only this one has `data`. */
+export async function kindOf(path: string): Promise<ConfigKind> {
+  const { value } = parse(path, textOf(path, await readBytes(path)));
+  return Object.hasOwn(value, "data") && !Object.hasOwn(value, "samples") ? "train" : "run";
 }
 
 /**

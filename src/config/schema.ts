@@ -220,7 +220,12 @@ export const runSchema = z
         ).default("text"),
         orders: one("Whether answers are shown in one order (the paper) or in both.", "one", "both").default("one"),
         tie: drop("Equal log-probs."),
-        disagree: drop("Another choice in the other order."),
+        disagree: one(
+          "Another choice in the other order; average: the mean margin decides, where the judge gives margins.",
+          "drop",
+          "fail",
+          "average",
+        ).default("drop"),
         identical: drop("Two answers of the same tokens."),
         unparsed: drop("A choice that cannot be read."),
         truncated: one(
@@ -281,6 +286,7 @@ export const runSchema = z
           "fail",
         ).default("fail"),
         looks: one("Whether contexts and judgements see other frames each time.", "same", "varied").default("same"),
+        stretches: whole("With varied looks: stretches of a video, of which a look sees one.", 1, 4096).default(4),
       })
       .prefault({})
       .describe("Which frames are seen."),

@@ -6,7 +6,7 @@ import { crc32c, hex32 } from "./crc32c.js";
 export type JournalRecord =
   | { type: "ctx"; video: string; ids: readonly number[]; text: string }
   | { type: "rsp"; sample: string; copy: number; ids: readonly number[]; text: string; end: string }
-  | { type: "verdict"; sample: string; order: number; choice: string; margin: number; raw: string }
+  | { type: "verdict"; sample: string; order: number; choice: string; margin?: number; raw?: string }
   | { type: "pair"; sample: string; status: string; chosen?: number }
   | { type: "skip"; sample?: string; video?: string; code: string; message: string }
   | { type: "ref"; sample: string; w: readonly number[]; l: readonly number[] }

@@ -1,4 +1,5 @@
 // What a training run and an iteration are asked for, tell on their way, and give in the end.
+import type { PairStatus } from "../judge/judge.js";
 import type { CounterName } from "../model.js";
 import type { StepMetrics, TrainerOptions } from "../trainer.js";
 import type { Cancel, LoadOptions, TrainItem } from "../types.js";
@@ -33,6 +34,7 @@ export type IterationEvent =
     }
   | {
       type: "pair";
+      iteration: number;
       sample: string;
       status: PairStatus;
       chosen?: string;
@@ -45,8 +47,6 @@ export type IterationEvent =
   /** On the fixed evaluation set, before step `step`. */
   | { type: "evaluation"; iteration: number; step: number; loss: number; accuracy: number; margin: number }
   | { type: "warning"; code: string; message: string; detail: unknown };
-
-export type PairStatus = "pair" | "tie" | "identical" | "disagree" | "unparsed" | "truncated" | "skipped";
 
 export interface IterationResult {
   /** Index of the model that was used; 0 for a run without iterations. */

@@ -9,11 +9,13 @@ export interface SamplingRule {
   window?: readonly [fromS: number, toS: number];
   /** Frames per second to choose among; absent: every frame. */
   fps?: number;
+  /** Of the clip cut into `of` stretches of equal length: the one with this index. */
+  part?: readonly [index: number, of: number];
 }
 
 /** The caller's wishes over the family's rule. */
 export function readSampling(field: string, value: unknown, family: SamplingRule): SamplingRule {
-  const o = options(field, value, ["frames", "window", "fps"]);
+  const o = options(field, value, ["frames", "window", "fps", "part"]);
   const rule: SamplingRule = { ...family };
   if (o.frames !== undefined) rule.frames = integer(`${field}.frames`, o.frames, 1, 4096);
   if (o.fps !== undefined) rule.fps = number(`${field}.fps`, o.fps, { above: 0, max: 1000 });
@@ -22,6 +24,15 @@ export function readSampling(field: string, value: unknown, family: SamplingRule
     const [from, to] = o.window as unknown[];
     const begin = number(`${field}.window[0]`, from, { min: 0 });
     rule.window = [begin, number(`${field}.window[1]`, to, { above: begin })];
+  }
+  if (o.part !== undefined) {
+    if (!Array.isArray(o.part) || o.part.length !== 2) refuse(`${field}.part`, "[index, of]", o.part);
+    const [index, of] = o.part as unknown[];
+    const parts = integer(`${field}.part[1]`, of, 1, 4096);
+    rule.part = [integer(`${field}.part[0]`, index, 0, parts - 1), parts];
+    if (rule.fps !== undefined || o.window !== undefined)
+      refuse(`${field}.part`, "nothing beside window or fps", o.part);
+    delete rule.window; // a family's own
   }
   return rule;
 }
@@ -37,6 +48,12 @@ export function linspace(last: number, count: number): Int32Array {
  * rate, which a window or a rate needs. A clip of varying rate counts by frame index.
  */
 export function sampleIndices(n: number, rule: SamplingRule, fps: number | undefined, where: string): Int32Array {
+  if (rule.part) {
+    const [index, of] = rule.part;
+    const from = Math.min(Math.floor((n * index) / of), n - 1);
+    const to = Math.max(Math.floor((n * (index + 1)) / of), from + 1);
+    return linspace(to - from - 1, rule.frames).map((k) => from + k);
+  }
   if (rule.window === undefined && rule.fps === undefined) return linspace(n - 1, rule.frames);
   if (fps === undefined)
     throw new IsrDpoError(

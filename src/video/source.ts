@@ -7,7 +7,7 @@ import type { Media, Tensor } from "../types.js";
 import { isImageFile, listFrames } from "./folder.js";
 import { hashFile, hashOf } from "./hash.js";
 import { type Frame, splitFrames } from "./preprocess.js";
-import { linspace, readSampling, type SamplingRule } from "./sampling.js";
+import { readSampling, sampleIndices, type SamplingRule } from "./sampling.js";
 import type { VisionSpec } from "./spec.js";
 
 export type Source =
@@ -64,7 +64,7 @@ async function sourceAt(path: string, given: Kind, sample: unknown, spec: Vision
     if (rule.window || rule.fps !== undefined)
       refuse("media.sample", "frames alone for a folder, whose frames have no times", sample);
     const names = await listFrames(path);
-    return { from: "folder", kind: "video", path, names, indices: linspace(names.length - 1, rule.frames) };
+    return { from: "folder", kind: "video", path, names, indices: sampleIndices(names.length, rule, undefined, path) };
   }
   const what = !facts.isFile() ? "no regular file" : facts.size === 0 ? "an empty file" : undefined;
   if (what) throw new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a video file, got ${what}`, { path });

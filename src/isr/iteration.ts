@@ -1,0 +1,415 @@
+// One iteration: generate -> score -> train -> save -> done, each stage from what the one before has left on disk. The same
+// call goes on where a killed process stood, to the same bytes.
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { asyncDispose } from "../addon.js";
+import { IsrDpoError } from "../errors.js";
+import type { Judge } from "../judge/judge.js";
+import { loadModel, type VideoLM } from "../model.js";
+import { loadOptionsOf } from "../config/options.js";
+import { newestStep } from "../store/checkpoints.js";
+import { guarded, makeFolders, readState, writeAtomic } from "../store/files.js";
+import { Journal } from "../store/journal.js";
+import { finished, finishedGroups } from "../store/records.js";
+import { canonicalJson } from "../store/run.js";
+import { moveStage, readStage, type StageFile } from "../store/stage.js";
+import { createTrainer, type Trainer } from "../trainer.js";
+import type { IterationResult } from "../training/events.js";
+import { ItemSet } from "../training/items.js";
+import { stepPlan } from "../training/order.js";
+import { type Emit, Progress, staged } from "../training/progress.js";
+import { ReferenceStore } from "../training/refs.js";
+import { scoreReferences } from "../training/score.js";
+import { metricsOf, trainSteps } from "../training/steps.js";
+import type { FittedItem } from "../sequence.js";
+import type { LoadOptions, Media } from "../types.js";
+import { type ChosenPair, countsOf, guard, pairsOf, type Records, sorted, writeExports } from "./exports.js";
+import { type Budgets, proveBudgets } from "./fit.js";
+import type { RunFolder } from "./folder.js";
+import { type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
+import { type Group, groupsOf } from "./groups.js";
+import { lookOf, type LookRule } from "./looks.js";
+import { plainPrompt, type Prompts, promptsHash, responsePrompt } from "./prompts.js";
+import type { RunSettings } from "./settings.js";
+
+const stages = ["generate", "score", "train", "save", "done"] as const;
+type IterationStage = (typeof stages)[number];
+
+export interface IterationInput {
+  folder: RunFolder;
+  settings: RunSettings;
+  prompts: Prompts;
+  judge: "self" | Judge;
+  /** Index of the model that is used. */
+  iteration: number;
+  /** Folder of that model. */
+  model: string;
+  load: LoadOptions;
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+type Counts = Record<string, number>;
+
+/** Contexts as they stand before the iteration. */
+interface Before {
+  /** They are written anew. */
+  writes: boolean;
+  previous: ReadonlyMap<string, string>;
+  sha256: string | null;
+}
+
+export class Iteration {
+  readonly #o: IterationInput;
+  readonly #dir: string;
+  readonly #closing: (() => unknown)[] = [];
+  #resumed = false;
+  #judgeCalls = 0;
+
+  constructor(o: IterationInput) {
+    this.#o = o;
+    this.#dir = o.folder.iteration(o.iteration);
+  }
+
+  #at(name: string): string {
+    return join(this.#dir, name);
+  }
+
+  #keep<T>(value: T, close: () => unknown): T {
+    this.#closing.push(close);
+    return value;
+  }
+
+  async run(): Promise<IterationResult> {
+    try {
+      return await this.#work();
+    } finally {
+      for (const close of this.#closing.reverse()) await close();
+    }
+  }
+
+  async #work(): Promise<IterationResult> {
+    await makeFolders(this.#dir);
+    const found = await readStage<IterationStage>(this.#dir, stages);
+    this.#resumed = found !== null;
+    if (found?.stage === "done") return this.#result(found, null);
+    const model = await this.#load();
+    const before = await this.#before();
+    const groups = groupsOf(this.#o.folder.samples, this.#o.settings.groupVideos ?? 1);
+    await this.#start(model, groups, before);
+    let at: IterationStage = found?.stage ?? "generate";
+    let facts: Counts = (found?.counts as Counts | undefined) ?? {};
+    if (found === null) await moveStage(this.#dir, stages, "generate");
+    if (at === "generate") {
+      facts = await this.#generate(model, groups, before);
+      at = await this.#move("score", facts);
+    }
+    const hash = await this.#learn(model, before, at, facts);
+    await moveStage(this.#dir, stages, "done", { counts: facts, hash });
+    await this.#forgetOptimizer();
+    return this.#result({ stage: "done", counts: facts, hash }, model);
+  }
+
+  async #move(to: IterationStage, counts: Counts): Promise<IterationStage> {
+    await moveStage(this.#dir, stages, to, { counts });
+    return to;
+  }
+
+  async #load(): Promise<VideoLM> {
+    const { settings, load, folder, signal } = this.#o;
+    const cached = loadOptionsOf(settings.load, settings.features, folder.dir);
+    const model = await loadModel(this.#o.model, { ...cached, ...load, signal });
+    return this.#keep(model, () => model[asyncDispose]());
+  }
+
+  #warn(code: string, message: string, detail: unknown = {}): void {
+    this.#o.emit({ type: "warning", code, message, detail });
+  }
+
+  async #before(): Promise<Before> {
+    const { folder, settings, iteration } = this.#o;
+    const { design } = settings.context;
+    if (design === "none") return { writes: false, previous: new Map(), sha256: null };
+    const earlier = (await folder.iterations()).filter((t) => t < iteration);
+    const found = design === "renew" ? null : await folder.contexts(iteration - 1);
+    if (!found && design !== "renew" && earlier.length > 0)
+      this.#warn(
+        "NO_PREVIOUS_CONTEXTS",
+        `iteration ${iteration}: iteration ${iteration - 1} of this folder left no contexts: they are written from nothing`,
+        { iteration },
+      );
+    return {
+      writes: design !== "fixed" || !found,
+      previous: found?.byVideo ?? new Map(),
+      sha256: found?.sha256 ?? null,
+    };
+  }
+
+  /** start.json: what the iteration starts from. On a later start it must be the same. */
+  async #start(model: VideoLM, groups: readonly Group[], before: Before): Promise<void> {
+    const { iteration, settings } = this.#o;
+    const start = {
+      iteration,
+      model: await model.hash(),
+      context: settings.context.design,
+      groups: groups.map((g) => g.videos.map((v) => v.video)),
+      previousContexts: before.sha256,
+      seed: String(settings.seed),
+    };
+    const path = this.#at("start.json");
+    const found = await readState(path);
+    if (found === null) return writeAtomic(path, `${canonicalJson(start)}\n`);
+    const differing = Object.entries(start).filter(
+      ([key, value]) => canonicalJson(found[key] ?? null) !== canonicalJson(value),
+    );
+    if (differing.length === 0) return;
+    throw new IsrDpoError(
+      "RUN_MISMATCH",
+      `${path}: the iteration was started with another ${differing.map(([key]) => key).join(", ")}`,
+      {
+        hint: "give the model and the settings that it was started with, or start in a new folder",
+        path,
+        detail: { differences: differing.map(([key]) => key) },
+      },
+    );
+  }
+
+  get #looks(): LookRule {
+    const { video, seed } = this.#o.settings;
+    const { frames, window, fps, looks, stretches } = video;
+    const sample = { ...(frames && { frames }), ...(window && { window }), ...(fps && { fps }) };
+    return { looks, stretches, seed, sample: Object.keys(sample).length > 0 ? sample : undefined };
+  }
+
+  #generation(model: VideoLM, before: Before): Generation {
+    const { settings, prompts, iteration, judge, signal } = this.#o;
+    const renew = settings.context.design === "renew";
+    return {
+      model,
+      settings,
+      prompts,
+      looks: this.#looks,
+      iteration,
+      writes: before.writes,
+      previous: (video) => (renew ? null : (before.previous.get(video) ?? null)),
+      judge,
+      signal,
+    };
+  }
+
+  async #prove(model: VideoLM): Promise<void> {
+    const { settings, prompts, folder } = this.#o;
+    const longest = folder.samples.reduce((a, b) => (b.question.length > a.length ? b.question : a), "");
+    const budgets: Budgets = {
+      context: settings.context.maxTokens,
+      response: settings.response.maxTokens,
+      verdict: 8,
+      question: Math.min(64, model.tokenizer.encode(longest, { special: false }).length),
+    };
+    await proveBudgets(model, prompts, budgets, settings.context.design !== "none");
+  }
+
+  // ---- generate
+
+  async #generate(model: VideoLM, groups: readonly Group[], before: Before): Promise<Counts> {
+    await this.#prove(model);
+    const { journal, records: old } = await Journal.open(this.#at("journal.0.log"));
+    const done = finishedGroups(old);
+    const records: GroupRecord[] = [...finished(old)];
+    let cut = 0;
+    try {
+      await staged(this.#o.emit, this.#o.iteration, "generate", done.size > 0, async () => {
+        const generation = this.#generation(model, before);
+        const samplesOf = (g: Group) => g.videos.reduce((n, v) => n + v.samples.length, 0);
+        const finishedSamples = groups.filter((g) => done.has(g.name)).reduce((n, g) => n + samplesOf(g), 0);
+        const progress = new Progress(
+          this.#o.emit,
+          this.#o.iteration,
+          "generate",
+          this.#o.folder.samples.length,
+          finishedSamples,
+        );
+        let count = finishedSamples;
+        for (const group of groups) {
+          if (done.has(group.name)) continue;
+          this.#o.signal.throwIfAborted();
+          const result = await runGroup(group, generation);
+          for (const record of result.records) void journal.append(record).catch(() => {}); // endGroup throws it again
+          await journal.endGroup(group.name);
+          records.push(...result.records);
+          cut += result.cut;
+          this.#judgeCalls += result.judgeCalls;
+          this.#tell(result.outcomes);
+          count += samplesOf(group);
+          progress.tell(count);
+        }
+      });
+      await journal.sync();
+    } finally {
+      await journal.close();
+    }
+    return this.#concluded(model, sorted(records), before, cut);
+  }
+
+  #tell(outcomes: readonly Outcome[]): void {
+    for (const outcome of outcomes) this.#o.emit({ type: "pair", iteration: this.#o.iteration, ...outcome });
+  }
+
+  /** Counts, guards and the files that are made from the journal. */
+  async #concluded(model: VideoLM, records: Records, before: Before, cut: number): Promise<Counts> {
+    const { folder, settings, prompts, iteration } = this.#o;
+    const counts = countsOf(folder.samples, records);
+    const { contexts, of } = contextsOf(records, before);
+    guard(records, folder.samples.length, settings.guards);
+    const pairs = pairsOf(folder.samples, records, of, settings.judge);
+    const left = await writeExports(this.#dir, contexts, pairs, {
+      iteration,
+      seed: settings.seed,
+      promptHash: promptsHash(prompts),
+      modelHash: await model.hash(),
+    });
+    if (left > 0)
+      this.#warn("NOT_EXPORTED", `${left} pairs hold text that pairs.parquet cannot: they are in pairs.jsonl alone`);
+    if (cut > 0) this.#warn("PROMPTS_CUT", `${cut} prompts were cut to fit into the context window`);
+    return { samples: folder.samples.length, ...counts, promptsCut: cut };
+  }
+
+  // ---- score, train, save
+
+  async #learn(model: VideoLM, before: Before, from: IterationStage, counts: Counts): Promise<string> {
+    const { emit, iteration, signal, settings } = this.#o;
+    let at = from;
+    await makeFolders(this.#at("train"));
+    const set = await this.#items(before);
+    const plan = stepPlan(set.length, settings.train.pairsPerStep, settings.train.epochs);
+    const trainer = await createTrainer(model, { totalSteps: plan.totalSteps, ...settings.trainer });
+    this.#keep(trainer, () => trainer[asyncDispose]());
+    const references = await ReferenceStore.open(this.#at("refs.f32"));
+    this.#keep(references, () => references.close());
+    if (at === "score") {
+      const scoring = { trainer, items: set, references, batch: 8, iteration, emit, signal };
+      await staged(emit, iteration, "score", references.count > 0, () => scoreReferences(scoring));
+      at = await this.#move("train", counts);
+    }
+    if (at === "train") {
+      await staged(emit, iteration, "train", this.#resumed && from === "train", () =>
+        trainSteps({
+          trainer,
+          items: set,
+          references,
+          plan,
+          seed: settings.seed + BigInt(iteration),
+          dir: this.#at("train"),
+          tensorboard: join(this.#o.folder.dir, "tensorboard", String(iteration)),
+          saveEverySteps: settings.train.saveEverySteps ?? Math.ceil(plan.totalSteps / 10),
+          evaluator: null,
+          iteration,
+          peak: 0,
+          emit,
+          signal,
+        }),
+      );
+      at = await this.#move("save", counts);
+    } else await this.#reload(trainer, plan.totalSteps);
+    const resumed = from === "save";
+    const { hash } = await staged(emit, iteration, "save", resumed, () => model.save(this.#at("model")));
+    return hash;
+  }
+
+  async #reload(trainer: Trainer, step: number): Promise<void> {
+    const { newest } = await newestStep(this.#at("train"));
+    if (newest?.step !== step)
+      throw new IsrDpoError(
+        "JOURNAL_CORRUPT",
+        `${this.#at("train")}: expected the checkpoint of step ${step}, got none that holds`,
+        {
+          hint: "delete stage.json, train/ and refs.f32 of the iteration: it trains again from its journal",
+          path: this.#at("train"),
+        },
+      );
+    await trainer.load(newest.path, { signal: this.#o.signal });
+  }
+
+  /** The pairs as items: sampled ids behind the prompt that they were sampled from, or the question alone. */
+  async #items(before: Before): Promise<ItemSet> {
+    const { journal, records } = await Journal.open(this.#at("journal.0.log"));
+    await journal.close();
+    const all = sorted(finished(records));
+    const { folder, settings } = this.#o;
+    const pairs = pairsOf(folder.samples, all, contextsOf(all, before).of, settings.judge);
+    if (pairs.length === 0)
+      throw new IsrDpoError("DEGENERATE", "no sample became a pair: there is nothing to train on", {
+        hint: "look at the counts of the samples",
+      });
+    const source = () => this.#trainItems(pairs);
+    const set = await ItemSet.gather(source(), this.#at("train/items.jsonl"));
+    return this.#keep(set, () => set.close());
+  }
+
+  async *#trainItems(pairs: readonly ChosenPair[]): AsyncGenerator<FittedItem> {
+    const { prompts, settings, iteration } = this.#o;
+    const make = settings.train.trainPrompt === "plain" ? plainPrompt : responsePrompt;
+    for (const { sample, chosen, rejected } of pairs) {
+      const look = lookOf(this.#looks, sample.id, "response", iteration);
+      const media: Media = { kind: "video", path: join(settings.videos, sample.video), ...(look && { sample: look }) };
+      const [a, b] = [chosen, rejected].map((r) => Int32Array.from(r.ids)) as [Int32Array, Int32Array];
+      const item = { id: sample.id, prompt: make(prompts, media, sample.question), chosen: a, rejected: b };
+      yield { item, tokens: [a.length, b.length], cut: false };
+    }
+  }
+
+  /** The next iteration starts from the saved model alone. */
+  async #forgetOptimizer(): Promise<void> {
+    const train = this.#at("train");
+    const { newest, bad } = await newestStep(train);
+    for (const { path } of [...(newest ? [newest] : []), ...bad])
+      await guarded(path, "remove", () => rm(path, { recursive: true, force: true }));
+    if (newest) await this.#forgetOptimizer();
+  }
+
+  async #result(done: StageFile<IterationStage>, model: VideoLM | null): Promise<IterationResult> {
+    const counts = done.counts as Counts;
+    return {
+      iteration: this.#o.iteration,
+      model: this.#at("model"),
+      hash: String(done.hash),
+      pairs: counts.pair ?? 0,
+      counts,
+      work: model ? { ...model.counters, judgeCalls: this.#judgeCalls } : noWork,
+      resumed: this.#resumed,
+      metrics: await metricsOf(this.#at("train")),
+    };
+  }
+}
+
+const noWork: IterationResult["work"] = {
+  decodes: 0,
+  towerPasses: 0,
+  featureHits: 0,
+  featureMisses: 0,
+  prefillTokens: 0,
+  decodeTokens: 0,
+  trainTokens: 0,
+  judgeCalls: 0,
+};
+
+interface ContextLine {
+  video: string;
+  text: string;
+  ids: readonly number[];
+  previous: string | null;
+}
+
+/** The contexts that the iteration's judge had: written now, or with `fixed` those of before. */
+function contextsOf(records: Records, { writes, previous }: Before) {
+  const contexts: ContextLine[] = writes
+    ? [...records.contexts.values()].map(({ video, text, ids }) => ({
+        video,
+        text,
+        ids,
+        previous: previous.get(video) ?? null,
+      }))
+    : [...previous].map(([video, text]) => ({ video, text, ids: [], previous: text }));
+  const byVideo = new Map(contexts.map((c) => [c.video, c.text.trim() || null]));
+  return { contexts, of: (video: string): string | null => byVideo.get(video) ?? null };
+}

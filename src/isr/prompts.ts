@@ -1,0 +1,167 @@
+// The prompts of the method as data: one system text, and instructions that all stand after the video, so that the prompts of
+// a clip have everything up to there in common. A file of the user's may replace them; their hash is part of a run.
+import { createHash } from "node:crypto";
+import { nearest, show } from "../check.js";
+import { IsrDpoError } from "../errors.js";
+import { canonicalJson } from "../store/run.js";
+import type { Media, Message } from "../types.js";
+
+export interface Prompts {
+  /** null: what the model's template says by itself. */
+  system: string | null;
+  /** {question} */
+  response: string;
+  context: {
+    /** Without a context of before. */
+    first: string;
+    /** {previous} */
+    next: string;
+  };
+  judge: {
+    /** {question} {first} {second} */
+    plain: string;
+    /** {context} {question} {first} {second} */
+    withContext: string;
+    /** What the judge answers in favour of the first and of the second response. */
+    labels: readonly [string, string];
+  };
+}
+
+export const defaultPrompts: Prompts = {
+  system: null,
+  response:
+    "Answer the question about the video in a few plain sentences. State only what can be seen, and nothing that the question does not ask for.\nQuestion: {question}",
+  context: {
+    first:
+      "Describe the video in detail: who and what is there, how it looks, what happens and in which order. State only what can be seen.",
+    next: "An earlier description of this video reads:\n{previous}\n\nWatch the video again and write a better description: keep what is right, correct what is wrong, add what is missing. Answer with the new description alone.",
+  },
+  judge: {
+    plain:
+      "Question about the video: {question}\n\nAnswer 1: {first}\n\nAnswer 2: {second}\n\nWhich answer responds to the question and agrees with the video better? Length does not count. Reply with the number alone, 1 or 2.",
+    withContext:
+      "A description of the video reads:\n{context}\n\nQuestion about the video: {question}\n\nAnswer 1: {first}\n\nAnswer 2: {second}\n\nWith the video and its description in mind: which answer responds to the question and agrees with the video better? Length does not count. Reply with the number alone, 1 or 2.",
+    labels: ["1", "2"],
+  },
+};
+
+/** Every template with the names that it must hold. */
+const templates: readonly [keys: readonly string[], names: readonly string[]][] = [
+  [["response"], ["question"]],
+  [["context", "first"], []],
+  [["context", "next"], ["previous"]],
+  [
+    ["judge", "plain"],
+    ["question", "first", "second"],
+  ],
+  [
+    ["judge", "withContext"],
+    ["context", "question", "first", "second"],
+  ],
+];
+
+const placeholder = /\{([A-Za-z]+)\}/g;
+
+/** A template with its places filled, in one pass: what is filled in is never taken for a template. */
+export const fill = (template: string, values: Readonly<Record<string, string>>): string =>
+  template.replace(placeholder, (whole, name: string) => (Object.hasOwn(values, name) ? values[name]! : whole));
+
+const invalid = (field: string, message: string, hint?: string) =>
+  new IsrDpoError("INVALID_CONFIG", `prompts.${field}: ${message}`, {
+    ...(hint ? { hint } : {}),
+    detail: { field: `prompts.${field}` },
+  });
+
+function checkTemplate(field: string, value: unknown, names: readonly string[]): void {
+  if (typeof value !== "string" || value.trim() === "") throw invalid(field, `expected a text, got ${show(value)}`);
+  const found = [...value.matchAll(placeholder)].map((m) => m[1]!);
+  for (const name of names) {
+    const n = found.filter((f) => f === name).length;
+    if (n !== 1) throw invalid(field, `expected {${name}} once, got it ${n} times`);
+  }
+  const strange = found.find((f) => !names.includes(f));
+  if (strange === undefined) return;
+  const meant = nearest(strange, names);
+  throw invalid(
+    field,
+    `expected no place but ${names.map((n) => `{${n}}`).join(", ") || "none"}, got {${strange}}`,
+    meant && `did you mean {${meant}}?`,
+  );
+}
+
+const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
+
+/** Prompts of the user's over the built-in ones. INVALID_CONFIG names the text and what is wrong with it. */
+export function promptsOf(value: unknown): Prompts {
+  if (value === undefined) return defaultPrompts;
+  if (!isObject(value)) throw invalid("", `expected an object, got ${show(value)}`);
+  for (const [where, keys] of [
+    ["", ["system", "response", "context", "judge"]],
+    ["context", ["first", "next"]],
+    ["judge", ["plain", "withContext", "labels"]],
+  ] as const) {
+    const part = where === "" ? value : value[where];
+    if (part === undefined) continue;
+    if (!isObject(part)) throw invalid(where, `expected an object, got ${show(part)}`);
+    const strange = Object.keys(part).find((k) => !(keys as readonly string[]).includes(k));
+    if (strange !== undefined) throw invalid(where, `unknown key ${show(strange)}`, `known keys: ${keys.join(", ")}`);
+  }
+  const given = value as Partial<Prompts>;
+  const all: Prompts = {
+    system: given.system === undefined ? defaultPrompts.system : given.system,
+    response: given.response ?? defaultPrompts.response,
+    context: { ...defaultPrompts.context, ...given.context },
+    judge: { ...defaultPrompts.judge, ...given.judge },
+  };
+  if (all.system !== null && typeof all.system !== "string")
+    throw invalid("system", `expected a text or null, got ${show(all.system)}`);
+  for (const [keys, names] of templates)
+    checkTemplate(
+      keys.join("."),
+      keys.reduce<unknown>((o, k) => (o as Record<string, unknown>)[k], all),
+      names,
+    );
+  const { labels } = all.judge;
+  const good =
+    Array.isArray(labels) && labels.length === 2 && labels.every((l) => typeof l === "string" && l.trim() !== "");
+  if (!good || labels[0] === labels[1])
+    throw invalid("judge.labels", `expected two different texts, got ${show(labels)}`);
+  return all;
+}
+
+export const promptsHash = (prompts: Prompts): string =>
+  createHash("sha256").update(canonicalJson(prompts)).digest("hex");
+
+const conversation = (prompts: Prompts, media: Media, text: string): Message[] => [
+  ...(prompts.system === null ? [] : [{ role: "system" as const, content: prompts.system }]),
+  {
+    role: "user",
+    content: [
+      { type: "video", media },
+      { type: "text", text },
+    ],
+  },
+];
+
+export const responsePrompt = (prompts: Prompts, media: Media, question: string): Message[] =>
+  conversation(prompts, media, fill(prompts.response, { question }));
+
+/** The question alone, as evaluation asks it. */
+export const plainPrompt = (prompts: Prompts, media: Media, question: string): Message[] =>
+  conversation(prompts, media, question);
+
+export const contextPrompt = (prompts: Prompts, media: Media, previous: string | null): Message[] =>
+  conversation(prompts, media, previous === null ? prompts.context.first : fill(prompts.context.next, { previous }));
+
+export const judgePrompt = (
+  prompts: Prompts,
+  media: Media,
+  { context, question, first, second }: { context: string | null; question: string; first: string; second: string },
+): Message[] =>
+  conversation(
+    prompts,
+    media,
+    context === null
+      ? fill(prompts.judge.plain, { question, first, second })
+      : fill(prompts.judge.withContext, { context, question, first, second }),
+  );

@@ -1,0 +1,194 @@
+// trainIteration() and runIterations(): the paper's loop over a run folder.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { options as checkOptions, integer, object, path, refuse, signal as checkSignal } from "../check.js";
+import type { Sample } from "../data/samples.js";
+import type { Judge } from "../judge/judge.js";
+import { type Run, startRun } from "../run.js";
+import { removeFolder } from "../store/files.js";
+import type { IterationEvent, IterationResult } from "../training/events.js";
+import { coalesceProgress, type Emit } from "../training/progress.js";
+import { train } from "../training/train.js";
+import type { Cancel, LoadOptions } from "../types.js";
+import { RunFolder } from "./folder.js";
+import { Iteration } from "./iteration.js";
+import { type Prompts, promptsOf } from "./prompts.js";
+import { type ContextDesign, type RunSettings, settingsOf } from "./settings.js";
+
+export interface IterationOptions extends Cancel {
+  runDir: string;
+  /** Folder of the checkpoint of model `iteration`. */
+  model: string;
+  samples: AsyncIterable<Sample> | Iterable<Sample>;
+  /** Index of the model that is used; model iteration + 1 is made. */
+  iteration: number;
+  /** Default "retrospective". */
+  context?: ContextDesign;
+  preset?: "paper";
+  /** Default "self". */
+  judge?: "self" | Judge;
+  /** Keys of the configuration file (docs/configuration.md). */
+  config?: Readonly<Record<string, unknown>>;
+  /** Prompts in place of the built-in ones. */
+  prompts?: Partial<Prompts>;
+  load?: LoadOptions;
+}
+
+export interface RunIterationsOptions extends Omit<IterationOptions, "iteration"> {
+  /** Index of the first model that is used; default 1. `model` is its folder, or with seedData that of model 0. */
+  from?: number;
+  /** Index of the last model that is made. */
+  to: number;
+}
+
+const keys = ["runDir", "model", "samples", "context", "preset", "judge", "config", "prompts", "load", "signal"];
+
+interface Checked {
+  runDir: string;
+  model: string;
+  samples: IterationOptions["samples"];
+  config: Record<string, unknown>;
+  prompts: Prompts;
+  judge: "self" | Judge;
+  load: LoadOptions;
+  signal: AbortSignal | undefined;
+}
+
+interface Settled extends Checked {
+  settings: RunSettings;
+}
+
+function judgeOf(value: unknown): "self" | Judge {
+  if (value === undefined || value === "self") return "self";
+  const judge = value as Partial<Judge> | null;
+  if (
+    typeof judge !== "object" ||
+    judge === null ||
+    typeof judge.compare !== "function" ||
+    typeof judge.id !== "string"
+  )
+    refuse("options.judge", "'self', or an object with id and compare()", value);
+  return judge as Judge;
+}
+
+function samplesOf(value: unknown): Checked["samples"] {
+  const items = value as Partial<AsyncIterable<Sample> & Iterable<Sample>> | null | undefined;
+  const iterable =
+    typeof items === "object" && items !== null && (items[Symbol.asyncIterator] || items[Symbol.iterator]);
+  if (!iterable) refuse("options.samples", "an iterable of samples", value);
+  return items as Checked["samples"];
+}
+
+function checked(value: unknown, more: readonly string[], from: number, to: number): Checked {
+  const o = checkOptions("options", value, [...keys, ...more]);
+  const config = o.config === undefined ? {} : object("options.config", o.config);
+  const context = {
+    ...(config.context as object | undefined),
+    ...(o.context === undefined ? {} : { design: o.context }),
+  };
+  const [runDir, model] = [path("options.runDir", o.runDir), path("options.model", o.model)];
+  return {
+    runDir,
+    model,
+    samples: samplesOf(o.samples),
+    config: {
+      ...config,
+      ...(o.preset === undefined ? {} : { preset: o.preset }),
+      context,
+      ...{ runDir, model, from, to },
+      samples: (config.samples as string | undefined) ?? "given by the program",
+    },
+    prompts: promptsOf(o.prompts),
+    judge: judgeOf(o.judge),
+    load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
+    signal: checkSignal("options.signal", o.signal),
+  };
+}
+
+async function withFolder<T>(given: Checked, work: (c: Settled, folder: RunFolder) => Promise<T>): Promise<T> {
+  const settings = await settingsOf(given.config);
+  const c: Settled = { ...given, settings };
+  const { prompts, samples } = c;
+  const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
+  const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples });
+  try {
+    return await work(c, folder);
+  } finally {
+    folder.close();
+  }
+}
+
+function iterate(c: Settled, folder: RunFolder, iteration: number, model: string, signal: AbortSignal, emit: Emit) {
+  const { settings, prompts, judge, load } = c;
+  return new Iteration({ folder, settings, prompts, judge, iteration, model, load, emit, signal }).run();
+}
+
+/** Deletes the models of the folder that are older than the newest ones that stay. */
+async function dropModels(folder: RunFolder, keep: RunSettings["keep"]): Promise<void> {
+  if (keep === "all") return;
+  const stay = keep === "last" ? 1 : keep;
+  const made = (await folder.iterations())
+    .map((t) => join(folder.iteration(t), "model"))
+    .filter((dir) => existsSync(dir));
+  for (const dir of made.slice(0, -stay)) await removeFolder(dir);
+}
+
+/**
+ * One iteration in `runDir`: model t answers each question twice, writes a context a video, judges, and is trained by DPO on
+ * its own preferences; model t + 1 stands in iterations/<t>/model. Call it again to resume. RUN_MISMATCH, RUN_LOCKED,
+ * INVALID_CONFIG (budgets that do not fit, with the numbers), DEGENERATE (guards), MEDIA_*, DISK_FULL, and what loadModel throws.
+ */
+export function trainIteration(options: IterationOptions): Run<IterationEvent, IterationResult> {
+  const iteration = integer("options.iteration", options?.iteration, 0);
+  const given = checked(options, ["iteration"], iteration, iteration + 1);
+  return startRun<IterationEvent, IterationResult>(
+    given.signal,
+    (signal, emit) => withFolder(given, (c, folder) => iterate(c, folder, iteration, c.model, signal, emit)),
+    coalesceProgress,
+  );
+}
+
+/** Model 1 by DPO on a seed preference set, in seed/ of the run folder. */
+async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit: Emit): Promise<string> {
+  const { settings, model, load } = c;
+  const { epochs, pairsPerStep, saveEverySteps } = settings.train;
+  const running = train({
+    kind: "dpo",
+    model,
+    data: seedData,
+    videos: settings.videos,
+    runDir: join(c.runDir, "seed"),
+    epochs,
+    itemsPerStep: pairsPerStep,
+    ...(saveEverySteps === undefined ? {} : { saveEverySteps }),
+    trainer: { ...settings.trainer, seed: settings.seed },
+    load: { ...settings.load, ...load } as LoadOptions,
+    signal,
+  });
+  for await (const event of running) emit(event);
+  return (await running.result).model;
+}
+
+/** Iterations from -> to: each model that is made is used by the next. Finished ones are not done again. */
+export function runIterations(options: RunIterationsOptions): Run<IterationEvent, IterationResult[]> {
+  const from = options?.from === undefined ? 1 : integer("options.from", options.from, 0);
+  const to = integer("options.to", options?.to, from + 1);
+  const given = checked(options, ["from", "to"], from, to);
+  return startRun<IterationEvent, IterationResult[]>(
+    given.signal,
+    (signal, emit) =>
+      withFolder(given, async (c, folder) => {
+        const { seedData, keep } = c.settings;
+        let model = seedData === undefined ? c.model : await seedModel(c, seedData, signal, emit);
+        const results: IterationResult[] = [];
+        for (let t = from; t < to; t++) {
+          const result = await iterate(c, folder, t, model, signal, emit);
+          results.push(result);
+          model = result.model;
+          await dropModels(folder, keep);
+        }
+        return results;
+      }),
+    coalesceProgress,
+  );
+}

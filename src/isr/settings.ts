@@ -1,0 +1,29 @@
+// What an iteration is run with: the configuration with its paths settled.
+import { seedOf } from "../config/options.js";
+import type { RunConfig } from "../config/schema.js";
+import type { TrainerOptions } from "../trainer.js";
+
+export type ContextDesign = RunConfig["context"]["design"];
+
+export interface RunSettings extends Omit<RunConfig, "seed" | "videos" | "train" | "load" | "features"> {
+  seed: bigint;
+  /** Folder that videos of samples are relative to. */
+  videos: string;
+  train: Pick<RunConfig["train"], "epochs" | "pairsPerStep" | "saveEverySteps" | "trainPrompt">;
+  trainer: TrainerOptions;
+  load: RunConfig["load"];
+  features: RunConfig["features"];
+}
+
+export async function settingsOf(config: Record<string, unknown>): Promise<RunSettings> {
+  const { resolveConfig } = await import("../config/read.js"); // YAML and the schema are loaded at first use
+  const { seed, train, videos, ...rest } = resolveConfig("run", config).config;
+  const { epochs, pairsPerStep, saveEverySteps, trainPrompt, ...trainer } = train;
+  return {
+    ...rest,
+    seed: BigInt(seedOf(seed)),
+    videos: videos ?? ".",
+    train: { epochs, pairsPerStep, saveEverySteps, trainPrompt },
+    trainer: trainer as TrainerOptions,
+  };
+}

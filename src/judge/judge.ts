@@ -1,0 +1,132 @@
+// A judge prefers one of two responses to a question about a video. The interface, its verdicts in both orders, and what
+// becomes of them: one status a sample.
+import { IsrDpoError } from "../errors.js";
+import type { Sample } from "../data/samples.js";
+import type { Cancel } from "../types.js";
+
+export interface Verdict {
+  /** Index of the preferred response; null: a tie, or a choice that could not be read. */
+  prefer: 0 | 1 | null;
+  /** In nats, above 0 in favour of responses[0]; left out by judges that only choose. */
+  margin?: number;
+  /** What the judge said, if it said something. */
+  raw?: string;
+}
+
+export interface JudgeItem {
+  sample: Sample;
+  context: string | null;
+  responses: readonly [string, string];
+}
+
+/** compare() answers in the order of its items; equal items get equal verdicts, or a resumed run finds a difference. */
+export interface Judge {
+  /** Names the judge in the records of a run: another id is another judge. */
+  readonly id: string;
+  compare(items: readonly JudgeItem[], o?: Cancel): Promise<Verdict[]>;
+}
+
+/** The item as the second order shows it. */
+export const swapped = ({ sample, context, responses: [a, b] }: JudgeItem): JudgeItem => ({
+  sample,
+  context,
+  responses: [b, a],
+});
+
+const flip = (prefer: Verdict["prefer"]): Verdict["prefer"] => (prefer === null ? null : prefer === 0 ? 1 : 0);
+
+/** A verdict of the second order in terms of the first. */
+export const unswapped = ({ prefer, margin, ...rest }: Verdict): Verdict => ({
+  prefer: flip(prefer),
+  ...(margin === undefined ? {} : { margin: -margin }),
+  ...rest,
+});
+
+/** Both orders of each item, asked in one call, in terms of the first order. */
+export async function compareBoth(
+  judge: Judge,
+  items: readonly JudgeItem[],
+  o?: Cancel,
+): Promise<[Verdict, Verdict][]> {
+  const all = checkedVerdicts(judge, await judge.compare([...items, ...items.map(swapped)], o), 2 * items.length);
+  return items.map((_, i) => [all[i]!, unswapped(all[items.length + i]!)]);
+}
+
+export async function compareOnce(judge: Judge, items: readonly JudgeItem[], o?: Cancel): Promise<Verdict[]> {
+  return checkedVerdicts(judge, await judge.compare(items, o), items.length);
+}
+
+/** What a judge of the caller's gave, checked. */
+function checkedVerdicts(judge: Judge, verdicts: readonly Verdict[], expected: number): Verdict[] {
+  const wrong = (message: string) =>
+    new IsrDpoError("JUDGE_FAILED", `judge ${judge.id}: ${message}`, {
+      hint: "compare() resolves to a Verdict an item",
+    });
+  if (!Array.isArray(verdicts) || verdicts.length !== expected)
+    throw wrong(`expected ${expected} verdicts, got ${Array.isArray(verdicts) ? verdicts.length : typeof verdicts}`);
+  return verdicts.map((v, i) => {
+    if (typeof v !== "object" || v === null || ![0, 1, null].includes(v.prefer))
+      throw wrong(`verdict ${i}: expected prefer 0, 1 or null, got ${JSON.stringify(v)?.slice(0, 80)}`);
+    if (v.margin !== undefined && !Number.isFinite(v.margin))
+      throw new IsrDpoError(
+        "DEGENERATE",
+        `judge ${judge.id}: verdict ${i}: expected a finite margin, got ${v.margin}`,
+        {
+          hint: "the judging model gives no finite probabilities: look at its weights",
+        },
+      );
+    return v;
+  });
+}
+
+export type PairStatus = "pair" | "tie" | "identical" | "disagree" | "unparsed" | "truncated" | "skipped";
+export const statuses: readonly PairStatus[] = [
+  "pair",
+  "tie",
+  "identical",
+  "disagree",
+  "unparsed",
+  "truncated",
+  "skipped",
+];
+
+export interface Policies {
+  tie: "drop" | "fail";
+  /** average: the sign of the mean margin decides. */
+  disagree: "drop" | "fail" | "average";
+  identical: "drop" | "fail";
+  unparsed: "drop" | "fail";
+  truncated: "drop" | "keep" | "resample";
+}
+
+export interface Decision {
+  status: PairStatus;
+  /** Index of the chosen response, of a pair. */
+  chosen?: 0 | 1;
+  /** Of the chosen response, at least 0, where the judge gives margins. */
+  margin?: number;
+}
+
+/** What two orders (or one) come to. A verdict without preference is a tie where it has a margin, else it was not read. */
+export function decide(verdicts: readonly Verdict[], policies: Policies): Decision {
+  const margins = verdicts.map((v) => v.margin);
+  const known = margins.every((m) => m !== undefined);
+  const mean = known ? margins.reduce((a, b) => a! + b!, 0)! / verdicts.length : undefined;
+  if (verdicts.some((v) => v.prefer === null && v.margin === undefined)) return { status: "unparsed" };
+  const disagree = new Set(verdicts.map((v) => v.prefer).filter((p) => p !== null)).size > 1;
+  if (disagree && policies.disagree !== "average") return { status: "disagree" };
+  if (disagree && mean === undefined) return { status: "disagree" }; // nothing to average
+  const prefer = mean === undefined ? verdicts[0]!.prefer : mean > 0 ? 0 : mean < 0 ? 1 : null;
+  if (prefer === null) return { status: "tie" };
+  return { status: "pair", chosen: prefer, ...(mean === undefined ? {} : { margin: Math.abs(mean) }) };
+}
+
+/** Throws where the policy of a status is to fail. */
+export function enforce(sample: string, status: PairStatus, policies: Policies): void {
+  const policy = (policies as unknown as Record<string, string | undefined>)[status];
+  if (policy !== "fail") return;
+  throw new IsrDpoError("DEGENERATE", `sample ${sample}: ${status}, and judge.${status} is "fail"`, {
+    hint: `set judge.${status} to "drop" to leave such samples out and count them`,
+    detail: { sample, status },
+  });
+}
