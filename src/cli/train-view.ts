@@ -32,18 +32,19 @@ export function real(x: number): string {
   return Math.abs(x) < 1e5 ? String(Number(x.toPrecision(4))) : Number(x.toPrecision(4)).toExponential();
 }
 
-/** What a step says, the most telling first. */
-export function stepParts(kind: "sft" | "dpo", m: RunStepMetrics): string[] {
-  return [
-    `loss ${m.loss.toFixed(4)}`,
-    ...(kind === "dpo" ? [`margin ${m.margin.toFixed(3)}`, `accuracy ${Math.round(m.accuracy * 100)} %`] : []),
-    `lr ${real(m.learningRate)}`,
-    `grad ${real(m.gradNorm)}`,
-    `${count(m.tokensPerSecond)} tok/s`,
-    ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
-    bytes(m.memoryBytes),
-  ];
-}
+/** What a step learned, and how fast it was; each the most telling first. */
+export const learned = (kind: "sft" | "dpo", m: RunStepMetrics): string[] => [
+  `loss ${m.loss.toFixed(4)}`,
+  ...(kind === "dpo" ? [`margin ${m.margin.toFixed(3)}`, `accuracy ${Math.round(m.accuracy * 100)} %`] : []),
+  `lr ${real(m.learningRate)}`,
+  `grad ${real(m.gradNorm)}`,
+];
+
+export const speed = (m: RunStepMetrics): string[] => [
+  `${count(m.tokensPerSecond)} tok/s`,
+  ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
+  bytes(m.memoryBytes),
+];
 
 export interface ViewState {
   kind: "sft" | "dpo";
@@ -76,7 +77,7 @@ export function nextState(s: ViewState, e: IterationEvent): ViewState {
     const secondsLeft = e.perSecond > 0 ? e.secondsLeft : Number.NaN;
     return { ...s, stage: e.stage, done: e.done, total: e.total, secondsLeft };
   }
-  if (e.type === "step") return { ...s, last: e.metrics };
+  if (e.type === "step") return { ...s, last: e.metrics, done: Math.max(s.done, e.metrics.step + 1) };
   return s;
 }
 
@@ -85,25 +86,32 @@ const bar = (share: number, width: number): string => {
   return "█".repeat(full) + "░".repeat(width - full);
 };
 
-/** The live line, at most `width` columns: parts that do not fit are left away, the last first. */
-export function liveLine(s: ViewState, width: number): string {
-  const name = stageNames[s.stage] ?? s.stage;
-  const parts = [s.total > 0 ? `${bar(s.done / s.total, 12)} ${name} ${s.done}/${s.total}` : name];
-  if (s.total > 0 && Number.isFinite(s.secondsLeft)) parts.push(`${duration(s.secondsLeft)} left`);
-  if (s.stage === "train" && s.last) parts.push(...stepParts(s.kind, s.last));
-  let line = parts[0]!;
+/** Parts beside each other in at most `width` columns: those that do not fit are left away, the last first. */
+function fitted(parts: readonly string[], width: number): string {
+  let line = [...(parts[0] ?? "")].slice(0, width).join("");
   for (const part of parts.slice(1)) {
     const longer = `${line}  ${part}`;
     if ([...longer].length > width) break;
     line = longer;
   }
-  return [...line].slice(0, width).join("");
+  return line;
+}
+
+/** What is rewritten in place: how far, and below it what the newest step says. Each line at most `width` columns. */
+export function liveLines(s: ViewState, width: number): string[] {
+  const name = stageNames[s.stage] ?? s.stage;
+  const parts = [s.total > 0 ? `${bar(s.done / s.total, 12)} ${name} ${s.done}/${s.total}` : name];
+  if (Number.isFinite(s.secondsLeft) && s.done < s.total) parts.push(`${duration(s.secondsLeft)} left`);
+  if (s.stage !== "train" || !s.last) return [fitted(parts, width)];
+  return [fitted([...parts, ...speed(s.last)], width), fitted(learned(s.kind, s.last), width)];
 }
 
 /** A plain line for a step in a log. */
 export function stepLine(s: ViewState): string {
   const left = Number.isFinite(s.secondsLeft) && s.done < s.total ? [`${duration(s.secondsLeft)} left`] : [];
-  return [`step ${s.done}/${s.total}`, ...(s.last ? stepParts(s.kind, s.last) : []), ...left].join("  ");
+  return [`step ${s.done}/${s.total}`, ...(s.last ? [...learned(s.kind, s.last), ...speed(s.last)] : []), ...left].join(
+    "  ",
+  );
 }
 
 /** What stays to be read of an event; undefined: nothing. */

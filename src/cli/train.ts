@@ -6,7 +6,7 @@ import { IsrDpoError } from "../errors.js";
 import { realNumber, wholeNumber } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { jsonLine, printable } from "./terminal.js";
-import { initialState, lastingLine, liveLine, nextState, stepLine, summary } from "./train-view.js";
+import { initialState, lastingLine, liveLines, nextState, stepLine, summary } from "./train-view.js";
 
 type Kind = TrainOptions["kind"];
 
@@ -79,10 +79,13 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
 const logEveryMs = 1000;
 const drawEveryMs = 50;
 
+/** To the begin of the first of so many lines, the last of which the cursor is in, with nothing below. */
+const erase = (lines: number): string => `\r${lines > 1 ? `\u001b[${lines - 1}A` : ""}\u001b[J`;
+
 /** Writes what happens: JSON to stdout, or a live line, or lines of a log. */
 class View {
   #state: ReturnType<typeof initialState>;
-  #shown = false;
+  #shown = 0; // lines that stand on the terminal to be rewritten
   #ended = false;
   #logged = Number.NEGATIVE_INFINITY;
   #drawn = Number.NEGATIVE_INFINITY;
@@ -102,7 +105,7 @@ class View {
     this.#state = nextState(this.#state, e);
     if (this.json) return;
     if (this.terminal) this.#redraw(drawEveryMs);
-    else if (e.type === "step") this.#log(e.metrics.step);
+    else if (e.type === "step") this.#log();
   }
 
   say(line: string): void {
@@ -118,8 +121,8 @@ class View {
     this.#clear();
   }
 
-  #log(step: number): void {
-    const s = { ...this.#state, done: step + 1 };
+  #log(): void {
+    const s = this.#state;
     const now = performance.now();
     if (s.done > 1 && s.done < s.total && now - this.#logged < logEveryMs) return;
     this.#logged = now;
@@ -127,16 +130,17 @@ class View {
   }
 
   #clear(): void {
-    if (this.#shown) process.stderr.write("\r\u001b[2K");
-    this.#shown = false;
+    if (this.#shown > 0) process.stderr.write(erase(this.#shown));
+    this.#shown = 0;
   }
 
   #redraw(atMostEveryMs = 0): void {
     const now = performance.now();
     if (now - this.#drawn < atMostEveryMs) return;
     this.#drawn = now;
-    process.stderr.write(`\r\u001b[2K${liveLine(this.#state, (process.stderr.columns || 80) - 1)}`);
-    this.#shown = true;
+    const lines = liveLines(this.#state, (process.stderr.columns || 80) - 1);
+    process.stderr.write(`${this.#shown > 0 ? erase(this.#shown) : ""}${lines.join("\n")}`);
+    this.#shown = lines.length;
   }
 }
 
