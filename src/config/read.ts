@@ -219,7 +219,7 @@ function expectedOf(issue: z.core.$ZodIssue): string {
       const x = low ? issue.minimum : issue.maximum;
       if (issue.origin === "string") return "a text that is not empty";
       if (issue.origin === "array") return `a list of ${x}`;
-      return `a ${issue.origin === "int" ? "whole " : ""}number ${bound(low, x, issue.inclusive)}`;
+      return `a number ${bound(low, x, issue.inclusive)}`;
     }
     case "invalid_value":
       return issue.values.length === 1 ? String(issue.values[0]) : `one of ${issue.values.map(String).join(", ")}`;
