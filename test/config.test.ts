@@ -140,7 +140,7 @@ const refused: Row[] = [
   ["circular", "train", circular, /an alias inside of what it stands for/],
   ["aliases", "train", bomb, /at most 100 aliases/],
   ["unknown alias", "train", `${start}trainer: *t\n`, /expected YAML.*alias/],
-  ["deep", "train", `${start}a: ${"[".repeat(50)}${"]".repeat(50)}\n`, /at most 32 levels/],
+  ["deep", "train", `${start}a: ${"[".repeat(80)}${"]".repeat(80)}\n`, /at most 32 levels/],
   ["deeper than the stack", "train", `${start}a: ${"[".repeat(50_000)}\n`, /more levels than can be read/],
   ["many keys", "train", manyKeys, /:1:1: k0: unknown key/],
   ["large", "train", `# ${"x".repeat(1 << 20)}\n${start}`, /expected at most 1048576 bytes/],

@@ -14,11 +14,12 @@ const share = (about: string) => z.number().min(0).max(1).describe(about);
 const flag = (about: string) => z.boolean().describe(about);
 const one = <const T extends readonly string[]>(about: string, ...of: T) => z.enum(of).describe(about);
 
+const digits = /^\d{1,20}$/;
 const seed = z
-  .union([z.int().min(0), z.string().regex(/^\d{1,20}$/)], {
+  .union([z.int().min(0), z.string().regex(digits)], {
     error: "a whole number from 0 to 2^53 - 1, or up to 2^64 - 1 as a string of digits",
   })
-  .refine((s) => BigInt(s) < 1n << 64n, "a whole number from 0 to 2^64 - 1")
+  .refine((s) => !digits.test(String(s)) || BigInt(s) < 1n << 64n, "a whole number from 0 to 2^64 - 1")
   .describe("Of every draw and of the order of the data; a whole number, above 2^53 - 1 as a string of digits.");
 
 const sampling = {
