@@ -61,7 +61,7 @@ export function benchDpo(root, report) {
 
 /** The log-probs of step 0 against torch's float32 ones. */
 function agreement(row, torch, ours, cache) {
-  torch("one", cache, "--dtype", "fp32", "--threads", "2", "--pairs", "2", "--reps", "0", "--golden");
+  torch("one", cache, "--dtype", "fp32", "--threads", "2", "--pairs", "2", "--reps", "1", "--golden");
   const { policy_logps_chosen_rejected: expected } = json("cat", [join(cache, "golden.json")], undefined, true);
   for (const dtype of ["f32", "bf16"]) {
     const { logProbs } = ours(dtype, "2", "1", "2", "golden");

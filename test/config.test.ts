@@ -62,7 +62,7 @@ test("warm-up in steps takes the place of a ratio that nobody gave", async () =>
 type Row = [what: string, kind: ConfigKind, content: string | Buffer, message: RegExp, hint?: RegExp];
 const circular = `${start}trainer: &t\n  train: *t\n`;
 const bomb = `${start}a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c]\n`;
-const manyKeys = Array.from({ length: 60_000 }, (_, i) => `k${i}: 1\n`).join("");
+const manyKeys = Array.from({ length: 20_000 }, (_, i) => `k${i}: 1\n`).join("");
 const refused: Row[] = [
   [
     "misspelt",
@@ -141,7 +141,7 @@ const refused: Row[] = [
   ["aliases", "train", bomb, /at most 100 aliases/],
   ["unknown alias", "train", `${start}trainer: *t\n`, /expected YAML.*alias/],
   ["deep", "train", `${start}a: ${"[".repeat(80)}${"]".repeat(80)}\n`, /at most 32 levels/],
-  ["deeper than the stack", "train", `${start}a: ${"[".repeat(50_000)}\n`, /more levels than can be read/],
+  ["deeper than the stack", "train", `${start}a: ${"[".repeat(5000)}\n`, /more levels than can be read/],
   ["many keys", "train", manyKeys, /:1:1: k0: unknown key/],
   ["large", "train", `# ${"x".repeat(1 << 20)}\n${start}`, /expected at most 1048576 bytes/],
   ["Latin-1", "train", Buffer.from("model: caf\u00e9\n", "latin1"), /expected UTF-8/],

@@ -10,6 +10,7 @@ import { exitCode, report } from "./exit.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
+import { runCommand } from "./run.js";
 import { trainCommand } from "./train.js";
 
 async function main(): Promise<number> {
@@ -23,6 +24,7 @@ async function main(): Promise<number> {
     .addCommand(configCommand())
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
+    .addCommand(runCommand())
     .addCommand(trainCommand());
   try {
     await program.parseAsync();

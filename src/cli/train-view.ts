@@ -48,6 +48,9 @@ export const speed = (m: RunStepMetrics): string[] => [
 
 export interface ViewState {
   kind: "sft" | "dpo";
+  iteration: number;
+  /** What became of the samples of this iteration. */
+  statuses: Readonly<Record<string, number>>;
   stage: string;
   done: number;
   total: number;
@@ -57,6 +60,8 @@ export interface ViewState {
 
 export const initialState = (kind: "sft" | "dpo"): ViewState => ({
   kind,
+  iteration: 0,
+  statuses: {},
   stage: "starting",
   done: 0,
   total: 0,
@@ -65,14 +70,19 @@ export const initialState = (kind: "sft" | "dpo"): ViewState => ({
 });
 
 const stageNames: Readonly<Record<string, string>> = {
+  generate: "responses, contexts, verdicts",
   score: "reference log-probs",
   train: "step",
   save: "saving the model",
 };
 
 export function nextState(s: ViewState, e: IterationEvent): ViewState {
-  if (e.type === "stage" && e.state !== "end")
-    return { ...s, stage: e.stage, done: 0, total: 0, secondsLeft: Number.NaN };
+  if (e.type === "stage" && e.state !== "end") {
+    const statuses = e.iteration === s.iteration ? s.statuses : {};
+    const begun = { stage: e.stage, done: 0, total: 0, secondsLeft: Number.NaN, last: undefined };
+    return { ...s, iteration: e.iteration, statuses, ...begun };
+  }
+  if (e.type === "pair") return { ...s, statuses: { ...s.statuses, [e.status]: (s.statuses[e.status] ?? 0) + 1 } };
   if (e.type === "progress") {
     const secondsLeft = e.perSecond > 0 ? e.secondsLeft : Number.NaN;
     return { ...s, stage: e.stage, done: e.done, total: e.total, secondsLeft };
@@ -86,10 +96,17 @@ const bar = (share: number, width: number): string => {
   return "█".repeat(full) + "░".repeat(width - full);
 };
 
+/** "12 pair, 3 tie" */
+export const statusText = (statuses: Readonly<Record<string, number>>): string =>
+  Object.entries(statuses)
+    .filter(([, n]) => n > 0)
+    .map(([status, n]) => `${count(n)} ${status}`)
+    .join(", ");
+
 /** Parts beside each other in at most `width` columns: those that do not fit are left away, the last first. */
 function fitted(parts: readonly string[], width: number): string {
   let line = [...(parts[0] ?? "")].slice(0, width).join("");
-  for (const part of parts.slice(1)) {
+  for (const part of parts.slice(1).filter((p) => p !== "")) {
     const longer = `${line}  ${part}`;
     if ([...longer].length > width) break;
     line = longer;
@@ -99,9 +116,10 @@ function fitted(parts: readonly string[], width: number): string {
 
 /** What is rewritten in place: how far, and below it what the newest step says. Each line at most `width` columns. */
 export function liveLines(s: ViewState, width: number): string[] {
-  const name = stageNames[s.stage] ?? s.stage;
+  const name = `${s.iteration > 0 ? `${s.iteration}: ` : ""}${stageNames[s.stage] ?? s.stage}`;
   const parts = [s.total > 0 ? `${bar(s.done / s.total, 12)} ${name} ${s.done}/${s.total}` : name];
   if (Number.isFinite(s.secondsLeft) && s.done < s.total) parts.push(`${duration(s.secondsLeft)} left`);
+  if (s.stage === "generate") parts.push(statusText(s.statuses));
   if (s.stage !== "train" || !s.last) return [fitted(parts, width)];
   return [fitted([...parts, ...speed(s.last)], width), fitted(learned(s.kind, s.last), width)];
 }
@@ -121,9 +139,12 @@ export function lastingLine(e: IterationEvent, kind: "sft" | "dpo"): string | un
     const pairs = kind === "dpo" ? `  accuracy ${(e.accuracy * 100).toFixed(1)} %  margin ${e.margin.toFixed(3)}` : "";
     return `evaluation before step ${e.step}: loss ${e.loss.toFixed(4)}${pairs}`;
   }
-  if (e.type === "stage" && e.state === "resumed") return `going on with what an earlier process left: ${e.stage}`;
-  if (e.type === "stage" && e.state === "begin" && e.stage === "score")
-    return "scoring the reference: the model as it is now";
+  if (e.type !== "stage" || e.state === "end") return undefined;
+  const of = e.iteration > 0 ? `iteration ${e.iteration}: ` : "";
+  if (e.state === "resumed") return `${of}going on with what an earlier process left: ${e.stage}`;
+  if (e.stage === "generate") return `${of}model ${e.iteration} answers, describes and judges`;
+  if (e.stage === "score") return `${of}scoring the reference: the model as it is now`;
+  if (e.stage === "train" && e.iteration > 0) return `${of}training model ${e.iteration + 1}`;
   return undefined;
 }
 

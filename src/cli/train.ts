@@ -1,12 +1,12 @@
 // isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
 import { join } from "node:path";
 import { Command, Option } from "commander";
-import { type IterationEvent, type IterationResult, type TrainOptions, train } from "../index.js";
-import { IsrDpoError } from "../errors.js";
+import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
 import { realNumber, wholeNumber } from "./flags.js";
 import { interruption } from "./interrupt.js";
-import { jsonLine, printable } from "./terminal.js";
-import { initialState, lastingLine, liveLines, nextState, stepLine, summary } from "./train-view.js";
+import { jsonLine } from "./terminal.js";
+import { summary } from "./train-view.js";
+import { View } from "./view.js";
 
 type Kind = TrainOptions["kind"];
 
@@ -74,74 +74,6 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
       hint: "give a configuration file, or --model, --data and --run-dir",
     });
   return trainOptionsOf(kind, resolveConfig("train", set, "command line"));
-}
-
-const logEveryMs = 1000;
-const drawEveryMs = 50;
-
-/** To the begin of the first of so many lines, the last of which the cursor is in, with nothing below. */
-const erase = (lines: number): string => `\r${lines > 1 ? `\u001b[${lines - 1}A` : ""}\u001b[J`;
-
-/** Writes what happens: JSON to stdout, or a live line, or lines of a log. */
-class View {
-  #state: ReturnType<typeof initialState>;
-  #shown = 0; // lines that stand on the terminal to be rewritten
-  #ended = false;
-  #logged = Number.NEGATIVE_INFINITY;
-  #drawn = Number.NEGATIVE_INFINITY;
-
-  constructor(
-    readonly kind: Kind,
-    readonly json: boolean,
-    readonly terminal: boolean,
-  ) {
-    this.#state = initialState(kind);
-  }
-
-  event(e: IterationEvent): void {
-    if (this.json) process.stdout.write(jsonLine(e));
-    const lasting = lastingLine(e, this.kind);
-    if (lasting !== undefined) this.say(lasting);
-    this.#state = nextState(this.#state, e);
-    if (this.json) return;
-    if (this.terminal) this.#redraw(drawEveryMs);
-    else if (e.type === "step") this.#log();
-  }
-
-  say(line: string): void {
-    if (this.json && !this.terminal) return;
-    this.#clear();
-    process.stderr.write(`${printable(line)}\n`);
-    if (this.terminal && !this.json && !this.#ended) this.#redraw();
-  }
-
-  /** What follows stays as it is written. */
-  end(): void {
-    this.#ended = true;
-    this.#clear();
-  }
-
-  #log(): void {
-    const s = this.#state;
-    const now = performance.now();
-    if (s.done > 1 && s.done < s.total && now - this.#logged < logEveryMs) return;
-    this.#logged = now;
-    process.stderr.write(`${stepLine(s)}\n`);
-  }
-
-  #clear(): void {
-    if (this.#shown > 0) process.stderr.write(erase(this.#shown));
-    this.#shown = 0;
-  }
-
-  #redraw(atMostEveryMs = 0): void {
-    const now = performance.now();
-    if (now - this.#drawn < atMostEveryMs) return;
-    this.#drawn = now;
-    const lines = liveLines(this.#state, (process.stderr.columns || 80) - 1);
-    process.stderr.write(`${this.#shown > 0 ? erase(this.#shown) : ""}${lines.join("\n")}`);
-    this.#shown = lines.length;
-  }
 }
 
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {

@@ -371,9 +371,12 @@ export function settingsOf(list: readonly string[]): Plain {
   return all;
 }
 
+/** A YAML file of keys and values, as it stands. Errors as with readConfig. */
+export const readYaml = async (path: string): Promise<Plain> => parse(path, textOf(path, await readBytes(path))).value;
+
 /** The kind that a file is by its keys: only the other has `samples`, only this one has `data`. */
 export async function kindOf(path: string): Promise<ConfigKind> {
-  const { value } = parse(path, textOf(path, await readBytes(path)));
+  const value = await readYaml(path);
   return Object.hasOwn(value, "data") && !Object.hasOwn(value, "samples") ? "train" : "run";
 }
 
