@@ -128,7 +128,13 @@ function parse(path: string, text: string): { value: Plain; origin: Origin } {
   let document: Document;
   try {
     // Keys are compared by us: the parser compares each with each, minutes for a file of the largest size.
-    document = parseDocument(text, { lineCounter: lines, uniqueKeys: false, strict: true, version: "1.2" });
+    document = parseDocument(text, {
+      lineCounter: lines,
+      uniqueKeys: false,
+      strict: true,
+      logLevel: "error",
+      version: "1.2",
+    });
   } catch (e) {
     throw fault(path, `expected YAML, got a fault: ${faultText(e as Error)}`);
   }
