@@ -12,8 +12,8 @@ interface ShowFlags {
 const collect = (text: string, before: string[]): string[] => [...before, text];
 
 async function show(file: string, flags: ShowFlags): Promise<void> {
-  const { readConfig, settingsOf, leavesOf } = await import("../config/read.js");
-  const kind = flags.kind ?? "run";
+  const { kindOf, readConfig, settingsOf, leavesOf } = await import("../config/read.js");
+  const kind = flags.kind ?? (await kindOf(file));
   const { config, sources } = await readConfig(file, kind, settingsOf(flags.set));
   if (flags.json) {
     console.log(JSON.stringify({ kind, config, sources: Object.fromEntries(sources) }, null, 2));
@@ -31,7 +31,7 @@ async function show(file: string, flags: ShowFlags): Promise<void> {
 }
 
 const kindOption = () =>
-  new Option("--kind <kind>", "train: of `train sft|dpo`; run: of `run`").choices(["train", "run"]).default("run");
+  new Option("--kind <kind>", "train: of `train sft|dpo`; run: of `run`").choices(["train", "run"]);
 
 export function configCommand(): Command {
   return new Command("config")
@@ -40,7 +40,7 @@ export function configCommand(): Command {
       new Command("show")
         .description("print a file with every default filled in, and where each value comes from")
         .argument("<config>", "configuration file (YAML)")
-        .addOption(kindOption())
+        .addOption(kindOption().default(undefined, "by its keys"))
         .addOption(
           new Option("--set <key=value>", "replace a value (may be given again)")
             .argParser(collect)
@@ -53,7 +53,7 @@ export function configCommand(): Command {
     .addCommand(
       new Command("schema")
         .description("print the JSON Schema of such files, for editors")
-        .addOption(kindOption())
+        .addOption(kindOption().default("run"))
         .exitOverride()
         .action(async ({ kind }: { kind: "train" | "run" }) => {
           const { jsonSchema } = await import("../config/schema.js");

@@ -31,7 +31,7 @@ export const wholeNumber =
   (text: string): number =>
     parsed(text, (x) => Number.isInteger(x) && x >= min && x <= max, `a whole number from ${min} to ${max}`);
 
-const real =
+export const realNumber =
   (expected: string, ok: (x: number) => boolean) =>
   (text: string): number =>
     parsed(text, ok, expected);
@@ -61,12 +61,12 @@ export const addSampling = (command: Command): Command =>
     .option(
       "--temperature <t>",
       "0 takes the likeliest token each time (default: 0)",
-      real("a number of at least 0", (x) => x >= 0),
+      realNumber("a number of at least 0", (x) => x >= 0),
     )
     .option(
       "--top-p <p>",
       "draw among the likeliest tokens that make up this share (default: 1)",
-      real("a number above 0 and at most 1", (x) => x > 0 && x <= 1),
+      realNumber("a number above 0 and at most 1", (x) => x > 0 && x <= 1),
     )
     .option("--top-k <k>", "draw among this many tokens; 0: all (default: 0)", wholeNumber(0))
     .option("--seed <s>", "of the draws (default: 0)", seedFlag)
@@ -79,7 +79,7 @@ export const addFrames = (command: Command): Command =>
     .option(
       "--fps <n>",
       "frames a second to choose among (default: all)",
-      real("a number above 0 and at most 1000", (x) => x > 0 && x <= 1000),
+      realNumber("a number above 0 and at most 1000", (x) => x > 0 && x <= 1000),
     );
 
 export const addLoading = (command: Command): Command =>

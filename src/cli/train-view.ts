@@ -25,22 +25,26 @@ export const bytes = (n: number): string =>
 
 const count = (n: number): string => Math.round(n).toLocaleString("en-US");
 
-/** Four significant digits, small ones with an exponent. */
-export const real = (x: number): string =>
-  x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(2) : x.toPrecision(4).replace(/\.?0+$/, "");
-
-/** What a step says, the most telling first. */
-export function stepParts(kind: "sft" | "dpo", m: RunStepMetrics): string[] {
-  return [
-    `loss ${m.loss.toFixed(4)}`,
-    ...(kind === "dpo" ? [`margin ${m.margin.toFixed(3)}`, `accuracy ${Math.round(m.accuracy * 100)} %`] : []),
-    `lr ${real(m.learningRate)}`,
-    `grad ${real(m.gradNorm)}`,
-    `${count(m.tokensPerSecond)} tok/s`,
-    ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
-    bytes(m.memoryBytes),
-  ];
+/** Up to four significant digits, small and large ones with an exponent: 5e-7, 0.25, 1234, 1.5e+6. */
+export function real(x: number): string {
+  if (!Number.isFinite(x)) return String(x);
+  if (x !== 0 && Math.abs(x) < 1e-3) return String(Number(x.toExponential(2)).toExponential());
+  return Math.abs(x) < 1e5 ? String(Number(x.toPrecision(4))) : Number(x.toPrecision(4)).toExponential();
 }
+
+/** What a step learned, and how fast it was; each the most telling first. */
+export const learned = (kind: "sft" | "dpo", m: RunStepMetrics): string[] => [
+  `loss ${m.loss.toFixed(4)}`,
+  ...(kind === "dpo" ? [`margin ${m.margin.toFixed(3)}`, `accuracy ${Math.round(m.accuracy * 100)} %`] : []),
+  `lr ${real(m.learningRate)}`,
+  `grad ${real(m.gradNorm)}`,
+];
+
+export const speed = (m: RunStepMetrics): string[] => [
+  `${count(m.tokensPerSecond)} tok/s`,
+  ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
+  bytes(m.memoryBytes),
+];
 
 export interface ViewState {
   kind: "sft" | "dpo";
@@ -83,7 +87,7 @@ export function nextState(s: ViewState, e: IterationEvent): ViewState {
     const secondsLeft = e.perSecond > 0 ? e.secondsLeft : Number.NaN;
     return { ...s, stage: e.stage, done: e.done, total: e.total, secondsLeft };
   }
-  if (e.type === "step") return { ...s, last: e.metrics };
+  if (e.type === "step") return { ...s, last: e.metrics, done: Math.max(s.done, e.metrics.step + 1) };
   return s;
 }
 
@@ -99,26 +103,33 @@ export const statusText = (statuses: Readonly<Record<string, number>>): string =
     .map(([status, n]) => `${count(n)} ${status}`)
     .join(", ");
 
-/** The live line, at most `width` columns: parts that do not fit are left away, the last first. */
-export function liveLine(s: ViewState, width: number): string {
-  const name = `${s.iteration > 0 ? `${s.iteration}: ` : ""}${stageNames[s.stage] ?? s.stage}`;
-  const parts = [s.total > 0 ? `${bar(s.done / s.total, 12)} ${name} ${s.done}/${s.total}` : name];
-  if (s.total > 0 && Number.isFinite(s.secondsLeft)) parts.push(`${duration(s.secondsLeft)} left`);
-  if (s.stage === "generate") parts.push(statusText(s.statuses));
-  if (s.stage === "train" && s.last) parts.push(...stepParts(s.kind, s.last));
-  let line = parts[0]!;
-  for (const part of parts.slice(1)) {
+/** Parts beside each other in at most `width` columns: those that do not fit are left away, the last first. */
+function fitted(parts: readonly string[], width: number): string {
+  let line = [...(parts[0] ?? "")].slice(0, width).join("");
+  for (const part of parts.slice(1).filter((p) => p !== "")) {
     const longer = `${line}  ${part}`;
     if ([...longer].length > width) break;
     line = longer;
   }
-  return [...line].slice(0, width).join("");
+  return line;
+}
+
+/** What is rewritten in place: how far, and below it what the newest step says. Each line at most `width` columns. */
+export function liveLines(s: ViewState, width: number): string[] {
+  const name = `${s.iteration > 0 ? `${s.iteration}: ` : ""}${stageNames[s.stage] ?? s.stage}`;
+  const parts = [s.total > 0 ? `${bar(s.done / s.total, 12)} ${name} ${s.done}/${s.total}` : name];
+  if (Number.isFinite(s.secondsLeft) && s.done < s.total) parts.push(`${duration(s.secondsLeft)} left`);
+  if (s.stage === "generate") parts.push(statusText(s.statuses));
+  if (s.stage !== "train" || !s.last) return [fitted(parts, width)];
+  return [fitted([...parts, ...speed(s.last)], width), fitted(learned(s.kind, s.last), width)];
 }
 
 /** A plain line for a step in a log. */
 export function stepLine(s: ViewState): string {
   const left = Number.isFinite(s.secondsLeft) && s.done < s.total ? [`${duration(s.secondsLeft)} left`] : [];
-  return [`step ${s.done}/${s.total}`, ...(s.last ? stepParts(s.kind, s.last) : []), ...left].join("  ");
+  return [`step ${s.done}/${s.total}`, ...(s.last ? [...learned(s.kind, s.last), ...speed(s.last)] : []), ...left].join(
+    "  ",
+  );
 }
 
 /** What stays to be read of an event; undefined: nothing. */

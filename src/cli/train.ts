@@ -1,8 +1,8 @@
 // isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
 import { join } from "node:path";
 import { Command, Option } from "commander";
-import { type IterationResult, type TrainOptions, train } from "../index.js";
-import { wholeNumber } from "./flags.js";
+import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
+import { realNumber, wholeNumber } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { jsonLine } from "./terminal.js";
 import { summary } from "./train-view.js";
@@ -27,9 +27,19 @@ const flagKeys: readonly [flag: string, key: string, about: string, parse?: (tex
   ["--epochs <n>", "epochs", "how often each row is trained on (default: 1)", wholeNumber(1)],
   ["--items-per-step <n>", "itemsPerStep", "rows of an optimizer step (default: 8)", wholeNumber(1)],
   ["--save-every <n>", "saveEverySteps", "steps between checkpoints (default: about ten a run)", wholeNumber(1)],
-  ["--learning-rate <x>", "trainer.learningRate", "peak learning rate (default: 5e-7)", Number],
+  [
+    "--learning-rate <x>",
+    "trainer.learningRate",
+    "peak learning rate (default: 5e-7)",
+    realNumber("a number of at least 0", (x) => x >= 0),
+  ],
   ["--schedule <name>", "trainer.schedule", "constant, linear or cosine (default: constant)"],
-  ["--warmup-ratio <x>", "trainer.warmupRatio", "share of the steps that warm up", Number],
+  [
+    "--warmup-ratio <x>",
+    "trainer.warmupRatio",
+    "share of the steps that warm up",
+    realNumber("a number from 0 to 1", (x) => x >= 0 && x <= 1),
+  ],
   ["--dtype <type>", "load.dtype", "auto, f32 or bf16 (default: auto)"],
   ["--threads <n>", "load.threads", "at most this many threads", wholeNumber(1, 256)],
   ["--on-bad-row <policy>", "onBadRow", "fail or skip (default: fail)"],
@@ -41,6 +51,8 @@ const camel = (flag: string) =>
     .slice(2)
     .split(" ")[0]!
     .replace(/-(.)/g, (_, c: string) => c.toUpperCase());
+
+const flagOf = (key: string): string => flagKeys.find(([, k]) => k === key)![0].split(" ")[0]!;
 
 /** Given flags, each as an object of its own. */
 function* settings(flags: TrainFlags): Generator<Record<string, unknown>> {
@@ -55,7 +67,13 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
   const { readConfig, resolveConfig, settingsOf, layered } = await import("../config/read.js");
   const { trainOptionsOf } = await import("../config/options.js");
   const set = [...settings(flags)].reduce(layered, settingsOf(flags.set));
-  return trainOptionsOf(kind, file === undefined ? resolveConfig("train", set) : await readConfig(file, "train", set));
+  if (file !== undefined) return trainOptionsOf(kind, await readConfig(file, "train", set));
+  const missing = ["model", "data", "runDir"].filter((key) => set[key] === undefined);
+  if (missing.length > 0)
+    throw new IsrDpoError("INVALID_ARGUMENT", `command line: expected ${missing.map(flagOf).join(", ")}, got none`, {
+      hint: "give a configuration file, or --model, --data and --run-dir",
+    });
+  return trainOptionsOf(kind, resolveConfig("train", set, "command line"));
 }
 
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
@@ -74,12 +92,14 @@ async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Pro
     view.end();
     const { metrics, ...facts } = result;
     if (flags.json) process.stdout.write(jsonLine({ type: "result", ...facts, steps: metrics.length }));
-    else if (steps === 0 && result.resumed) view.say("the run had been finished before");
-    else for (const line of summary(result, options.runDir, (performance.now() - began) / 1e3)) view.say(line);
+    else {
+      if (steps === 0 && result.resumed) view.say("every step had been computed before");
+      for (const line of summary(result, options.runDir, (performance.now() - began) / 1e3)) view.say(line);
+    }
     if (!flags.json) view.say(`next: isr-dpo chat ${join(options.runDir, "model")}`);
   } catch (e) {
     view.end();
-    if (signal.aborted) view.say(`stopped after ${steps} steps; the same command goes on from there`);
+    if (signal.aborted) view.say(`stopped${steps > 0 ? ` at step ${steps}` : ""}; the same command goes on from there`);
     throw e;
   } finally {
     off();

@@ -1,16 +1,21 @@
 // Writes what a run tells: JSON to stdout, or to stderr a live line on a terminal and plain lines elsewhere.
 import type { IterationEvent, TrainOptions } from "../index.js";
-import { jsonLine } from "./terminal.js";
-import { initialState, lastingLine, liveLine, nextState, statusText, stepLine } from "./train-view.js";
+import { jsonLine, printable } from "./terminal.js";
+import { initialState, lastingLine, liveLines, nextState, statusText, stepLine } from "./train-view.js";
 
 const logEveryMs = 1000;
+const drawEveryMs = 50;
+
+/** To the begin of the first of so many lines, the last of which the cursor is in, with nothing below. */
+const erase = (lines: number): string => `\r${lines > 1 ? `\u001b[${lines - 1}A` : ""}\u001b[J`;
 
 /** Writes what happens: JSON to stdout, or a live line, or lines of a log. */
 export class View {
   #state: ReturnType<typeof initialState>;
-  #shown = false;
+  #shown = 0; // lines that stand on the terminal to be rewritten
   #ended = false;
   #logged = Number.NEGATIVE_INFINITY;
+  #drawn = Number.NEGATIVE_INFINITY;
 
   constructor(
     readonly kind: TrainOptions["kind"],
@@ -26,15 +31,15 @@ export class View {
     if (lasting !== undefined) this.say(lasting);
     this.#state = nextState(this.#state, e);
     if (this.json) return;
-    if (this.terminal) this.#redraw();
-    else if (e.type === "step") this.#log(e.metrics.step);
+    if (this.terminal) this.#redraw(drawEveryMs);
+    else if (e.type === "step") this.#log();
     else if (e.type === "progress" && e.stage === "generate") this.#samples(e.done, e.total);
   }
 
   say(line: string): void {
     if (this.json && !this.terminal) return;
     this.#clear();
-    process.stderr.write(`${line}\n`);
+    process.stderr.write(`${printable(line)}\n`);
     if (this.terminal && !this.json && !this.#ended) this.#redraw();
   }
 
@@ -44,8 +49,8 @@ export class View {
     this.#clear();
   }
 
-  #log(step: number): void {
-    const s = { ...this.#state, done: step + 1 };
+  #log(): void {
+    const s = this.#state;
     const now = performance.now();
     if (s.done > 1 && s.done < s.total && now - this.#logged < logEveryMs) return;
     this.#logged = now;
@@ -60,12 +65,16 @@ export class View {
   }
 
   #clear(): void {
-    if (this.#shown) process.stderr.write("\r\u001b[2K");
-    this.#shown = false;
+    if (this.#shown > 0) process.stderr.write(erase(this.#shown));
+    this.#shown = 0;
   }
 
-  #redraw(): void {
-    process.stderr.write(`\r\u001b[2K${liveLine(this.#state, (process.stderr.columns || 80) - 1)}`);
-    this.#shown = true;
+  #redraw(atMostEveryMs = 0): void {
+    const now = performance.now();
+    if (now - this.#drawn < atMostEveryMs) return;
+    this.#drawn = now;
+    const lines = liveLines(this.#state, (process.stderr.columns || 80) - 1);
+    process.stderr.write(`${this.#shown > 0 ? erase(this.#shown) : ""}${lines.join("\n")}`);
+    this.#shown = lines.length;
   }
 }

@@ -2,7 +2,8 @@
 // told with file, line, column and key.
 import { open } from "node:fs/promises";
 import { dirname, isAbsolute, resolve } from "node:path";
-import { type Document, isMap, isNode, LineCounter, type Node, parseDocument, visit } from "yaml";
+import { isDeepStrictEqual } from "node:util";
+import { type Document, isMap, isNode, isScalar, LineCounter, type Node, parseDocument, visit } from "yaml";
 import type { z } from "zod";
 import { nearest, show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
@@ -31,7 +32,7 @@ interface Origin {
   place(keys: Keys, key: boolean): string | undefined;
 }
 
-const nowhere: Origin = { name: "config", place: () => undefined };
+const unplaced = (name: string): Origin => ({ name, place: () => undefined });
 
 function invalid(origin: Origin, keys: Keys, message: string, hint?: string, ofKey = false): IsrDpoError {
   const place = origin.place(keys, ofKey);
@@ -39,7 +40,7 @@ function invalid(origin: Origin, keys: Keys, message: string, hint?: string, ofK
   const said = [place ?? origin.name, ...(dotted === "" ? [] : [dotted]), message].join(": ");
   return new IsrDpoError("INVALID_CONFIG", said, {
     ...(hint === undefined ? {} : { hint }),
-    ...(origin === nowhere ? {} : { path: origin.name }),
+    ...(place === undefined ? {} : { path: origin.name }),
     detail: { field: dotted },
   });
 }
@@ -87,6 +88,36 @@ function tooDeep(document: Document): boolean {
   return deep;
 }
 
+/** The parser's words without the excerpt and without advice for programmers. */
+const faultText = ({ message }: Error): string =>
+  /call stack/.test(message)
+    ? "more levels than can be read"
+    : message.split("\n")[0]!.replace(/ at line.*$|; please use .*$/, "");
+
+function firstRepeated(document: Document): { key: string; offset: number } | undefined {
+  let found: { key: string; offset: number } | undefined;
+  visit(document, {
+    Map(_, map) {
+      const seen = new Set<string>();
+      for (const { key } of map.items) {
+        if (!isScalar(key)) continue;
+        const name = String(key.value);
+        if (seen.has(name)) found ??= { key: name, offset: key.range?.[0] ?? 0 };
+        seen.add(name);
+      }
+      return found ? visit.BREAK : undefined;
+    },
+  });
+  return found;
+}
+
+/** Whether a value holds itself, by an alias. */
+function endless(value: unknown, above: readonly unknown[] = []): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (above.includes(value)) return true;
+  return Object.values(value).some((below) => endless(below, [...above, value]));
+}
+
 function parse(path: string, text: string): { value: Plain; origin: Origin } {
   const lines = new LineCounter();
   const at = (offset: number) => {
@@ -96,23 +127,29 @@ function parse(path: string, text: string): { value: Plain; origin: Origin } {
   const fault = (place: string, message: string) => new IsrDpoError("INVALID_CONFIG", `${place}: ${message}`, { path });
   let document: Document;
   try {
-    document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, strict: true, version: "1.2" });
+    // Keys are compared by us: the parser compares each with each, minutes for a file of the largest size.
+    document = parseDocument(text, {
+      lineCounter: lines,
+      uniqueKeys: false,
+      strict: true,
+      logLevel: "error",
+      version: "1.2",
+    });
   } catch (e) {
-    throw fault(path, `expected YAML, got a fault: ${(e as Error).message.split("\n")[0]}`);
+    throw fault(path, `expected YAML, got a fault: ${faultText(e as Error)}`);
   }
   const [problem] = [...document.errors, ...document.warnings];
-  if (problem)
-    throw fault(
-      at(problem.pos[0]),
-      `expected YAML, got a fault: ${problem.message.split("\n")[0]!.replace(/ at line.*$/, "")}`,
-    );
+  if (problem) throw fault(at(problem.pos[0]), `expected YAML, got a fault: ${faultText(problem)}`);
   if (tooDeep(document)) throw fault(path, `expected at most ${maxDepth} levels, got more`);
+  const repeated = firstRepeated(document);
+  if (repeated) throw fault(at(repeated.offset), `${repeated.key}: expected a key once, got it again`);
   let value: unknown;
   try {
     value = document.toJS({ maxAliasCount: maxAliases }) ?? {};
   } catch (e) {
     throw fault(path, `expected YAML with at most ${maxAliases} aliases, got a fault: ${(e as Error).message}`);
   }
+  if (endless(value)) throw fault(path, "expected values, got an alias inside of what it stands for");
   if (!isPlain(value)) throw fault(path, `expected keys and values, got ${show(value)}`);
   return { value, origin: { name: path, place: (keys, ofKey) => placeOf(document, keys, ofKey, at) } };
 }
@@ -166,16 +203,22 @@ export function* leavesOf(value: unknown, keys: readonly string[] = []): Generat
   for (const [key, below] of entries) yield* leavesOf(below, [...keys, key]);
 }
 
+const typeNames: Readonly<Record<string, string>> = {
+  int: "a whole number",
+  number: "a finite number",
+  string: "a text",
+  boolean: "true or false",
+  record: "an object",
+  tuple: "a list",
+};
+
 /** What an issue of zod expected. */
 function expectedOf(issue: z.core.$ZodIssue): string {
   const bound = (low: boolean, x: number | bigint, inclusive: boolean | undefined) =>
     `${low ? (inclusive ? "at least" : "greater than") : inclusive ? "at most" : "less than"} ${x}`;
   switch (issue.code) {
     case "invalid_type":
-      return (
-        { int: "a whole number", record: "an object", tuple: "a list", nan: "a number" }[issue.expected as string] ??
-        `${/^[aeiou]/.test(issue.expected) ? "an" : "a"} ${issue.expected}`
-      );
+      return typeNames[issue.expected as string] ?? `${/^[aeiou]/.test(issue.expected) ? "an" : "a"} ${issue.expected}`;
     case "too_small":
     case "too_big": {
       const low = issue.code === "too_small";
@@ -193,27 +236,38 @@ function expectedOf(issue: z.core.$ZodIssue): string {
   }
 }
 
+/** The issue that says most: unknown keys before the missing ones that they stand for; of a union, its object. */
+function tellingIssue(issues: readonly z.core.$ZodIssue[], given: Plain): z.core.$ZodIssue {
+  const issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0]!;
+  if (issue.code !== "invalid_union" || !isPlain(valueAt(given, issue.path as Keys))) return issue;
+  const below = issue.errors.find(([first]) => first && (first.path.length > 0 || first.code === "unrecognized_keys"));
+  if (!below) return issue;
+  return tellingIssue(
+    below.map((b) => ({ ...b, path: [...issue.path, ...b.path] }) as z.core.$ZodIssue),
+    given,
+  );
+}
+
 function issueError(
-  origin: Origin,
+  originOf: (keys: Keys) => Origin,
   given: Plain,
   issue: z.core.$ZodIssue,
   known: (keys: Keys) => string[],
 ): IsrDpoError {
   const keys = issue.path as (string | number)[];
   if (issue.code === "unrecognized_keys") {
-    const key = issue.keys[0]!;
     const names = known(keys);
+    const key = issue.keys[0]!;
     const meant = nearest(key, names);
     const message = `unknown key${meant ? `; did you mean '${meant}'?` : ""}`;
-    return invalid(origin, [...keys, key], message, `known keys: ${names.join(", ")}`, true);
+    return invalid(originOf([...keys, key]), [...keys, key], message, `known keys: ${names.join(", ")}`, true);
   }
   const got = valueAt(given, keys);
-  if (issue.code === "invalid_value" && typeof got === "string") {
-    const meant = nearest(got, issue.values.map(String));
-    const hint = meant ? `did you mean '${meant}'?` : undefined;
-    return invalid(origin, keys, `expected ${expectedOf(issue)}, got ${show(got)}`, hint);
-  }
-  return invalid(origin, keys, `expected ${expectedOf(issue)}, got ${got === undefined ? "nothing" : show(got)}`);
+  const origin = originOf(keys);
+  const message = `expected ${expectedOf(issue)}, got ${got === undefined ? "nothing" : show(got)}`;
+  const meant =
+    issue.code === "invalid_value" && typeof got === "string" ? nearest(got, issue.values.map(String)) : undefined;
+  return invalid(origin, keys, message, meant ? `did you mean '${meant}'?` : undefined);
 }
 
 /** The object schema below wrappers (default, prefault, optional, union), if there is one. */
@@ -271,25 +325,37 @@ function placePaths(config: Plain, kind: ConfigKind, base: string, fromFile: (do
 
 type Configs = { train: TrainConfig; run: RunConfig };
 
+/** Warm-up in steps takes the place of a ratio that nobody gave. */
+function withImplied(kind: ConfigKind, given: Plain): Plain {
+  const holder = kind === "run" ? "train" : "trainer";
+  if (valueAt(given, [holder, "warmupSteps"]) === undefined) return given;
+  return merged([given, { [holder]: { warmupRatio: 0 } }]);
+}
+
 function resolveLayers<K extends ConfigKind>(
   kind: K,
   given: { set: Plain; file: Plain },
-  origin: Origin,
+  origins: { set: Origin; file: Origin },
   base: string,
 ): ResolvedConfig<Configs[K]> {
+  const within = (layer: Plain, keys: Keys) => valueAt(layer, keys) !== undefined;
   const name = valueAt(given.set, ["preset"]) ?? valueAt(given.file, ["preset"]);
   const preset: Plain =
     typeof name === "string" && Object.hasOwn(presets, name) ? presets[name as keyof typeof presets][kind] : {};
-  const whole = merged([given.set, given.file, preset]);
+  const whole = merged([withImplied(kind, merged([given.set, given.file])), preset]);
   const parsed = schemas[kind].safeParse(whole);
-  if (!parsed.success) throw issueError(origin, whole, parsed.error.issues[0]!, (keys) => knownKeys(kind, keys));
+  if (!parsed.success) {
+    const originOf = (keys: Keys) => (within(given.set, keys) ? origins.set : origins.file);
+    throw issueError(originOf, whole, tellingIssue(parsed.error.issues, whole), (keys) => knownKeys(kind, keys));
+  }
   const config = parsed.data as Plain;
   const sources = new Map<string, Source>();
-  for (const [dotted] of leavesOf(config)) {
-    const within = (layer: Plain) => valueAt(layer, dotted.split(".")) !== undefined;
+  for (const [dotted, value] of leavesOf(config)) {
+    const keys = dotted.split(".");
+    const from = (layer: Plain) => isDeepStrictEqual(valueAt(layer, keys), value);
     sources.set(
       dotted,
-      within(given.set) ? "set" : within(given.file) ? "file" : within(preset) ? "preset" : "default",
+      within(given.set, keys) ? "set" : within(given.file, keys) ? "file" : from(preset) ? "preset" : "default",
     );
   }
   placePaths(config, kind, base, (dotted) => sources.get(dotted) === "file");
@@ -314,6 +380,12 @@ export function settingsOf(list: readonly string[]): Plain {
 /** A YAML file of keys and values, as it stands. Errors as with readConfig. */
 export const readYaml = async (path: string): Promise<Plain> => parse(path, textOf(path, await readBytes(path))).value;
 
+/** The kind that a file is by its keys: only the other has `samples`, only this one has `data`. */
+export async function kindOf(path: string): Promise<ConfigKind> {
+  const value = await readYaml(path);
+  return Object.hasOwn(value, "data") && !Object.hasOwn(value, "samples") ? "train" : "run";
+}
+
 /**
  * Reads and resolves a configuration file; `set` wins over the file (flags, `settingsOf`). INVALID_CONFIG with file, line,
  * column and key, what was expected and what came; NOT_FOUND, IO.
@@ -324,11 +396,18 @@ export async function readConfig<K extends ConfigKind>(
   set: Plain = {},
 ): Promise<ResolvedConfig<Configs[K]>> {
   const { value, origin } = parse(path, textOf(path, await readBytes(path)));
-  return resolveLayers(kind, { set, file: value }, origin, dirname(resolve(path)));
+  const origins = { set: unplaced("command line"), file: origin };
+  return resolveLayers(kind, { set, file: value }, origins, dirname(resolve(path)));
 }
 
-/** Resolves a configuration that a program gives; paths stay as they are. */
-export function resolveConfig<K extends ConfigKind>(kind: K, value: unknown): ResolvedConfig<Configs[K]> {
-  if (!isPlain(value)) throw invalid(nowhere, [], `expected an object, got ${show(value)}`);
-  return resolveLayers(kind, { set: value, file: {} }, nowhere, ".");
+/** Resolves a configuration that a program gives, which messages call `name`; paths stay as they are. */
+export function resolveConfig<K extends ConfigKind>(
+  kind: K,
+  value: unknown,
+  name = "config",
+): ResolvedConfig<Configs[K]> {
+  const origin = unplaced(name);
+  if (!isPlain(value)) throw invalid(origin, [], `expected an object, got ${show(value)}`);
+  if (endless(value)) throw invalid(origin, [], "expected values, got an object that holds itself");
+  return resolveLayers(kind, { set: value, file: {} }, { set: origin, file: origin }, ".");
 }

@@ -4,15 +4,22 @@ import { z } from "zod";
 import { lossNames } from "../loss.js";
 
 const text = (about: string) => z.string().min(1).describe(about);
-const path = (about: string) => text(about).meta({ path: true, description: about });
+const path = (about: string) =>
+  text(about)
+    .refine((s) => !s.includes("\0"), "a path without zero bytes")
+    .meta({ path: true, description: about });
 const whole = (about: string, min: number, max = 2 ** 31 - 1) => z.int().min(min).max(max).describe(about);
 const positive = (about: string) => z.number().gt(0).describe(about);
 const share = (about: string) => z.number().min(0).max(1).describe(about);
 const flag = (about: string) => z.boolean().describe(about);
 const one = <const T extends readonly string[]>(about: string, ...of: T) => z.enum(of).describe(about);
 
+const digits = /^\d{1,20}$/;
 const seed = z
-  .union([z.int().min(0), z.string().regex(/^\d{1,20}$/)], { error: "a whole number from 0 to 2^64 - 1" })
+  .union([z.int().min(0), z.string().regex(digits)], {
+    error: "a whole number from 0 to 2^53 - 1, or up to 2^64 - 1 as a string of digits",
+  })
+  .refine((s) => !digits.test(String(s)) || BigInt(s) < 1n << 64n, "a whole number from 0 to 2^64 - 1")
   .describe("Of every draw and of the order of the data; a whole number, above 2^53 - 1 as a string of digits.");
 
 const sampling = {
@@ -94,6 +101,28 @@ const trainer = {
   sharePrefix: flag("Compute what prompts have in common once.").default(true),
 };
 
+interface TrainerValues {
+  loss: string;
+  divergence: string;
+  warmupRatio?: number | undefined;
+  warmupSteps?: number | undefined;
+  train: { vision: boolean; projector: boolean; decoder: boolean };
+}
+type Refuse = (expected: string, ...path: string[]) => void;
+
+/** Checks of several keys: what each says is what was expected. */
+const together =
+  <T>(check: (value: T, refuse: Refuse) => void) =>
+  (value: T, { addIssue }: { addIssue: (issue: { code: "custom"; message: string; path: string[] }) => void }) =>
+    check(value, (message, ...path) => addIssue({ code: "custom", message, path }));
+
+const trainerTogether = together<TrainerValues>((t, refuse) => {
+  if ((t.warmupSteps ?? 0) > 0 && (t.warmupRatio ?? 0) > 0) refuse("one of warmupSteps and warmupRatio", "warmupSteps");
+  if (t.divergence !== "reverse_kl" && t.loss !== "sigmoid")
+    refuse(`reverse_kl beside loss ${t.loss} (others go with sigmoid only)`, "divergence");
+  if (!Object.values(t.train).includes(true)) refuse("a part that is trained", "train");
+});
+
 const badRows = one("A row that cannot be used: end the run, or leave it out and count it.", "fail", "skip").default(
   "fail",
 );
@@ -106,30 +135,39 @@ const saveEverySteps = whole(
   1,
 ).optional();
 
-export const trainSchema = z.strictObject({
-  preset,
-  model: path("Folder of the checkpoint to start from."),
-  data: path("File of rows to train on: .jsonl, .json or .parquet."),
-  videos: path("Folder that media paths of rows are relative to and may not leave; default: that of data.").optional(),
-  runDir: path("Folder of the run; the same command resumes it."),
-  evalData: path("File of rows to measure loss, accuracy and margin on; training is the same without it.").optional(),
-  evalEvery: whole("Steps between evaluations; default: before the first and after the last step.", 1).optional(),
-  epochs: whole("How often each row is trained on.", 1).default(1),
-  itemsPerStep: whole("Rows of an optimizer step.", 1).default(8),
-  onBadRow: badRows,
-  onLong: one(
-    "An item longer than the context: a bad row, or its answers are cut and counted.",
-    "fail",
-    "truncate",
-  ).default("fail"),
-  saveEverySteps,
-  trainer: z
-    .strictObject({ ...trainer, seed: seed.default(0) })
-    .prefault({})
-    .describe("Loss, optimizer and schedule."),
-  load: load.prefault({}),
-  features: features.prefault({}),
-});
+export const trainSchema = z
+  .strictObject({
+    preset,
+    model: path("Folder of the checkpoint to start from."),
+    data: path("File of rows to train on: .jsonl, .json or .parquet."),
+    videos: path(
+      "Folder that media paths of rows are relative to and may not leave; default: that of data.",
+    ).optional(),
+    runDir: path("Folder of the run; the same command resumes it."),
+    evalData: path("File of rows to measure loss, accuracy and margin on; training is the same without it.").optional(),
+    evalEvery: whole("Steps between evaluations; default: before the first and after the last step.", 1).optional(),
+    epochs: whole("How often each row is trained on.", 1).default(1),
+    itemsPerStep: whole("Rows of an optimizer step.", 1).default(8),
+    onBadRow: badRows,
+    onLong: one(
+      "An item longer than the context: a bad row, or its answers are cut and counted.",
+      "fail",
+      "truncate",
+    ).default("fail"),
+    saveEverySteps,
+    trainer: z
+      .strictObject({ ...trainer, seed: seed.default(0) })
+      .superRefine(trainerTogether)
+      .prefault({})
+      .describe("Loss, optimizer and schedule."),
+    load: load.prefault({}),
+    features: features.prefault({}),
+  })
+  .superRefine(
+    together<{ evalEvery?: number | undefined; evalData?: string | undefined }>((c, refuse) => {
+      if (c.evalEvery !== undefined && c.evalData === undefined) refuse("evalData beside it", "evalEvery");
+    }),
+  );
 
 const drop = (about: string) => one(about, "drop", "fail").default("drop");
 
@@ -145,111 +183,127 @@ const endpoint = z
   })
   .describe("The judge endpoint, for kind openai. Questions, contexts and answers are sent to it.");
 
-export const runSchema = z.strictObject({
-  preset,
-  model: path("Folder of the checkpoint that the run starts from."),
-  samples: path("File of questions about videos: .jsonl, .json or .parquet."),
-  videos: path("Folder that video paths are relative to and may not leave; default: that of samples.").optional(),
-  runDir: path("Folder of the run; the same command resumes it."),
-  seedData: path("Preference rows that train model 1 from `model` first (seed DPO).").optional(),
-  from: whole("Index of the first model that is used.", 0).default(1),
-  to: whole("Index of the last model that is made.", 1).default(9),
-  seed: seed.default(0),
-  context: z
-    .strictObject({
-      design: one("Visual context of the judge.", "none", "fixed", "renew", "retrospective").default("retrospective"),
-      maxTokens: whole("Longest context.", 1).default(512),
-      temperature: sampling.temperature.default(0.7),
-      topP: sampling.topP.default(0.9),
-    })
-    .prefault({})
-    .describe("The visual context that the judge is given."),
-  response: z
-    .strictObject({
-      maxTokens: whole("Longest answer.", 1).default(512),
-      temperature: sampling.temperature.default(0.7),
-      topP: sampling.topP.default(0.9),
-    })
-    .prefault({})
-    .describe("The two answers to each question."),
-  judge: z
-    .strictObject({
-      kind: one("The model itself, or an endpoint.", "self", "openai").default("self"),
-      method: one(
-        "How the model's choice is read: its text, or the log-probs of the two labels.",
-        "text",
-        "logprob",
-      ).default("text"),
-      orders: one("Whether answers are shown in one order (the paper) or in both.", "one", "both").default("one"),
-      tie: drop("Equal log-probs."),
-      disagree: one(
-        "Another choice in the other order; average: the mean margin decides, where the judge gives margins.",
-        "drop",
-        "fail",
-        "average",
-      ).default("drop"),
-      identical: drop("Two answers of the same tokens."),
-      unparsed: drop("A choice that cannot be read."),
-      truncated: one(
-        "An answer cut by its length: left out, kept, or drawn once more.",
-        "drop",
-        "keep",
-        "resample",
-      ).default("drop"),
-      endpoint: endpoint.optional(),
-    })
-    .prefault({})
-    .describe("Who prefers which answer."),
-  guards: z
-    .strictObject({
-      maxPosition: share("Largest share of verdicts for one position.").default(0.9),
-      minUsable: share("Smallest share of samples that become pairs.").default(0.1),
-    })
-    .prefault({})
-    .describe("Bounds beyond which an iteration ends before it trains; 1 and 0 switch them off."),
-  prompts: path("File of prompts in place of the built-in ones.").optional(),
-  train: z
-    .strictObject({
-      ...trainer,
-      schedule: trainer.schedule.unwrap().default("linear"),
-      warmupRatio: share(
-        "Share of all steps that warm up, rounded up; the first step of a warm-up has rate 0.",
-      ).default(0.1),
-      epochs: whole("How often each pair is trained on.", 1).default(3),
-      pairsPerStep: whole("Pairs of an optimizer step.", 1).default(128),
-      saveEverySteps,
-      trainPrompt: one(
-        "Train on the prompt that was sampled from, or on the question alone.",
-        "sampled",
-        "plain",
-      ).default("sampled"),
-    })
-    .prefault({})
-    .describe("DPO of each iteration; optimizer and schedule start anew."),
-  video: z
-    .strictObject({
-      frames: whole("Frames of a video; default: the family's.", 1, 4096).optional(),
-      window: z
-        .tuple([z.number().min(0), z.number().gt(0)])
-        .optional()
-        .describe("Seconds that frames come from."),
-      fps: positive("Frames a second to choose among; default: all.").optional(),
-      onError: one("A video that cannot be read: end the run, or skip and count its samples.", "skip", "fail").default(
-        "fail",
-      ),
-      looks: one("Whether contexts and judgements see other frames each time.", "same", "varied").default("same"),
-      stretches: whole("With varied looks: stretches of a video, of which a look sees one.", 1, 4096).default(4),
-    })
-    .prefault({})
-    .describe("Which frames are seen."),
-  features: features.prefault({}),
-  load: load.prefault({}),
-  groupVideos: whole("Videos that are worked on together; default: 1 on a CPU.", 1).optional(),
-  keep: z
-    .union([z.enum(["all", "last"]), z.int().min(1)], { error: "all, last, or a number of models" })
-    .default(2)
-    .describe("Models that stay on disk."),
-});
+export const runSchema = z
+  .strictObject({
+    preset,
+    model: path("Folder of the checkpoint that the run starts from."),
+    samples: path("File of questions about videos: .jsonl, .json or .parquet."),
+    videos: path("Folder that video paths are relative to and may not leave; default: that of samples.").optional(),
+    runDir: path("Folder of the run; the same command resumes it."),
+    seedData: path("Preference rows that train model 1 from `model` first (seed DPO).").optional(),
+    from: whole("Index of the first model that is used.", 0).default(1),
+    to: whole("Index of the last model that is made.", 1).default(9),
+    seed: seed.default(0),
+    context: z
+      .strictObject({
+        design: one("Visual context of the judge.", "none", "fixed", "renew", "retrospective").default("retrospective"),
+        maxTokens: whole("Longest context.", 1).default(512),
+        temperature: sampling.temperature.default(0.7),
+        topP: sampling.topP.default(0.9),
+      })
+      .prefault({})
+      .describe("The visual context that the judge is given."),
+    response: z
+      .strictObject({
+        maxTokens: whole("Longest answer.", 1).default(512),
+        temperature: sampling.temperature.default(0.7),
+        topP: sampling.topP.default(0.9),
+      })
+      .prefault({})
+      .describe("The two answers to each question."),
+    judge: z
+      .strictObject({
+        kind: one("The model itself, or an endpoint.", "self", "openai").default("self"),
+        method: one(
+          "How the model's choice is read: its text, or the log-probs of the two labels.",
+          "text",
+          "logprob",
+        ).default("text"),
+        orders: one("Whether answers are shown in one order (the paper) or in both.", "one", "both").default("one"),
+        tie: drop("Equal log-probs."),
+        disagree: one(
+          "Another choice in the other order; average: the mean margin decides, where the judge gives margins.",
+          "drop",
+          "fail",
+          "average",
+        ).default("drop"),
+        identical: drop("Two answers of the same tokens."),
+        unparsed: drop("A choice that cannot be read."),
+        truncated: one(
+          "An answer cut by its length: left out, kept, or drawn once more.",
+          "drop",
+          "keep",
+          "resample",
+        ).default("drop"),
+        endpoint: endpoint.optional(),
+      })
+      .superRefine(
+        together<{ kind: string; endpoint?: object | undefined }>((j, refuse) => {
+          if (j.kind === "openai" && !j.endpoint) refuse("an endpoint for kind openai", "endpoint");
+          if (j.kind === "self" && j.endpoint) refuse("kind openai beside an endpoint", "kind");
+        }),
+      )
+      .prefault({})
+      .describe("Who prefers which answer."),
+    guards: z
+      .strictObject({
+        maxPosition: share("Largest share of verdicts for one position.").default(0.9),
+        minUsable: share("Smallest share of samples that become pairs.").default(0.1),
+      })
+      .prefault({})
+      .describe("Bounds beyond which an iteration ends before it trains; 1 and 0 switch them off."),
+    prompts: path("File of prompts in place of the built-in ones.").optional(),
+    train: z
+      .strictObject({
+        ...trainer,
+        schedule: trainer.schedule.unwrap().default("linear"),
+        warmupRatio: share(
+          "Share of all steps that warm up, rounded up; the first step of a warm-up has rate 0.",
+        ).default(0.1),
+        epochs: whole("How often each pair is trained on.", 1).default(3),
+        pairsPerStep: whole("Pairs of an optimizer step.", 1).default(128),
+        saveEverySteps,
+        trainPrompt: one(
+          "Train on the prompt that was sampled from, or on the question alone.",
+          "sampled",
+          "plain",
+        ).default("sampled"),
+      })
+      .superRefine(trainerTogether)
+      .prefault({})
+      .describe("DPO of each iteration; optimizer and schedule start anew."),
+    video: z
+      .strictObject({
+        frames: whole("Frames of a video; default: the family's.", 1, 4096).optional(),
+        window: z
+          .tuple([z.number().min(0), z.number().gt(0)])
+          .refine(([from, to]) => from < to, "a begin before its end")
+          .optional()
+          .describe("Seconds that frames come from."),
+        fps: positive("Frames a second to choose among; default: all.").optional(),
+        onError: one(
+          "A video that cannot be read: end the run, or skip and count its samples.",
+          "skip",
+          "fail",
+        ).default("fail"),
+        looks: one("Whether contexts and judgements see other frames each time.", "same", "varied").default("same"),
+        stretches: whole("With varied looks: stretches of a video, of which a look sees one.", 1, 4096).default(4),
+      })
+      .prefault({})
+      .describe("Which frames are seen."),
+    features: features.prefault({}),
+    load: load.prefault({}),
+    groupVideos: whole("Videos that are worked on together; default: 1 on a CPU.", 1).optional(),
+    keep: z
+      .union([z.enum(["all", "last"]), z.int().min(1)], { error: "all, last, or a number of models" })
+      .default(2)
+      .describe("Models that stay on disk."),
+  })
+  .superRefine(
+    together<{ from: number; to: number }>((c, refuse) => {
+      if (c.from >= c.to) refuse(`more than from (${c.from})`, "to");
+    }),
+  );
 
 export type TrainConfig = z.output<typeof trainSchema>;
 export type RunConfig = z.output<typeof runSchema>;

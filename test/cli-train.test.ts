@@ -1,0 +1,243 @@
+// isr-dpo train: how it looks on a terminal, in a file and as JSON, what it says when it is stopped, and its exit codes.
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import {
+  bytes,
+  duration,
+  initialState,
+  lastingLine,
+  liveLines,
+  nextState,
+  real,
+  stepLine,
+  summary,
+} from "../src/cli/train-view.js";
+import type { IterationEvent, IterationResult, RunStepMetrics } from "../src/index.js";
+import { node, root } from "./helpers/child.js";
+import { rowsFile } from "./helpers/data.js";
+import { temporaryFolder } from "./helpers/files.js";
+import { folder } from "./helpers/golden.js";
+
+const test = suite("cli-train");
+const command = ["--import", "tsx", "src/cli/main.ts", "train"];
+const quiet = { NODE_NO_WARNINGS: "1" };
+const model = folder("text_llama");
+const pairRows = Array.from({ length: 16 }, (_, i) => ({ prompt: `a dog ${i}?`, chosen: "It runs.", rejected: "no" }));
+const sftRows = Array.from({ length: 16 }, (_, i) => ({ prompt: `a dog ${i}?`, completion: "It runs." }));
+
+test("numbers", () => {
+  const rows: [string, string][] = [
+    [duration(0.31), "0.3 s"],
+    [duration(9.96), "10 s"],
+    [duration(59.6), "1 min"],
+    [duration(75), "1 min 15 s"],
+    [duration(3599.7), "1 h"],
+    [duration(3661), "1 h 1 min"],
+    [duration(90_000), "25 h"],
+    [duration(Number.NaN), "?"],
+    [real(0), "0"],
+    [real(5e-7), "5e-7"],
+    [real(1.23456e-5), "1.23e-5"],
+    [real(0.25), "0.25"],
+    [real(0.123456), "0.1235"],
+    [real(100), "100"],
+    [real(1000), "1000"],
+    [real(1230), "1230"],
+    [real(1.5e6), "1.5e+6"],
+    [real(Number.POSITIVE_INFINITY), "Infinity"],
+    [bytes(5), "1 MiB"],
+    [bytes(300 * 2 ** 20), "300 MiB"],
+    [bytes(2.5 * 2 ** 30), "2.5 GiB"],
+  ];
+  for (const [actual, expected] of rows) assert.is(actual, expected);
+});
+
+const metrics: RunStepMetrics = {
+  ...{ step: 11, loss: 0.65432, dpoLoss: 0.65432, sftLoss: 0, gradNorm: 1.23456, learningRate: 5e-7, accuracy: 0.625 },
+  ...{ chosenReward: 0.1, rejectedReward: 0, margin: 0.1234, chosenLogProb: -9, rejectedLogProb: -8 },
+  ...{ chosenTokens: 20, rejectedTokens: 10, tokensComputed: 4096, lengthMarginCorrelation: 0, seconds: 2 },
+  ...{ epoch: 0, truncated: 0, tokensPerSecond: 2048, shareOfPeak: 0.744, memoryBytes: 3 * 2 ** 30 },
+};
+const step: IterationEvent = { type: "step", iteration: 0, metrics };
+const progress = (done: number): IterationEvent => ({
+  ...{ type: "progress", iteration: 0, stage: "train", done, total: 40, perSecond: 0.5, secondsLeft: 58 },
+});
+const stage = (name: "score" | "train" | "save"): IterationEvent => ({
+  ...{ type: "stage", iteration: 0, stage: name, state: "begin" },
+});
+const after = (kind: "sft" | "dpo", ...events: IterationEvent[]) => events.reduce(nextState, initialState(kind));
+const wide = 120;
+
+test("the live lines", () => {
+  const rows: [string, string[], string[]][] = [
+    ["at first", liveLines(initialState("dpo"), wide), ["starting"]],
+    ["a stage", liveLines(after("dpo", stage("score")), wide), ["reference log-probs"]],
+    ["progress", liveLines(after("dpo", stage("train"), progress(10)), wide), ["███░░░░░░░░░ step 10/40  58 s left"]],
+    [
+      "a step, told before its progress",
+      liveLines(after("dpo", stage("train"), progress(10), step), 79),
+      [
+        "████░░░░░░░░ step 12/40  58 s left  2,048 tok/s  74 % of peak  3.0 GiB",
+        "loss 0.6543  margin 0.123  accuracy 63 %  lr 5e-7  grad 1.235",
+      ],
+    ],
+    [
+      "supervised: no pairs to speak of",
+      liveLines(after("sft", stage("train"), progress(10), step), 79).slice(1),
+      ["loss 0.6543  lr 5e-7  grad 1.235"],
+    ],
+    [
+      "narrow",
+      liveLines(after("dpo", stage("train"), progress(10), step), 30),
+      ["████░░░░░░░░ step 12/40", "loss 0.6543  margin 0.123"],
+    ],
+    ["the last step", liveLines(after("dpo", stage("train"), progress(40)), wide), ["████████████ step 40/40"]],
+    ["saving", liveLines(after("dpo", progress(40), step, stage("save")), wide), ["saving the model"]],
+  ];
+  for (const [what, lines, expected] of rows) assert.equal(lines, expected, what);
+  for (let width = 1; width < wide; width++)
+    for (const line of liveLines(after("dpo", stage("train"), progress(10), step), width))
+      assert.ok([...line].length <= width, `${width}: ${line}`);
+});
+
+test("lines that stay", () => {
+  assert.is(
+    stepLine(after("dpo", progress(10), step)),
+    "step 12/40  loss 0.6543  margin 0.123  accuracy 63 %  lr 5e-7  grad 1.235  2,048 tok/s  74 % of peak  3.0 GiB  58 s left",
+  );
+  const evaluation = { type: "evaluation", iteration: 0, step: 4, loss: 0.5, accuracy: 0.75, margin: 1.5 } as const;
+  const rows: [IterationEvent, "sft" | "dpo", string | undefined][] = [
+    [evaluation, "dpo", "evaluation before step 4: loss 0.5000  accuracy 75.0 %  margin 1.500"],
+    [evaluation, "sft", "evaluation before step 4: loss 0.5000"],
+    [{ type: "warning", code: "BAD_ROW", message: "a\u001b[31mb", detail: null }, "sft", "warning (BAD_ROW): ab"],
+    [stage("train"), "dpo", undefined],
+    [step, "dpo", undefined],
+  ];
+  for (const [event, kind, expected] of rows) assert.is(lastingLine(event, kind), expected);
+});
+
+test("the summary tells what was left out", () => {
+  const result = {
+    ...{ iteration: 0, model: "r/model", hash: "", pairs: 1200, resumed: false, work: {} },
+    counts: { skippedRows: 3, truncated: 1 },
+    metrics: [{ ...metrics, loss: 0.7 }, metrics],
+  } as unknown as IterationResult;
+  assert.equal(summary(result, "r", 75).slice(0, 5), [
+    "2 steps over 1,200 items, 8,192 tokens computed, 1 min 15 s",
+    "loss 0.7000 -> 0.6543",
+    "3 rows left out (bad)",
+    "1 items shortened to fit the context",
+    "model: r/model",
+  ]);
+});
+
+const flags = (data: string, runDir: string) => [
+  ...["--model", model, "--data", data, "--run-dir", runDir, "--items-per-step", "4", "--learning-rate", "1e-3"],
+  ...["--dtype", "f32", "--threads", "1"],
+];
+
+test("piped: plain lines on stderr, nothing on stdout; bad rows are told and counted", () => {
+  const runDir = join(temporaryFolder(), "run");
+  const data = rowsFile([...pairRows, { prompt: "no answers", chosen: "", rejected: "x" }]);
+  const ended = node([...command, "dpo", ...flags(data, runDir), "--on-bad-row", "skip"], quiet);
+  assert.is(ended.code, 0, ended.err);
+  assert.is(ended.out, "");
+  assert.match(ended.err, /^warning \(BAD_ROW\): .*rows\.jsonl:17/m);
+  assert.match(ended.err, /^step 1\/4 {2}loss 0\.6931 {2}margin 0\.000 /m);
+  assert.match(ended.err, /^step 4\/4 /m);
+  assert.match(ended.err, /^4 steps over 16 items/m);
+  assert.match(ended.err, /^1 rows left out \(bad\)$/m);
+  assert.ok(ended.err.trimEnd().endsWith(`next: isr-dpo chat ${join(runDir, "model")}`), ended.err);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: that there are none is what is tested
+  assert.not.match(ended.err, /[\u0000-\u0009\u000b-\u001f]/);
+});
+
+test("--json: an object a line on stdout, and nothing else", () => {
+  const data = rowsFile(sftRows);
+  const ended = node([...command, "sft", ...flags(data, join(temporaryFolder(), "run")), "--json"], quiet);
+  assert.is(ended.code, 0, ended.err);
+  assert.is(ended.err, "");
+  const events = ended.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  const losses = events.filter((e) => e.type === "step").map((e) => e.metrics.loss);
+  assert.is(losses.length, 4);
+  assert.ok(losses[3] < losses[0], String(losses));
+  assert.equal([events.at(-1).type, events.at(-1).steps], ["result", 4]);
+});
+
+test("on a terminal: lines rewritten in place, and what stays", () => {
+  const line = [process.execPath, ...command, "dpo", ...flags(rowsFile(pairRows), join(temporaryFolder(), "run"))];
+  const typed = spawnSync("script", ["-qec", `stty cols 80; ${line.join(" ")}`, "/dev/null"], {
+    cwd: root,
+    encoding: "utf8",
+    env: { ...process.env, ...quiet },
+  });
+  assert.is(typed.status, 0, typed.stdout);
+  assert.ok(typed.stdout.includes("\u001b[1A\u001b[J"), "two lines are taken back");
+  const stays = typed.stdout.slice(typed.stdout.lastIndexOf("\u001b[J") + 3).split("\r\n");
+  assert.match(stays[0]!, /^4 steps over 16 items/);
+  assert.match(stays[1]!, /^loss 0\.6931 -> /);
+});
+
+test("Ctrl-C ends in order, and the same command goes on", async () => {
+  const args = [...flags(rowsFile(pairRows), join(temporaryFolder(), "run")), "--epochs", "2000"];
+  const child = spawn(process.execPath, [...command, "dpo", ...args], { cwd: root, env: { ...process.env, ...quiet } });
+  let err = "";
+  child.stderr.setEncoding("utf8").on("data", (piece: string) => {
+    if (!err.includes("step 1/") && (err + piece).includes("step 1/")) child.kill("SIGINT");
+    err += piece;
+  });
+  const [code] = await once(child, "close");
+  assert.is(code, 130, err);
+  const at = Number(/^stopped at step (\d+); the same command goes on from there$/m.exec(err)?.[1]);
+  assert.ok(at >= 1 && at < 8000, err);
+  const again = spawn(process.execPath, [...command, "dpo", ...args, "--json"], {
+    cwd: root,
+    env: { ...process.env, ...quiet },
+  });
+  let out = "";
+  again.stdout.setEncoding("utf8").on("data", (piece: string) => {
+    if (!out.includes('"type":"step"') && (out + piece).includes('"type":"step"')) again.kill("SIGTERM");
+    out += piece;
+  });
+  const [stopped] = await once(again, "close");
+  assert.is(stopped, 130);
+  const first = out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line))
+    .find((e) => e.type === "step");
+  assert.is(first.metrics.step, at, "nothing is done again");
+});
+
+test("exit codes", () => {
+  const config = join(temporaryFolder(), "c.yaml");
+  writeFileSync(config, "model: m\ndata: d\nrunDir: r\nepoch: 2\n");
+  const rows: [string[], number, RegExp][] = [
+    [["dpo"], 2, /INVALID_ARGUMENT: command line: expected --model, --data, --run-dir, got none\nhint:/],
+    [["dpo", ...flags("d", "r"), "--learning-rate", "fast"], 2, /Expected a number of at least 0/],
+    [["dpo", ...flags("d", "r"), "--epochs", "0"], 2, /Expected a whole number/],
+    [["dpo", config], 78, /INVALID_CONFIG: .*c\.yaml:4:1: epoch: unknown key; did you mean 'epochs'\?/],
+    [
+      ["sft", ...flags("d", "r"), "--schedule", "cosin"],
+      78,
+      /command line: trainer\.schedule: .*\nhint: did you mean 'cosine'/,
+    ],
+    [["dpo", "nowhere.yaml"], 65, /NOT_FOUND: nowhere\.yaml/],
+    [["rlhf"], 2, /unknown command/],
+  ];
+  for (const [args, code, message] of rows) {
+    const ended = node([...command, ...args], quiet);
+    assert.is(ended.code, code, `${args.join(" ")}: ${ended.err}`);
+    assert.match(ended.err, message);
+    assert.is(ended.out, "");
+  }
+});
+
+test.run();
