@@ -5,6 +5,7 @@ import { constants } from "node:fs";
 import { type FileHandle, mkdir, open, readdir, rename, rm, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { IsrDpoError } from "../errors.js";
+import { between, die, due } from "./failpoint.js";
 
 export const temporarySuffix = ".tmp";
 
@@ -37,15 +38,30 @@ export async function guarded<T>(path: string, doing: string, work: () => Promis
 }
 
 /** All of `bytes` at `at`, in one call unless the system takes only a part. */
-export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
-  for (let done = 0; done < bytes.length; )
-    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number, path: string): Promise<void> {
+  await between("write", path, async () => {
+    if (due("half", "write", path)) {
+      await file.write(bytes, 0, bytes.length >> 1, at);
+      die();
+    }
+    for (let done = 0; done < bytes.length; )
+      done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+  });
+}
+
+/** Fills `bytes` from `at` on; how many there were before the file's end. */
+export async function readAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<number> {
+  for (let done = 0; ; ) {
+    const { bytesRead } = await file.read(bytes, done, bytes.length - done, at + done);
+    done += bytesRead;
+    if (bytesRead === 0 || done === bytes.length) return done;
+  }
 }
 
 async function syncPath(path: string, flags: number): Promise<void> {
   const file = await open(path, flags);
   try {
-    await file.sync();
+    await between("sync", path, () => file.sync());
   } finally {
     await file.close();
   }
@@ -77,10 +93,10 @@ async function writeSynced(path: string, data: string | Uint8Array | AsyncIterab
     let at = 0;
     // An error of the source itself passes as it is.
     for await (const part of whole instanceof Uint8Array ? [whole] : whole) {
-      await guarded(path, "write", () => writeAll(file, part, at));
+      await guarded(path, "write", () => writeAll(file, part, at, path));
       at += part.length;
     }
-    await guarded(path, "sync", () => file.sync());
+    await guarded(path, "sync", () => between("sync", path, () => file.sync()));
   } finally {
     await file.close();
   }
@@ -95,7 +111,7 @@ export async function writeAtomic(path: string, data: string | Uint8Array | Asyn
   const temporary = path + temporarySuffix;
   try {
     await writeSynced(temporary, data);
-    await guarded(path, "put in place", () => rename(temporary, path));
+    await guarded(path, "put in place", () => between("rename", path, () => rename(temporary, path)));
   } catch (e) {
     await unlink(temporary).catch(() => {}); // the error at hand says more
     throw e;
@@ -141,7 +157,9 @@ export class AtomicDir {
     let moved = false;
     try {
       await guarded(this.path, "sync", () => syncTree(this.path));
-      await guarded(this.final, "put in place", () => rename(this.path, this.final));
+      await guarded(this.final, "put in place", () =>
+        between("rename", this.final, () => rename(this.path, this.final)),
+      );
       moved = true;
       await syncFolder(dirname(this.final));
     } catch (e) {
@@ -162,8 +180,8 @@ export async function removeFolder(dir: string): Promise<void> {
   const temporary = AtomicDir.temporaryOf(dir);
   await guarded(dir, "remove", async () => {
     await rm(temporary, { recursive: true, force: true });
-    await rename(dir, temporary);
-    await rm(temporary, { recursive: true, force: true });
+    await between("rename", temporary, () => rename(dir, temporary));
+    await between("remove", temporary, () => rm(temporary, { recursive: true, force: true }));
   });
 }
 
@@ -177,7 +195,7 @@ export async function removeTemporaries(dir: string): Promise<string[]> {
   for (const entry of entries) {
     const path = join(dir, entry.name);
     if (entry.name.endsWith(temporarySuffix)) {
-      await guarded(path, "remove", () => rm(path, { recursive: true, force: true }));
+      await guarded(path, "remove", () => between("remove", path, () => rm(path, { recursive: true, force: true })));
       removed.push(path);
     } else if (entry.isDirectory()) removed.push(...(await removeTemporaries(path)));
   }

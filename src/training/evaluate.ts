@@ -1,6 +1,7 @@
 // Loss, accuracy and margin on a fixed set, between steps. It only scores: training gives the same bits with and without it.
 import { readFile } from "node:fs/promises";
-import { isIsrDpoError } from "../errors.js";
+import { show } from "../check.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { type LossOptions, lossKeys } from "../loss.js";
 import { internalsOf, type VideoLM } from "../model.js";
 import { dpoLoss } from "../native.js";
@@ -98,6 +99,17 @@ export interface EvaluatorOptions {
   emit: Emit;
 }
 
+function stepOf(path: string, line: string): number {
+  try {
+    const { step } = JSON.parse(line) as { step: number };
+    if (Number.isSafeInteger(step)) return step;
+  } catch {}
+  throw new IsrDpoError("JOURNAL_CORRUPT", `${path}: expected evaluations as they were written, got ${show(line)}`, {
+    hint: "the file was changed: delete it, and the evaluations from here on are made again",
+    path,
+  });
+}
+
 export class Evaluator {
   readonly #o: EvaluatorOptions;
   readonly #lines = new Map<number, string>();
@@ -113,8 +125,7 @@ export class Evaluator {
       if (isIsrDpoError(e, "NOT_FOUND")) return "";
       throw e;
     });
-    for (const line of text.split("\n"))
-      if (line !== "") evaluator.#lines.set((JSON.parse(line) as { step: number }).step, line);
+    for (const line of text.split("\n")) if (line !== "") evaluator.#lines.set(stepOf(o.path, line), line);
     return evaluator;
   }
 
