@@ -1,14 +1,29 @@
-// Trains in a run folder, or goes on there. Arguments: data, run folder, long | short. Prints how it ended.
+// Trains in a run folder, or goes on there; after a failure once more. Arguments: data, run folder, long | short. Prints a
+// line when what it starts with is loaded, and one when a call of train() has ended.
+import { join } from "node:path";
+import { newestStep } from "../../src/store/checkpoints.js";
 import { train } from "../../src/training/train.js";
 import { longRun, optionsOf, shortRun } from "../helpers/train-run.js";
 
 const [data, runDir, size] = process.argv.slice(2) as [string, string, string];
-console.log(JSON.stringify({ ready: true })); // what it starts with is loaded
-try {
-  const run = train(optionsOf(data, runDir, size === "long" ? longRun : shortRun));
-  const { hash, resumed } = await run.result;
-  console.log(JSON.stringify({ done: true, hash, resumed }));
-} catch (e) {
-  const { code = null, message, path = null } = e as { code?: string; message: string; path?: string };
-  console.log(JSON.stringify({ code, message, path }));
+const say = (fact: object) => console.log(JSON.stringify(fact));
+
+/** Whether it was done. */
+async function once(): Promise<boolean> {
+  let reached = -1; // the last step whose metrics were told
+  try {
+    const run = train(optionsOf(data, runDir, size === "long" ? longRun : shortRun));
+    for await (const event of run) if (event.type === "step") reached = event.metrics.step;
+    await run.result;
+    say({ done: true, reached });
+    return true;
+  } catch (e) {
+    const { code = null, message, path = null, name } = e as NodeJS.ErrnoException;
+    const { newest, bad } = await newestStep(join(runDir, "train"));
+    say({ name, code, message, path, reached, saved: newest?.step ?? 0, bad });
+    return false;
+  }
 }
+
+say({ ready: true });
+if (!(await once())) await once();
