@@ -10,7 +10,10 @@ import { tsImport } from "tsx/esm/api";
 import { root } from "./native.mjs";
 
 const { bundled } = await tsImport("../test/helpers/bundle.ts", import.meta.url);
-const { resultOf, shortRun, writeData } = await tsImport("../test/helpers/train-run.ts", import.meta.url);
+const { resultOf, sizes, writeData } = await tsImport("../test/helpers/train-run.ts", import.meta.url);
+
+// A read finds no full disk, and a process killed before one leaves what the operation before it left.
+const readsOf = (fault) => (fault === "EIO" || fault === "SHORT" ? { ISR_FAULT_READS: "1" } : {});
 
 export class Train {
   faults = ["EIO", "ENOSPC", "SHORT", "KILL"];
@@ -24,7 +27,7 @@ export class Train {
   }
 
   async #train(dir, fault) {
-    const shim = fault ? { LD_PRELOAD: this.shim, ISR_FAULT_PATH: dir, ISR_FAULT_READS: "1", ...fault } : {};
+    const shim = fault ? { LD_PRELOAD: this.shim, ISR_FAULT_PATH: dir, ...fault } : {};
     const child = spawn(process.execPath, [this.child, this.data, dir, "short"], {
       cwd: root,
       env: { ...process.env, ...shim },
@@ -40,11 +43,13 @@ export class Train {
     return { status, signal, err, said: said.map((line) => JSON.parse(line)) };
   }
 
-  async count() {
-    await writeData(this.data, shortRun);
+  /** How many operations a run without a fault has. */
+  async count(fault) {
+    await writeData(this.data, sizes.short);
     this.child = bundled("train-run");
     const dir = join(this.work, "straight");
-    const { said, err } = await this.#train(dir, { ISR_FAULT_COUNT: "1" });
+    rmSync(dir, { recursive: true, force: true });
+    const { said, err } = await this.#train(dir, { ISR_FAULT_COUNT: "1", ...readsOf(fault) });
     const operations = Number(/(\d+) file operations/.exec(err)?.[1]);
     this.straight = resultOf(dir);
     if (!said[0]?.done || !(operations > 50))
@@ -52,9 +57,10 @@ export class Train {
     return operations;
   }
 
+  /** What is wrong after the fault at operation k; null when nothing is. */
   async attempt(fault, k) {
     const dir = join(this.work, `${fault}-${k}`);
-    const result = await this.#train(dir, { ISR_FAULT: fault, ISR_FAULT_AT: String(k) });
+    const result = await this.#train(dir, { ISR_FAULT: fault, ISR_FAULT_AT: String(k), ...readsOf(fault) });
     let problem = null;
     if (fault === "KILL") {
       if (result.signal !== "SIGKILL") problem = `was not killed: ${JSON.stringify(result)}`;
@@ -75,7 +81,7 @@ export class Train {
     const expected = fault === "ENOSPC" ? "DISK_FULL" : "IO";
     if (first.code !== expected) return `expected ${expected} but received ${first.code}: ${first.message}`;
     if (first.bad.length) return `a checkpoint does not hold: ${JSON.stringify(first.bad)}`;
-    const saved = Math.floor(first.reached / shortRun.saveEverySteps) * shortRun.saveEverySteps;
+    const saved = Math.floor(first.reached / sizes.short.saveEverySteps) * sizes.short.saveEverySteps;
     if (first.saved < saved) return `expected the checkpoint of step ${saved}, got ${first.saved}`;
     return second.done ? null : `the next start failed: ${second.code} ${second.message}`;
   }

@@ -28,20 +28,20 @@ function buildShim() {
 
 async function play(name) {
   const scenario = new scenarios[name](work, shim);
-  const operations = await scenario.count();
-  const step = all ? 1 : scenario.some(operations);
-  const points = [];
-  for (let at = 1; at <= operations + 1e-9; at += step) points.push(Math.round(at));
-  if (points.at(-1) !== operations) points.push(operations);
-  const cases = scenario.faults.flatMap((fault) => points.map((k) => ({ fault, k })));
+  const cases = [];
+  for (const fault of scenario.faults) {
+    const operations = await scenario.count(fault);
+    const step = all ? 1 : scenario.some(operations);
+    for (let at = 1; at <= operations + 1e-9; at += step) cases.push({ fault, k: Math.round(at), operations });
+    console.log(`${name}: ${fault} at ${all ? "each" : `every ${step.toFixed(0)}.`} of ${operations} file operations`);
+  }
   const take = async () => {
     for (let next = cases.shift(); next; next = cases.shift()) {
       const problem = await scenario.attempt(next.fault, next.k);
-      if (problem) console.log(`FAIL ${name}: ${next.fault} at operation ${next.k} of ${operations}: ${problem}`);
+      if (problem) console.log(`FAIL ${name}: ${next.fault} at operation ${next.k} of ${next.operations}: ${problem}`);
       problem ? ++failed : ++passed;
     }
   };
-  console.log(`${name}: ${cases.length} faults at ${points.length} of ${operations} file operations`);
   await Promise.all(Array.from({ length: scenario.sideBySide }, take));
 }
 

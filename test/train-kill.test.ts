@@ -11,7 +11,7 @@ import * as assert from "uvu/assert";
 import { bundled } from "./helpers/bundle.js";
 import { root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
-import { longRun, resultOf, type RunSize, shortRun, writeData } from "./helpers/train-run.js";
+import { resultOf, type SizeName, sizes, writeData } from "./helpers/train-run.js";
 
 const test = suite("train kill");
 const kills = Number(process.env.ISR_DPO_KILLS ?? 3);
@@ -27,18 +27,18 @@ interface Ended {
 class Runs {
   readonly #child: string;
   readonly #data: string;
-  readonly #size: string;
+  readonly #size: SizeName;
 
-  private constructor(child: string, data: string, size: string) {
+  private constructor(child: string, data: string, size: SizeName) {
     this.#child = child;
     this.#data = data;
     this.#size = size;
   }
 
-  static async of(size: RunSize): Promise<Runs> {
+  static async of(size: SizeName): Promise<Runs> {
     const data = temporaryFolder();
-    await writeData(data, size);
-    return new Runs(bundled("train-run"), data, size === longRun ? "long" : "short");
+    await writeData(data, sizes[size]);
+    return new Runs(bundled("train-run"), data, size);
   }
 
   /** Trains in `dir` to the end, or until it is killed, `killMs` after the start of the work or by a failpoint. */
@@ -100,8 +100,8 @@ function timingsHold(dir: string): void {
   for (const line of lines) assert.type(JSON.parse(line).seconds, "number");
 }
 
-test(`${kills} kills at random instants of ${longRun.steps} steps`, async () => {
-  const runs = await Runs.of(longRun);
+test(`${kills} kills at random instants of ${sizes.long.steps} steps`, async () => {
+  const runs = await Runs.of("long");
   const { result, ms } = await runs.straight();
   assert.ok(ms < 10_000 || kills < 100, `the run takes ${ms} ms`);
   let left = kills;
@@ -126,6 +126,20 @@ test(`${kills} kills at random instants of ${longRun.steps} steps`, async () => 
   assert.is(resumed, kills);
 });
 
+test("what a file counts on is durable before it appears", async () => {
+  const { passed } = await (await Runs.of("short")).straight();
+  const before = (name: string, k = 0) => passed.slice(0, passed.flatMap((p, i) => (p === name ? [i] : []))[k]);
+  for (const step of ["step-000002", "step-000004"]) {
+    const earlier = before(`before-rename:${step}`);
+    const synced = earlier.lastIndexOf("after-sync:metrics.jsonl");
+    assert.ok(synced > earlier.lastIndexOf("after-write:metrics.jsonl"), `metrics of ${step}`);
+    for (const name of ["state.json", "trainer.safetensors"])
+      assert.ok(earlier.lastIndexOf(`after-sync:${name}`) > synced, `${name} of ${step}`);
+  }
+  const trains = before("before-rename:stage.json", 1); // from scoring to training
+  assert.ok(trains.lastIndexOf("after-sync:refs.f32") > trains.lastIndexOf("after-write:refs.f32"));
+});
+
 // Of names that differ in their step alone the first and the last are taken. Between a write and its rename a sync changes
 // nothing that a killed process could leave behind: the quick test leaves these instants out.
 const quick = /^half|-(rename|cut|remove):|^after-write:(?!.*\.tmp)/;
@@ -144,7 +158,7 @@ function chosen(passed: readonly string[]): string[] {
 }
 
 test("a run killed at every failpoint on its way", async () => {
-  const runs = await Runs.of(shortRun);
+  const runs = await Runs.of("three");
   const { result, passed } = await runs.straight();
   const names = chosen(passed);
   assert.ok(names.length > 30, names.join(", "));
@@ -158,7 +172,6 @@ test("a run killed at every failpoint on its way", async () => {
         assert.equal(resultOf(dir), result, `before ${name}`);
         timingsHold(dir);
         dir = runFolder();
-        console.log("not reached", name);
         ended = await kill();
       }
       assert.ok(ended.killed, `${name}: ${JSON.stringify(ended.said)}`);
@@ -171,7 +184,7 @@ test("a run killed at every failpoint on its way", async () => {
 
 if (kills >= 100)
   test("a run killed at each failpoint, at its first and its last pass", async () => {
-    const runs = await Runs.of(shortRun);
+    const runs = await Runs.of("three");
     const { result, passed } = await runs.straight();
     const count = (name: string) => passed.filter((p) => p === name).length;
     const places = [...new Set(passed)].flatMap((name) =>

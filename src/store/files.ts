@@ -2,7 +2,7 @@
 // folder synced. A path has one writer at a time: who holds the run's lock.
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rename, rm, unlink } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { IsrDpoError } from "../errors.js";
 import { between, die, due } from "./failpoint.js";
@@ -58,6 +58,23 @@ export async function readAll(file: FileHandle, bytes: Uint8Array, at: number): 
   }
 }
 
+async function wholeText(file: FileHandle, size: number): Promise<string> {
+  const bytes = Buffer.alloc(size);
+  return bytes.toString("utf8", 0, await readAll(file, bytes, 0));
+}
+
+/** A file's text. readFile() takes a read that was cut short for the file's end. */
+export async function readText(path: string): Promise<string> {
+  return guarded(path, "read", async () => {
+    const file = await open(path);
+    try {
+      return await wholeText(file, (await file.stat()).size);
+    } finally {
+      await file.close();
+    }
+  });
+}
+
 async function syncPath(path: string, flags: number): Promise<void> {
   const file = await open(path, flags);
   try {
@@ -77,9 +94,27 @@ export async function syncFolder(dir: string): Promise<void> {
   );
 }
 
+/** The topmost folder that had to be made. mkdir's own `recursive` says ENOENT of a disk that failed or is full. */
+async function makeMissing(dir: string): Promise<string | undefined> {
+  try {
+    await mkdir(dir);
+    return dir;
+  } catch (e) {
+    const above = dirname(dir);
+    if (codeOf(e) === "ENOENT" && above !== dir) {
+      const first = await makeMissing(above);
+      await mkdir(dir);
+      return first ?? dir;
+    }
+    const is = await stat(dir).catch(() => null);
+    if (is?.isDirectory()) return undefined;
+    throw e;
+  }
+}
+
 /** A folder with its parents, as `mkdir -p`; their names are durable. */
 export async function makeFolders(dir: string): Promise<void> {
-  const first = await guarded(dir, "make", () => mkdir(dir, { recursive: true }));
+  const first = await guarded(dir, "make", () => makeMissing(resolve(dir)));
   if (first === undefined) return;
   const top = resolve(first);
   for (let made = resolve(dir); made.length >= top.length; made = dirname(made)) await syncFolder(dirname(made));
@@ -222,7 +257,7 @@ export async function readState(path: string): Promise<Record<string, unknown> |
     const facts = await file.stat();
     if (!facts.isFile()) throw corrupt("no regular file");
     if (facts.size > maxStateBytes) throw corrupt(`${facts.size} bytes, above the limit of ${maxStateBytes}`);
-    const text = await guarded(path, "read", () => file.readFile("utf8"));
+    const text = await guarded(path, "read", () => wholeText(file, facts.size));
     let value: unknown;
     try {
       value = JSON.parse(text);

@@ -1,12 +1,11 @@
 // Loss, accuracy and margin on a fixed set, between steps. It only scores: training gives the same bits with and without it.
-import { readFile } from "node:fs/promises";
 import { show } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { type LossOptions, lossKeys } from "../loss.js";
 import { internalsOf, type VideoLM } from "../model.js";
 import { dpoLoss } from "../native.js";
 import { type FittedItem, fitItem, trainItems } from "../sequence.js";
-import { guarded, writeAtomic } from "../store/files.js";
+import { readText, writeAtomic } from "../store/files.js";
 import type { Trainer, TrainerOptions } from "../trainer.js";
 import type { Pair, SequencePair, TrainItem } from "../types.js";
 import type { ItemSet } from "./items.js";
@@ -121,7 +120,7 @@ export class Evaluator {
   /** Takes up what earlier processes have written. */
   static async open(o: EvaluatorOptions): Promise<Evaluator> {
     const evaluator = new Evaluator(o);
-    const text = await guarded(o.path, "read", () => readFile(o.path, "utf8")).catch((e) => {
+    const text = await readText(o.path).catch((e) => {
       if (isIsrDpoError(e, "NOT_FOUND")) return "";
       throw e;
     });

@@ -1,10 +1,9 @@
 // The steps of a run from a trainer and a set of items: order, references, metrics, evaluation, checkpoints. Whatever ends it,
 // the newest checkpoint that holds is where the next start goes on, to the same bits.
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { newestStep, removeOthers, saveStep } from "../store/checkpoints.js";
-import { guarded, makeFolders } from "../store/files.js";
+import { makeFolders, readText } from "../store/files.js";
 import { MetricsWriter } from "../store/metrics.js";
 import type { StepMetrics, Trainer } from "../trainer.js";
 import type { TrainItem } from "../types.js";
@@ -193,7 +192,7 @@ export async function trainSteps(s: Steps): Promise<void> {
 }
 
 async function jsonLines(path: string, onBad: (line: number) => void): Promise<Record<string, number>[]> {
-  const text = await guarded(path, "read", () => readFile(path, "utf8"));
+  const text = await readText(path);
   const found: Record<string, number>[] = [];
   for (const [i, line] of text.split("\n").slice(0, -1).entries()) {
     try {

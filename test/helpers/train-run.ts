@@ -11,10 +11,13 @@ export interface RunSize {
   evalEvery: number;
 }
 
-/** 40 steps with a checkpoint every 5 and evaluations between them. */
-export const longRun: RunSize = { steps: 40, saveEverySteps: 5, evalEvery: 8 };
-/** 4 steps with two checkpoints. */
-export const shortRun: RunSize = { steps: 4, saveEverySteps: 2, evalEvery: 2 };
+export const sizes = {
+  long: { steps: 40, saveEverySteps: 5, evalEvery: 8 },
+  /** Of three checkpoints one is removed. */
+  three: { steps: 6, saveEverySteps: 2, evalEvery: 3 },
+  short: { steps: 4, saveEverySteps: 2, evalEvery: 2 },
+} satisfies Record<string, RunSize>;
+export type SizeName = keyof typeof sizes;
 
 const itemsPerStep = 2;
 const clips = 4;
