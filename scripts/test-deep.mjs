@@ -24,6 +24,10 @@ await stages.stage("TypeScript tests, 100 workers and 1,000 cycles", process.exe
   env: { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }, // two workers a round
 });
 await stages.stage("file faults, every operation", process.execPath, ["scripts/faults.mjs", "all"], options);
+await stages.stage("kills, 100 instants", process.execPath, tsTests("^(store|train)-kill\\.test\\.ts$"), {
+  ...options,
+  env: { ISR_DPO_KILLS: "100" },
+});
 await stages.stage("mutants", process.execPath, ["scripts/mutants.mjs"], options);
 
 const threads = await buildSanitized(stages, "thread", ["native_tests"]);

@@ -100,6 +100,18 @@ test("lines hold the numbers in their shortest form, and no clock", async () => 
   assert.equal(readdirSync(dir).sort(), ["metrics.jsonl", "timings.jsonl"]);
 });
 
+test("a line of clocks that a process ended inside is cut off, others stay", async () => {
+  const dir = temporaryFolder();
+  const [whole, torn] = ['{"step":0,"seconds":1}\n', '{"step":1,"sec'];
+  for (const before of [whole, ""]) {
+    writeFileSync(join(dir, "timings.jsonl"), before + torn);
+    const writer = await MetricsWriter.open({ dir });
+    await writer.add(1, { loss: 1 }, { seconds: 2 });
+    await writer.close();
+    assert.is(readFileSync(join(dir, "timings.jsonl"), "utf8"), `${before}{"step":1,"seconds":2}\n`);
+  }
+});
+
 test("event files: framing, checksums, version first, values", async () => {
   const [dir, tensorboard] = [temporaryFolder(), join(temporaryFolder(), "a", "b")];
   const writer = await MetricsWriter.open({ dir, tensorboard });

@@ -112,8 +112,8 @@ function refuseOther(path: string, before: string, now: string): void {
   });
 }
 
-// Later steps are none that training could resume from, or it would have.
-async function removeOthers(dir: string, step: number): Promise<void> {
+/** Removes all steps but `step` and the newest older one. Later ones are none that training could resume from. */
+export async function removeOthers(dir: string, step: number): Promise<void> {
   const steps = await stepsOf(dir);
   const keep = steps.filter((s) => s <= step).slice(0, kept);
   for (const s of steps) if (!keep.includes(s)) await removeFolder(stepFolder(dir, s));

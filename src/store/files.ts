@@ -2,9 +2,10 @@
 // folder synced. A path has one writer at a time: who holds the run's lock.
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rename, rm, unlink } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { IsrDpoError } from "../errors.js";
+import { between, die, due } from "./failpoint.js";
 
 export const temporarySuffix = ".tmp";
 
@@ -37,15 +38,47 @@ export async function guarded<T>(path: string, doing: string, work: () => Promis
 }
 
 /** All of `bytes` at `at`, in one call unless the system takes only a part. */
-export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
-  for (let done = 0; done < bytes.length; )
-    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number, path: string): Promise<void> {
+  await between("write", path, async () => {
+    if (due("half", "write", path)) {
+      await file.write(bytes, 0, bytes.length >> 1, at);
+      die();
+    }
+    for (let done = 0; done < bytes.length; )
+      done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+  });
+}
+
+/** Fills `bytes` from `at` on; how many there were before the file's end. */
+export async function readAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<number> {
+  for (let done = 0; ; ) {
+    const { bytesRead } = await file.read(bytes, done, bytes.length - done, at + done);
+    done += bytesRead;
+    if (bytesRead === 0 || done === bytes.length) return done;
+  }
+}
+
+async function wholeText(file: FileHandle, size: number): Promise<string> {
+  const bytes = Buffer.alloc(size);
+  return bytes.toString("utf8", 0, await readAll(file, bytes, 0));
+}
+
+/** A file's text. readFile() takes a read that was cut short for the file's end. */
+export async function readText(path: string): Promise<string> {
+  return guarded(path, "read", async () => {
+    const file = await open(path);
+    try {
+      return await wholeText(file, (await file.stat()).size);
+    } finally {
+      await file.close();
+    }
+  });
 }
 
 async function syncPath(path: string, flags: number): Promise<void> {
   const file = await open(path, flags);
   try {
-    await file.sync();
+    await between("sync", path, () => file.sync());
   } finally {
     await file.close();
   }
@@ -61,9 +94,27 @@ export async function syncFolder(dir: string): Promise<void> {
   );
 }
 
+/** The topmost folder that had to be made. mkdir's own `recursive` says ENOENT of a disk that failed or is full. */
+async function makeMissing(dir: string): Promise<string | undefined> {
+  try {
+    await mkdir(dir);
+    return dir;
+  } catch (e) {
+    const above = dirname(dir);
+    if (codeOf(e) === "ENOENT" && above !== dir) {
+      const first = await makeMissing(above);
+      await mkdir(dir);
+      return first ?? dir;
+    }
+    const is = await stat(dir).catch(() => null);
+    if (is?.isDirectory()) return undefined;
+    throw e;
+  }
+}
+
 /** A folder with its parents, as `mkdir -p`; their names are durable. */
 export async function makeFolders(dir: string): Promise<void> {
-  const first = await guarded(dir, "make", () => mkdir(dir, { recursive: true }));
+  const first = await guarded(dir, "make", () => makeMissing(resolve(dir)));
   if (first === undefined) return;
   const top = resolve(first);
   for (let made = resolve(dir); made.length >= top.length; made = dirname(made)) await syncFolder(dirname(made));
@@ -77,10 +128,10 @@ async function writeSynced(path: string, data: string | Uint8Array | AsyncIterab
     let at = 0;
     // An error of the source itself passes as it is.
     for await (const part of whole instanceof Uint8Array ? [whole] : whole) {
-      await guarded(path, "write", () => writeAll(file, part, at));
+      await guarded(path, "write", () => writeAll(file, part, at, path));
       at += part.length;
     }
-    await guarded(path, "sync", () => file.sync());
+    await guarded(path, "sync", () => between("sync", path, () => file.sync()));
   } finally {
     await file.close();
   }
@@ -95,7 +146,7 @@ export async function writeAtomic(path: string, data: string | Uint8Array | Asyn
   const temporary = path + temporarySuffix;
   try {
     await writeSynced(temporary, data);
-    await guarded(path, "put in place", () => rename(temporary, path));
+    await guarded(path, "put in place", () => between("rename", path, () => rename(temporary, path)));
   } catch (e) {
     await unlink(temporary).catch(() => {}); // the error at hand says more
     throw e;
@@ -141,7 +192,9 @@ export class AtomicDir {
     let moved = false;
     try {
       await guarded(this.path, "sync", () => syncTree(this.path));
-      await guarded(this.final, "put in place", () => rename(this.path, this.final));
+      await guarded(this.final, "put in place", () =>
+        between("rename", this.final, () => rename(this.path, this.final)),
+      );
       moved = true;
       await syncFolder(dirname(this.final));
     } catch (e) {
@@ -162,8 +215,8 @@ export async function removeFolder(dir: string): Promise<void> {
   const temporary = AtomicDir.temporaryOf(dir);
   await guarded(dir, "remove", async () => {
     await rm(temporary, { recursive: true, force: true });
-    await rename(dir, temporary);
-    await rm(temporary, { recursive: true, force: true });
+    await between("rename", temporary, () => rename(dir, temporary));
+    await between("remove", temporary, () => rm(temporary, { recursive: true, force: true }));
   });
 }
 
@@ -177,7 +230,7 @@ export async function removeTemporaries(dir: string): Promise<string[]> {
   for (const entry of entries) {
     const path = join(dir, entry.name);
     if (entry.name.endsWith(temporarySuffix)) {
-      await guarded(path, "remove", () => rm(path, { recursive: true, force: true }));
+      await guarded(path, "remove", () => between("remove", path, () => rm(path, { recursive: true, force: true })));
       removed.push(path);
     } else if (entry.isDirectory()) removed.push(...(await removeTemporaries(path)));
   }
@@ -204,7 +257,7 @@ export async function readState(path: string): Promise<Record<string, unknown> |
     const facts = await file.stat();
     if (!facts.isFile()) throw corrupt("no regular file");
     if (facts.size > maxStateBytes) throw corrupt(`${facts.size} bytes, above the limit of ${maxStateBytes}`);
-    const text = await guarded(path, "read", () => file.readFile("utf8"));
+    const text = await guarded(path, "read", () => wholeText(file, facts.size));
     let value: unknown;
     try {
       value = JSON.parse(text);

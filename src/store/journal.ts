@@ -5,7 +5,8 @@ import { type FileHandle, open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { IsrDpoError } from "../errors.js";
 import { crc32c, hex32 } from "./crc32c.js";
-import { guarded, syncFolder, writeAll } from "./files.js";
+import { between } from "./failpoint.js";
+import { guarded, readAll, syncFolder, writeAll } from "./files.js";
 import { type GroupEnd, type JournalRecord, keyIfRecord, keyOf, textOf } from "./records.js";
 
 export { crc32c } from "./crc32c.js";
@@ -62,8 +63,8 @@ export class Journal {
       const cut = facts.size - journal.#size;
       if (cut > 0)
         await guarded(path, "cut the tail of", async () => {
-          await file.truncate(journal.#size);
-          await file.sync();
+          await between("cut", path, () => file.truncate(journal.#size));
+          await between("sync", path, () => file.sync());
         });
       return { journal, records, cut };
     } catch (e) {
@@ -110,7 +111,7 @@ export class Journal {
     const before = this.#places.get(key);
     if (!before) return;
     const old = Buffer.alloc(before.bytes);
-    await guarded(this.path, "read", () => this.#file.read(old, 0, old.length, before.offset));
+    await guarded(this.path, "read", () => readAll(this.#file, old, before.offset));
     if (old.equals(line)) return;
     throw new IsrDpoError(
       "NONDETERMINISM",
@@ -169,7 +170,7 @@ export class Journal {
     await this.#compare(key, line, offset);
     await guarded(this.path, "append to", async () => {
       try {
-        await writeAll(this.#file, line, offset);
+        await writeAll(this.#file, line, offset, this.path);
       } catch (e) {
         await this.#file.truncate(offset).catch(() => {}); // else the next open() cuts it
         throw e;
@@ -189,7 +190,7 @@ export class Journal {
   #sync(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    return this.#next(() => guarded(this.path, "sync", () => this.#file.datasync()));
+    return this.#next(() => guarded(this.path, "sync", () => between("sync", this.path, () => this.#file.datasync())));
   }
 
   /** Syncs and closes; a failure from before is thrown once more. Calling it again does nothing. */

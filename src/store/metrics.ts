@@ -3,7 +3,8 @@ import { type FileHandle, open } from "node:fs/promises";
 import { constants } from "node:fs";
 import { join } from "node:path";
 import { IsrDpoError } from "../errors.js";
-import { guarded, makeFolders, writeAll } from "./files.js";
+import { between } from "./failpoint.js";
+import { guarded, makeFolders, readAll, writeAll } from "./files.js";
 import { EventFile } from "./tensorboard.js";
 
 export interface MetricsOptions {
@@ -12,6 +13,8 @@ export interface MetricsOptions {
   /** Folder of event files; default: none are written. */
   tensorboard?: string;
 }
+
+const maxLineBytes = 4096;
 
 type Values = Readonly<Record<string, number>>;
 
@@ -26,12 +29,30 @@ class Lines {
   static async open(path: string): Promise<Lines> {
     const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
     const file = await guarded(path, "open", () => open(path, flags, 0o666));
-    return new Lines(path, file, (await file.stat()).size);
+    return new Lines(path, file, (await guarded(path, "stat", () => file.stat())).size);
+  }
+
+  /** Cuts off a last line without its newline: a process ended inside its write. */
+  async mend(): Promise<void> {
+    const { path, file } = this;
+    const tail = Buffer.alloc(Math.min(this.bytes, maxLineBytes));
+    const from = this.bytes - tail.length;
+    const whole = await guarded(path, "read", async () => {
+      const got = await readAll(file, tail, from);
+      return from + tail.subarray(0, got).lastIndexOf(10) + 1;
+    });
+    if (whole < this.bytes) await this.cut(whole);
+  }
+
+  async cut(bytes: number): Promise<void> {
+    const { path, file } = this;
+    await guarded(path, "cut", () => between("cut", path, () => file.truncate(bytes)));
+    this.bytes = bytes;
   }
 
   async add(line: Values): Promise<void> {
     const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
-    await guarded(this.path, "append to", () => writeAll(this.file, bytes, this.bytes));
+    await guarded(this.path, "append to", () => writeAll(this.file, bytes, this.bytes, this.path));
     this.bytes += bytes.length;
   }
 }
@@ -52,7 +73,9 @@ export class MetricsWriter {
   static async open(o: MetricsOptions): Promise<MetricsWriter> {
     await makeFolders(o.dir);
     const metrics = await Lines.open(join(o.dir, "metrics.jsonl"));
-    return new MetricsWriter(metrics, await Lines.open(join(o.dir, "timings.jsonl")), o.tensorboard);
+    const timings = await Lines.open(join(o.dir, "timings.jsonl"));
+    await timings.mend(); // no checkpoint knows its length
+    return new MetricsWriter(metrics, timings, o.tensorboard);
   }
 
   /** Of metrics.jsonl: what a checkpoint keeps. */
@@ -80,7 +103,7 @@ export class MetricsWriter {
 
   /** Cuts metrics.jsonl back to what a checkpoint knew. JOURNAL_CORRUPT where it is shorter. */
   async truncateTo(bytes: number): Promise<void> {
-    const { path, file } = this.#metrics;
+    const { path } = this.#metrics;
     if (this.#metrics.bytes < bytes)
       throw new IsrDpoError(
         "JOURNAL_CORRUPT",
@@ -90,13 +113,13 @@ export class MetricsWriter {
           path,
         },
       );
-    await guarded(path, "cut", () => file.truncate(bytes));
-    this.#metrics.bytes = bytes;
+    await this.#metrics.cut(bytes);
   }
 
   /** Makes metrics.jsonl durable: before the checkpoint that counts on its bytes. */
   async sync(): Promise<void> {
-    await guarded(this.#metrics.path, "sync", () => this.#metrics.file.sync());
+    const { path, file } = this.#metrics;
+    await guarded(path, "sync", () => between("sync", path, () => file.sync()));
   }
 
   async close(): Promise<void> {

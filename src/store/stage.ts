@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { IsrDpoError } from "../errors.js";
 import { readState, writeAtomic } from "./files.js";
+import { canonicalJson } from "./run.js";
 
 /** The stage, and what else was noted with it. */
 export type StageFile<S extends string> = { stage: S } & Record<string, unknown>;
@@ -36,5 +37,5 @@ export async function moveStage<S extends string>(
       "BUG",
       `${nameOf(dir)}: expected a stage after ${from ?? "none"} of ${stages.join(", ")}, got ${to}`,
     );
-  await writeAtomic(nameOf(dir), `${JSON.stringify({ ...facts, stage: to })}\n`);
+  await writeAtomic(nameOf(dir), `${canonicalJson({ ...facts, stage: to })}\n`);
 }

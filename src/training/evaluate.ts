@@ -1,11 +1,11 @@
 // Loss, accuracy and margin on a fixed set, between steps. It only scores: training gives the same bits with and without it.
-import { readFile } from "node:fs/promises";
-import { isIsrDpoError } from "../errors.js";
+import { show } from "../check.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { type LossOptions, lossKeys } from "../loss.js";
 import { internalsOf, type VideoLM } from "../model.js";
 import { dpoLoss } from "../native.js";
 import { type FittedItem, fitItem, trainItems } from "../sequence.js";
-import { guarded, writeAtomic } from "../store/files.js";
+import { readText, writeAtomic } from "../store/files.js";
 import type { Trainer, TrainerOptions } from "../trainer.js";
 import type { Pair, SequencePair, TrainItem } from "../types.js";
 import type { ItemSet } from "./items.js";
@@ -98,6 +98,17 @@ export interface EvaluatorOptions {
   emit: Emit;
 }
 
+function stepOf(path: string, line: string): number {
+  try {
+    const { step } = JSON.parse(line) as { step: number };
+    if (Number.isSafeInteger(step)) return step;
+  } catch {}
+  throw new IsrDpoError("JOURNAL_CORRUPT", `${path}: expected evaluations as they were written, got ${show(line)}`, {
+    hint: "the file was changed: delete it, and the evaluations from here on are made again",
+    path,
+  });
+}
+
 export class Evaluator {
   readonly #o: EvaluatorOptions;
   readonly #lines = new Map<number, string>();
@@ -109,12 +120,11 @@ export class Evaluator {
   /** Takes up what earlier processes have written. */
   static async open(o: EvaluatorOptions): Promise<Evaluator> {
     const evaluator = new Evaluator(o);
-    const text = await guarded(o.path, "read", () => readFile(o.path, "utf8")).catch((e) => {
+    const text = await readText(o.path).catch((e) => {
       if (isIsrDpoError(e, "NOT_FOUND")) return "";
       throw e;
     });
-    for (const line of text.split("\n"))
-      if (line !== "") evaluator.#lines.set((JSON.parse(line) as { step: number }).step, line);
+    for (const line of text.split("\n")) if (line !== "") evaluator.#lines.set(stepOf(o.path, line), line);
     return evaluator;
   }
 

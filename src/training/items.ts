@@ -6,7 +6,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { IsrDpoError } from "../errors.js";
 import type { FittedItem } from "../sequence.js";
-import { guarded, writeAtomic } from "../store/files.js";
+import { guarded, readAll, writeAtomic } from "../store/files.js";
 import type { Media, Message, TrainItem } from "../types.js";
 
 type Plain = Record<string, unknown>;
@@ -160,8 +160,8 @@ export class ItemSet {
     if (held) return held;
     const begin = i === 0 ? 0 : this.#ends[i - 1]!;
     const bytes = Buffer.alloc(this.#ends[i]! - begin);
-    const { bytesRead } = await guarded(this.#path, "read", () => this.#file.read(bytes, 0, bytes.length, begin));
-    if (bytesRead !== bytes.length) throw changed(this.#path, i);
+    const got = await guarded(this.#path, "read", () => readAll(this.#file, bytes, begin));
+    if (got !== bytes.length) throw changed(this.#path, i);
     return lineItem(this.#path, i, bytes.toString("utf8")).item!;
   }
 

@@ -4,7 +4,8 @@ import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { IsrDpoError } from "../errors.js";
 import { crc32c } from "../store/crc32c.js";
-import { guarded, writeAll } from "../store/files.js";
+import { between } from "../store/failpoint.js";
+import { guarded, readAll, writeAll } from "../store/files.js";
 
 export interface Reference {
   chosen: Float32Array;
@@ -54,7 +55,7 @@ export class ReferenceStore {
         starts.push(at);
         at += length;
       }
-      if (at < size) await guarded(path, "cut the tail of", () => file.truncate(at));
+      if (at < size) await guarded(path, "cut the tail of", () => between("cut", path, () => file.truncate(at)));
       return new ReferenceStore(path, file, starts, at);
     } catch (e) {
       await file.close();
@@ -70,7 +71,7 @@ export class ReferenceStore {
   async append(references: readonly Reference[]): Promise<void> {
     const records = references.map((r, i) => encode(this.#starts.length + i, r));
     const bytes = Buffer.concat(records);
-    await guarded(this.#path, "append to", () => writeAll(this.#file, bytes, this.#end));
+    await guarded(this.#path, "append to", () => writeAll(this.#file, bytes, this.#end, this.#path));
     for (const r of records) {
       this.#starts.push(this.#end);
       this.#end += r.length;
@@ -80,7 +81,7 @@ export class ReferenceStore {
   async get(item: number): Promise<Reference> {
     const begin = this.#starts[item]!;
     const bytes = Buffer.alloc((this.#starts[item + 1] ?? this.#end) - begin);
-    await guarded(this.#path, "read", () => this.#file.read(bytes, 0, bytes.length, begin));
+    await guarded(this.#path, "read", () => readAll(this.#file, bytes, begin));
     const sum = bytes.length - sumBytes;
     if (bytes.readUInt32LE(sum) !== crc32c(bytes.subarray(0, sum)))
       throw new IsrDpoError("JOURNAL_CORRUPT", `the reference log-probs of item ${item} are damaged (byte ${begin})`, {
@@ -93,7 +94,7 @@ export class ReferenceStore {
   }
 
   async sync(): Promise<void> {
-    await guarded(this.#path, "sync", () => this.#file.datasync());
+    await guarded(this.#path, "sync", () => between("sync", this.#path, () => this.#file.datasync()));
   }
 
   async close(): Promise<void> {
@@ -105,13 +106,13 @@ export class ReferenceStore {
 async function wholeRecord(file: FileHandle, at: number, size: number, item: number): Promise<number> {
   const header = Buffer.alloc(headerBytes);
   if (at + headerBytes > size) return 0;
-  await file.read(header, 0, headerBytes, at);
+  await readAll(file, header, at);
   const tokens = [header.readUInt32LE(4), header.readUInt32LE(8)];
   if (header.readUInt32LE(0) !== item || tokens.some((n) => n > maxTokens)) return 0;
   const length = headerBytes + 4 * (tokens[0]! + tokens[1]!) + sumBytes;
   if (at + length > size) return 0;
   const bytes = Buffer.alloc(length);
-  await file.read(bytes, 0, length, at);
+  await readAll(file, bytes, at);
   const sum = length - sumBytes;
   return bytes.readUInt32LE(sum) === crc32c(bytes.subarray(0, sum)) ? length : 0;
 }

@@ -1,11 +1,9 @@
 // The steps of a run from a trainer and a set of items: order, references, metrics, evaluation, checkpoints. Whatever ends it,
 // the newest checkpoint that holds is where the next start goes on, to the same bits.
-import { createReadStream } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import { newestStep, saveStep } from "../store/checkpoints.js";
-import { makeFolders } from "../store/files.js";
+import { newestStep, removeOthers, saveStep } from "../store/checkpoints.js";
+import { makeFolders, readText } from "../store/files.js";
 import { MetricsWriter } from "../store/metrics.js";
 import type { StepMetrics, Trainer } from "../trainer.js";
 import type { TrainItem } from "../types.js";
@@ -56,7 +54,10 @@ async function resume(s: Steps): Promise<void> {
           path: newest.path,
         },
       );
-    if (newest) await s.trainer.load(newest.path, { signal: s.signal });
+    if (newest) {
+      await removeOthers(s.dir, newest.step); // a process that ended inside saveStep() may have left them
+      await s.trainer.load(newest.path, { signal: s.signal });
+    }
     await metrics.truncateTo(newest?.state.metricsBytes ?? 0);
   } finally {
     await metrics.close();
@@ -190,20 +191,33 @@ export async function trainSteps(s: Steps): Promise<void> {
   }
 }
 
-async function* jsonLines(path: string): AsyncGenerator<Record<string, number>> {
-  for await (const line of createInterface({ input: createReadStream(path) })) {
+async function jsonLines(path: string, onBad: (line: number) => void): Promise<Record<string, number>[]> {
+  const text = await readText(path);
+  const found: Record<string, number>[] = [];
+  for (const [i, line] of text.split("\n").slice(0, -1).entries()) {
     try {
-      yield JSON.parse(line) as Record<string, number>;
-    } catch {} // timings that a full disk tore: clocks are no result
+      found.push(JSON.parse(line));
+    } catch {
+      onBad(i + 1);
+    }
   }
+  return found;
 }
 
 /** The metrics of all steps of a folder, with the seconds that each took when it was last computed. */
 export async function metricsOf(dir: string): Promise<StepMetrics[]> {
   const seconds = new Map<number, number>();
   const all: StepMetrics[] = [];
-  for await (const { step, seconds: s } of jsonLines(join(dir, "timings.jsonl"))) seconds.set(step!, s!);
-  for await (const { epoch: _, truncated: __, ...values } of jsonLines(join(dir, "metrics.jsonl")))
+  const path = join(dir, "metrics.jsonl");
+  const corrupt = (line: number) => {
+    throw new IsrDpoError("JOURNAL_CORRUPT", `${path}: line ${line}: expected the metrics of a step, got other text`, {
+      hint: "the file was changed or damaged: restore it, or train again in a new folder",
+      path,
+    });
+  };
+  // A line of clocks that a full disk tore is no result.
+  for (const { step, seconds: s } of await jsonLines(join(dir, "timings.jsonl"), () => {})) seconds.set(step!, s!);
+  for (const { epoch: _, truncated: __, ...values } of await jsonLines(path, corrupt))
     all.push({ ...values, seconds: seconds.get(values.step!) ?? 0 } as unknown as StepMetrics);
   return all;
 }

@@ -92,11 +92,13 @@ class TrainRun {
   }
 
   async run(): Promise<IterationResult> {
-    try {
-      return await this.#work();
-    } finally {
-      for (const close of this.#closing.reverse()) await close();
-    }
+    const [work] = await Promise.allSettled([this.#work()]);
+    const ends: PromiseSettledResult<unknown>[] = [work];
+    // All are closed, the lock with them, whatever fails; the first failure is thrown.
+    for (const close of this.#closing.reverse())
+      ends.push(...(await Promise.allSettled([Promise.resolve().then(close)])));
+    for (const end of ends) if (end.status === "rejected") throw end.reason;
+    return (work as PromiseFulfilledResult<IterationResult>).value;
   }
 
   async #work(): Promise<IterationResult> {

@@ -1,0 +1,29 @@
+// Trains in a run folder, or goes on there; after a failure once more. Arguments: data, run folder, a name of `sizes`. Prints a
+// line when what it starts with is loaded, and one when a call of train() has ended.
+import { join } from "node:path";
+import { newestStep } from "../../src/store/checkpoints.js";
+import { train } from "../../src/training/train.js";
+import { optionsOf, type SizeName, sizes } from "../helpers/train-run.js";
+
+const [data, runDir, size] = process.argv.slice(2) as [string, string, SizeName];
+const say = (fact: object) => console.log(JSON.stringify(fact));
+
+/** Whether it was done. */
+async function once(): Promise<boolean> {
+  let reached = -1; // the last step whose metrics were told
+  try {
+    const run = train(optionsOf(data, runDir, sizes[size]));
+    for await (const event of run) if (event.type === "step") reached = event.metrics.step;
+    await run.result;
+    say({ done: true, reached });
+    return true;
+  } catch (e) {
+    const { code = null, message, path = null, name } = e as NodeJS.ErrnoException;
+    const { newest, bad } = await newestStep(join(runDir, "train"));
+    say({ name, code, message, path, reached, saved: newest?.step ?? 0, bad });
+    return false;
+  }
+}
+
+say({ ready: true });
+if (!(await once())) await once();
