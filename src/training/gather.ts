@@ -24,14 +24,15 @@ export interface GatherOptions {
   signal: AbortSignal;
 }
 
-/** Paths of an item's media. */
-export function mediaPaths(item: TrainItem): string[] {
-  const found: string[] = [];
+type FileMedia = Extract<Media, string | { path: string }>;
+
+const pathOf = (media: FileMedia): string => (typeof media === "string" ? media : media.path);
+
+/** An item's media that are files. */
+export function mediaFiles(item: TrainItem): FileMedia[] {
+  const found: FileMedia[] = [];
   const take = (list: readonly Media[] | undefined) => {
-    for (const m of list ?? []) {
-      if (typeof m === "string") found.push(m);
-      else if ("path" in m) found.push(m.path);
-    }
+    for (const m of list ?? []) if (typeof m === "string" || "path" in m) found.push(m);
   };
   const o = item as { media?: readonly Media[]; prompt?: unknown; chosen?: unknown; rejected?: unknown };
   take(o.media);
@@ -50,7 +51,7 @@ class Presence {
   readonly #known = new Set<string>();
 
   async check(item: TrainItem): Promise<void> {
-    for (const path of mediaPaths(item)) {
+    for (const path of mediaFiles(item).map(pathOf)) {
       if (this.#known.has(path)) continue;
       await stat(path).catch((cause) => {
         throw new IsrDpoError("NOT_FOUND", `video: expected a file or folder, got nothing at ${path}`, {

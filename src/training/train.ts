@@ -13,7 +13,7 @@ import { moveStage, readStage } from "../store/stage.js";
 import { createTrainer, type Trainer, type TrainerOptions } from "../trainer.js";
 import { Evaluator } from "./evaluate.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./events.js";
-import { gather, mediaPaths } from "./gather.js";
+import { gather, mediaFiles } from "./gather.js";
 import type { ItemSet } from "./items.js";
 import { type TrainSettings, trainSettings } from "./options.js";
 import { type StepPlan, stepPlan } from "./order.js";
@@ -181,15 +181,12 @@ class TrainRun {
     return { set, facts: before ?? fresh };
   }
 
-  /** Opens the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
+  /** Reads the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
   async #preflight(model: VideoLM, set: ItemSet): Promise<void> {
     if (model.info.visualTokens === null) return;
     const some = [...new Set([0, set.length >> 1, set.length - 1])];
-    const paths = new Set((await set.items(some)).flatMap((item) => mediaPaths(item).slice(0, 1)));
-    for (const path of paths) {
-      const kind = /\.(jpe?g|png)$/i.test(path) ? "image" : "video";
-      await model.preprocess({ kind, path }, { signal: this.#signal });
-    }
+    const media = (await set.items(some)).flatMap((item) => mediaFiles(item).slice(0, 1));
+    for (const m of media) await model.encode(m, { stage: "tower", signal: this.#signal }); // kept for the steps
   }
 
   async #references(name: string): Promise<ReferenceStore> {
