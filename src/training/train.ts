@@ -1,6 +1,6 @@
 // train(): a supervised or preference run over a file of rows, in a folder that a killed process leaves resumable. Files:
 // run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asyncDispose, root } from "../addon.js";
 import { IsrDpoError } from "../errors.js";
@@ -32,6 +32,10 @@ interface DataFacts {
   skippedRows: number;
   truncated: number;
 }
+
+/** Of a stage file, without what else is in it, so that it is written again as it was. */
+const factsOf = ({ items, itemsSha256, skippedRows, truncated }: Record<string, unknown>): DataFacts =>
+  ({ items, itemsSha256, skippedRows, truncated }) as DataFacts;
 
 const iteration = 0; // of the events of a run without iterations
 
@@ -72,7 +76,7 @@ class TrainRun {
   readonly #signal: AbortSignal;
   readonly #emit: Emit;
   readonly #closing: (() => unknown)[] = [];
-  #resumed = false;
+  #begun: TrainStage | null = null; // the stage that an earlier process had come to
 
   constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
     this.#s = s;
@@ -106,16 +110,18 @@ class TrainRun {
     this.#keep(lock, () => lock.release());
     await removeTemporaries(this.#dir);
     const stage = await readStage<TrainStage>(this.#dir, stages);
-    this.#resumed = stage !== null;
+    this.#begun = stage?.stage ?? null;
     const model = await this.#load();
-    await this.#openRun(model);
-    if (stage?.stage === "done") return await this.#result(model, stage as unknown as DataFacts, String(stage.hash));
-    const { set, facts } = await this.#gather(model, stage as unknown as DataFacts | null);
+    const known = stage !== null || existsSync(this.#at("run.json"));
+    if (known) await this.#openRun(model);
+    if (stage?.stage === "done") return await this.#result(model, factsOf(stage), String(stage.hash));
+    const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
     if (stage === null) await this.#preflight(model, set);
     const trainer = await createTrainer(model, options);
     this.#keep(trainer, () => trainer[asyncDispose]());
+    if (!known) await this.#openRun(model); // only now: what was refused before may be corrected and asked again
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
     if (stage === null) await moveStage(this.#dir, stages, at, { ...facts });
     if (at === "score") {
@@ -126,7 +132,7 @@ class TrainRun {
       await this.#train(model, trainer, set, plan, options);
       at = await this.#move("save", facts);
     } else await trainer.load(await this.#lastStep(plan), { signal: this.#signal });
-    const saved = await staged(this.#emit, iteration, "save", this.#resumed && stage?.stage === "save", () =>
+    const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
       model.save(this.#at("model")),
     );
     await moveStage(this.#dir, stages, "done", { ...facts, hash: saved.hash });
@@ -208,7 +214,7 @@ class TrainRun {
 
   async #score(trainer: Trainer, set: ItemSet): Promise<void> {
     const references = await this.#references("refs.f32");
-    const resumed = this.#resumed && references.count > 0;
+    const resumed = this.#begun === "score" && references.count > 0;
     await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(trainer, set, references));
   }
 
@@ -222,7 +228,7 @@ class TrainRun {
     const { evalData, evalEvery, kind } = this.#s;
     if (evalData === undefined) return null;
     const name = "eval-items.jsonl";
-    const set = await gather(this.#at(name), this.#resumed, this.#gatherOptions(model, evalData, []));
+    const set = await gather(this.#at(name), this.#begun !== null, this.#gatherOptions(model, evalData, []));
     this.#keep(set, () => set.close());
     const references = kind === "dpo" ? await this.#references("eval-refs.f32") : null;
     if (references) await this.#scoring(trainer, set, references);
@@ -261,7 +267,7 @@ class TrainRun {
         emit: this.#emit,
         signal: this.#signal,
       });
-    await staged(this.#emit, iteration, "train", this.#resumed, work);
+    await staged(this.#emit, iteration, "train", this.#begun === "train", work);
   }
 
   async #lastStep(plan: StepPlan): Promise<string> {
@@ -289,7 +295,7 @@ class TrainRun {
       pairs: items,
       counts: { items, skippedRows, truncated, steps: metrics.length, tokensComputed },
       work: { ...model.counters },
-      resumed: this.#resumed,
+      resumed: this.#begun !== null,
       metrics,
     };
   }

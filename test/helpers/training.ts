@@ -89,7 +89,12 @@ export const setups: Readonly<Record<string, () => Setup>> = {
     ...small,
     trainer: { learningRate: 1e-3, clipNorm: 1 },
   }),
-  "dpo, pixels": () => ({ kind: "dpo", model: folderOf("video_llava"), data: stream(pixelPairs("video_llava")), ...small }),
+  "dpo, pixels": () => ({
+    kind: "dpo",
+    model: folderOf("video_llava"),
+    data: stream(pixelPairs("video_llava")),
+    ...small,
+  }),
   "dpo, video files": () => ({
     kind: "dpo",
     model: folderOf("llava_hound"),
@@ -132,7 +137,9 @@ export function bytesOf(runDir: string): Record<string, string> {
     if (!name.isFile()) continue;
     const path = join(name.parentPath ?? name.path, name.name).slice(runDir.length + 1);
     if (/^(lock|run\.json|tensorboard|features)|timings\.jsonl$/.test(path)) continue;
-    found[path] = createHash("sha256").update(readFileSync(join(runDir, path))).digest("hex");
+    found[path] = createHash("sha256")
+      .update(readFileSync(join(runDir, path)))
+      .digest("hex");
   }
   return Object.fromEntries(Object.entries(found).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
