@@ -3,6 +3,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asyncDispose, root } from "../addon.js";
+import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError } from "../errors.js";
 import { loadModel, type VideoLM } from "../model.js";
 import { type Run, startRun } from "../run.js";
@@ -166,9 +167,9 @@ class TrainRun {
 
   #gatherOptions(model: VideoLM, data: TrainSettings["data"], skipped: string[]) {
     const { kind, videos, onBadRow, onLong } = this.#s;
-    const onSkip = ({ message }: { message: string }) => {
+    const onSkip = ({ path, line, message }: SkippedRow) => {
       skipped.push(message);
-      this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { count: skipped.length } });
+      this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { path, line, count: skipped.length } });
     };
     return { kind, model, data, videos, onBadRow, onLong, onSkip, signal: this.#signal };
   }
