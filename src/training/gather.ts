@@ -88,10 +88,11 @@ function preparation(o: GatherOptions) {
   const root = o.videos ?? (typeof o.data === "string" ? dirname(o.data) : undefined);
   return async (given: TrainItem): Promise<FittedItem> => {
     o.signal.throwIfAborted();
-    const item = root === undefined ? given : rooted(given, root);
-    await presence.check(item);
     try {
-      return await fitted(o.model, item, o.kind === "sft", o.onLong === "truncate");
+      const ready = await fitted(o.model, given, o.kind === "sft", o.onLong === "truncate");
+      const item = root === undefined ? ready.item : rooted(ready.item, root);
+      await presence.check(item);
+      return { ...ready, item };
     } catch (e) {
       throw ofRow(e);
     }
