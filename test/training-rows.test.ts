@@ -173,7 +173,7 @@ const program: readonly [name: string, item: unknown, code: ErrorCode, message: 
     "a text model's video",
     { prompt: "a", media: ["/nowhere.mp4"], chosen: "b", rejected: "c" },
     "INVALID_ARGUMENT",
-    /^data\[1\]: .*llama is a text model/,
+    /^data\[1\]: messages.*it has no videos/,
     "",
   ],
   [

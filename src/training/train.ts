@@ -119,7 +119,8 @@ class TrainRun {
     const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
-    if (stage === null) await this.#preflight(model, set);
+    const evalSet = await this.#gatherEvaluation(model);
+    if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
     const trainer = await createTrainer(model, options);
     this.#keep(trainer, () => trainer[asyncDispose]());
     if (!known) await this.#openRun(model); // only now: what was refused before may be corrected and asked again
@@ -130,7 +131,8 @@ class TrainRun {
       at = await this.#move("train", facts);
     }
     if (at === "train") {
-      await this.#train(model, trainer, set, plan, options);
+      const evaluator = evalSet && (await this.#evaluator(model, trainer, evalSet, plan, options));
+      await this.#train(trainer, set, plan, evaluator);
       at = await this.#move("save", facts);
     } else await trainer.load(await this.#lastStep(plan), { signal: this.#signal });
     const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
@@ -188,6 +190,14 @@ class TrainRun {
     return { set, facts: before ?? fresh };
   }
 
+  async #gatherEvaluation(model: VideoLM): Promise<ItemSet | null> {
+    const { evalData } = this.#s;
+    if (evalData === undefined) return null;
+    const options = this.#gatherOptions(model, evalData, []);
+    const set = await gather(this.#at("eval-items.jsonl"), this.#begun !== null, options);
+    return this.#keep(set, () => set.close());
+  }
+
   /** Reads the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
   async #preflight(model: VideoLM, set: ItemSet): Promise<void> {
     if (model.info.visualTokens === null) return;
@@ -219,19 +229,29 @@ class TrainRun {
     await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(trainer, set, references));
   }
 
-  /** The evaluation set with the references of the start model, which are scored before the first step. */
+  /** What was lost of the references is scored anew, to the same bits: the trainer stands at the start model still. */
+  async #rescore(trainer: Trainer, set: ItemSet, references: ReferenceStore): Promise<void> {
+    const { count } = references;
+    const path = this.#at("refs.f32");
+    this.#emit({
+      type: "warning",
+      code: "REFERENCES_LOST",
+      message: `${path}: expected log-probs of ${set.length} items, got ${count}: the others are scored again`,
+      detail: { path, items: set.length, found: count },
+    });
+    await this.#scoring(trainer, set, references);
+  }
+
+  /** The references of the start model are scored before the first step. */
   async #evaluator(
     model: VideoLM,
     trainer: Trainer,
+    set: ItemSet,
     plan: StepPlan,
     options: TrainerOptions,
-  ): Promise<Evaluator | null> {
-    const { evalData, evalEvery, kind } = this.#s;
-    if (evalData === undefined) return null;
-    const name = "eval-items.jsonl";
-    const set = await gather(this.#at(name), this.#begun !== null, this.#gatherOptions(model, evalData, []));
-    this.#keep(set, () => set.close());
-    const references = kind === "dpo" ? await this.#references("eval-refs.f32") : null;
+  ): Promise<Evaluator> {
+    await makeFolders(this.#at("train"));
+    const references = this.#s.kind === "dpo" ? await this.#references("eval-refs.f32") : null;
     if (references) await this.#scoring(trainer, set, references);
     return Evaluator.open({
       model,
@@ -239,7 +259,7 @@ class TrainRun {
       set,
       references,
       options,
-      every: evalEvery,
+      every: this.#s.evalEvery,
       totalSteps: plan.totalSteps,
       path: this.#at("train/evaluation.jsonl"),
       iteration,
@@ -247,11 +267,11 @@ class TrainRun {
     });
   }
 
-  async #train(model: VideoLM, trainer: Trainer, set: ItemSet, plan: StepPlan, options: TrainerOptions): Promise<void> {
+  async #train(trainer: Trainer, set: ItemSet, plan: StepPlan, evaluator: Evaluator | null): Promise<void> {
     const s = this.#s;
     await makeFolders(this.#at("train"));
     const references = s.kind === "dpo" ? await this.#references("refs.f32") : null;
-    const evaluator = await this.#evaluator(model, trainer, plan, options);
+    if (references && references.count < set.length) await this.#rescore(trainer, set, references);
     const work = () =>
       trainSteps({
         trainer,
