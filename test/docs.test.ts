@@ -89,7 +89,11 @@ const fenced = (page: string, info: string) =>
   [...read(page).matchAll(new RegExp(`\`\`\`${info}\n([\\s\\S]*?)\`\`\``, "g"))].map(([, text]) => text!);
 
 test("the rows that docs/data.md shows are read, and its bad rows refused in its words", async () => {
-  const readers = { pairs: readPairs, examples: readExamples, samples: readSamples };
+  const readers: Record<string, (path: string) => AsyncIterable<unknown>> = {
+    pairs: readPairs,
+    examples: readExamples,
+    samples: readSamples,
+  };
   for (const [kind, reader] of Object.entries(readers)) {
     const blocks = fenced("docs/data.md", `jsonl ${kind}`);
     assert.ok(blocks.length > 0, kind);
@@ -122,10 +126,7 @@ test("docs/training.md names every metric and file of a run", () => {
     [...new RegExp(`interface ${name}[^{]*{([\\s\\S]*?)\n}`).exec(read(source))![1]!.matchAll(/^ {2}(\w+)[?]?:/gm)].map(
       ([, key]) => key!,
     );
-  const metrics = [
-    ...fields("src/trainer.ts", "StepMetrics"),
-    ...fields("src/training/events.ts", "RunStepMetrics"),
-  ];
+  const metrics = [...fields("src/trainer.ts", "StepMetrics"), ...fields("src/training/events.ts", "RunStepMetrics")];
   assert.ok(metrics.length > 20);
   assert.equal(
     metrics.filter((key) => !page.includes(`\`${key}\``)),

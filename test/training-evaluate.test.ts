@@ -11,7 +11,16 @@ import { caught, rowsFile } from "./helpers/data.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 import { readSafetensors, writeSafetensors } from "./helpers/safetensors.js";
-import { bytesOf, clipFolder, eventsOf, exampleRows, idPairs, setups, textRows, videoRows } from "./helpers/training.js";
+import {
+  bytesOf,
+  clipFolder,
+  eventsOf,
+  exampleRows,
+  idPairs,
+  setups,
+  textRows,
+  videoRows,
+} from "./helpers/training.js";
 
 const test = suite("training evaluation");
 const newDir = () => join(temporaryFolder(), "run");
@@ -115,7 +124,10 @@ test("stopped between evaluations, a run goes on to the same bytes and evaluates
     };
     await collect();
     const { events: rest } = await eventsOf(options(runDir));
-    assert.equal([...told, ...evaluations(rest).map((e) => e.step)], evaluations(events).map((e) => e.step));
+    assert.equal(
+      [...told, ...evaluations(rest).map((e) => e.step)],
+      evaluations(events).map((e) => e.step),
+    );
     assert.equal(bytesOf(runDir), bytesOf(straight), `stopped at ${point}`);
   }
 });
@@ -130,10 +142,17 @@ test("an evaluation set with bad rows is refused before training, or told", asyn
   });
   assert.is(e.code, "DATA_INVALID");
   assert.match(e.message, /eval\.jsonl:3: chosen/);
-  assert.equal(told.filter((x) => x.type === "step" || x.type === "stage"), [], "before anything is computed");
+  assert.equal(
+    told.filter((x) => x.type === "step" || x.type === "stage"),
+    [],
+    "before anything is computed",
+  );
   const { result, events } = await eventsOf({ ...options(), onBadRow: "skip" });
   assert.is(result.counts.skippedRows, 0, "of the data alone");
-  assert.equal(events.flatMap((x) => (x.type === "warning" ? [(x.detail as { path: string }).path] : [])), [evalData]);
+  assert.equal(
+    events.flatMap((x) => (x.type === "warning" ? [(x.detail as { path: string }).path] : [])),
+    [evalData],
+  );
 });
 
 /** A copy of a checkpoint in which one token's embedding is infinite. */
@@ -165,7 +184,7 @@ test("a step whose loss is not finite: stops before the update, names the sample
   const model = poisoned(rare);
   const runDir = newDir();
   const options = () => ({
-    ...{ kind: "sft", model, data, itemsPerStep: 2, epochs: 2, saveEverySteps: 1, runDir } as const,
+    ...({ kind: "sft", model, data, itemsPerStep: 2, epochs: 2, saveEverySteps: 1, runDir } as const),
     trainer: { learningRate: 1e-3, seed: 2 },
   });
   const told: IterationEvent[] = [];
@@ -185,7 +204,10 @@ test("a step whose loss is not finite: stops before the update, names the sample
   const { newest, bad } = await newestStep(join(runDir, "train"));
   assert.equal([newest?.step, bad], [steps, []]);
   assert.is(readFileSync(join(runDir, "train/metrics.jsonl"), "utf8").trim().split("\n").length, steps);
-  assert.equal(readdirSync(runDir, { recursive: true }).filter((n) => /tmp|^model$/.test(String(n))), []);
+  assert.equal(
+    readdirSync(runDir, { recursive: true }).filter((n) => /tmp|^model$/.test(String(n))),
+    [],
+  );
   const before = bytesOf(runDir);
   const again = await failed();
   assert.is(again.message, e.message, "started again it stops at the same place");
@@ -201,7 +223,8 @@ test("a learning rate that is far too high is told at the step that it breaks", 
   const told: IterationEvent[] = [];
   const e = await caught(async () => {
     const o = { kind: "dpo", model: folder("text_llama"), data: idPairs(8), itemsPerStep: 2, epochs: 20 } as const;
-    for await (const event of train({ ...o, trainer: { learningRate: 1e6 }, saveEverySteps: 1, runDir })) told.push(event);
+    for await (const event of train({ ...o, trainer: { learningRate: 1e6 }, saveEverySteps: 1, runDir }))
+      told.push(event);
   });
   assert.is(e.code, "NUMERIC");
   const { samples } = e.detail as { samples: string[] };

@@ -4,6 +4,8 @@
 #include <system_error>
 #include <utility>
 
+#include "binding/convert.h"
+
 namespace isr::binding {
 
 std::shared_ptr<Host> Host::create(Napi::Env env) {
