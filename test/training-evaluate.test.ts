@@ -11,16 +11,7 @@ import { caught, rowsFile } from "./helpers/data.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 import { readSafetensors, writeSafetensors } from "./helpers/safetensors.js";
-import {
-  bytesOf,
-  clipFolder,
-  eventsOf,
-  exampleRows,
-  idPairs,
-  setups,
-  textRows,
-  videoRows,
-} from "./helpers/training.js";
+import { bytesOf, eventsOf, exampleRows, idPairs, setups, textRows, videoRows } from "./helpers/training.js";
 
 const test = suite("training evaluation");
 const newDir = () => join(temporaryFolder(), "run");

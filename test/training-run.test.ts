@@ -1,6 +1,6 @@
 // train() from data to a saved model: events, the exact first step, the same call again, stopping anywhere and going on to
 // the same bytes, what may not change, and what is computed once.
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
@@ -325,6 +325,29 @@ test("a clip is decoded and encoded once over all epochs; a later run takes it f
   await stopped(at("dpo, video files", { runDir: own }), "step 1", "break");
   const resumed = await train(at("dpo, video files", { runDir: own }));
   assert.equal(media(resumed.work), [0, 0, 3, 0], "the run's own folder");
+});
+
+test("reference log-probs that were lost are scored again, to the same bits, and told", async () => {
+  const { bytes } = await straight("dpo, text rows");
+  for (const spoil of [
+    (path: string) => rmSync(path),
+    (path: string) => truncateSync(path, 200),
+    (path: string) => {
+      const found = readFileSync(path);
+      found[150]! ^= 1;
+      writeFileSync(path, found);
+    },
+  ]) {
+    const runDir = newDir();
+    await stopped(at("dpo, text rows", { runDir }), "step 2", "break");
+    spoil(join(runDir, "refs.f32"));
+    const { events } = await eventsOf(at("dpo, text rows", { runDir }));
+    assert.equal(
+      events.flatMap((e) => (e.type === "warning" ? [e.code] : [])),
+      ["REFERENCES_LOST"],
+    );
+    assert.equal(bytesOf(runDir), bytes);
+  }
 });
 
 test("what was refused before anything was computed may be corrected in the same folder", async () => {
