@@ -243,7 +243,7 @@ async function shortened(call: Call, field: string, item: Record<string, unknown
  * How an item stands to the model's context, before anything is opened: its faults are thrown, CONTEXT_OVERFLOW among them
  * unless `cut` is allowed and its answers can be shortened. Visual tokens and prompts are never cut.
  */
-export async function fitItem(call: Call, field: string, item: unknown, supervised: boolean, cut: boolean) {
+export async function fitItem(call: Call, item: unknown, supervised: boolean, cut: boolean) {
   call.counting = true;
   try {
     const native = await trainItems(call, [item], supervised);
@@ -256,7 +256,7 @@ export async function fitItem(call: Call, field: string, item: unknown, supervis
     const given = item as Record<string, unknown>;
     if (!cut || !isIsrDpoError(e, "CONTEXT_OVERFLOW") || given.prompt === undefined) throw e;
     const keys = supervised ? ["answer"] : ["chosen", "rejected"];
-    const fitted = await shortened(call, field, given, keys);
+    const fitted = await shortened(call, "items[0]", given, keys);
     if (!fitted) throw e;
     return fitted satisfies FittedItem;
   }

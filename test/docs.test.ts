@@ -8,6 +8,8 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { readExamples, readPairs, readSamples } from "../src/index.js";
+import { all, rowsFile } from "./helpers/data.js";
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const read = (path: string) => readFileSync(join(top, path), "utf8");
@@ -44,7 +46,7 @@ test("every page names paths that exist", () => {
     /`((?:native|src|test|bench|scripts|docs|examples|cmake|kernels|core|io|autograd|models|infer|train)\/[\w./-]*[\w/])`/g;
   for (const page of pages)
     for (const [, name] of read(page).matchAll(path)) {
-      if (/^(build|docs\/api)\b/.test(name!)) continue; // made, not kept
+      if (/^(build|docs\/api|train\/(metrics|timings|evaluation|step-))\b/.test(name!)) continue; // made, not kept
       if (!existsSync(join(top, name!)) && !existsSync(join(top, "native", name!))) broken.push(`${page}: ${name}`);
     }
   assert.equal(broken, []);
@@ -81,6 +83,55 @@ test("every error code has a row, and no other", () => {
   );
   assert.ok(codes.size > 20, "codes were found");
   assert.equal(documented.sort(), [...codes].sort());
+});
+
+const fenced = (page: string, info: string) =>
+  [...read(page).matchAll(new RegExp(`\`\`\`${info}\n([\\s\\S]*?)\`\`\``, "g"))].map(([, text]) => text!);
+
+test("the rows that docs/data.md shows are read, and its bad rows refused in its words", async () => {
+  const readers: Record<string, (path: string) => AsyncIterable<unknown>> = {
+    pairs: readPairs,
+    examples: readExamples,
+    samples: readSamples,
+  };
+  for (const [kind, reader] of Object.entries(readers)) {
+    const blocks = fenced("docs/data.md", `jsonl ${kind}`);
+    assert.ok(blocks.length > 0, kind);
+    for (const block of blocks) {
+      const rows = block.trim().split("\n");
+      assert.is((await all(reader(rowsFile(rows)))).length, rows.length, block);
+    }
+  }
+  const [refused] = fenced("docs/data.md", "jsonl pairs refused");
+  const [messages] = fenced("docs/data.md", "text");
+  const good = { video: "v.mp4", prompt: "p", chosen: "c", rejected: "r" };
+  const skipped: string[] = [];
+  const file = rowsFile([...refused!.trim().split("\n"), good]);
+  const kept = await all(
+    readPairs(file, { format: "hound", onBadRow: "skip", onSkip: ({ message }) => skipped.push(message) }),
+  );
+  assert.is(kept.length, 1);
+  const shown = messages!.trim().split("\n");
+  assert.is(skipped.length, shown.length);
+  for (const [i, message] of skipped.entries()) {
+    const [begin, open] = shown[i]!.split(/\.\.\.$/); // what JSON.parse says differs between versions of Node
+    const told = message.slice(dirname(file).length + 1);
+    assert.is(open === undefined ? told : told.slice(0, begin!.length), begin);
+  }
+});
+
+test("docs/training.md names every metric and file of a run", () => {
+  const page = read("docs/training.md");
+  const fields = (source: string, name: string) =>
+    [...new RegExp(`interface ${name}[^{]*{([\\s\\S]*?)\n}`).exec(read(source))![1]!.matchAll(/^ {2}(\w+)[?]?:/gm)].map(
+      ([, key]) => key!,
+    );
+  const metrics = [...fields("src/trainer.ts", "StepMetrics"), ...fields("src/training/events.ts", "RunStepMetrics")];
+  assert.ok(metrics.length > 20);
+  assert.equal(
+    metrics.filter((key) => !page.includes(`\`${key}\``)),
+    [],
+  );
 });
 
 test("the README shows the examples as they are", () => {

@@ -246,17 +246,20 @@ Napi::Object to_js(Napi::Env env, const StepMetrics& m) {
   return o;
 }
 
+void set_items(Napi::Object o, const std::vector<int64_t>& items) {
+  if (items.empty()) return;
+  Napi::Array list = Napi::Array::New(o.Env(), items.size());
+  for (size_t i = 0; i < items.size(); ++i) list.Set(static_cast<uint32_t>(i), static_cast<double>(items[i]));
+  o.Set("items", list);
+}
+
 Napi::Error js_error(Napi::Env env, const Error& e) {
   const Napi::Error error = Napi::Error::New(env, e.what());
   Napi::Object o = error.Value();
   o.Set("code", e.code);
   if (!e.hint.empty()) o.Set("hint", e.hint);
   if (!e.path.empty()) o.Set("path", e.path);
-  if (!e.items.empty()) {
-    Napi::Array items = Napi::Array::New(env, e.items.size());
-    for (size_t i = 0; i < e.items.size(); ++i) items.Set(static_cast<uint32_t>(i), static_cast<double>(e.items[i]));
-    o.Set("items", items);
-  }
+  set_items(o, e.items);
   return error;
 }
 

@@ -4,6 +4,8 @@
 #include <system_error>
 #include <utility>
 
+#include "binding/convert.h"
+
 namespace isr::binding {
 
 std::shared_ptr<Host> Host::create(Napi::Env env) {
@@ -167,6 +169,7 @@ Napi::Value Host::describe(Napi::Env env, const Failure& failure) {
   o.Set("message", failure.message);
   if (!failure.hint.empty()) o.Set("hint", failure.hint);
   if (!failure.path.empty()) o.Set("path", failure.path);
+  set_items(o, failure.items);
   return o;
 }
 
@@ -201,9 +204,9 @@ void Host::run(Job& job) {
                        }};
     message.value = job.work(context);
   } catch (const Cancelled&) {
-    message.failure = std::make_shared<Failure>(Failure{{}, {}, {}, {}, true});
+    message.failure = std::make_shared<Failure>(Failure{{}, {}, {}, {}, {}, true});
   } catch (const Error& e) {
-    message.failure = std::make_shared<Failure>(Failure{e.code, e.what(), e.hint, e.path});
+    message.failure = std::make_shared<Failure>(Failure{e.code, e.what(), e.hint, e.path, e.items});
   } catch (const std::bad_alloc&) {
     message.failure = std::make_shared<Failure>(
         Failure{"OUT_OF_MEMORY", "the system refused memory", "use shorter or fewer sequences, or dtype 'bf16'", {}});

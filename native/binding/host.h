@@ -90,7 +90,7 @@ class Host : public std::enable_shared_from_this<Host> {
     std::atomic<bool> any_ended{false};
     std::set<std::pair<int32_t, int32_t>> ended;   // under mutex_
   };
-  struct Failure { std::string code, message, hint, path; bool cancelled = false; };
+  struct Failure { std::string code, message, hint, path; std::vector<int64_t> items{}; bool cancelled = false; };
   struct Message {
     uint32_t job;
     int kind;                    // < 0: settles; else an event

@@ -23,6 +23,7 @@ export const isRow = (x: unknown): x is Row =>
 export function textOf(field: string, value: unknown): string {
   if (typeof value !== "string") bad(field, "a string", value);
   if ((value as string).trim() === "") bad(field, "a text that is not empty", value);
+  if (/\p{Surrogate}/u.test(value as string)) bad(field, "well-formed text (no lone surrogates)", value);
   return value as string;
 }
 

@@ -56,6 +56,8 @@ function checked(path: unknown, o: unknown, formats: readonly string[]): { path:
 export type Prepare<T> = (item: T) => T | Promise<T>;
 
 const rowFaults: readonly ErrorCode[] = [
+  "DATA_INVALID",
+  "INVALID_ARGUMENT",
   "CONTEXT_OVERFLOW",
   "PLACEHOLDER_MISMATCH",
   "MEDIA_UNREADABLE",
@@ -63,11 +65,14 @@ const rowFaults: readonly ErrorCode[] = [
   "NOT_FOUND",
 ];
 
+/** Whether an error of preparing an item is the item's own fault: nothing else is ever left out. */
+export const isRowFault = (e: unknown): e is IsrDpoError => isIsrDpoError(e) && rowFaults.includes(e.code);
+
 async function prepared<T>(prepare: Prepare<T>, item: T, bad: BadRows, line: number): Promise<T> {
   try {
     return await prepare(item);
   } catch (e) {
-    if (!isIsrDpoError(e) || !rowFaults.includes(e.code)) throw e;
+    if (!isRowFault(e)) throw e;
     const field = e.detail?.field;
     throw rowError(bad.at(line), e.message, typeof field === "string" ? field : undefined, e);
   }

@@ -151,5 +151,5 @@ export class Evaluator {
 /** An item checked against the model's context, for gather(). */
 export async function fitted(model: VideoLM, item: TrainItem, supervised: boolean, cut: boolean): Promise<FittedItem> {
   const { inputs } = internalsOf(model);
-  return inputs.run([], async (call) => ({ result: fitItem(call, "item", item, supervised, cut) }));
+  return inputs.run([], async (call) => ({ result: fitItem(call, item, supervised, cut) }));
 }

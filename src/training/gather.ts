@@ -3,8 +3,10 @@
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { readExamplesWith } from "../data/examples.js";
+import { isRowFault } from "../data/items.js";
 import { readPairsWith } from "../data/pairs.js";
 import type { SkippedRow } from "../data/rows.js";
+import { refuse } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import type { VideoLM } from "../model.js";
 import type { FittedItem } from "../sequence.js";
@@ -24,14 +26,15 @@ export interface GatherOptions {
   signal: AbortSignal;
 }
 
-/** Paths of an item's media. */
-export function mediaPaths(item: TrainItem): string[] {
-  const found: string[] = [];
+type FileMedia = Extract<Media, string | { path: string }>;
+
+const pathOf = (media: FileMedia): string => (typeof media === "string" ? media : media.path);
+
+/** An item's media that are files. */
+export function mediaFiles(item: TrainItem): FileMedia[] {
+  const found: FileMedia[] = [];
   const take = (list: readonly Media[] | undefined) => {
-    for (const m of list ?? []) {
-      if (typeof m === "string") found.push(m);
-      else if ("path" in m) found.push(m.path);
-    }
+    for (const m of list ?? []) if (typeof m === "string" || "path" in m) found.push(m);
   };
   const o = item as { media?: readonly Media[]; prompt?: unknown; chosen?: unknown; rejected?: unknown };
   take(o.media);
@@ -50,12 +53,14 @@ class Presence {
   readonly #known = new Set<string>();
 
   async check(item: TrainItem): Promise<void> {
-    for (const path of mediaPaths(item)) {
+    for (const media of mediaFiles(item)) {
+      const path = pathOf(media);
       if (this.#known.has(path)) continue;
       await stat(path).catch((cause) => {
-        throw new IsrDpoError("NOT_FOUND", `video: expected a file or folder, got nothing at ${path}`, {
+        const field = (typeof media === "object" && media.kind) || "video";
+        throw new IsrDpoError("NOT_FOUND", `${field}: expected a file or folder, got nothing at ${path}`, {
           path,
-          detail: { field: "video" },
+          detail: { field },
           cause,
         });
       });
@@ -83,30 +88,42 @@ function preparation(o: GatherOptions) {
   const root = o.videos ?? (typeof o.data === "string" ? dirname(o.data) : undefined);
   return async (given: TrainItem): Promise<FittedItem> => {
     o.signal.throwIfAborted();
-    const item = root === undefined ? given : rooted(given, root);
-    await presence.check(item);
     try {
-      return await fitted(o.model, item, o.kind === "sft", o.onLong === "truncate");
+      const ready = await fitted(o.model, given, o.kind === "sft", o.onLong === "truncate");
+      const item = root === undefined ? ready.item : rooted(ready.item, root);
+      await presence.check(item);
+      return { ...ready, item };
     } catch (e) {
       throw ofRow(e);
     }
   };
 }
 
+function ownId(seen: Map<string, number>, item: TrainItem, i: number): void {
+  const id: unknown = (item as { id?: unknown } | null)?.id;
+  if (typeof id !== "string") return;
+  const before = seen.get(id);
+  if (before !== undefined) refuse("id", `an id of its own (data[${before}] has it)`, id, "DATA_INVALID");
+  seen.set(id, i);
+}
+
 /** Items that a program gives: what does not fit is told by its index. */
 async function* fromProgram(items: AsyncIterable<TrainItem>, o: GatherOptions): AsyncGenerator<FittedItem> {
   const prepare = preparation(o);
+  const seen = new Map<string, number>();
   let i = -1;
   for await (const item of items) {
     i++;
     let ready: FittedItem;
     try {
+      ownId(seen, item, i);
       ready = await prepare(item);
     } catch (e) {
-      if (!isIsrDpoError(e)) throw e;
+      if (!isRowFault(e)) throw e;
       const message = `data[${i}]: ${e.message}`;
-      if (o.onBadRow === "fail")
-        throw new IsrDpoError(e.code, message, { ...(e.hint ? { hint: e.hint } : {}), detail: { item: i }, cause: e });
+      const place = { ...(e.hint ? { hint: e.hint } : {}), ...(e.path ? { path: e.path } : {}) };
+      const facts = { ...place, detail: { ...e.detail, item: i }, cause: e };
+      if (o.onBadRow === "fail") throw new IsrDpoError(e.code, message, facts);
       o.onSkip({ path: "data", line: i, message });
       continue;
     }
@@ -140,7 +157,9 @@ export async function gather(path: string, resumed: boolean, o: GatherOptions): 
   const set = found ?? (await ItemSet.gather(sourceOf(o), path));
   if (set.length > 0) return set;
   await set.close();
-  throw new IsrDpoError("DATA_INVALID", `${typeof o.data === "string" ? o.data : "data"}: no item to train on`, {
+  const file = typeof o.data === "string" ? { path: o.data } : {};
+  throw new IsrDpoError("DATA_INVALID", `${file.path ?? "data"}: expected items to train on, got none`, {
     hint: "give rows, or look at why they were left out",
+    ...file,
   });
 }

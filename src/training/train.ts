@@ -1,8 +1,9 @@
 // train(): a supervised or preference run over a file of rows, in a folder that a killed process leaves resumable. Files:
 // run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asyncDispose, root } from "../addon.js";
+import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError } from "../errors.js";
 import { loadModel, type VideoLM } from "../model.js";
 import { type Run, startRun } from "../run.js";
@@ -13,7 +14,7 @@ import { moveStage, readStage } from "../store/stage.js";
 import { createTrainer, type Trainer, type TrainerOptions } from "../trainer.js";
 import { Evaluator } from "./evaluate.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./events.js";
-import { gather, mediaPaths } from "./gather.js";
+import { gather, mediaFiles } from "./gather.js";
 import type { ItemSet } from "./items.js";
 import { type TrainSettings, trainSettings } from "./options.js";
 import { type StepPlan, stepPlan } from "./order.js";
@@ -32,6 +33,10 @@ interface DataFacts {
   skippedRows: number;
   truncated: number;
 }
+
+/** Of a stage file, without what else is in it, so that it is written again as it was. */
+const factsOf = ({ items, itemsSha256, skippedRows, truncated }: Record<string, unknown>): DataFacts =>
+  ({ items, itemsSha256, skippedRows, truncated }) as DataFacts;
 
 const iteration = 0; // of the events of a run without iterations
 
@@ -72,7 +77,7 @@ class TrainRun {
   readonly #signal: AbortSignal;
   readonly #emit: Emit;
   readonly #closing: (() => unknown)[] = [];
-  #resumed = false;
+  #begun: TrainStage | null = null; // the stage that an earlier process had come to
 
   constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
     this.#s = s;
@@ -108,16 +113,19 @@ class TrainRun {
     this.#keep(lock, () => lock.release());
     await removeTemporaries(this.#dir);
     const stage = await readStage<TrainStage>(this.#dir, stages);
-    this.#resumed = stage !== null;
+    this.#begun = stage?.stage ?? null;
     const model = await this.#load();
-    await this.#openRun(model);
-    if (stage?.stage === "done") return await this.#result(model, stage as unknown as DataFacts, String(stage.hash));
-    const { set, facts } = await this.#gather(model, stage as unknown as DataFacts | null);
+    const known = stage !== null || existsSync(this.#at("run.json"));
+    if (known) await this.#openRun(model);
+    if (stage?.stage === "done") return await this.#result(model, factsOf(stage), String(stage.hash));
+    const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
-    if (stage === null) await this.#preflight(model, set);
+    const evalSet = await this.#gatherEvaluation(model);
+    if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
     const trainer = await createTrainer(model, options);
     this.#keep(trainer, () => trainer[asyncDispose]());
+    if (!known) await this.#openRun(model); // only now: what was refused before may be corrected and asked again
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
     if (stage === null) await moveStage(this.#dir, stages, at, { ...facts });
     if (at === "score") {
@@ -125,10 +133,11 @@ class TrainRun {
       at = await this.#move("train", facts);
     }
     if (at === "train") {
-      await this.#train(model, trainer, set, plan, options);
+      const evaluator = evalSet && (await this.#evaluator(model, trainer, evalSet, plan, options));
+      await this.#train(trainer, set, plan, evaluator);
       at = await this.#move("save", facts);
     } else await trainer.load(await this.#lastStep(plan), { signal: this.#signal });
-    const saved = await staged(this.#emit, iteration, "save", this.#resumed && stage?.stage === "save", () =>
+    const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
       model.save(this.#at("model")),
     );
     await moveStage(this.#dir, stages, "done", { ...facts, hash: saved.hash });
@@ -162,9 +171,9 @@ class TrainRun {
 
   #gatherOptions(model: VideoLM, data: TrainSettings["data"], skipped: string[]) {
     const { kind, videos, onBadRow, onLong } = this.#s;
-    const onSkip = ({ message }: { message: string }) => {
+    const onSkip = ({ path, line, message }: SkippedRow) => {
       skipped.push(message);
-      this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { count: skipped.length } });
+      this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { path, line, count: skipped.length } });
     };
     return { kind, model, data, videos, onBadRow, onLong, onSkip, signal: this.#signal };
   }
@@ -183,15 +192,20 @@ class TrainRun {
     return { set, facts: before ?? fresh };
   }
 
-  /** Opens the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
+  async #gatherEvaluation(model: VideoLM): Promise<ItemSet | null> {
+    const { evalData } = this.#s;
+    if (evalData === undefined) return null;
+    const options = this.#gatherOptions(model, evalData, []);
+    const set = await gather(this.#at("eval-items.jsonl"), this.#begun !== null, options);
+    return this.#keep(set, () => set.close());
+  }
+
+  /** Reads the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
   async #preflight(model: VideoLM, set: ItemSet): Promise<void> {
     if (model.info.visualTokens === null) return;
     const some = [...new Set([0, set.length >> 1, set.length - 1])];
-    const paths = new Set((await set.items(some)).flatMap((item) => mediaPaths(item).slice(0, 1)));
-    for (const path of paths) {
-      const kind = /\.(jpe?g|png)$/i.test(path) ? "image" : "video";
-      await model.preprocess({ kind, path }, { signal: this.#signal });
-    }
+    const media = (await set.items(some)).flatMap((item) => mediaFiles(item).slice(0, 1));
+    for (const m of media) await model.encode(m, { stage: "tower", signal: this.#signal }); // kept for the steps
   }
 
   async #references(name: string): Promise<ReferenceStore> {
@@ -213,23 +227,33 @@ class TrainRun {
 
   async #score(trainer: Trainer, set: ItemSet): Promise<void> {
     const references = await this.#references("refs.f32");
-    const resumed = this.#resumed && references.count > 0;
+    const resumed = this.#begun === "score" && references.count > 0;
     await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(trainer, set, references));
   }
 
-  /** The evaluation set with the references of the start model, which are scored before the first step. */
+  /** What was lost of the references is scored anew, to the same bits: the trainer stands at the start model still. */
+  async #rescore(trainer: Trainer, set: ItemSet, references: ReferenceStore): Promise<void> {
+    const { count } = references;
+    const path = this.#at("refs.f32");
+    this.#emit({
+      type: "warning",
+      code: "REFERENCES_LOST",
+      message: `${path}: expected log-probs of ${set.length} items, got ${count}: the others are scored again`,
+      detail: { path, items: set.length, found: count },
+    });
+    await this.#scoring(trainer, set, references);
+  }
+
+  /** The references of the start model are scored before the first step. */
   async #evaluator(
     model: VideoLM,
     trainer: Trainer,
+    set: ItemSet,
     plan: StepPlan,
     options: TrainerOptions,
-  ): Promise<Evaluator | null> {
-    const { evalData, evalEvery, kind } = this.#s;
-    if (evalData === undefined) return null;
-    const name = "eval-items.jsonl";
-    const set = await gather(this.#at(name), this.#resumed, this.#gatherOptions(model, evalData, []));
-    this.#keep(set, () => set.close());
-    const references = kind === "dpo" ? await this.#references("eval-refs.f32") : null;
+  ): Promise<Evaluator> {
+    await makeFolders(this.#at("train"));
+    const references = this.#s.kind === "dpo" ? await this.#references("eval-refs.f32") : null;
     if (references) await this.#scoring(trainer, set, references);
     return Evaluator.open({
       model,
@@ -237,7 +261,7 @@ class TrainRun {
       set,
       references,
       options,
-      every: evalEvery,
+      every: this.#s.evalEvery,
       totalSteps: plan.totalSteps,
       path: this.#at("train/evaluation.jsonl"),
       iteration,
@@ -245,11 +269,11 @@ class TrainRun {
     });
   }
 
-  async #train(model: VideoLM, trainer: Trainer, set: ItemSet, plan: StepPlan, options: TrainerOptions): Promise<void> {
+  async #train(trainer: Trainer, set: ItemSet, plan: StepPlan, evaluator: Evaluator | null): Promise<void> {
     const s = this.#s;
     await makeFolders(this.#at("train"));
     const references = s.kind === "dpo" ? await this.#references("refs.f32") : null;
-    const evaluator = await this.#evaluator(model, trainer, plan, options);
+    if (references && references.count < set.length) await this.#rescore(trainer, set, references);
     const work = () =>
       trainSteps({
         trainer,
@@ -266,7 +290,7 @@ class TrainRun {
         emit: this.#emit,
         signal: this.#signal,
       });
-    await staged(this.#emit, iteration, "train", this.#resumed, work);
+    await staged(this.#emit, iteration, "train", this.#begun === "train", work);
   }
 
   async #lastStep(plan: StepPlan): Promise<string> {
@@ -294,7 +318,7 @@ class TrainRun {
       pairs: items,
       counts: { items, skippedRows, truncated, steps: metrics.length, tokensComputed },
       work: { ...model.counters },
-      resumed: this.#resumed,
+      resumed: this.#begun !== null,
       metrics,
     };
   }
