@@ -5,7 +5,7 @@ import { join } from "node:path";
 /** Width 768, 12 layers: 134 M parameters, 268 MB. */
 export const benchShape = { width: 768, layers: 12, heads: 12, kvHeads: 12, headSize: 64, mlp: 2048, vocab: 32000 };
 
-export function tensorsOf({ width: C, layers, heads, kvHeads, headSize: D, mlp: F, vocab: V }) {
+export function tensorsOf({ width: C, layers, heads, kvHeads, headSize: D, mlp: F, vocab: V, tower }) {
   const list = [["model.embed_tokens.weight", [V, C]]];
   for (let i = 0; i < layers; ++i) {
     const at = `model.layers.${i}`;
@@ -16,6 +16,36 @@ export function tensorsOf({ width: C, layers, heads, kvHeads, headSize: D, mlp: 
     list.push([`${at}.mlp.up_proj.weight`, [F, C]], [`${at}.mlp.down_proj.weight`, [C, F]]);
   }
   list.push(["model.norm.weight", [C]], ["lm_head.weight", [V, C]]);
+  if (!tower) return list;
+  return [...list.map(([name, dims]) => [`language_model.${name}`, dims]), ...visionTensors(tower, C)];
+}
+
+// A CLIP tower and its projector, as LLaVA-NeXT-Video names them.
+function visionTensors({ width: W, layers, mlp, image, patch }, C) {
+  const linear = (name, out, into) => [
+    [`${name}.weight`, [out, into]],
+    [`${name}.bias`, [out]],
+  ];
+  const norm = (name) => [
+    [`${name}.weight`, [W]],
+    [`${name}.bias`, [W]],
+  ];
+  const at = "vision_tower.vision_model";
+  const list = [
+    ...linear("multi_modal_projector.linear_1", C, W),
+    ...linear("multi_modal_projector.linear_2", C, C),
+    [`${at}.embeddings.class_embedding`, [W]],
+    [`${at}.embeddings.patch_embedding.weight`, [W, 3, patch, patch]],
+    [`${at}.embeddings.position_embedding.weight`, [(image / patch) ** 2 + 1, W]],
+    ...norm(`${at}.pre_layrnorm`),
+  ];
+  for (let i = 0; i < layers; ++i) {
+    const layer = `${at}.encoder.layers.${i}`;
+    for (const part of ["q_proj", "k_proj", "v_proj", "out_proj"])
+      list.push(...linear(`${layer}.self_attn.${part}`, W, W));
+    list.push(...norm(`${layer}.layer_norm1`), ...norm(`${layer}.layer_norm2`));
+    list.push(...linear(`${layer}.mlp.fc1`, mlp, W), ...linear(`${layer}.mlp.fc2`, W, mlp));
+  }
   return list;
 }
 
@@ -47,6 +77,31 @@ function valuePool() {
   return pool;
 }
 
+function videoConfig({ architectures: _, ...text }, { tower, vocab }) {
+  return {
+    architectures: ["LlavaNextVideoForConditionalGeneration"],
+    model_type: "llava_next_video",
+    text_config: text,
+    vision_config: {
+      model_type: "clip_vision_model",
+      hidden_size: tower.width,
+      num_hidden_layers: tower.layers,
+      num_attention_heads: tower.heads,
+      intermediate_size: tower.mlp,
+      image_size: tower.image,
+      patch_size: tower.patch,
+      hidden_act: "quick_gelu",
+    },
+    image_token_index: vocab - 1,
+    video_token_index: vocab - 2,
+    projector_hidden_act: "gelu",
+    spatial_pool_stride: 2,
+    vision_feature_layer: -1,
+    vision_feature_select_strategy: "default",
+    torch_dtype: "bfloat16",
+  };
+}
+
 /** Makes `dir`/{config.json, model.safetensors} unless they are there; gives the weights' path and size. */
 export function makeCheckpoint(dir, shape = benchShape) {
   const file = join(dir, "model.safetensors");
@@ -59,15 +114,15 @@ export function makeCheckpoint(dir, shape = benchShape) {
     header[name] = { dtype: "BF16", shape: dims, data_offsets: [end, end + 2 * elements(dims)] };
     end += 2 * elements(dims);
   }
-  const text = Buffer.from(JSON.stringify(header));
-  const head = Buffer.concat([Buffer.alloc(8), text, Buffer.alloc((8 - (text.length % 8)) % 8, " ")]);
+  const json = Buffer.from(JSON.stringify(header));
+  const head = Buffer.concat([Buffer.alloc(8), json, Buffer.alloc((8 - (json.length % 8)) % 8, " ")]);
   head.writeBigUInt64LE(BigInt(head.length - 8));
   const fd = openSync(`${file}.tmp`, "w");
   writeSync(fd, head);
   const pool = valuePool();
   for (const [name, dims] of tensors) writeValues(fd, name, dims, head.length + header[name].data_offsets[0], pool);
   closeSync(fd);
-  const config = {
+  const text = {
     architectures: ["LlamaForCausalLM"],
     model_type: "llama",
     hidden_size: shape.width,
@@ -88,6 +143,7 @@ export function makeCheckpoint(dir, shape = benchShape) {
     eos_token_id: 2,
     torch_dtype: "bfloat16",
   };
+  const config = shape.tower ? videoConfig(text, shape) : text;
   writeFileSync(join(dir, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
   renameSync(`${file}.tmp`, file);
   return { dir, file, bytes: statSync(file).size };

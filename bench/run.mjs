@@ -1,6 +1,6 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
 // run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
-// PART: a bench of native_bench by part of its name, or import, load, peers or dpo.
+// PART: a bench of native_bench by part of its name, or import, load, peers, dpo or plan.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -14,9 +14,10 @@ import { benchImport } from "./import.mjs";
 import { benchLoad } from "./load.mjs";
 import { parseNative } from "./native.mjs";
 import { benchPeers } from "./peers.mjs";
+import { benchPlan } from "./plan.mjs";
 
 const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const inJavaScript = ["import", "load", "peers", "dpo"];
+const inJavaScript = ["import", "load", "peers", "dpo", "plan"];
 const native = !inJavaScript.includes(options.only);
 
 const rows = [];
@@ -71,5 +72,6 @@ if (!options.only || options.only === "load") {
 }
 if (!options.only || options.only === "peers") benchPeers(root, report);
 if (!options.only || options.only === "dpo") benchDpo(root, report);
+if (!options.only || options.only === "plan") await benchPlan(root, report);
 console.log("");
 printTable();

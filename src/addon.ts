@@ -62,6 +62,42 @@ export interface NativeReport extends NativeCheckpoint {
   missing: string[];
   unused: string[];
 }
+/** A training run's measured needs (native/train/plan.h); bytes, FLOPs. */
+export interface NativePlan {
+  family: string;
+  dtype: "f32" | "bf16";
+  notes: string[];
+  contextLength: number;
+  parameters: number;
+  trained: number;
+  trainedElements: number; // padded as the optimizer's flat arrays are
+  largestGroup: number; // elements
+  checkpointBytes: number;
+  decoder: NativePlanPart;
+  vision: NativePlanPart;
+  activations: number;
+  scratch: number;
+  media: number;
+  kvPage: number; // 64 tokens, all layers
+  checkpointing: boolean;
+  tokens: number;
+  answerTokens: number;
+  microBatchItems: number;
+  mediaTokens: number;
+  featureBytes: number; // of one video in the cache
+  flopsItem: number;
+  flopsScore: number;
+  flopsToken: number;
+  flopsMedia: number;
+  threads: number;
+  flopsPerSecond: number; // 0: not measured
+  bytesPerSecond: number;
+}
+export interface NativePlanPart {
+  panels: number;
+  rows: number; // row-major values beside the panels
+  rowMajor: number; // one copy of everything
+}
 export interface NativeSequence {
   ids: Int32Array;
   scored?: Uint8Array; // or targets
@@ -116,6 +152,7 @@ type JobName =
       | "gradients"
       | "saveTrainer"
       | "loadTrainer"
+      | "planTraining"
     )
   | ("attentionForward" | "attentionBackward" | "sequenceLogProbs" | "preprocess");
 interface Native extends Record<JobName, Job> {

@@ -109,12 +109,12 @@ function schedule(o: Record<string, unknown>) {
   return { schedule: name, totalSteps, warmupSteps, warmupRatio };
 }
 
-function trainedParts(value: unknown, info: ModelInfo) {
+function trainedParts(value: unknown, info: ModelInfo | undefined) {
   const o = options("options.train", value, ["vision", "projector", "decoder"]);
   const part = (key: string, or: boolean) => (o[key] === undefined ? or : boolean(`options.train.${key}`, o[key]));
   const parts = { vision: part("vision", false), projector: part("projector", false), decoder: part("decoder", true) };
   for (const key of ["vision", "projector"] as const)
-    if (parts[key] && info.visualTokens === null)
+    if (parts[key] && info && info.visualTokens === null)
       throw new IsrDpoError(
         "INVALID_ARGUMENT",
         `options.train.${key}: ${info.family} is a text model and has no ${key} to train`,
@@ -133,7 +133,8 @@ function checkCommunicator(value: unknown): void {
     });
 }
 
-function nativeOptions(value: unknown, info: ModelInfo) {
+/** Options as the engine takes them. Without `info` the engine alone checks which parts the model has. */
+export function nativeTrainerOptions(value: unknown, info?: ModelInfo) {
   const o = options("options", value, optionKeys);
   const real = (key: string, or: number, range: Parameters<typeof number>[2]) =>
     o[key] === undefined ? or : number(`options.${key}`, o[key], range);
@@ -164,7 +165,7 @@ function nativeOptions(value: unknown, info: ModelInfo) {
 /** Takes the model's weights; one trainer a model at a time. */
 export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise<Trainer> {
   const internals = internalsOf(model);
-  const native = nativeOptions(o, model.info);
+  const native = nativeTrainerOptions(o, model.info);
   if (internals.host.disposed) throw disposedError("the model");
   if (internals.trainer)
     throw new IsrDpoError("INVALID_ARGUMENT", "model: it has a trainer already", {

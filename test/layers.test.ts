@@ -36,7 +36,7 @@ const src: Ladder = {
     ["native"],
     ["training", "config"],
     ["isr"],
-    ["evaluate", "report", "world"],
+    ["evaluate", "report", "world", "plan"],
     ["index"],
     ["cli"],
   ],

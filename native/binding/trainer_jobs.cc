@@ -1,5 +1,6 @@
 // Jobs of a trainer. It lives on its model's job thread, so that steps and generation take turns by themselves.
 #include "binding/jobs.h"
+#include "train/plan.h"
 
 namespace isr::binding {
 namespace {
@@ -108,6 +109,66 @@ Napi::Value load_trainer(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Object describe(Napi::Env env, const PlanReport::Part& p) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("panels", static_cast<double>(p.panels));
+  o.Set("rows", static_cast<double>(p.rows));
+  o.Set("rowMajor", static_cast<double>(p.row_major));
+  return o;
+}
+
+Napi::Object describe(Napi::Env env, const PlanReport& r) {
+  Napi::Object o = Napi::Object::New(env);
+  const auto set = [&](const char* key, auto n) { o.Set(key, static_cast<double>(n)); };
+  o.Set("family", r.family);
+  o.Set("dtype", name_of(r.dtype));
+  o.Set("notes", to_js(env, r.config.decoder.notes));
+  o.Set("decoder", describe(env, r.decoder));
+  o.Set("vision", describe(env, r.vision));
+  o.Set("checkpointing", r.checkpointing);
+  set("contextLength", r.config.decoder.context);
+  set("checkpointBytes", r.checkpoint_bytes);
+  set("parameters", r.parameters);
+  set("trained", r.trained);
+  set("trainedElements", r.trained_elements);
+  set("largestGroup", r.largest_group);
+  set("activations", r.activations);
+  set("scratch", r.scratch);
+  set("media", r.media);
+  set("kvPage", r.kv_page);
+  set("tokens", r.tokens);
+  set("answerTokens", r.answer_tokens);
+  set("microBatchItems", r.micro_batch_items);
+  set("mediaTokens", r.media_tokens);
+  set("featureBytes", r.tower_bytes);
+  set("threads", r.threads);
+  set("flopsItem", r.flops_item);
+  set("flopsScore", r.flops_score);
+  set("flopsToken", r.flops_token);
+  set("flopsMedia", r.flops_media);
+  set("flopsPerSecond", r.flops_per_second);
+  set("bytesPerSecond", r.bytes_per_second);
+  return o;
+}
+
+Napi::Value plan_training_job(const Napi::CallbackInfo& info) {
+  const Napi::Object args = info[1].As<Napi::Object>();
+  PlanRequest q;
+  q.load.dtype = string_at(args, "dtype");
+  q.load.threads = static_cast<int>(integer_at(args, "threads"));
+  if (has(args, "visionTower")) q.load.vision_tower = string_at(args, "visionTower");
+  q.trainer = trainer_options_of(object_at(args, "trainer"));
+  q.supervised = bool_at(args, "supervised");
+  q.items = integer_at(args, "items");
+  q.tokens = integer_at(args, "tokens");
+  q.answer_tokens = integer_at(args, "answerTokens");
+  q.memory = static_cast<uint64_t>(integer_at(args, "memory"));
+  q.measure_rates = bool_at(args, "measureRates");
+  return submit(info, [q, dir = string_at(args, "dir")](JobContext&) -> ToJs {
+    return [r = plan_training(dir, q)](Napi::Env env) -> Napi::Value { return describe(env, r); };
+  });
+}
+
 }  // namespace
 
 void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
@@ -119,6 +180,7 @@ void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
   export_as<gradients>(env, exports, "gradients");
   export_as<save_trainer>(env, exports, "saveTrainer");
   export_as<load_trainer>(env, exports, "loadTrainer");
+  export_as<plan_training_job>(env, exports, "planTraining");
 }
 
 }  // namespace isr::binding

@@ -10,6 +10,7 @@ namespace isr {
 namespace {
 
 constexpr size_t kHuge = size_t{2} << 20, kAlign = 64, kMinChunk = size_t{1} << 20;
+constexpr size_t kReserve = size_t{1} << 40, kMinReserve = size_t{1} << 30;   // address space of a measuring arena
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -46,11 +47,29 @@ Buffer& Buffer::operator=(Buffer&& o) noexcept {
   return *this;
 }
 
+Arena::Arena(bool measure_only) {
+  if (!measure_only) return;
+  void* p = MAP_FAILED;
+  size_t bytes = kReserve;
+  for (; p == MAP_FAILED && bytes >= kMinReserve; bytes /= 2)
+    p = mmap(nullptr, reserved_bytes_ = bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED)
+    throw Error("OUT_OF_MEMORY", concat("could not reserve ", kMinReserve, " bytes of address space to measure with: ", std::strerror(errno)),
+                "raise the limit of address space (ulimit -v)");
+  reserved_ = {static_cast<char*>(p), [n = reserved_bytes_](char* at) { munmap(at, n); }};
+}
+
 void* Arena::allocate(size_t bytes) {
   bytes = round_up(std::max<size_t>(bytes, 1), kAlign);
   total_ += bytes;
   peak_ = std::max(peak_, total_);
-  if (measure_only_) return nullptr;
+  if (reserved_) {   // begins again where the space ends: only counts matter
+    ISR_ASSERT(bytes <= reserved_bytes_, "one tensor of ", bytes, " bytes");
+    if (used_ + bytes > reserved_bytes_) used_ = 0;
+    void* p = reserved_.get() + used_;
+    used_ += bytes;
+    return p;
+  }
   while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].bytes()) {
     ++chunk_;
     used_ = 0;

@@ -1,8 +1,9 @@
 // Owned memory. Buffer: one zeroed block on huge pages where they help. Arena: a stack of chunks with mark and release,
-// and a measure-only mode that counts bytes without touching memory (for `plan`).
+// and a measure-only mode that counts bytes (for `plan`): it gives addresses that may be written, and that later ones overlap.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/tensor.h"
@@ -29,7 +30,7 @@ class Buffer {  // zero-filled; 64-byte aligned; OUT_OF_MEMORY if the system ref
 class Arena {
  public:
   struct Mark { size_t chunk, used, total; };
-  explicit Arena(bool measure_only = false) : measure_only_(measure_only) {}
+  explicit Arena(bool measure_only = false);
   void* allocate(size_t bytes);  // 64-byte aligned, contents undefined
   template <class T>
   T* allocate_n(int64_t n) { return static_cast<T*>(allocate(static_cast<size_t>(n) * sizeof(T))); }
@@ -43,7 +44,8 @@ class Arena {
  private:
   std::vector<Buffer> chunks_;
   size_t chunk_ = 0, used_ = 0, total_ = 0, peak_ = 0;
-  bool measure_only_;
+  std::shared_ptr<char> reserved_;   // measure-only: address space without memory behind it
+  size_t reserved_bytes_ = 0;
 };
 
 struct ArenaScope {  // releases what was allocated during its life

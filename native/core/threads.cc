@@ -17,6 +17,7 @@
 namespace isr {
 namespace {
 
+thread_local bool dry_run = false;
 thread_local bool inside_region = false;  // regions do not nest: set on callers while they are in one, always on pool threads
 
 constexpr int kMaxWorkers = 255;
@@ -153,7 +154,7 @@ std::atomic<bool> pool_started{false};
 }  // namespace
 
 void parallel(int threads, int64_t n, int64_t grain, ParallelBody body) {
-  if (n <= 0) return;
+  if (n <= 0 || dry_run) return;
   if (grain < 1) grain = 1;
   if (threads <= 1 || n <= grain) return body(0, n, 0);
   ISR_ASSERT(!inside_region, "parallel regions do not nest");
@@ -164,6 +165,9 @@ void parallel(int threads, int64_t n, int64_t grain, ParallelBody body) {
   pool_started.store(true);
   Pool::instance().run(threads > kMaxWorkers ? kMaxWorkers : threads, n, grain, body);
 }
+
+DryRun::DryRun() { dry_run = true; }
+DryRun::~DryRun() { dry_run = false; }
 
 int pool_threads() { return pool_started.load() ? Pool::instance().workers() : 0; }
 

@@ -38,6 +38,13 @@ inline int64_t grain_for(int threads, int64_t n, int64_t min_grain = 1) {
   return g < min_grain ? min_grain : g;
 }
 
+// While one lives, parallel() of its thread runs nothing: kernels ask for their memory and compute nothing (train/plan.h).
+struct DryRun {
+  DryRun();
+  ~DryRun();
+  DryRun(const DryRun&) = delete;
+};
+
 int pool_threads();   // threads started so far besides callers; 0 before first use
 
 }  // namespace isr

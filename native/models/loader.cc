@@ -38,6 +38,15 @@ Config read_config(const std::string& dir) {
   return out;
 }
 
+FileDType stored_dtype(const Config& config) {
+  const Json json = parse_json(config.text, "INVALID_CONFIG", "config.json");
+  for (const Json* at : {&json, json.find("text_config")})
+    for (const char* key : {"dtype", "torch_dtype"})
+      if (const Json* v = at && at->object() ? at->find(key) : nullptr; v && v->string())
+        return *v->string() == "bfloat16" ? FileDType::BF16 : *v->string() == "float16" ? FileDType::F16 : FileDType::F32;
+  return FileDType::F32;
+}
+
 namespace {
 
 std::string listed(const std::vector<std::string>& names) {
@@ -103,6 +112,35 @@ class Loader {
       if (is_float(t.dtype) && ignored_tensor(t.name, names_, config) && t.name.find("inv_freq") == std::string::npos && !(m.config.tied && t.name == names_.head)) unread_.insert(t.name);
   }
 
+  Loader(Model& m, Config config, const LoadOptions& options) : m_(m), family_(*config.family), options_(options) {
+    names_ = default_names(family_);
+    specs_ = expected_tensors(names_, config.model);
+    m.config = config.model.decoder;
+    m.family = family_.name;
+    if (config.model.vision) m.vision.emplace().config = *config.model.vision;
+    m.dtype = options_.dtype == "auto" ? computed_in(stored_dtype(config)) : choose_dtype();
+  }
+
+  void outline() {
+    m_.backend = make_cpu_backend(chosen_isa(), options_.threads > 0 ? options_.threads : machine_threads());
+    m_.backend->scratch = Arena(true);
+    m_.arena = Arena(true);
+    make_params();
+    make_decoder();
+    if (m_.vision) make_vision();
+    Arena space(true);   // gone with this call: the addresses are never looked at
+    const auto place = [&] { return space.allocate(64); };
+    for (Weight* w : m_.weights()) {
+      w->packed.panels = place();
+      if (!w->bias.empty()) w->bias_value = Buffer(static_cast<size_t>(w->packed.n) * sizeof(float));
+      for (Param* p : w->bias) p->value = place();
+    }
+    for (Param& p : m_.params) {
+      if (!p.value && (!p.weight || p.embedding)) p.value = place();
+      m_.parameters += p.size();
+    }
+  }
+
   void run() {
     check_tensors(sources_, specs_);
     m_.dtype = choose_dtype();
@@ -121,13 +159,15 @@ class Loader {
  private:
   struct Job { Param* param; const Checkpoint* file; const TensorInfo* tensor; int64_t row, rows; };   // rows of a matrix, or a whole vector
 
+  static DType computed_in(FileDType t) { return t == FileDType::BF16 ? DType::BF16 : DType::F32; }   // F16 is read, never computed in
+
   DType choose_dtype() const {
     if (options_.dtype == "f32") return DType::F32;
     if (options_.dtype == "bf16") return DType::BF16;
     if (options_.dtype != "auto")
       throw Error("INVALID_ARGUMENT", concat("dtype: expected \"auto\", \"f32\" or \"bf16\", got \"", options_.dtype, "\""));
     const TensorInfo& t = sources_.files[0].get(names_.decoder + "layers.0.mlp.down_proj.weight");
-    return t.dtype == FileDType::BF16 ? DType::BF16 : DType::F32;   // F16 is read, never computed in
+    return computed_in(t.dtype);
   }
 
   void make_params() {
@@ -306,6 +346,14 @@ class Loader {
   std::vector<TensorSpec> specs_;
   std::unordered_set<std::string> unread_;
 };
+
+std::unique_ptr<Model> Model::outline(const std::string& dir, const LoadOptions& options) {
+  Config config = read_config(dir);
+  describe_towers(config, dir, options.vision_tower);
+  auto model = std::make_unique<Model>();
+  Loader(*model, std::move(config), options).outline();
+  return model;
+}
 
 std::unique_ptr<Model> Model::load(const std::string& dir, const LoadOptions& options) {
   Config config = read_config(dir);

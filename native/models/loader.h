@@ -11,6 +11,7 @@ struct Config {                       // config.json and generation_config.json
   std::string text;                   // config.json as it stands, for the hash
 };
 Config read_config(const std::string& dir);
+FileDType stored_dtype(const Config& config);   // what config.json says the weights are stored as
 
 // ---- names and shapes (tensors.cc)
 struct TensorSpec {
@@ -40,6 +41,8 @@ std::string projector_layer(int64_t i, bool original);                // "0", "2
 // in a folder beside the checkpoint (`vision_tower`, or where the config says). Completes config.vision; adds files.
 struct TowerPlace { int source = 0; std::string prefix; };            // prefix of the tensors in that file
 struct TowerPlaces { std::optional<TowerPlace> image, video; };
+// The same for plans, from config files alone where they describe both sides; no weights need to be there.
+void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower);
 TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, const std::string& dir, const std::string& vision_tower);
 
 }  // namespace isr

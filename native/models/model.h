@@ -41,6 +41,9 @@ struct CheckpointReport {                     // `inspect`: no weights are read
 class Model {
  public:
   static std::unique_ptr<Model> load(const std::string& dir, const LoadOptions& options);
+  // The same parameters and matrices at addresses of a measuring arena, from config.json and the towers' configs: nothing is
+  // read, kept or computed. For plans (train/plan.h). LoadOptions::dtype, threads and vision_tower count.
+  static std::unique_ptr<Model> outline(const std::string& dir, const LoadOptions& options);
   static CheckpointReport inspect(const std::string& dir);
 
   // ---- facts

@@ -83,14 +83,19 @@ TowerConfig from_shapes(const Checkpoint& file, const std::string& prefix) {
   return t;
 }
 
+std::optional<TowerConfig> described(const std::string& path) {
+  if (!file_exists(path)) return {};
+  const Json json = read_json(path, "INVALID_CONFIG");
+  const ConfigReader reader(json, path);
+  return read_tower(reader.has("vision_config") ? reader.object("vision_config") : reader, Act::GeluErf);
+}
+
 // The tower's architecture; notes what was inferred.
 TowerConfig describe(const Side& side, const Checkpoint& file, const TowerPlace& place, const std::string& dir, const std::string& tower_dir,
                      std::vector<std::string>& notes) {
   for (const std::string& path : {dir + "/" + side.config_file, tower_dir.empty() ? std::string() : tower_dir + "/config.json"}) {
-    if (path.empty() || !file_exists(path)) continue;
-    const Json json = read_json(path, "INVALID_CONFIG");
-    const ConfigReader reader(json, path);
-    return read_tower(reader.has("vision_config") ? reader.object("vision_config") : reader, Act::GeluErf);
+    if (path.empty()) continue;
+    if (const std::optional<TowerConfig> t = described(path)) return *t;
   }
   const TowerConfig t = from_shapes(file, place.prefix);
   notes.push_back(concat("the ", side.name, " tower's config is not there (", side.config_file, "): ", t.layers, " layers of width ", t.width,
@@ -98,7 +103,46 @@ TowerConfig describe(const Side& side, const Checkpoint& file, const TowerPlace&
   return t;
 }
 
+// The layers whose output the features are.
+int64_t layers_run(const Side& side, const VisionConfig& v, const TowerConfig& t, const std::string& dir) {
+  const int64_t run = v.feature_layer < 0 ? t.layers + 1 + v.feature_layer : v.feature_layer;
+  if (run < 1 || run > t.layers)
+    throw Error("INVALID_CONFIG", concat(dir, "/config.json: mm_vision_select_layer: the ", side.name, " tower has ", t.layers, " layers, got ", v.feature_layer));
+  return run;
+}
+
+void settle_frames(VisionConfig& v) {
+  if (v.video && v.video->frames > 0) v.frames = v.video->frames;
+  if (v.per_video > 1) v.per_video = v.frames;   // Video-LLaVA's code: a placeholder a frame
+}
+
 }  // namespace
+
+void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower) {
+  if (!config.model.vision || !config.model.vision->original) return;
+  VisionConfig& v = *config.model.vision;
+  const Json json = parse_json(config.text, "INVALID_CONFIG", dir + "/config.json");
+  const auto settle = [&](const Side& side, std::optional<TowerConfig>& tower) {
+    tower = described(dir + "/" + side.config_file);
+    for (const std::string& folder : candidates(side, json, dir, vision_tower)) {
+      if (tower) break;
+      tower = described(folder + "/config.json");
+      if (tower && (tower->frames > 0) != (side.name == kVideo.name)) tower.reset();   // the other side's, or a folder of a whole model
+    }
+    if (tower) tower->run = layers_run(side, v, *tower, dir);
+  };
+  settle(kImage, v.image);
+  settle(kVideo, v.video);
+  if ((!v.image || !v.video) && has_weights(dir)) {   // the headers of the weights tell as loading would see it
+    Sources sources;
+    sources.files.push_back(Checkpoint::open(dir));
+    find_towers(config, names_in(sources.files[0], *config.family), sources, dir, vision_tower);
+    return;
+  }
+  if (!v.image && !v.video)
+    config.model.decoder.notes.push_back(concat("no tower is counted: none is described (", kVideo.config_file, ", ", kImage.config_file, ", or the config.json of a tower folder)"));
+  settle_frames(v);
+}
 
 TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, const std::string& dir, const std::string& vision_tower) {
   TowerPlaces places;
@@ -125,18 +169,14 @@ TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, co
       return;
     }
     tower = describe(side, sources.files[static_cast<size_t>(place->source)], *place, dir, tower_dir, config.model.decoder.notes);
-    const int64_t run = v.feature_layer < 0 ? tower->layers + 1 + v.feature_layer : v.feature_layer;
-    if (run < 1 || run > tower->layers)
-      throw Error("INVALID_CONFIG", concat(dir, "/config.json: mm_vision_select_layer: the ", side.name, " tower has ", tower->layers, " layers, got ", v.feature_layer));
-    tower->run = run;
+    tower->run = layers_run(side, v, *tower, dir);
   };
   settle(kImage, names.image_tower, v.image, places.image);
   settle(kVideo, names.video_tower, v.video, places.video);
   if (!vision_tower.empty() && sources.files.size() == 1)
     throw Error("NOT_FOUND", concat("visionTower: ", vision_tower, " holds no LanguageBind tower (vision_model.* tensors)"),
                 "give the folder of LanguageBind_Video_merge, or one that holds it and LanguageBind_Image", vision_tower);
-  if (v.video && v.video->frames > 0) v.frames = v.video->frames;
-  if (v.per_video > 1) v.per_video = v.frames;   // Video-LLaVA's code: a placeholder a frame
+  settle_frames(v);
   return places;
 }
 

@@ -10,8 +10,6 @@
 #include "train/trainer_impl.h"
 
 namespace isr {
-namespace {
-
 using Clock = std::chrono::steady_clock;
 
 void check_options(const TrainerOptions& o) {
@@ -40,7 +38,6 @@ void check_options(const TrainerOptions& o) {
   if (!o.train_decoder && !o.train_projector && !o.train_vision) fail("INVALID_ARGUMENT", "train: nothing is trained; set decoder, projector or vision");
 }
 
-// The trained parts, in the order of the forward pass.
 std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o) {
   if (!m.vision && (o.train_vision || o.train_projector))
     throw Error("INVALID_ARGUMENT", concat("train: ", m.family, " is a text model: it has no vision tower or projector"), "train the decoder");
@@ -57,12 +54,16 @@ std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o) {
 }
 
 // What a batch keeps for backward, without checkpointing: bytes a token and layer.
-int64_t activation_bytes(const DecoderConfig& c, DType dtype) {
+static int64_t activation_bytes(const DecoderConfig& c, DType dtype) {
   const int64_t elements = 4 * c.width + (2 * c.heads + 2 * c.kv_heads) * c.head_size + 3 * c.mlp_width;
   return elements * static_cast<int64_t>(size_of(dtype));
 }
 
-}  // namespace
+bool checkpoints(const TrainerOptions& o, const DecoderConfig& config, DType dtype, int64_t tokens, size_t memory) {
+  if (o.checkpointing >= 0) return o.checkpointing == 1;
+  const double need = static_cast<double>(tokens) * static_cast<double>(activation_bytes(config, dtype) * config.layers);
+  return need > static_cast<double>(memory) / 4;
+}
 
 double learning_rate_at(const TrainerOptions& o, int64_t k) {
   const int64_t warmup = o.warmup_steps > 0 ? o.warmup_steps : static_cast<int64_t>(std::ceil(o.warmup_ratio * static_cast<double>(o.total_steps)));
@@ -84,18 +85,12 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   ArenaScope scope(m.arena);
   Tape tape(m.arena, true);
   Ctx c{*m.backend, tape, cancel, {}};
-  const bool again = checkpointing(batch.tokens());
+  const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), machine_memory());
   const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, again), again);
   const TokenLogp head = token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
   answer(batch, head.logp.f32(), head.dlogp);
   c.check_cancel();
   tape.backward();
-}
-
-bool Trainer::Impl::checkpointing(int64_t tokens) const {
-  if (o.checkpointing >= 0) return o.checkpointing == 1;
-  const double need = static_cast<double>(tokens) * static_cast<double>(activation_bytes(m.config, m.dtype) * m.config.layers);
-  return need > static_cast<double>(machine_memory()) / 4;
 }
 
 std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPair>& pairs) const {

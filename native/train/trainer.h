@@ -65,6 +65,13 @@ class Trainer {
   std::unique_ptr<Impl> impl_;
 };
 
+// Whether a micro-batch of so many tokens keeps only block inputs for backward. Unless told, it does where all it would keep
+// takes more than a quarter of `memory`.
+bool checkpoints(const TrainerOptions& o, const DecoderConfig& config, DType dtype, int64_t tokens, size_t memory);
+void check_options(const TrainerOptions& o);              // INVALID_ARGUMENT
+// The trained parts, in the order of the forward pass; INVALID_ARGUMENT for parts that the model lacks.
+std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o);
+
 // lr(k) of optimizer step k = 0, 1, ...
 double learning_rate_at(const TrainerOptions& o, int64_t k);
 

@@ -21,7 +21,6 @@ struct Trainer::Impl {
                    const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer);
   void need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
   std::vector<SequenceInput> sequences_of(const std::vector<TrainPair>& pairs) const;
-  bool checkpointing(int64_t tokens) const;
   void note_pairs(const LossResult& loss, std::span<const PairLogps> pairs, size_t first);
   [[noreturn]] void refuse_not_finite(const StepMetrics& metrics) const;
 

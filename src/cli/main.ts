@@ -10,6 +10,7 @@ import { exitCode, report } from "./exit.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
+import { planCommand } from "./plan.js";
 import { runCommand } from "./run.js";
 import { trainCommand } from "./train.js";
 
@@ -24,6 +25,7 @@ async function main(): Promise<number> {
     .addCommand(configCommand())
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
+    .addCommand(planCommand())
     .addCommand(runCommand())
     .addCommand(trainCommand());
   try {

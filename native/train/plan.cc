@@ -1,0 +1,242 @@
+#include "train/plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+
+#include "models/loader.h"
+#include "models/score.h"
+
+namespace isr {
+namespace {
+
+bool holds(const std::vector<Model::Part>& parts, Model::Part p) { return std::find(parts.begin(), parts.end(), p) != parts.end(); }
+
+constexpr Model::Part kForward[] = {Model::Part::Vision, Model::Part::Projector, Model::Part::Decoder};
+
+uint64_t value_bytes(const Param& p) { return static_cast<uint64_t>(p.size()) * (p.vector() ? sizeof(float) : size_of(p.dtype)); }
+
+// ---- weights, as Loader::allocate keeps them
+void count_weights(Model& m, PlanReport& r) {
+  const auto panels = [&](const Weight& w) { return m.backend->packed_bytes(w.packed.n, w.packed.k, w.packed.dtype, w.packed.swiglu); };
+  for (const Weight* w : m.weights()) r.vision.panels += panels(*w);
+  for (const Layer& l : m.layers) r.decoder.panels += panels(l.qkv) + panels(l.out) + panels(l.gate_up) + panels(l.down);
+  r.decoder.panels += panels(m.head);
+  r.vision.panels -= r.decoder.panels;
+  for (Model::Part part : kForward)
+    for (const std::vector<Param*>& group : m.groups(part))
+      for (const Param* p : group) {
+        PlanReport::Part& to = part == Model::Part::Decoder ? r.decoder : r.vision;
+        to.row_major += static_cast<uint64_t>(p->size()) * size_of(p->dtype);
+        if (!p->weight || p->embedding || p->vector()) to.rows += value_bytes(*p);
+      }
+}
+
+// ---- what a trainer adds, as Optimizer's constructor does; params get their group, and rows where training reads them
+void count_training(Model& m, const std::vector<Model::Part>& parts, std::deque<Group>& groups, PlanReport& r) {
+  bool before = false;   // a trained part: gradients flow through what follows it
+  void* const somewhere = m.token_embedding->value;
+  for (Model::Part part : kForward) {
+    const bool trains = holds(parts, part);
+    PlanReport::Part& to = part == Model::Part::Decoder ? r.decoder : r.vision;
+    for (std::vector<Param*>& params : m.groups(part)) {
+      Group* g = trains ? &groups.emplace_back() : nullptr;
+      for (Param* p : params) {
+        const bool panels_only = !p->value;
+        if (panels_only && (trains || before)) p->value = somewhere;
+        if (panels_only && (trains ? p->dtype != DType::F32 : before)) to.rows += value_bytes(*p);   // a float32 master is the value
+        if (!g) continue;
+        p->group = g;
+        p->offset = static_cast<size_t>(g->size);
+        g->size += (p->size() + 63) / 64 * 64;
+        r.trained += p->size();
+      }
+      if (!g) continue;
+      g->params = params;
+      g->written.assign(params.size(), false);
+      g->grad = Buffer(64);   // an address for kernels that will not write
+      r.trained_elements += static_cast<uint64_t>(g->size);
+      r.largest_group = std::max(r.largest_group, g->size);
+    }
+    before = before || trains;
+  }
+  for (Layer& l : m.layers) l.group = l.attention_norm->group;
+  m.shared_group = m.final_norm->group;
+}
+
+// Of a checkpoint's weights, with the layers of towers that are not computed.
+uint64_t file_bytes(const Config& file, ModelConfig config) {
+  if (config.vision)
+    for (std::optional<TowerConfig>* t : {&config.vision->image, &config.vision->video})
+      if (*t) (*t)->run = (*t)->layers;
+  uint64_t elements = 0;
+  for (const TensorSpec& s : expected_tensors(default_names(*file.family), config)) {
+    uint64_t n = 1;
+    for (int64_t d : s.shape) n *= static_cast<uint64_t>(d);
+    elements += n;
+  }
+  return elements * size_of(stored_dtype(file));
+}
+
+// ---- one step's items
+int64_t frames_of(const VisionConfig& v) { return v.video ? v.frames : 1; }
+
+void guess_lengths(const PlanRequest& q, PlanReport& r) {
+  const std::optional<VisionConfig>& v = r.config.vision;
+  const bool seen = v && (v->video || v->image);
+  if (seen) r.media_tokens = v->rows(!v->video, frames_of(*v));
+  const int64_t answers = q.supervised ? 1 : 2, context = r.config.decoder.context;
+  r.tokens = q.tokens > 0 ? q.tokens : std::min(context, r.media_tokens + (r.media_tokens > 0 ? 256 : 768));
+  if (r.tokens <= r.media_tokens + answers)
+    throw Error("INVALID_ARGUMENT", concat("tokensPerItem: expected more than the ", r.media_tokens, " rows of a video and a token an answer, got ", r.tokens),
+                "count the prompt once, its video's rows, and the answers");
+  const int64_t room = r.tokens - r.media_tokens - 1;
+  r.answer_tokens = q.answer_tokens > 0 ? q.answer_tokens : std::clamp<int64_t>(r.tokens / (2 * (answers + 1)), 1, std::min<int64_t>(256, std::max<int64_t>(1, room / answers)));
+  if (r.answer_tokens * answers > room)
+    throw Error("INVALID_ARGUMENT", concat("answerTokens: expected at most ", std::max<int64_t>(0, room / answers), " in an item of ", r.tokens, " tokens, got ", r.answer_tokens));
+  const int64_t prompt = r.tokens - answers * r.answer_tokens;
+  if (prompt + r.answer_tokens > context)
+    throw Error("CONTEXT_OVERFLOW", concat("tokensPerItem: a sequence of ", prompt + r.answer_tokens, " tokens, the model's context is ", context), "plan for shorter items");
+}
+
+SequenceInput sequence_of(const Model& m, const PlanReport& r, int32_t medium, int64_t answers, int32_t item, int32_t side) {
+  SequenceInput s;
+  const int64_t prompt = r.tokens - answers * r.answer_tokens;
+  const auto word = [&](int64_t n) { return static_cast<int32_t>(n % m.config.vocab); };
+  s.ids.push_back(word(item));   // items share nothing
+  for (int64_t i = 0; i < r.media_tokens; ++i) s.ids.push_back(medium + static_cast<int32_t>(i));
+  while (static_cast<int64_t>(s.ids.size()) < prompt) s.ids.push_back(word(1));
+  std::vector<uint8_t> scored(s.ids.size(), 0);
+  for (int64_t i = 0; i < r.answer_tokens; ++i) s.ids.push_back(word(2 + side));
+  scored.resize(s.ids.size(), 1);
+  s.targets = targets_of(s.ids, scored);
+  return s;
+}
+
+std::vector<SequenceInput> micro_batch(Model& m, const PlanRequest& q, PlanReport& r) {
+  const int64_t answers = q.supervised ? 1 : 2;
+  r.micro_batch_items = std::clamp<int64_t>(q.trainer.micro_batch_tokens / r.tokens, 1, std::max<int64_t>(1, q.items));
+  std::vector<SequenceInput> all;
+  for (int64_t i = 0; i < r.micro_batch_items; ++i) {
+    int32_t first = 0;
+    if (r.media_tokens > 0) {
+      const bool image = !r.config.vision->video;
+      const TowerConfig& t = m.vision->tower(image)->config;
+      const int64_t frames = frames_of(*r.config.vision);
+      first = m.media.add_pixels(m, image, frames, std::vector<float>(static_cast<size_t>(frames * 3 * t.image * t.image))).first_id;
+    }
+    for (int32_t side = 0; side < answers; ++side) all.push_back(sequence_of(m, r, first, answers, static_cast<int32_t>(i), side));
+  }
+  return all;
+}
+
+// As Trainer::Impl::micro_batch, after scoring without a tape.
+void go_through(Model& m, const PlanRequest& q, const std::vector<SequenceInput>& sequences, PlanReport& r) {
+  const DryRun nothing_is_computed;
+  if (!q.supervised) sequence_log_probs(m, sequences, q.trainer.share_prefix, INT64_MAX, nullptr);
+  const Batch batch = make_batch(sequences, q.trainer.share_prefix);
+  r.checkpointing = checkpoints(q.trainer, m.config, m.dtype, batch.tokens(), q.memory > 0 ? q.memory : machine_memory());
+  ArenaScope scope(m.arena);
+  Tape tape(m.arena, true);
+  Ctx c{*m.backend, tape, nullptr, {}};
+  const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, r.checkpointing), r.checkpointing);
+  token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
+  tape.backward();
+  r.activations = m.arena.peak();
+  r.scratch = m.backend->scratch.peak();
+}
+
+void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
+  if (r.media_tokens == 0) return;
+  const VisionConfig& v = *r.config.vision;
+  const TowerConfig& t = v.video ? *v.video : *v.image;
+  const auto element = static_cast<int64_t>(size_of(m.dtype));
+  r.tower_bytes = r.media_tokens * t.width * element;
+  const bool tower = q.trainer.train_vision, projector = q.trainer.train_projector;   // trained: its output is an activation
+  const int64_t pixels = frames_of(v) * 3 * t.image * t.image * 4;
+  r.media = static_cast<uint64_t>(q.items * (pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element)));
+}
+
+// ---- FLOPs: two a weight and token forward, twice that backward where gradients flow; causal attention as half
+void count_flops(Model& m, const PlanRequest& q, PlanReport& r) {
+  const DecoderConfig& c = m.config;
+  const auto d = [](int64_t n) { return static_cast<double>(n); };
+  const double block = d(c.width * (2 * c.heads + 2 * c.kv_heads) * c.head_size + 3 * c.width * c.mlp_width);
+  const int64_t answers = q.supervised ? 1 : 2, prompt = r.tokens - answers * r.answer_tokens;
+  const double visible = 0.5 * d(prompt) * d(prompt) + d(answers) * d(r.answer_tokens) * (d(prompt) + 0.5 * d(r.answer_tokens));
+  const double blocks = d(c.layers) * (2 * block * d(r.tokens) + 4 * d(c.heads * c.head_size) * visible);
+  const double head = 2 * d(answers * r.answer_tokens) * d(c.width) * d(c.vocab);
+  const double weights = q.trainer.train_decoder ? 2 : 1;   // backward of a frozen decoder is dX alone
+  const double again = r.checkpointing ? 1 : 0;
+  r.flops_token = 2 * (d(c.layers) * block + d(c.width) * d(c.vocab));
+  double media = 0;
+  if (r.media_tokens > 0) {
+    const VisionConfig& v = *r.config.vision;
+    const TowerConfig& t = v.video ? *v.video : *v.image;
+    const double rows = d(frames_of(v) * t.tokens());
+    const double layer = d(4 * t.width * t.width * (t.frames > 0 ? 2 : 1) + 2 * t.width * t.mlp_width);
+    media = d(t.run) * (2 * layer * rows + 4 * d(t.width) * rows * d(t.tokens()));
+    media += 2 * d(r.media_tokens) * d(c.width) * d(t.width + (v.projector_layers - 1) * c.width);
+  }
+  r.flops_media = media;
+  r.flops_score = q.supervised ? 0 : blocks + head;
+  r.flops_item = (blocks + head) * (1 + weights) + blocks * again + head;   // the head's logits are computed again in backward
+  if (q.trainer.train_vision) r.flops_item += media * (3 + again);
+}
+
+// ---- this machine's rates, by the engine's own loops; the best of a few rounds
+double best_rate(double amount, const std::function<void()>& work) {
+  double best = 0;
+  for (int i = 0; i < 4; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    best = std::max(best, amount / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+void measure_rates(Model& m, PlanReport& r) {
+  constexpr int64_t kRows = 256, kSize = 1024, kMaster = int64_t{4} << 20;
+  const std::unique_ptr<Backend> be = make_cpu_backend(chosen_isa(), m.backend->threads);
+  const Buffer panels(be->packed_bytes(kSize, kSize, m.dtype, false)), x(kRows * kSize * size_of(m.dtype)), y(kRows * kSize * size_of(m.dtype));
+  const Packed w{panels.data(), m.dtype, kSize, kSize, false};
+  r.flops_per_second = best_rate(2.0 * kRows * kSize * kSize, [&] {
+    be->gemm_nt(view(y.data(), m.dtype, kRows, kSize), view(x.data(), m.dtype, kRows, kSize), w, {});
+  });
+  const Buffer arrays(4 * kMaster * sizeof(float));
+  float* const a = arrays.data<float>();
+  r.bytes_per_second = best_rate(7.0 * sizeof(float) * kMaster, [&] {   // four arrays read, three written
+    parallel(be->threads, kMaster / 4096, 16, [&](int64_t begin, int64_t end, int) {
+      const int64_t at = begin * 4096;
+      be->adamw(a + at, a + kMaster + at, a + 2 * kMaster + at, a + 3 * kMaster + at, (end - begin) * 4096, AdamW{});
+    });
+  });
+}
+
+}  // namespace
+
+PlanReport plan_training(const std::string& dir, const PlanRequest& q) {
+  check_options(q.trainer);
+  const std::unique_ptr<Model> model = Model::outline(dir, q.load);
+  Model& m = *model;
+  PlanReport r;
+  r.config.decoder = m.config;
+  if (m.vision) r.config.vision = m.vision->config;
+  r.family = m.family;
+  r.dtype = m.dtype;
+  r.threads = m.backend->threads;
+  r.parameters = m.parameters;
+  r.checkpoint_bytes = file_bytes(read_config(dir), r.config);
+  guess_lengths(q, r);
+  count_weights(m, r);
+  std::deque<Group> groups;
+  count_training(m, parts_of(m, q.trainer), groups, r);
+  r.kv_page = static_cast<uint64_t>(m.config.layers) * m.backend->kv_page_bytes(attention_shape(m.config), m.dtype);
+  go_through(m, q, micro_batch(m, q, r), r);
+  count_media(m, q, r);
+  count_flops(m, q, r);
+  if (q.measure_rates) measure_rates(m, r);
+  return r;
+}
+
+}  // namespace isr

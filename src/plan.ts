@@ -1,0 +1,48 @@
+// plan(): what a run will need, said before anything is loaded. Sizes come from the engine itself (src/plan/outline.ts); here
+// they are put together and held against the machine.
+import { adviceFor } from "./plan/advice.js";
+import { bytesOf, memoryOf } from "./plan/bytes.js";
+import { diskOf, limitsOf } from "./plan/disk.js";
+import { outline } from "./plan/outline.js";
+import { type PlanOptions, planSettings } from "./plan/settings.js";
+import { secondsOf } from "./plan/time.js";
+
+export type { PlanIteration, PlanOptions } from "./plan/settings.js";
+
+export interface Plan {
+  /** Whether memory (all of `bytes` but disk) and disk stay within `limit`. */
+  fits: boolean;
+  /** Estimated length of the run; null where it is planned for another machine than this one. */
+  seconds: number | null;
+  /**
+   * Of one rank; disk is that of the run folder, which ranks share. weights: the decoder; vision: towers, projector, and
+   * the media of a step; activations: of the largest micro-batch, with the kernels' scratch; runtime: the process itself.
+   */
+  bytes: Readonly<
+    Record<"weights" | "gradients" | "optimizer" | "activations" | "kvCache" | "vision" | "runtime" | "disk", number>
+  >;
+  /** Bytes that a rank may use, and that are free where the run folder will be. */
+  limit: { memory: number; disk: number };
+  /** What to change where it does not fit, with what each change makes of it; and what the plan had to leave out. */
+  advice: readonly string[];
+}
+
+/**
+ * Memory, disk and time of a training run or of iterations, from config.json alone: no weights have to be there. Media need
+ * the configs of the towers beside it. INVALID_ARGUMENT for bad options, CONTEXT_OVERFLOW for items longer than the model's
+ * context, and for config.json what loadModel throws.
+ */
+export async function plan(options: PlanOptions): Promise<Plan> {
+  const settings = planSettings(options);
+  const facts = await outline(settings, true);
+  const bytes = { ...bytesOf(facts, settings), disk: diskOf(facts, settings).kept };
+  const limit = await limitsOf(settings);
+  const fits = memoryOf(bytes) <= limit.memory && diskOf(facts, settings).most <= limit.disk;
+  return {
+    fits,
+    seconds: secondsOf(facts, settings),
+    bytes,
+    limit,
+    advice: [...facts.notes, ...(fits ? [] : await adviceFor(facts, settings, limit))],
+  };
+}

@@ -1,0 +1,104 @@
+// What to change where a run does not fit: every change is planned like the run itself, and says what it makes of it.
+import type { NativePlan } from "../addon.js";
+import type { Plan } from "../plan.js";
+import { bytesOf, memoryOf } from "./bytes.js";
+import { diskOf } from "./disk.js";
+import { outline } from "./outline.js";
+import type { PlanSettings } from "./settings.js";
+
+interface Change {
+  text: string;
+  /** Null where it changes nothing. */
+  apply(s: PlanSettings, facts: NativePlan): PlanSettings | null;
+}
+
+const trainer = (s: PlanSettings, o: Partial<PlanSettings["trainer"]>): PlanSettings => ({
+  ...s,
+  trainer: { ...s.trainer, ...o },
+});
+
+/** Changes of speed and numbers first; those of what is learnt last. */
+const changes: readonly Change[] = [
+  {
+    text: "checkpointing: true",
+    apply: (s, f) => (f.checkpointing ? null : trainer(s, { checkpointing: 1 })),
+  },
+  {
+    text: "microBatchTokens of one item",
+    apply: (s, f) => (f.microBatchItems === 1 ? null : trainer(s, { microBatchTokens: f.tokens })),
+  },
+  { text: "dtype: bf16", apply: (s, f) => (f.dtype === "bf16" ? null : { ...s, dtype: "bf16" }) },
+  {
+    text: "train.vision: false (freeze the tower)",
+    apply: (s) =>
+      s.trainer.trainVision && (s.trainer.trainDecoder || s.trainer.trainProjector)
+        ? trainer(s, { trainVision: false })
+        : null,
+  },
+  {
+    text: "train: { decoder: false, projector: true } (freeze the decoder)",
+    apply: (s, f) =>
+      s.trainer.trainDecoder && f.mediaTokens > 0
+        ? trainer(s, { trainDecoder: false, trainVision: false, trainProjector: true })
+        : null,
+  },
+];
+const harmless = 4; // of them, leading: they may be taken together
+
+const mostRanks = 1024;
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+
+async function needOf(s: PlanSettings): Promise<number> {
+  return memoryOf(bytesOf(await outline(s, false), s));
+}
+
+/** The smallest number of ranks, each with `memory` of its own, that fits; undefined where none does. */
+function ranksFor(facts: NativePlan, s: PlanSettings, memory: number): { ranks: number; need: number } | undefined {
+  for (let ranks = s.ranks + 1; ranks <= mostRanks; ranks++) {
+    const need = memoryOf(bytesOf(facts, { ...s, ranks }));
+    if (need <= memory) return { ranks, need };
+  }
+  return undefined;
+}
+
+async function memoryAdvice(facts: NativePlan, s: PlanSettings, memory: number): Promise<string[]> {
+  const verdict = (need: number) => `${gib(need)} of ${gib(memory)}${need <= memory ? ": fits" : ", still too much"}`;
+  const lines: string[] = [];
+  let together = s;
+  const taken: string[] = [];
+  let enough = false;
+  for (const [i, change] of changes.entries()) {
+    const changed = change.apply(s, facts);
+    if (!changed) continue;
+    const need = await needOf(changed);
+    enough ||= need <= memory && i < harmless;
+    lines.push(`${change.text}: ${verdict(need)}`);
+    if (i >= harmless) continue;
+    together = change.apply(together, facts) ?? together;
+    taken.push(change.text);
+  }
+  if (!enough && taken.length > 1) lines.push(`${taken.join(" and ")}: ${verdict(await needOf(together))}`);
+  const more = ranksFor(facts, s, memory);
+  if (more) lines.push(`ranks: ${more.ranks}, each with ${gib(memory)}: ${gib(more.need)} a rank: fits`);
+  return lines;
+}
+
+function diskAdvice(facts: NativePlan, s: PlanSettings, disk: number): string[] {
+  const { most } = diskOf(facts, s);
+  const verdict = (o: PlanSettings) => {
+    const need = diskOf(facts, o).most;
+    return `${gib(need)} of ${gib(disk)}${need <= disk ? ": fits" : ", still too much"}`;
+  };
+  const lines = [`free ${gib(most - disk)} where the run folder will be, or put it elsewhere`];
+  if (facts.mediaTokens > 0 && s.featureCache && !s.trainer.trainVision)
+    lines.push(`no feature cache (features: false): ${verdict({ ...s, featureCache: false })}`);
+  if (s.iteration && s.iteration.kept > 1)
+    lines.push(`keep: last: ${verdict({ ...s, iteration: { ...s.iteration, kept: 1 } })}`);
+  return lines;
+}
+
+export async function adviceFor(facts: NativePlan, s: PlanSettings, limit: Plan["limit"]): Promise<string[]> {
+  const need = memoryOf(bytesOf(facts, s));
+  const memory = need > limit.memory ? await memoryAdvice(facts, s, limit.memory) : [];
+  return [...memory, ...(diskOf(facts, s).most > limit.disk ? diskAdvice(facts, s, limit.disk) : [])];
+}
