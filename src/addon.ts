@@ -66,7 +66,7 @@ export interface NativeReport extends NativeCheckpoint {
 export interface NativePlan {
   family: string;
   dtype: "f32" | "bf16";
-  notes: string[];
+  towersUnknown: boolean; // a video model, and nothing describes its towers
   contextLength: number;
   parameters: number;
   trained: number;

@@ -10,7 +10,10 @@ import { secondsOf } from "./plan/time.js";
 export type { PlanIteration, PlanOptions } from "./plan/settings.js";
 
 export interface Plan {
-  /** Whether memory (all of `bytes` but disk) and disk stay within `limit`. */
+  /**
+   * Whether memory and disk stay within `limit`: all of `bytes` but disk (of kvCache and of gradients with optimizer the larger,
+   * for they are never there together), and the disk with one checkpoint more, which stands while it is written.
+   */
   fits: boolean;
   /** Estimated length of the run; null where it is planned for another machine than this one. */
   seconds: number | null;
@@ -26,6 +29,9 @@ export interface Plan {
   /** What to change where it does not fit, with what each change makes of it; and what the plan had to leave out. */
   advice: readonly string[];
 }
+
+const towersUnknown =
+  "the towers and their features are not counted: put video_tower_config.json beside config.json, or give load.visionTower";
 
 /**
  * Memory, disk and time of a training run or of iterations, from config.json alone: no weights have to be there. Media need
@@ -43,6 +49,6 @@ export async function plan(options: PlanOptions): Promise<Plan> {
     seconds: secondsOf(facts, settings),
     bytes,
     limit,
-    advice: [...facts.notes, ...(fits ? [] : await adviceFor(facts, settings, limit))],
+    advice: [...(facts.towersUnknown ? [towersUnknown] : []), ...(fits ? [] : await adviceFor(facts, settings, limit))],
   };
 }

@@ -122,7 +122,7 @@ Napi::Object describe(Napi::Env env, const PlanReport& r) {
   const auto set = [&](const char* key, auto n) { o.Set(key, static_cast<double>(n)); };
   o.Set("family", r.family);
   o.Set("dtype", name_of(r.dtype));
-  o.Set("notes", to_js(env, r.config.decoder.notes));
+  o.Set("towersUnknown", r.config.vision && !r.config.vision->image && !r.config.vision->video);
   o.Set("decoder", describe(env, r.decoder));
   o.Set("vision", describe(env, r.vision));
   o.Set("checkpointing", r.checkpointing);

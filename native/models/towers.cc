@@ -139,8 +139,6 @@ void describe_towers(Config& config, const std::string& dir, const std::string& 
     find_towers(config, names_in(sources.files[0], *config.family), sources, dir, vision_tower);
     return;
   }
-  if (!v.image && !v.video)
-    config.model.decoder.notes.push_back(concat("no tower is counted: none is described (", kVideo.config_file, ", ", kImage.config_file, ", or the config.json of a tower folder)"));
   settle_frames(v);
 }
 

@@ -1,6 +1,7 @@
 // isr-dpo plan [CONFIG]: what a run will need, before anything is loaded.
 import { Command, InvalidArgumentError, Option } from "commander";
 import { IsrDpoError, type Plan, type PlanOptions, plan } from "../index.js";
+import { memoryOf, sizeText } from "../plan/bytes.js";
 import { colours } from "./exit.js";
 import { wholeNumber } from "./flags.js";
 
@@ -75,12 +76,7 @@ export async function planOf(file: string | undefined, flags: PlanFlags): Promis
   return { ...options, ...Object.fromEntries(given.map((key) => [key, flags[key]])) } as PlanOptions;
 }
 
-const size = (bytes: number): string =>
-  bytes >= 2 ** 30
-    ? `${(bytes / 2 ** 30).toFixed(1)} GiB`
-    : bytes >= 2 ** 20
-      ? `${(bytes / 2 ** 20).toFixed(1)} MiB`
-      : `${Math.ceil(bytes / 1024)} KiB`;
+const size = (bytes: number): string => (bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : sizeText(bytes));
 
 function duration(seconds: number): string {
   if (seconds < 60) return `about ${Math.max(1, Math.round(seconds))} s`;
@@ -100,10 +96,9 @@ const labels: readonly (readonly [keyof Plan["bytes"], string])[] = [
 
 function print(p: Plan): void {
   const c = colours(process.stdout);
-  const memory = labels.reduce((sum, [key]) => sum + p.bytes[key], 0);
   const rows: [string, string][] = [
     ...labels.filter(([key]) => p.bytes[key] > 0).map(([key, name]): [string, string] => [name, size(p.bytes[key])]),
-    ["memory", `${size(memory)} of ${size(p.limit.memory)} a rank`],
+    ["memory", `${size(memoryOf(p.bytes))} of ${size(p.limit.memory)} a rank`],
     ["disk", `${size(p.bytes.disk)} of ${size(p.limit.disk)} free`],
     ["time", p.seconds === null ? "not known for another machine" : duration(p.seconds)],
     ["fits", p.fits ? "yes" : "no"],

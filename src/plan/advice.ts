@@ -1,7 +1,7 @@
 // What to change where a run does not fit: every change is planned like the run itself, and says what it makes of it.
 import type { NativePlan } from "../addon.js";
 import type { Plan } from "../plan.js";
-import { bytesOf, memoryOf } from "./bytes.js";
+import { bytesOf, memoryOf, sizeText } from "./bytes.js";
 import { diskOf } from "./disk.js";
 import { outline } from "./outline.js";
 import type { PlanSettings } from "./settings.js";
@@ -46,7 +46,6 @@ const changes: readonly Change[] = [
 const harmless = 4; // of them, leading: they may be taken together
 
 const mostRanks = 1024;
-const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 
 async function needOf(s: PlanSettings): Promise<number> {
   return memoryOf(bytesOf(await outline(s, false), s));
@@ -62,7 +61,8 @@ function ranksFor(facts: NativePlan, s: PlanSettings, memory: number): { ranks: 
 }
 
 async function memoryAdvice(facts: NativePlan, s: PlanSettings, memory: number): Promise<string[]> {
-  const verdict = (need: number) => `${gib(need)} of ${gib(memory)}${need <= memory ? ": fits" : ", still too much"}`;
+  const verdict = (need: number) =>
+    `${sizeText(need)} of ${sizeText(memory)}${need <= memory ? ": fits" : ", still too much"}`;
   const lines: string[] = [];
   let together = s;
   const taken: string[] = [];
@@ -79,7 +79,7 @@ async function memoryAdvice(facts: NativePlan, s: PlanSettings, memory: number):
   }
   if (!enough && taken.length > 1) lines.push(`${taken.join(" and ")}: ${verdict(await needOf(together))}`);
   const more = ranksFor(facts, s, memory);
-  if (more) lines.push(`ranks: ${more.ranks}, each with ${gib(memory)}: ${gib(more.need)} a rank: fits`);
+  if (more) lines.push(`ranks: ${more.ranks}, each with ${sizeText(memory)}: ${sizeText(more.need)} a rank: fits`);
   return lines;
 }
 
@@ -87,9 +87,9 @@ function diskAdvice(facts: NativePlan, s: PlanSettings, disk: number): string[] 
   const { most } = diskOf(facts, s);
   const verdict = (o: PlanSettings) => {
     const need = diskOf(facts, o).most;
-    return `${gib(need)} of ${gib(disk)}${need <= disk ? ": fits" : ", still too much"}`;
+    return `${sizeText(need)} of ${sizeText(disk)}${need <= disk ? ": fits" : ", still too much"}`;
   };
-  const lines = [`free ${gib(most - disk)} where the run folder will be, or put it elsewhere`];
+  const lines = [`free ${sizeText(most - disk)} where the run folder will be, or put it elsewhere`];
   if (facts.mediaTokens > 0 && s.featureCache && !s.trainer.trainVision)
     lines.push(`no feature cache (features: false): ${verdict({ ...s, featureCache: false })}`);
   if (s.iteration && s.iteration.kept > 1)

@@ -9,7 +9,7 @@ const page = 64; // tokens
 const f32 = 4;
 const headChunk = 4096; // of the vocabulary: logits are never whole
 /** Node with this package loaded, its tokenizer, and the engine's buffers for reading and writing files; measured. */
-const processBytes = 96 << 20;
+const processBytes = 120 << 20;
 const threadBytes = 4 << 20; // staging while loading, a stack
 /** The context of a CUDA device and its libraries' workspace. */
 const cardBytes = 640 << 20;
@@ -47,5 +47,9 @@ export function bytesOf(facts: NativePlan, s: PlanSettings): Memory {
   };
 }
 
+/** The most at one time: keys and values are gone when the trainer comes. */
 export const memoryOf = (b: Memory): number =>
-  b.weights + b.gradients + b.optimizer + b.activations + b.kvCache + b.vision + b.runtime;
+  b.weights + b.activations + b.vision + b.runtime + Math.max(b.kvCache, b.gradients + b.optimizer);
+
+export const sizeText = (bytes: number): string =>
+  bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
