@@ -77,7 +77,7 @@ export interface NativePlan {
   vision: NativePlanPart;
   activations: number;
   scratch: number;
-  media: number;
+  media: number; // of one item
   kvPage: number; // 64 tokens, all layers
   checkpointing: boolean;
   tokens: number;

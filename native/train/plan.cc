@@ -154,7 +154,7 @@ void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
   r.tower_bytes = r.media_tokens * t.width * element;
   const bool tower = q.trainer.train_vision, projector = q.trainer.train_projector;   // trained: its output is an activation
   const int64_t pixels = frames_of(v) * 3 * t.image * t.image * 4;
-  r.media = static_cast<uint64_t>(q.items * (2 * pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element)));
+  r.media = static_cast<uint64_t>(2 * pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element));
 }
 
 // ---- FLOPs: two a weight and token forward, twice that backward where gradients flow; causal attention as half

@@ -3,6 +3,9 @@ import type { NativePlan } from "../addon.js";
 import type { Plan } from "../plan.js";
 import type { PlanSettings } from "./settings.js";
 
+/** Items of a step that one rank has. */
+export const stepItems = (s: PlanSettings): number => Math.min(s.items, Math.ceil(s.itemsPerStep / s.ranks));
+
 type Memory = Omit<Plan["bytes"], "disk">;
 
 const page = 64; // tokens
@@ -42,7 +45,7 @@ export function bytesOf(facts: NativePlan, s: PlanSettings): Memory {
     optimizer: 3 * share,
     activations: facts.activations + (s.card ? scored * headChunk * f32 : facts.scratch),
     kvCache: kvCache(facts, s),
-    vision: weights(vision) + facts.media,
+    vision: weights(vision) + facts.media * stepItems(s),
     runtime: s.card ? cardBytes : processBytes + (s.threads || facts.threads) * threadBytes,
   };
 }

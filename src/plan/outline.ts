@@ -1,5 +1,6 @@
 // Sizes as the engine gives them: a model without weights, and one micro-batch run under measuring arenas.
 import { type NativePlan, sharedHost } from "../addon.js";
+import { stepItems } from "./bytes.js";
 import type { PlanSettings } from "./settings.js";
 
 /** `rates`: also measure how fast this machine is, where that says something about the run. */
@@ -11,7 +12,7 @@ export function outline(s: PlanSettings, rates: boolean): Promise<NativePlan> {
     ...(s.visionTower === undefined ? {} : { visionTower: s.visionTower }),
     trainer: s.trainer,
     supervised: s.kind === "sft",
-    items: Math.min(s.items, Math.ceil(s.itemsPerStep / s.ranks)),
+    items: stepItems(s),
     tokens: s.tokensPerItem,
     answerTokens: s.answerTokens,
     memory: s.memory ?? 0,

@@ -1,0 +1,219 @@
+// plan(): sizes that can be counted by hand, what fits and what is advised, bad options, the paper's model on cards.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+import { inspectCheckpoint, type Plan, type PlanOptions, plan } from "../src/index.js";
+import { temporaryFolder } from "./helpers/files.js";
+
+const golden = (name: string) => fileURLToPath(new URL(`golden/${name}/policy`, import.meta.url));
+const large = fileURLToPath(new URL("data/llava_7b", import.meta.url)); // configs only
+const runDir = join(temporaryFolder(), "not", "there");
+
+const dpo = (model: string, o: Record<string, unknown> = {}) =>
+  plan({ kind: "dpo", model, runDir, items: 64, ...o } as unknown as PlanOptions);
+const memory = ({ bytes: { disk: _, ...rest } }: Plan) => Object.values(rest).reduce((a, b) => a + b, 0);
+const gib = (bytes: number) => bytes / 2 ** 30;
+
+/** Off by at most this share. */
+const about = (actual: number, expected: number, share: number, what: string) =>
+  assert.ok(Math.abs(actual / expected - 1) <= share, `${what}: ${actual}, expected about ${expected}`);
+
+for (const name of ["text_llama", "text_qwen2", "text_llama_bias"])
+  for (const [dtype, size] of [
+    ["f32", 4],
+    ["bf16", 2],
+  ] as const)
+    test(`sizes of ${name} in ${dtype} follow from its parameters`, async () => {
+      const { parameters } = await inspectCheckpoint(golden(name));
+      const card = await dpo(golden(name), { load: { dtype, device: "cuda" } });
+      assert.is(card.bytes.weights, parameters * size, "one copy on a card");
+      const cpu = await dpo(golden(name), { load: { dtype } });
+      // Panels, and beside them what is looked up by row; with bfloat16 all values. The tiny matrices do not fill panels.
+      assert.ok(cpu.bytes.weights >= card.bytes.weights * (dtype === "bf16" ? 1.6 : 1), String(cpu.bytes.weights));
+      about(cpu.bytes.gradients, 4 * parameters, 0.05, "gradients");
+      assert.is(cpu.bytes.optimizer, 3 * cpu.bytes.gradients);
+      assert.is(cpu.bytes.kvCache, 0);
+      assert.is(cpu.bytes.vision, 0);
+    });
+
+test("the model and two states are on disk, in the file's own type", async () => {
+  const model = golden("text_llama");
+  const { parameters } = await inspectCheckpoint(model);
+  const stored = JSON.parse(readFileSync(join(model, "config.json"), "utf8"));
+  assert.is(stored.dtype ?? stored.torch_dtype, "float32");
+  const one = await dpo(model, { items: 1 });
+  const more = await dpo(model, { items: 1001 });
+  about(one.bytes.disk, parameters * 4 + 2 * 12 * parameters, 0.05, "disk");
+  assert.ok(more.bytes.disk > one.bytes.disk);
+});
+
+test("activations grow with the micro-batch and shrink with checkpointing", async () => {
+  const of = async (trainer: object) => (await dpo(golden("text_llama"), { tokensPerItem: 200, trainer })).bytes;
+  const [one, many] = [await of({ microBatchTokens: 200 }), await of({ microBatchTokens: 1000 })];
+  assert.ok(many.activations > 2 * one.activations, `${one.activations} and ${many.activations}`);
+  const kept = await of({ checkpointing: false });
+  const again = await of({ checkpointing: true });
+  assert.ok(again.activations < kept.activations, `${again.activations} and ${kept.activations}`);
+  assert.is(again.weights, kept.weights);
+});
+
+test("a video model: towers, media and features count; a trained tower has masters and no cache", async () => {
+  const frozen = await dpo(golden("llava_hound"));
+  assert.ok(frozen.bytes.vision > 0);
+  const trained = await dpo(golden("llava_hound"), { trainer: { train: { vision: true, projector: true } } });
+  assert.ok(trained.bytes.optimizer > frozen.bytes.optimizer);
+  const off = await dpo(golden("llava_hound"), { load: { featureCache: false } });
+  assert.ok(off.bytes.disk < frozen.bytes.disk);
+});
+
+test("gradients and optimizer are shared out over ranks, memory of this machine too", async () => {
+  const [one, four] = [await dpo(golden("text_llama")), await dpo(golden("text_llama"), { ranks: 4 })];
+  assert.is(four.bytes.weights, one.bytes.weights);
+  about(four.bytes.optimizer, one.bytes.optimizer / 4, 0.01, "optimizer");
+  about(four.limit.memory, one.limit.memory / 4, 0.01, "limit");
+  const given = await dpo(golden("text_llama"), { ranks: 4, memory: 8e9 });
+  assert.is(given.limit.memory, 8e9);
+});
+
+test("time is an estimate for this machine, and unknown for another", async () => {
+  const here = (await dpo(golden("text_llama"))).seconds;
+  assert.ok(here !== null && here > 0 && Number.isFinite(here), String(here));
+  assert.is((await dpo(golden("text_llama"), { memory: 8e9 })).seconds, null);
+  assert.is((await dpo(golden("text_llama"), { load: { device: "cuda" } })).seconds, null);
+});
+
+test("what does not fit says what to change; what fits says nothing", async () => {
+  const o = { tokensPerItem: 400, trainer: { microBatchTokens: 3200, checkpointing: false } };
+  const fits = await dpo(golden("text_llama"), o);
+  assert.is(fits.fits, true);
+  assert.equal(fits.advice, []);
+  const tight = await dpo(golden("text_llama"), { ...o, memory: memory(fits) - 1 });
+  assert.is(tight.fits, false);
+  for (const change of ["checkpointing: true", "microBatchTokens", "dtype: bf16"])
+    assert.ok(
+      tight.advice.some((line) => line.startsWith(change) && line.endsWith(": fits")),
+      `${change} in ${tight.advice.join("; ")}`,
+    );
+  const none = await dpo(golden("text_llama"), { ...o, memory: 1000 });
+  assert.ok(none.advice.length > 0 && none.advice.every((line) => !line.endsWith(": fits")), none.advice.join("; "));
+});
+
+const paper = (cards: number, card: number, o: Record<string, unknown> = {}) =>
+  plan({
+    model: large,
+    runDir,
+    preset: "paper",
+    items: 17000,
+    ranks: cards,
+    memory: card,
+    tokensPerItem: 2325,
+    answerTokens: 110,
+    load: { device: "cuda" },
+    config: { keep: "all", train: { microBatchTokens: 9300, checkpointing: true } },
+    ...o,
+  });
+
+test("the paper's 7B model on cards", async () => {
+  const one = await paper(1, 80e9);
+  about(gib(one.bytes.weights), 12.6, 0.01, "weights");
+  about(gib(one.bytes.gradients), 25.1, 0.01, "gradients");
+  about(gib(one.bytes.optimizer), 75.3, 0.01, "masters and moments");
+  const fitting = async (cards: number, card: number) => {
+    const p = await paper(cards, card);
+    return memory(p) - Math.min(p.bytes.kvCache, p.bytes.gradients + p.bytes.optimizer) <= card;
+  };
+  const found = [];
+  for (const [cards, card] of [
+    [1, 80e9],
+    [2, 80e9],
+    [4, 80e9],
+    [8, 80e9],
+    [1, 141e9],
+  ] as const)
+    found.push(await fitting(cards, card));
+  assert.equal(found, [false, true, true, true, true]);
+  assert.is(one.fits, false);
+  assert.ok(
+    one.advice.some((line) => line.startsWith("ranks: 2,")),
+    one.advice.join("; "),
+  );
+});
+
+test("the paper's run on disk: eight models, two states, the features of all videos", async () => {
+  about((await paper(8, 80e9)).bytes.disk, 352e9, 0.02, "disk");
+  const last = await paper(8, 80e9, { config: { keep: "last" } });
+  about((await paper(8, 80e9)).bytes.disk - last.bytes.disk, 7 * 14.9e9, 0.02, "seven models more");
+});
+
+test("keys and values: a longer answer needs more pages, an endpoint's judge needs none", async () => {
+  const kv = async (config: object) => (await paper(1, 141e9, { config })).bytes.kvCache;
+  const short = await kv({ response: { maxTokens: 64 } });
+  assert.ok((await kv({ response: { maxTokens: 512 } })) > short);
+  assert.ok((await kv({ response: { maxTokens: 64 }, groupVideos: 4 })) === 4 * short);
+  assert.is(short % (32 * 2 * 64 * 32 * 128 * 2), 0, "whole pages: layers, keys and values, tokens, heads, head, bf16");
+});
+
+test("a model whose towers nothing describes is planned without them, and says so", async () => {
+  const dir = temporaryFolder();
+  const { copyFileSync } = await import("node:fs");
+  copyFileSync(join(large, "config.json"), join(dir, "config.json"));
+  const p = await dpo(dir, { load: { device: "cuda" }, memory: 200e9, trainer: { checkpointing: true } });
+  assert.match(p.advice[0]!, "towers");
+  assert.is(p.bytes.vision, 0);
+});
+
+const bad: readonly [what: string, options: unknown, code: string, says: RegExp][] = [
+  ["nothing", undefined, "INVALID_ARGUMENT", /options/],
+  ["no items", { kind: "dpo", model: large, runDir }, "INVALID_ARGUMENT", /options\.items/],
+  ["a key that is not there", { kind: "dpo", model: large, runDir, items: 1, rank: 2 }, "INVALID_ARGUMENT", /ranks/],
+  ["data", { kind: "dpo", model: large, runDir, items: 1, data: "x" }, "INVALID_ARGUMENT", /data/],
+  ["another kind", { kind: "ppo", model: large, runDir, items: 1 }, "INVALID_ARGUMENT", /options\.kind/],
+  ["half an item", { kind: "sft", model: large, runDir, items: 0.5 }, "INVALID_ARGUMENT", /options\.items/],
+  ["no ranks", { kind: "sft", model: large, runDir, items: 1, ranks: 0 }, "INVALID_ARGUMENT", /options\.ranks/],
+  ["a rate", { kind: "dpo", model: large, runDir, items: 1, trainer: { eps: -1 } }, "INVALID_ARGUMENT", /eps/],
+  ["a loss", { kind: "dpo", model: large, runDir, items: 1, trainer: { loss: "sft" } }, "INVALID_ARGUMENT", /loss/],
+  ["a device", { kind: "dpo", model: large, runDir, items: 1, load: { device: "tpu" } }, "INVALID_ARGUMENT", /device/],
+  ["less than a video", { kind: "dpo", model: large, runDir, items: 1, tokensPerItem: 99 }, "INVALID_ARGUMENT", /2048/],
+  ["a long item", { kind: "dpo", model: large, runDir, items: 1, tokensPerItem: 9999 }, "CONTEXT_OVERFLOW", /context/],
+  [
+    "a long answer",
+    { kind: "sft", model: golden("text_llama"), runDir, items: 1, tokensPerItem: 9, answerTokens: 9 },
+    "INVALID_ARGUMENT",
+    /answerTokens/,
+  ],
+  [
+    "a text model's tower",
+    { kind: "dpo", model: golden("text_llama"), runDir, items: 1, trainer: { train: { vision: true } } },
+    "INVALID_ARGUMENT",
+    /text model/,
+  ],
+  [
+    "a folder that is not there",
+    { kind: "dpo", model: join(runDir, "m"), runDir, items: 1 },
+    "NOT_FOUND",
+    /no such folder/,
+  ],
+  [
+    "a wrong key of the configuration",
+    { model: large, runDir, items: 1, config: { respnse: {} } },
+    "INVALID_CONFIG",
+    /response/,
+  ],
+  ["no iteration", { model: large, runDir, items: 1, from: 4, to: 4 }, "INVALID_ARGUMENT", /after 4/],
+];
+
+for (const [what, options, code, says] of bad)
+  test(`refused: ${what}`, async () => {
+    try {
+      await plan(options as PlanOptions);
+    } catch (e) {
+      assert.is((e as { code?: string }).code, code, String(e));
+      assert.match((e as Error).message, says);
+      return;
+    }
+    assert.unreachable("it was taken");
+  });
+
+test.run();
