@@ -39,7 +39,7 @@ const towersUnknown =
  * context, and for config.json what loadModel throws.
  */
 export async function plan(options: PlanOptions): Promise<Plan> {
-  const settings = planSettings(options);
+  const settings = await planSettings(options);
   const facts = await outline(settings, true);
   const bytes = { ...bytesOf(facts, settings), disk: diskOf(facts, settings).kept };
   const limit = await limitsOf(settings);

@@ -1,25 +1,13 @@
 // Options of plan(), checked once: those of train() or of iterations, without the data.
 import { choice, integer, object, options, path, refuse } from "../check.js";
-import { resolveConfig } from "../config/read.js";
+import type { IterationOptions, RunIterationsOptions } from "../isr/run.js";
+import { settingsOf } from "../isr/settings.js";
 import { nativeTrainerOptions } from "../trainer.js";
 import type { TrainOptions } from "../training/events.js";
-import type { LoadOptions } from "../types.js";
 
-/** Options of iterations, as far as a plan depends on them. */
-export interface PlanIteration {
-  runDir: string;
-  model: string;
-  /** One iteration; or `from` and `to` for several. Default: as in `config`. */
-  iteration?: number;
-  from?: number;
-  to?: number;
-  context?: "none" | "fixed" | "renew" | "retrospective";
-  preset?: "paper";
-  judge?: unknown;
-  /** Keys of the configuration of a run. */
-  config?: Readonly<Record<string, unknown>>;
-  load?: LoadOptions;
-}
+/** Options of one iteration, or with `from` and `to` of several; the indices default to those of `config`. */
+export type PlanIteration = Omit<IterationOptions, "samples" | "iteration"> &
+  Partial<Pick<IterationOptions, "iteration"> & Pick<RunIterationsOptions, "from" | "to">>;
 
 export type PlanOptions = (PlanIteration | Omit<TrainOptions, "data">) & {
   /** Rows of the data; for iterations: samples. */
@@ -74,7 +62,8 @@ const trainKeys = [
   ...["onBadRow", "onLong", "saveEverySteps", "load", "signal"],
 ];
 const iterationKeys = [
-  ...["model", "runDir", "iteration", "from", "to", "context", "preset", "judge", "config", "load", "signal"],
+  ...["model", "runDir", "iteration", "from", "to", "context", "preset", "judge", "config", "prompts", "load"],
+  "signal",
 ];
 const loadKeys = ["device", "dtype", "threads", "visionTower", "featureCache", "onProgress", "onMedia", "signal"];
 
@@ -128,62 +117,53 @@ function training(o: Record<string, unknown>, count: Count): PlanSettings {
 const trainerSettings = (o: Record<string, unknown>) =>
   nativeTrainerOptions({ totalSteps: 1, ...o, communicator: undefined });
 
-function iterations(o: Record<string, unknown>, count: Count): PlanSettings {
+/** Models that are made. */
+function modelsOf(o: Record<string, unknown>, count: Count, config: { from: number; to: number }): number {
+  if (o.iteration !== undefined) {
+    integer("options.iteration", o.iteration, 0);
+    return 1;
+  }
+  const from = count("from", config.from, 0);
+  const to = count("to", config.to);
+  if (to <= from) refuse("options.to", `an iteration after ${from}`, to);
+  return to - from;
+}
+
+async function iterations(o: Record<string, unknown>, count: Count): Promise<PlanSettings> {
   const known = own(o, count);
   const given = o.config === undefined ? {} : object("options.config", o.config);
-  const named = { model: known.model, runDir: known.runDir, samples: "-" };
-  const { config } = resolveConfig("run", {
+  const context = {
+    ...(given.context as object | undefined),
+    ...(o.context === undefined ? {} : { design: o.context }),
+  };
+  const run = await settingsOf({
     ...given,
-    ...named,
     ...(o.preset === undefined ? {} : { preset: o.preset }),
-    ...(o.load === undefined ? {} : { load: withoutCallbacks(o.load) }),
+    context,
+    ...{ model: known.model, runDir: known.runDir, samples: "-" },
   });
-  const design = o.context ?? config.context.design;
-  choice("options.context", design, ["none", "fixed", "renew", "retrospective"]);
-  const from = count("from", config.from, 0);
-  const to = o.iteration === undefined ? count("to", config.to) : count("iteration", 1, 0) + 1;
-  const models = o.iteration === undefined ? to - from : 1;
-  if (models < 1) refuse("options.to", `an iteration after ${from}`, to);
-  const {
-    epochs,
-    pairsPerStep,
-    saveEverySteps: _,
-    trainPrompt: __,
-    seed: ___,
-    ...trainer
-  } = config.train as Record<string, unknown> & { epochs: number; pairsPerStep: number };
-  const self = o.judge === undefined ? config.judge.kind === "self" : o.judge === "self";
+  const models = modelsOf(o, count, run);
+  const self = o.judge === undefined ? run.judge.kind === "self" : o.judge === "self";
   return {
     kind: "run",
     ...known,
-    ...loadSettings(config.load),
-    featureCache: config.features !== false,
-    trainer: trainerSettings(trainer),
-    epochs,
-    itemsPerStep: pairsPerStep,
+    ...loadSettings({ ...run.load, ...(o.load === undefined ? {} : object("options.load", o.load)) }),
+    featureCache: run.features !== false,
+    trainer: trainerSettings({ ...run.trainer }),
+    epochs: run.train.epochs,
+    itemsPerStep: run.train.pairsPerStep,
     iteration: {
       models,
-      kept: config.keep === "all" ? models : config.keep === "last" ? 1 : Math.min(models, config.keep),
-      responseTokens: config.response.maxTokens,
-      contextTokens: design === "none" ? 0 : config.context.maxTokens,
-      judged: !self ? 0 : config.judge.orders === "both" ? 2 : 1,
-      groupVideos: config.groupVideos ?? 1,
+      kept: run.keep === "all" ? models : run.keep === "last" ? 1 : Math.min(models, run.keep),
+      responseTokens: run.response.maxTokens,
+      contextTokens: run.context.design === "none" ? 0 : run.context.maxTokens,
+      judged: !self ? 0 : run.judge.orders === "both" ? 2 : 1,
+      groupVideos: run.groupVideos ?? 1,
     },
   };
 }
 
-function withoutCallbacks(load: unknown): Record<string, unknown> {
-  const {
-    onProgress: _,
-    onMedia: __,
-    signal: ___,
-    featureCache: ____,
-    ...rest
-  } = options("options.load", load, loadKeys);
-  return rest;
-}
-
-export function planSettings(value: unknown): PlanSettings {
+export async function planSettings(value: unknown): Promise<PlanSettings> {
   if (value === undefined) refuse("options", "an object", value);
   const trains = Object.hasOwn(object("options", value), "kind");
   const o = options("options", value, [...ownKeys, ...(trains ? trainKeys : iterationKeys)]);
