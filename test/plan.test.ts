@@ -1,10 +1,11 @@
 // plan(): sizes that can be counted by hand, what fits and what is advised, bad options, the paper's model on cards.
-import { readFileSync } from "node:fs";
+import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { inspectCheckpoint, type Plan, type PlanOptions, plan } from "../src/index.js";
+import { node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const golden = (name: string) => fileURLToPath(new URL(`golden/${name}/policy`, import.meta.url));
@@ -157,7 +158,6 @@ test("keys and values: a longer answer needs more pages, an endpoint's judge nee
 
 test("a model whose towers nothing describes is planned without them, and says so", async () => {
   const dir = temporaryFolder();
-  const { copyFileSync } = await import("node:fs");
   copyFileSync(join(large, "config.json"), join(dir, "config.json"));
   const p = await dpo(dir, { load: { device: "cuda" }, memory: 200e9, trainer: { checkpointing: true } });
   assert.match(p.advice[0]!, "towers");
@@ -215,5 +215,29 @@ for (const [what, options, code, says] of bad)
     }
     assert.unreachable("it was taken");
   });
+
+test("isr-dpo plan: flags, a configuration file, JSON and its exit codes", () => {
+  const cli = (...args: string[]) =>
+    node(["--import", "tsx", "src/cli/main.ts", "plan", ...args], { NODE_NO_WARNINGS: "1" });
+  const model = golden("text_llama");
+  const text = cli("--model", model, "--items", "10", "--run-dir", runDir);
+  assert.is(text.code, 0, text.err);
+  assert.match(
+    text.out,
+    /weights +\d+ KiB\n(.*\n)+memory +[\d.]+ MiB of .* a rank\ndisk .*\ntime +about .*\nfits +yes/,
+  );
+  const file = join(temporaryFolder(), "run.yaml");
+  writeFileSync(file, `model: ${model}\ndata: rows.jsonl\nrunDir: run\ntrainer: { checkpointing: true }\n`);
+  const args = ["--items", "10", "--memory", "8GB", "--tokens-per-item", "300", "--json"];
+  const found = JSON.parse(cli(file, ...args).out) as Plan;
+  const kept = JSON.parse(cli(file, ...args, "--no-checkpointing").out) as Plan;
+  assert.equal([found.limit.memory, found.seconds], [8e9, null]);
+  assert.ok(kept.bytes.activations > found.bytes.activations);
+  const run = cli("--kind", "run", "--model", large, "--items", "10", "--memory", "80GB", "--device", "cuda");
+  assert.is(run.code, 0, run.err);
+  assert.match(run.out, /KV cache +[\d.]+ GiB\n/);
+  assert.is(cli("--model", model).code, 2);
+  assert.is(cli("--model", model, "--items", "10", "--memory", "much").code, 2);
+});
 
 test.run();

@@ -91,7 +91,8 @@ void guess_lengths(const PlanRequest& q, PlanReport& r) {
     throw Error("INVALID_ARGUMENT", concat("tokensPerItem: expected more than the ", r.media_tokens, " rows of a video and a token an answer, got ", r.tokens),
                 "count the prompt once, its video's rows, and the answers");
   const int64_t room = r.tokens - r.media_tokens - 1;
-  r.answer_tokens = q.answer_tokens > 0 ? q.answer_tokens : std::clamp<int64_t>(r.tokens / (2 * (answers + 1)), 1, std::min<int64_t>(256, std::max<int64_t>(1, room / answers)));
+  const int64_t guess = r.tokens / (q.supervised ? 2 : 6);
+  r.answer_tokens = q.answer_tokens > 0 ? q.answer_tokens : std::clamp<int64_t>(guess, 1, std::max<int64_t>(1, room / answers));
   if (r.answer_tokens * answers > room)
     throw Error("INVALID_ARGUMENT", concat("answerTokens: expected at most ", std::max<int64_t>(0, room / answers), " in an item of ", r.tokens, " tokens, got ", r.answer_tokens));
   const int64_t prompt = r.tokens - answers * r.answer_tokens;

@@ -17,7 +17,7 @@ export type PlanOptions = (PlanIteration | Omit<TrainOptions, "data">) & {
    * tokens of text, or 768 tokens of text.
    */
   tokensPerItem?: number;
-  /** Of one answer; default: a sixth of the item for a pair, a quarter for an example, at most 256. */
+  /** Of one answer; default: a sixth of the item for a pair, half of it for an example, as far as the video leaves room. */
   answerTokens?: number;
   /** Default 1. */
   ranks?: number;
