@@ -6,6 +6,13 @@ export * from "./inspect.js";
 export { type Prompts, defaultPrompts } from "./isr/prompts.js";
 export { type IterationOptions, type RunIterationsOptions, runIterations, trainIteration } from "./isr/run.js";
 export type { Judge, JudgeItem, PairStatus, Verdict } from "./judge/judge.js";
+export {
+  type OpenAIJudge,
+  type OpenAIJudgeOptions,
+  type OpenAIJudgePrompts,
+  openaiJudge,
+  openAIJudgePrompts,
+} from "./judge/openai.js";
 export { type SelfJudgeOptions, selfJudge } from "./judge/self.js";
 export { type ReadOptions, readPairs } from "./data/pairs.js";
 export { readExamples } from "./data/examples.js";

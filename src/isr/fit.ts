@@ -1,18 +1,22 @@
 // Whether prompts fit into the context window: proven from the budgets before a run, and for long questions or replaced
 // prompts a rule. The context loses its tail first, at a sentence; then both responses are cut to one length. The question and
 // the visual tokens are never cut.
-import { IsrDpoError } from "../errors.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { build } from "../inputs.js";
 import { internalsOf, type VideoLM } from "../model.js";
 import type { Media, Message } from "../types.js";
 import { contextPrompt, judgePrompt, type Prompts, responsePrompt } from "./prompts.js";
 
-/** Tokens of a prompt as it is given to the model, visual ones among them; nothing is opened. */
+/** Tokens of a prompt as it is given to the model, visual ones among them, also beyond its context; nothing is opened. */
 export async function promptTokens(model: VideoLM, messages: readonly Message[]): Promise<number> {
-  return internalsOf(model).inputs.run([], async (call) => {
+  const counted = internalsOf(model).inputs.run([], async (call) => {
     call.counting = true;
     const { ids } = await build(call, "prompt", messages, { generate: true });
     return { result: Promise.resolve(ids.length) };
+  });
+  return counted.catch((e) => {
+    if (isIsrDpoError(e, "CONTEXT_OVERFLOW")) return e.detail!.tokens as number;
+    throw e;
   });
 }
 

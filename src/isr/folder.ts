@@ -15,7 +15,10 @@ import type { RunSettings } from "./settings.js";
 /** Keys that change no result. */
 const free: readonly string[] = [
   ...mayDiffer,
-  ...["from", "to", "model", "samples", "videos", "keep", "features", "load.threads"].map((key) => `config.${key}`),
+  ...["from", "to", "model", "samples", "videos", "keep", "features", "load.threads", "prompts"].map(
+    (key) => `config.${key}`,
+  ),
+  "config.judge.endpoint", // what matters of it is in facts.judge
   "facts.isa", // told
 ];
 

@@ -1,8 +1,10 @@
 // The prompts of the method as data: one system text, and instructions that all stand after the video, so that the prompts of
 // a clip have everything up to there in common. A file of the user's may replace them; their hash is part of a run.
 import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { nearest, show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
+import { guarded } from "../store/files.js";
 import { canonicalJson } from "../store/run.js";
 import type { Media, Message } from "../types.js";
 
@@ -127,6 +129,25 @@ export function promptsOf(value: unknown): Prompts {
   if (!good || labels[0] === labels[1])
     throw invalid("judge.labels", `expected two different texts, got ${show(labels)}`);
   return all;
+}
+
+/** A file of prompts (YAML or JSON) in place of the built-in ones. NOT_FOUND, IO, INVALID_CONFIG with what is wrong in it. */
+export async function readPrompts(path: string): Promise<Prompts> {
+  const [{ parse }, bytes] = await Promise.all([
+    import("yaml"),
+    guarded(path, "read", () => readFile(path, { encoding: "utf8" })),
+  ]);
+  try {
+    return promptsOf(parse(bytes, { maxAliasCount: 0, uniqueKeys: true }) ?? undefined);
+  } catch (e) {
+    const message = e instanceof IsrDpoError ? e.message : `expected YAML, got a fault: ${(e as Error).message}`;
+    const { hint, detail } = e as IsrDpoError;
+    throw new IsrDpoError("INVALID_CONFIG", `${path}: ${message.split("\n")[0]}`, {
+      ...(hint === undefined ? {} : { hint }),
+      ...(detail === undefined ? {} : { detail }),
+      path,
+    });
+  }
 }
 
 export const promptsHash = (prompts: Prompts): string =>

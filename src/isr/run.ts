@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { options as checkOptions, integer, object, path, refuse, signal as checkSignal } from "../check.js";
 import type { Sample } from "../data/samples.js";
+import { IsrDpoError } from "../errors.js";
 import type { Judge } from "../judge/judge.js";
 import { type Run, startRun } from "../run.js";
 import { removeFolder } from "../store/files.js";
@@ -12,7 +13,7 @@ import { train } from "../training/train.js";
 import type { Cancel, LoadOptions } from "../types.js";
 import { RunFolder } from "./folder.js";
 import { Iteration } from "./iteration.js";
-import { type Prompts, promptsOf } from "./prompts.js";
+import { defaultPrompts, type Prompts, promptsOf, readPrompts } from "./prompts.js";
 import { type ContextDesign, type RunSettings, settingsOf } from "./settings.js";
 
 export interface IterationOptions extends Cancel {
@@ -25,11 +26,11 @@ export interface IterationOptions extends Cancel {
   /** Default "retrospective". */
   context?: ContextDesign;
   preset?: "paper";
-  /** Default "self". */
+  /** Default: that of `config` (judge.kind), which is "self" by default. */
   judge?: "self" | Judge;
   /** Keys of the configuration file (docs/configuration.md). */
   config?: Readonly<Record<string, unknown>>;
-  /** Prompts in place of the built-in ones. */
+  /** Prompts in place of those of `config` (a file) or the built-in ones. */
   prompts?: Partial<Prompts>;
   load?: LoadOptions;
 }
@@ -48,18 +49,37 @@ interface Checked {
   model: string;
   samples: IterationOptions["samples"];
   config: Record<string, unknown>;
-  prompts: Prompts;
-  judge: "self" | Judge;
+  /** undefined: those of the configuration. */
+  prompts: Prompts | undefined;
+  /** undefined: that of the configuration. */
+  judge: "self" | Judge | undefined;
   load: LoadOptions;
   signal: AbortSignal | undefined;
 }
 
 interface Settled extends Checked {
   settings: RunSettings;
+  prompts: Prompts;
+  judge: "self" | Judge;
 }
 
-function judgeOf(value: unknown): "self" | Judge {
-  if (value === undefined || value === "self") return "self";
+/** The judge that the configuration names; verdicts of an endpoint are kept in the run folder, so that none is paid twice. */
+async function configuredJudge({ kind, endpoint }: RunSettings["judge"], runDir: string): Promise<"self" | Judge> {
+  if (kind === "self") return "self";
+  if (endpoint === undefined)
+    throw new IsrDpoError(
+      "INVALID_CONFIG",
+      "judge.endpoint: expected url and model for judge.kind openai, got nothing",
+      {
+        detail: { field: "judge.endpoint" },
+      },
+    );
+  const { openaiJudge } = await import("../judge/openai.js");
+  return openaiJudge({ ...endpoint, answers: join(runDir, "judgements.jsonl") });
+}
+
+function judgeOf(value: unknown): "self" | Judge | undefined {
+  if (value === undefined || value === "self") return value;
   const judge = value as Partial<Judge> | null;
   if (
     typeof judge !== "object" ||
@@ -98,7 +118,7 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
       ...{ runDir, model, from, to },
       samples: (config.samples as string | undefined) ?? "given by the program",
     },
-    prompts: promptsOf(o.prompts),
+    prompts: o.prompts === undefined ? undefined : promptsOf(o.prompts),
     judge: judgeOf(o.judge),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     signal: checkSignal("options.signal", o.signal),
@@ -107,7 +127,12 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
 
 async function withFolder<T>(given: Checked, work: (c: Settled, folder: RunFolder) => Promise<T>): Promise<T> {
   const settings = await settingsOf(given.config);
-  const c: Settled = { ...given, settings };
+  const c: Settled = {
+    ...given,
+    settings,
+    prompts: given.prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts)),
+    judge: given.judge ?? (await configuredJudge(settings.judge, given.runDir)),
+  };
   const { prompts, samples } = c;
   const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
   const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples });

@@ -1,7 +1,7 @@
 // A judge prefers one of two responses to a question about a video. The interface, its verdicts in both orders, and what
 // becomes of them: one status a sample.
-import { IsrDpoError } from "../errors.js";
 import type { Sample } from "../data/samples.js";
+import { IsrDpoError } from "../errors.js";
 import type { Cancel } from "../types.js";
 
 export interface Verdict {
@@ -75,9 +75,13 @@ function checkedVerdicts(judge: Judge, verdicts: readonly Verdict[], expected: n
           hint: "the judging model gives no finite probabilities: look at its weights",
         },
       );
+    if (v.margin !== undefined && preferenceOf(v.margin) !== v.prefer && v.margin !== 0)
+      throw wrong(`verdict ${i}: expected a margin that agrees with prefer ${v.prefer}, got ${v.margin}`);
     return v;
   });
 }
+
+const preferenceOf = (margin: number): Verdict["prefer"] => (margin > 0 ? 0 : margin < 0 ? 1 : null);
 
 export type PairStatus = "pair" | "tie" | "identical" | "disagree" | "unparsed" | "truncated" | "skipped";
 export const statuses: readonly PairStatus[] = [
@@ -107,18 +111,21 @@ export interface Decision {
   margin?: number;
 }
 
-/** What two orders (or one) come to. A verdict without preference is a tie where it has a margin, else it was not read. */
+/**
+ * What two orders (or one) come to. A verdict without preference is a tie where it has a margin, else it was not read. With
+ * margins their mean decides; without, a tie in one order alone is another choice, as an opposite preference is.
+ */
 export function decide(verdicts: readonly Verdict[], policies: Policies): Decision {
-  const margins = verdicts.map((v) => v.margin);
-  const known = margins.every((m) => m !== undefined);
-  const mean = known ? margins.reduce((a, b) => a! + b!, 0)! / verdicts.length : undefined;
   if (verdicts.some((v) => v.prefer === null && v.margin === undefined)) return { status: "unparsed" };
-  const disagree = new Set(verdicts.map((v) => v.prefer).filter((p) => p !== null)).size > 1;
-  if (disagree && policies.disagree !== "average") return { status: "disagree" };
-  if (disagree && mean === undefined) return { status: "disagree" }; // nothing to average
-  const prefer = mean === undefined ? verdicts[0]!.prefer : mean > 0 ? 0 : mean < 0 ? 1 : null;
-  if (prefer === null) return { status: "tie" };
-  return { status: "pair", chosen: prefer, ...(mean === undefined ? {} : { margin: Math.abs(mean) }) };
+  const margins = verdicts.flatMap((v) => (v.margin === undefined ? [] : [v.margin]));
+  const known = margins.length === verdicts.length;
+  const [prefer, ...others] = new Set(verdicts.map((v) => v.prefer));
+  if (!known) return prefer == null || others.length > 0 ? { status: "disagree" } : { status: "pair", chosen: prefer };
+  const opposite = verdicts.some((v) => v.prefer === 0) && verdicts.some((v) => v.prefer === 1);
+  if (opposite && policies.disagree !== "average") return { status: "disagree" };
+  const mean = margins.reduce((a, b) => a + b, 0) / margins.length;
+  const chosen = preferenceOf(mean);
+  return chosen === null ? { status: "tie" } : { status: "pair", chosen, margin: Math.abs(mean) };
 }
 
 /** Throws where the policy of a status is to fail. */

@@ -16,29 +16,42 @@ export interface SelfJudgeOptions {
   maxTokens?: number;
 }
 
-/** The label that stands first in a text, as a word of its own; null: none does. */
+const quoted = (label: string) => label.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+const asWord = (label: string) => `(?<![\\p{L}\\p{N}])${quoted(label)}(?![\\p{L}\\p{N}])`;
+
+/**
+ * The label that a text chooses: the only one in it, as a word of its own, or the one that it begins with as a sentence
+ * ("2.", "Answer 2 is better than answer 1"). null: none, or both without such a beginning ("1 or 2").
+ */
 export function parseChoice(text: string, labels: readonly [string, string]): 0 | 1 | null {
-  const at = labels.map((label) => {
-    const quoted = label.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-    return text.search(new RegExp(`(?<![\\p{L}\\p{N}])${quoted}(?![\\p{L}\\p{N}])`, "u"));
-  });
-  const [a, b] = at as [number, number];
-  if (a < 0 && b < 0) return null;
-  return b < 0 || (a >= 0 && a < b) ? 0 : 1;
+  const holds = labels.map((label) => new RegExp(asWord(label), "u").test(text));
+  if (holds[0] !== holds[1]) return holds[0] ? 0 : 1;
+  if (!holds[0]) return null;
+  const lead = "[^\\p{L}\\p{N}]*([Tt]he )?(([Aa]nswer|[Rr]esponse|[Oo]ption):? )?";
+  const begins = (label: string) => new RegExp(`^${lead}${asWord(label)}["'*)\\]]*(\\s+is\\b|\\s*[.:;!\\n])`, "u");
+  const found = labels.map((label) => begins(label).test(text));
+  return found[0] === found[1] ? null : found[0] ? 0 : 1;
 }
 
-/** A prompt with a label behind it, of which the label's ids are scored and the end token is not. */
-async function labelled(model: VideoLM, messages: readonly Message[], label: string): Promise<Sequence> {
-  const s = await model.sequence(messages, label);
-  const scored = s.scored!.slice();
-  const last = scored.lastIndexOf(1);
-  scored[last] = 0;
-  if (!scored.includes(1))
-    throw new IsrDpoError("TOKENIZER", `the label ${JSON.stringify(label)} has no token of its own`, {
-      hint: "choose other labels (judge.labels of the prompts)",
-    });
-  const length = scored.lastIndexOf(1) + 1;
-  return { ...s, ids: Int32Array.from(s.ids).slice(0, length), scored: scored.slice(0, length) };
+/** Each label behind the prompt: the ids after what both have in common are scored, the end token is not. */
+async function labelled(
+  model: VideoLM,
+  messages: readonly Message[],
+  labels: readonly [string, string],
+): Promise<[Sequence, Sequence]> {
+  const [a, b] = await Promise.all(labels.map((label) => model.sequence(messages, label)));
+  const ends = [a!, b!].map((s) => s.scored!.lastIndexOf(1)); // the end token
+  let common = 0;
+  while (common < Math.min(...ends) && a!.ids[common] === b!.ids[common]) common++;
+  return [a!, b!].map((s, i): Sequence => {
+    const from = Math.max(common, s.scored!.indexOf(1));
+    if (from >= ends[i]!)
+      throw new IsrDpoError("TOKENIZER", `the label ${JSON.stringify(labels[i])} has no token that the other has not`, {
+        hint: "choose other labels (judge.labels of the prompts)",
+      });
+    const ids = Int32Array.from(s.ids).slice(0, ends[i]);
+    return { ...s, ids, scored: new Uint8Array(ids.length).fill(1, from) };
+  }) as [Sequence, Sequence];
 }
 
 const sum = (x: Float32Array) => x.reduce((a, b) => a + b, 0);
@@ -48,8 +61,8 @@ async function byLogProb(
   prompts: readonly (readonly Message[])[],
   cancel: Cancel,
 ): Promise<Verdict[]> {
-  const sequences = await Promise.all(prompts.flatMap((m) => o.labels.map((label) => labelled(o.model, m, label))));
-  const found = await o.generator.logProbs(sequences, cancel);
+  const sequences = await Promise.all(prompts.map((m) => labelled(o.model, m, o.labels)));
+  const found = await o.generator.logProbs(sequences.flat(), cancel);
   return prompts.map((_, i) => {
     const margin = sum(found[2 * i]!) - sum(found[2 * i + 1]!);
     return { prefer: margin > 0 ? 0 : margin < 0 ? 1 : null, margin };
