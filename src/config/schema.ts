@@ -227,7 +227,7 @@ export const runSchema = z
           "fail",
           "average",
         ).default("drop"),
-        identical: drop("Two answers of the same tokens."),
+        identical: drop("Two answers of the same words."),
         unparsed: drop("A choice that cannot be read."),
         truncated: one(
           "An answer cut by its length: left out, kept, or drawn once more.",

@@ -205,7 +205,7 @@ class GroupRun {
         const completions = found.get(`rsp/${sample.id}`)!;
         const [a, b] = completions as [Completion, Completion];
         const cutOff = settings.judge.truncated !== "keep" && completions.some((c) => c.end === "length");
-        const same = a.ids.length === b.ids.length && a.ids.every((id, i) => id === b.ids[i]);
+        const same = a.text === b.text; // other tokens for the same words are nothing to prefer
         const bare = { sample: sample.id, ...(context === null ? {} : { context }) };
         if (cutOff) this.#conclude(sample.id, { ...bare, status: "truncated" });
         else if (same) this.#conclude(sample.id, { ...bare, status: "identical" });

@@ -126,8 +126,11 @@ export function promptsOf(value: unknown): Prompts {
   const { labels } = all.judge;
   const good =
     Array.isArray(labels) && labels.length === 2 && labels.every((l) => typeof l === "string" && l.trim() !== "");
-  if (!good || labels[0] === labels[1])
-    throw invalid("judge.labels", `expected two different texts, got ${show(labels)}`);
+  if (!good || labels[0].startsWith(labels[1]) || labels[1].startsWith(labels[0]))
+    throw invalid(
+      "judge.labels",
+      `expected two texts, neither the beginning of the other, got ${JSON.stringify(labels)}`,
+    );
   return all;
 }
 
