@@ -40,7 +40,7 @@ export function countsOf(samples: readonly Sample[], { pairs }: Records): Record
   const counts = Object.fromEntries(statuses.map((s) => [s, 0])) as Record<PairStatus, number>;
   for (const { id } of samples) {
     const status = pairs.get(id)?.status as PairStatus | undefined;
-    if (status === undefined || counts[status] === undefined)
+    if (status === undefined || !statuses.includes(status))
       throw new IsrDpoError("BUG", `sample ${id}: expected one status, got ${String(status)}`);
     counts[status] += 1;
   }
