@@ -18,6 +18,7 @@ const free: readonly string[] = [
   ...["from", "to", "model", "samples", "videos", "keep", "features", "load.threads", "prompts"].map(
     (key) => `config.${key}`,
   ),
+  ...["guards", "judge.tie", "judge.identical", "judge.unparsed"].map((key) => `config.${key}`), // they end a run, or do not
   "config.judge.endpoint", // what matters of it is in facts.judge
   "facts.isa", // told
 ];
