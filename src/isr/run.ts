@@ -3,7 +3,6 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { options as checkOptions, integer, object, path, refuse, signal as checkSignal } from "../check.js";
 import type { Sample } from "../data/samples.js";
-import { IsrDpoError } from "../errors.js";
 import type { Judge } from "../judge/judge.js";
 import { type Run, startRun } from "../run.js";
 import { removeFolder } from "../store/files.js";
@@ -66,16 +65,8 @@ interface Settled extends Checked {
 /** The judge that the configuration names; verdicts of an endpoint are kept in the run folder, so that none is paid twice. */
 async function configuredJudge({ kind, endpoint }: RunSettings["judge"], runDir: string): Promise<"self" | Judge> {
   if (kind === "self") return "self";
-  if (endpoint === undefined)
-    throw new IsrDpoError(
-      "INVALID_CONFIG",
-      "judge.endpoint: expected url and model for judge.kind openai, got nothing",
-      {
-        detail: { field: "judge.endpoint" },
-      },
-    );
   const { openaiJudge } = await import("../judge/openai.js");
-  return openaiJudge({ ...endpoint, answers: join(runDir, "judgements.jsonl") });
+  return openaiJudge({ ...endpoint!, answers: join(runDir, "judgements.jsonl") });
 }
 
 function judgeOf(value: unknown): "self" | Judge | undefined {
