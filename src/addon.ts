@@ -149,6 +149,7 @@ type JobName =
       | "score"
       | "trainStep"
       | "tryStep"
+      | "peak"
       | "gradients"
       | "saveTrainer"
       | "loadTrainer"

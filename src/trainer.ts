@@ -55,6 +55,8 @@ export interface StepMetrics {
   chosenTokens: number;
   rejectedTokens: number;
   tokensComputed: number;
+  /** Of the decoder's forward and backward on the computed tokens; recomputation and the vision tower not counted. */
+  flops: number;
   /** Pearson's r of (chosen - rejected tokens) and margin over the step's pairs; 0 below two different pairs. */
   lengthMarginCorrelation: number;
   seconds: number;

@@ -59,7 +59,7 @@ test("numbers", () => {
 const metrics: RunStepMetrics = {
   ...{ step: 11, loss: 0.65432, dpoLoss: 0.65432, sftLoss: 0, gradNorm: 1.23456, learningRate: 5e-7, accuracy: 0.625 },
   ...{ chosenReward: 0.1, rejectedReward: 0, margin: 0.1234, chosenLogProb: -9, rejectedLogProb: -8 },
-  ...{ chosenTokens: 20, rejectedTokens: 10, tokensComputed: 4096, lengthMarginCorrelation: 0, seconds: 2 },
+  ...{ chosenTokens: 20, rejectedTokens: 10, flops: 1e9, tokensComputed: 4096, lengthMarginCorrelation: 0, seconds: 2 },
   ...{ epoch: 0, truncated: 0, tokensPerSecond: 2048, shareOfPeak: 0.744, memoryBytes: 3 * 2 ** 30 },
 };
 const step: IterationEvent = { type: "step", iteration: 0, metrics };

@@ -1,4 +1,4 @@
-// Hand-written loops for the machine's limits (peak.h).
+// The machine's limits (peak.h): multiply-adds by the engine's own loops, memory by loops here.
 #include "peak.h"
 
 #include <immintrin.h>
@@ -6,60 +6,12 @@
 #include "bench.h"
 #include "core/memory.h"
 #include "core/threads.h"
+#include "kernels/peak.h"
 
 namespace isr::bench {
 namespace {
 
 volatile float sink;
-
-// Twelve chains of sums cover the latency of two units. Every loop returns the multiply-adds it did.
-__attribute__((target("avx512f"))) double fma_512() {
-  constexpr int kSteps = 200000;
-  __m512 s[12];
-  for (auto& v : s) v = _mm512_set1_ps(1);
-  __m512 a = _mm512_set1_ps(0.999f);
-  const __m512 b = _mm512_set1_ps(1e-3f);
-  for (int i = 0; i < kSteps; ++i) {
-    for (auto& v : s) v = _mm512_fmadd_ps(v, a, b);
-    asm volatile("" : "+v"(a));
-  }
-  __m512 total = s[0];
-  for (auto& v : s) total = _mm512_add_ps(total, v);
-  sink = total[0];
-  return 12.0 * 16 * kSteps;
-}
-
-__attribute__((target("avx2,fma"))) double fma_256() {
-  constexpr int kSteps = 200000;
-  __m256 s[12];
-  for (auto& v : s) v = _mm256_set1_ps(1);
-  __m256 a = _mm256_set1_ps(0.999f);
-  const __m256 b = _mm256_set1_ps(1e-3f);
-  for (int i = 0; i < kSteps; ++i) {
-    for (auto& v : s) v = _mm256_fmadd_ps(v, a, b);
-    asm volatile("" : "+x"(a));
-  }
-  __m256 total = s[0];
-  for (auto& v : s) total = _mm256_add_ps(total, v);
-  sink = total[0];
-  return 12.0 * 8 * kSteps;
-}
-
-__attribute__((target("avx512f,avx512bf16"))) double dot_bf16() {
-  constexpr int kSteps = 200000;
-  __m512 s[12];
-  for (auto& v : s) v = _mm512_setzero_ps();
-  __m512 a = _mm512_set1_ps(0.5f);
-  const __m512 b = _mm512_set1_ps(0.25f);
-  for (int i = 0; i < kSteps; ++i) {
-    for (auto& v : s) v = _mm512_dpbf16_ps(v, (__m512bh)a, (__m512bh)b);
-    asm volatile("" : "+v"(a));
-  }
-  __m512 total = s[0];
-  for (auto& v : s) total = _mm512_add_ps(total, v);
-  sink = total[0];
-  return 12.0 * 32 * kSteps;
-}
 
 // A sum of one sequential stream; four chains, no prefetch.
 template <class V>
@@ -84,26 +36,16 @@ void copy_streaming(float* to, const float* from, int64_t n) {
   _mm_sfence();
 }
 
-// Best rate of `work` (which returns its multiply-adds) with every thread running it at once.
-double flops(int threads, double seconds, double (*work)()) {
-  double done = 0;
-  const double best = best_seconds(
-      [&] { parallel(threads, threads, 1, [&](int64_t begin, int64_t end, int) { for (; begin < end; ++begin) done = work(); }); },
-      threads, seconds);
-  return 2e-9 * done * threads / best;
-}
-
 constexpr int64_t kFloats = int64_t{64} << 20;  // 256 MB: far beyond any cache
 
 }  // namespace
 
 double peak_fma_f32(int threads, double seconds) {
-  if (__builtin_cpu_supports("avx512f")) return flops(threads, seconds, fma_512);
-  return __builtin_cpu_supports("avx2") ? flops(threads, seconds, fma_256) : 0;
+  return 1e-9 * peak_flops(machine_isa() == Isa::Avx512Bf16 ? Isa::Avx512 : machine_isa(), DType::F32, threads, seconds);
 }
 
 double peak_bf16(int threads, double seconds) {
-  return __builtin_cpu_supports("avx512bf16") ? flops(threads, seconds, dot_bf16) : 0;
+  return machine_isa() == Isa::Avx512Bf16 ? 1e-9 * peak_flops(Isa::Avx512Bf16, DType::BF16, threads, seconds) : 0;
 }
 
 double read_rate(int threads, double seconds) {

@@ -24,14 +24,6 @@ TrainPair make_pair(int64_t vocab, int64_t prompt, int64_t chosen, int64_t rejec
   return {"", sequence(chosen, seed * 2 + 1), sequence(rejected, seed * 2 + 2), {}, {}};
 }
 
-// Products of the decoder: 2 FLOPs a weight and token, three times (forward, dX, dW); the head on scored rows, its logits
-// twice more in backward (recomputed once). Attention: 2 products forward, 5 backward, over visible pairs.
-double step_flops(const DecoderConfig& c, int64_t tokens, int64_t scored, double visible) {
-  const double block = static_cast<double>(c.width * (c.heads + 2 * c.kv_heads) * c.head_size + c.heads * c.head_size * c.width + 3 * c.width * c.mlp_width);
-  const double attention = 2.0 * static_cast<double>(c.heads * c.head_size) * visible * 7;
-  return static_cast<double>(c.layers) * (6.0 * block * static_cast<double>(tokens) + attention) + 6.0 * static_cast<double>(scored * c.width * c.vocab);
-}
-
 void run(const char* dtype, double peak) {
   const test::ModelSpec spec = test::bench_spec(std::string(dtype) == "bf16" ? "BF16" : "F32");
   auto model = test::seeded_model(spec);
@@ -48,7 +40,7 @@ void run(const char* dtype, double peak) {
   for (size_t count : {size_t{1}, size_t{4}}) {
     const std::vector<TrainPair> part(pairs.begin(), pairs.begin() + static_cast<std::ptrdiff_t>(count));
     const double visible = 559.0 * 560 / 2 + (98.0 + 66) * 559 + 98.0 * 99 / 2 + 66.0 * 67 / 2;
-    const double flops = step_flops(model->config, static_cast<int64_t>(count) * 723, static_cast<int64_t>(count) * 162, visible * static_cast<double>(count));
+    const double flops = step_flops(model->config, static_cast<int64_t>(count) * 723, static_cast<int64_t>(count) * 162, visible * static_cast<double>(count), true);
     // Wall time, and CPU time of all threads over their number: the second is hardly touched by other processes.
     double step = 1e30, gradients = 1e30, busy = 1e30;
     int64_t tokens = 0;
@@ -107,7 +99,7 @@ void grid(const char* dtype) {
       }
       const Work one = shared_work(prompt, answer), two = separate_work(prompt, answer);
       const DecoderConfig& c = a->config;
-      const double ideal = step_flops(c, two.tokens, 2 * answer, two.visible) / step_flops(c, one.tokens, 2 * answer, one.visible);
+      const double ideal = step_flops(c, two.tokens, 2 * answer, two.visible, true) / step_flops(c, one.tokens, 2 * answer, one.visible, true);
       const double gain = wall[1] / wall[0], by_cpu = cpu[1] / cpu[0];
       std::printf("share %-5s prefix %4lld response %3lld: %.3f s, separate %.3f s, gain %.2f x = %.1f %% of the ideal %.2f x (by CPU time %.2f x = %.1f %%)\n", dtype,
                   static_cast<long long>(prompt == 1 ? 0 : prompt), static_cast<long long>(answer), wall[0], wall[1], gain, 100 * gain / ideal, ideal, by_cpu, 100 * by_cpu / ideal);

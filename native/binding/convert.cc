@@ -241,6 +241,7 @@ Napi::Object to_js(Napi::Env env, const StepMetrics& m) {
   set("chosenTokens", static_cast<double>(m.chosen_tokens));
   set("rejectedTokens", static_cast<double>(m.rejected_tokens));
   set("tokensComputed", static_cast<double>(m.tokens_computed));
+  set("flops", m.flops);
   set("lengthMarginCorrelation", m.length_margin_correlation);
   set("seconds", m.seconds);
   return o;

@@ -1,5 +1,6 @@
 // Jobs of a trainer. It lives on its model's job thread, so that steps and generation take turns by themselves.
 #include "binding/jobs.h"
+#include "kernels/peak.h"
 #include "train/plan.h"
 
 namespace isr::binding {
@@ -56,6 +57,15 @@ Napi::Value train_step(const Napi::CallbackInfo& info) {
       o.Set("step", static_cast<double>(step));
       return o;
     };
+  });
+}
+
+// FLOP/s that this machine's multiply-adds reach, in the model's type, at its level, with its threads.
+Napi::Value peak(const Napi::CallbackInfo& info) {
+  return submit(info, [](JobContext& job) -> ToJs {
+    const Model& m = job.engine.loaded();
+    const double rate = peak_flops(chosen_isa(), m.dtype, m.backend->threads, 0.05);
+    return [rate](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, rate); };
   });
 }
 
@@ -176,6 +186,7 @@ void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
   export_as<dispose_trainer>(env, exports, "disposeTrainer");
   export_as<score>(env, exports, "score");
   export_as<train_step>(env, exports, "trainStep");
+  export_as<peak>(env, exports, "peak");
   export_as<try_step>(env, exports, "tryStep");
   export_as<gradients>(env, exports, "gradients");
   export_as<save_trainer>(env, exports, "saveTrainer");

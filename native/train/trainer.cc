@@ -65,6 +65,23 @@ bool checkpoints(const TrainerOptions& o, const DecoderConfig& config, DType dty
   return need > static_cast<double>(memory) / 4;
 }
 
+double step_flops(const DecoderConfig& c, int64_t tokens, int64_t scored, double visible, bool trains) {
+  const double block = static_cast<double>(c.width * (c.heads + 2 * c.kv_heads) * c.head_size + c.heads * c.head_size * c.width + 3 * c.width * c.mlp_width);
+  const double attention = 2.0 * static_cast<double>(c.heads * c.head_size) * visible * 7;
+  const double products = trains ? 6.0 : 4.0;
+  return static_cast<double>(c.layers) * (products * block * static_cast<double>(tokens) + attention) + products * static_cast<double>(scored * c.width * c.vocab);
+}
+
+// Pairs of rows that see each other.
+static double visible_pairs(const AttentionPlan& plan) {
+  double sum = 0;
+  for (size_t s = 0; s < plan.spans.size(); ++s) {
+    const double n = plan.spans[s].end - plan.spans[s].begin;
+    sum += n * plan.span_logical[s] + n * (n + 1) / 2;
+  }
+  return sum;
+}
+
 double learning_rate_at(const TrainerOptions& o, int64_t k) {
   const int64_t warmup = o.warmup_steps > 0 ? o.warmup_steps : static_cast<int64_t>(std::ceil(o.warmup_ratio * static_cast<double>(o.total_steps)));
   if (k < warmup) return o.learning_rate * static_cast<double>(k) / static_cast<double>(warmup);
@@ -81,6 +98,7 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
                                 const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer) {
   const Batch batch = make_batch(sequences, o.share_prefix);
   tokens_computed += batch.tokens();
+  flops += step_flops(m.config, batch.tokens(), static_cast<int64_t>(batch.scored.size()), visible_pairs(batch.plan), o.train_decoder);
   if (batch.scored.empty()) return;
   ArenaScope scope(m.arena);
   Tape tape(m.arena, true);
@@ -286,12 +304,14 @@ void Trainer::Impl::refuse_not_finite(const StepMetrics& metrics) const {
 StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool update) {
   const auto start = Clock::now();
   tokens_computed = 0;
+  flops = 0;
   not_finite.clear();
   lengths_margins.clear();
   optimizer.zero();
   StepMetrics metrics = work();
   metrics.step = step;
   metrics.tokens_computed = tokens_computed;
+  metrics.flops = flops;
   metrics.learning_rate = learning_rate_at(o, step);
   metrics.grad_norm = optimizer.grad_norm();
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) refuse_not_finite(metrics);

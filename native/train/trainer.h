@@ -37,6 +37,7 @@ struct StepMetrics {
   int64_t step = 0, chosen_tokens = 0, rejected_tokens = 0, tokens_computed = 0;
   double loss = 0, dpo_loss = 0, sft_loss = 0, grad_norm = 0, learning_rate = 0, accuracy = 0, chosen_reward = 0, rejected_reward = 0,
          margin = 0, chosen_logp = 0, rejected_logp = 0, seconds = 0;
+  double flops = 0;                       // of the decoder's forward and backward on computed tokens (step_flops)
   double length_margin_correlation = 0;   // Pearson's r of (chosen - rejected tokens) and margin over the pairs; 0 where it has no value
 };
 
@@ -71,6 +72,11 @@ bool checkpoints(const TrainerOptions& o, const DecoderConfig& config, DType dty
 void check_options(const TrainerOptions& o);              // INVALID_ARGUMENT
 // The trained parts, in the order of the forward pass; INVALID_ARGUMENT for parts that the model lacks.
 std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o);
+
+// FLOPs of a step's forward and backward through decoder and head: two a weight and token, three times (forward, dX, dW), the
+// head on scored rows; attention 2 + 5 products over the pairs of rows that see each other. What checkpointing or the head
+// computes again, norms and the vision tower are not counted. A frozen decoder has no dW.
+double step_flops(const DecoderConfig& c, int64_t tokens, int64_t scored, double visible, bool trains);
 
 // lr(k) of optimizer step k = 0, 1, ...
 double learning_rate_at(const TrainerOptions& o, int64_t k);

@@ -28,6 +28,7 @@ struct Trainer::Impl {
   TrainerOptions o;
   Optimizer optimizer;
   int64_t step = 0, tokens_computed = 0;
+  double flops = 0;
   std::vector<int64_t> not_finite;                        // items of this step whose log-probs or margin are not finite
   std::vector<std::pair<double, double>> lengths_margins; // (chosen - rejected tokens, margin) of this step's pairs
 };

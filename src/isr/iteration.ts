@@ -20,7 +20,7 @@ import { stepPlan } from "../training/order.js";
 import { type Emit, Progress, staged } from "../training/progress.js";
 import { ReferenceStore } from "../training/refs.js";
 import { scoreReferences } from "../training/score.js";
-import { metricsOf, trainSteps } from "../training/steps.js";
+import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
 import type { FittedItem } from "../sequence.js";
 import type { LoadOptions, Media } from "../types.js";
 import { type ChosenPair, countsOf, guard, pairsOf, type Records, sorted, writeExports } from "./exports.js";
@@ -292,6 +292,7 @@ export class Iteration {
       at = await this.#move("train", counts);
     }
     if (at === "train") {
+      const peak = await peakOf(model);
       await staged(emit, iteration, "train", this.#resumed && from === "train", () =>
         trainSteps({
           trainer,
@@ -304,7 +305,7 @@ export class Iteration {
           saveEverySteps: settings.train.saveEverySteps ?? Math.ceil(plan.totalSteps / 10),
           evaluator: null,
           iteration,
-          peak: 0,
+          peak,
           emit,
           signal,
         }),

@@ -5,6 +5,7 @@ import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { newestStep, removeOthers, saveStep } from "../store/checkpoints.js";
 import { makeFolders, readText } from "../store/files.js";
 import { MetricsWriter } from "../store/metrics.js";
+import { internalsOf, type VideoLM } from "../model.js";
 import type { StepMetrics, Trainer } from "../trainer.js";
 import type { TrainItem } from "../types.js";
 import type { RunStepMetrics } from "./events.js";
@@ -32,6 +33,9 @@ export interface Steps {
   emit: Emit;
   signal: AbortSignal;
 }
+
+/** FLOP/s that this machine's multiply-add loops reach in the model's type, at its level, with its threads; takes 50 ms. */
+export const peakOf = (model: VideoLM): Promise<number> => internalsOf(model).inputs.call("peak", {});
 
 /** Loads the newest checkpoint that holds, if any. What does not hold is told. */
 async function resume(s: Steps): Promise<void> {
@@ -118,7 +122,7 @@ class Stepper {
       epoch: Math.floor(step / s.plan.stepsPerEpoch),
       truncated: indices.filter((i) => s.items.cut(i)).length,
       tokensPerSecond: done.tokensComputed / seconds,
-      shareOfPeak: 0,
+      shareOfPeak: s.peak > 0 ? done.flops / seconds / s.peak : 0,
       memoryBytes: process.memoryUsage.rss(),
     };
     const { tokensPerSecond, shareOfPeak, memoryBytes, epoch, truncated } = metrics;

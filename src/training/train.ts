@@ -21,7 +21,7 @@ import { type StepPlan, stepPlan } from "./order.js";
 import { coalesceProgress, type Emit, staged } from "./progress.js";
 import { ReferenceStore } from "./refs.js";
 import { scoreReferences } from "./score.js";
-import { metricsOf, trainSteps } from "./steps.js";
+import { metricsOf, peakOf, trainSteps } from "./steps.js";
 
 const stages = ["score", "train", "save", "done"] as const;
 type TrainStage = (typeof stages)[number];
@@ -134,7 +134,7 @@ class TrainRun {
     }
     if (at === "train") {
       const evaluator = evalSet && (await this.#evaluator(model, trainer, evalSet, plan, options));
-      await this.#train(trainer, set, plan, evaluator);
+      await this.#train(model, trainer, set, plan, evaluator);
       at = await this.#move("save", facts);
     } else await trainer.load(await this.#lastStep(plan), { signal: this.#signal });
     const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
@@ -269,11 +269,18 @@ class TrainRun {
     });
   }
 
-  async #train(trainer: Trainer, set: ItemSet, plan: StepPlan, evaluator: Evaluator | null): Promise<void> {
+  async #train(
+    model: VideoLM,
+    trainer: Trainer,
+    set: ItemSet,
+    plan: StepPlan,
+    evaluator: Evaluator | null,
+  ): Promise<void> {
     const s = this.#s;
     await makeFolders(this.#at("train"));
     const references = s.kind === "dpo" ? await this.#references("refs.f32") : null;
     if (references && references.count < set.length) await this.#rescore(trainer, set, references);
+    const peak = await peakOf(model);
     const work = () =>
       trainSteps({
         trainer,
@@ -286,7 +293,7 @@ class TrainRun {
         saveEverySteps: s.saveEverySteps || Math.ceil(plan.totalSteps / 10),
         evaluator,
         iteration,
-        peak: 0,
+        peak,
         emit: this.#emit,
         signal: this.#signal,
       });
