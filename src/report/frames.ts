@@ -1,0 +1,163 @@
+// Pictures of videos for the page: those that the run folder keeps, else a few frames of the files, where they are at hand.
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type sharp from "sharp";
+import { isIsrDpoError } from "../errors.js";
+import { decode, probe } from "../video/ffmpeg.js";
+import type { Frame } from "../video/preprocess.js";
+import { isThere, jsonOf, type Tell } from "./files.js";
+import { count, plural } from "./html.js";
+import type { RunReport } from "./read.js";
+import type { SampleRow } from "./samples.js";
+
+export interface FrameLimits {
+  /** Videos that are decoded. */
+  videos: number;
+  /** Time for all of them. */
+  ms: number;
+  /** Characters of all pictures. */
+  characters: number;
+}
+
+const defaults: FrameLimits = { videos: 48, ms: 20_000, characters: 12_000_000 };
+const [stripFrames, stripHeight, stripWidth] = [4, 96, 192]; // pixels, at most
+const decodeBytes = 256 << 20;
+
+/** A picture as a data URL, by its first bytes; undefined for what is neither PNG nor JPEG. */
+function urlOf(base64: string): string | undefined {
+  if (!/^[A-Za-z0-9+/]+={0,2}$/.test(base64)) return undefined;
+  if (base64.startsWith("iVBORw0KGgo")) return `data:image/png;base64,${base64}`;
+  return base64.startsWith("/9j/") ? `data:image/jpeg;base64,${base64}` : undefined;
+}
+
+/** Names below frames/ that an id can stand for: never a path out of it. */
+const plainName = (id: string): boolean => /^[\w@+=-][\w@+=.-]{0,200}$/.test(id);
+
+async function kept(dir: string, row: SampleRow): Promise<string | undefined> {
+  const names = [row.id, row.video, basename(row.video), basename(row.video).replace(/\.\w+$/, "")];
+  for (const name of names.filter(plainName))
+    for (const ext of ["png", "jpg", "jpeg"]) {
+      const bytes = await readFile(join(dir, "frames", `${name}.${ext}`)).catch(() => undefined);
+      const url = bytes && urlOf(bytes.toString("base64"));
+      if (url) return url;
+    }
+  return undefined;
+}
+
+/** Frames side by side. */
+async function strip(frames: readonly Frame[]): Promise<string> {
+  const load: typeof sharp = (await import("sharp")).default;
+  const box = { height: stripHeight, width: stripWidth, fit: "inside" as const };
+  const small = await Promise.all(
+    frames.map(({ data, width, height }) =>
+      load(data, { raw: { width, height, channels: 3 } }).resize(box).png().toBuffer({ resolveWithObject: true }),
+    ),
+  );
+  const [width, height] = [small[0]!.info.width, small[0]!.info.height];
+  const gap = 2;
+  const canvas = { width: small.length * (width + gap) - gap, height, channels: 3 as const, background: "#808080" };
+  const parts = small.map(({ data }, i) => ({ input: data, left: i * (width + gap), top: 0 }));
+  const bytes = await load({ create: canvas }).composite(parts).jpeg({ quality: 70 }).toBuffer();
+  return `data:image/jpeg;base64,${bytes.toString("base64")}`;
+}
+
+const spread = (frames: number): Int32Array => {
+  const n = Math.min(stripFrames, frames);
+  return Int32Array.from({ length: n }, (_, i) => Math.floor(((i + 0.5) * frames) / n));
+};
+
+async function decoded(path: string, timeoutMs: number): Promise<string> {
+  const o = { maxBytes: decodeBytes, timeoutMs };
+  return strip((await decode(path, await probe(path, o), spread, o)).frames);
+}
+
+export interface Frames {
+  /** By video: data URLs. */
+  urls: Map<string, string>;
+  /** In words: what there is, and what there is not. */
+  note: string;
+}
+
+class Collector {
+  readonly urls = new Map<string, string>();
+  #characters = 0;
+  full = 0;
+
+  constructor(readonly limit: number) {}
+
+  add(video: string, url: string): void {
+    if (this.#characters + url.length > this.limit) {
+      this.full += 1;
+      return;
+    }
+    this.#characters += url.length;
+    this.urls.set(video, url);
+  }
+}
+
+async function fromFolders(runs: readonly RunReport[], rows: readonly SampleRow[], to: Collector, tell: Tell) {
+  for (const { dir, name } of runs) {
+    const file = await jsonOf(join(dir, "thumbnails.json"), `${name}: thumbnails.json`, tell);
+    const wanted = new Set(rows.map((r) => r.video));
+    for (const [video, base64] of Object.entries(file ?? {})) {
+      const url = typeof base64 === "string" ? urlOf(base64) : undefined;
+      if (url && wanted.has(video) && !to.urls.has(video)) to.add(video, url);
+    }
+    if (!(await isThere(join(dir, "frames")))) continue;
+    for (const row of rows) {
+      if (to.urls.has(row.video)) continue;
+      const url = await kept(dir, row);
+      if (url) to.add(row.video, url);
+    }
+  }
+}
+
+/** Decodes what is still missing, as far as the limits go. */
+async function fromVideos(roots: readonly string[], videos: readonly string[], to: Collector, limits: FrameLimits) {
+  const result = { unreadable: 0, left: 0, reason: "" };
+  const until = performance.now() + limits.ms;
+  for (const [i, video] of videos.entries()) {
+    const left = until - performance.now();
+    if (i >= limits.videos || left <= 0) {
+      result.left = videos.length - i;
+      break;
+    }
+    const paths = roots.map((root) => join(root, video));
+    const there = await Promise.all(paths.map(isThere));
+    try {
+      const url = there.includes(true) ? await decoded(paths[there.indexOf(true)]!, left) : undefined;
+      if (url) to.add(video, url);
+      else result.unreadable += 1;
+    } catch (e) {
+      if (!isIsrDpoError(e)) throw e;
+      result.unreadable += 1;
+      result.reason = e.code;
+      if (e.code === "FFMPEG_MISSING") return { ...result, unreadable: videos.length - i };
+    }
+  }
+  return result;
+}
+
+/** A picture for each video of the rows, where one can be had. */
+export async function framesOf(
+  runs: readonly RunReport[],
+  rows: readonly SampleRow[],
+  tell: Tell,
+  limits: FrameLimits = defaults,
+): Promise<Frames> {
+  const to = new Collector(limits.characters);
+  const videos = [...new Set(rows.map((r) => r.video).filter((v) => v !== ""))];
+  await fromFolders(runs, rows, to, tell);
+  const missing = videos.filter((v) => !to.urls.has(v));
+  const roots = [...new Set(runs.flatMap((r) => (r.videos === null ? [] : [r.videos])))];
+  const some = missing.length > 0 && to.full === 0;
+  const found = some ? await fromVideos(roots, missing, to, limits) : { unreadable: 0, left: 0, reason: "" };
+  const parts = [
+    found.unreadable > 0 &&
+      `${plural(found.unreadable, "video")} could not be read now${found.reason ? ` (${found.reason})` : ""}`,
+    found.left > 0 && `${plural(found.left, "video")} were not decoded, to keep this quick`,
+    to.full > 0 && `pictures of ${plural(to.full, "video")} were left out, to keep the page small`,
+  ].filter(Boolean);
+  const have = to.urls.size === 0 ? "No frames are shown" : `Frames of ${count(to.urls.size)} of ${plural(videos.length, "video")}`;
+  return { urls: to.urls, note: `${have}${parts.length > 0 ? `: ${parts.join("; ")}` : ""}.` };
+}
