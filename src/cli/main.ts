@@ -12,6 +12,7 @@ import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
 import { planCommand } from "./plan.js";
 import { runCommand } from "./run.js";
+import { reportCommand } from "./report.js";
 import { trainCommand } from "./train.js";
 
 async function main(): Promise<number> {
@@ -27,6 +28,7 @@ async function main(): Promise<number> {
     .addCommand(inspectCommand())
     .addCommand(planCommand())
     .addCommand(runCommand())
+    .addCommand(reportCommand())
     .addCommand(trainCommand());
   try {
     await program.parseAsync();

@@ -36,6 +36,8 @@ export interface LineChart {
   rules?: readonly { x: number; label: string }[];
   /** Markers and end labels: for few points. */
   marks: boolean;
+  /** Intervals are drawn; else they stand in the table alone. Default true. */
+  bands?: boolean;
   /** Horizontal from point to point. */
   steps?: boolean;
 }
@@ -64,7 +66,7 @@ export function ticks(low: number, high: number, wanted: number, whole = false):
   const span = high - low || Math.abs(high) || 1;
   const rough = span / Math.max(1, wanted);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const nice = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999)!;
+  const nice = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999)!;
   const step = whole ? Math.max(1, Math.ceil(nice)) : nice;
   const first = Math.floor(low / step + 1e-9);
   const last = Math.ceil(high / step - 1e-9);
@@ -76,7 +78,14 @@ interface Scale {
   ticks: number[];
 }
 
-function scale(values: readonly number[], from: number, to: number, wanted: number, whole?: boolean, pad = true): Scale {
+function scale(
+  values: readonly number[],
+  from: number,
+  to: number,
+  wanted: number,
+  whole?: boolean,
+  pad = true,
+): Scale {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const marks = ticks(low, high, wanted, whole);
   const [a, b] = pad ? [marks[0]!, marks.at(-1)!] : low === high ? [low - 0.5, high + 0.5] : [low, high];
@@ -168,7 +177,7 @@ function drawLine(chart: LineChart, width: number, height: number): string {
     parts.push(line(x(r.x), 22, x(r.x), bottom, "rule"));
     parts.push(text(x(r.x) + 3, 31, "tick", "start", r.label));
   }
-  for (const s of chart.series)
+  for (const s of chart.bands === false ? [] : chart.series)
     for (const run of runsOf(s.points)) parts.push(`<path d="${band(run, x, y)}" class="band c${s.colour % 6}"/>`);
   if (chart.reference) {
     const { y: at, label } = chart.reference;
@@ -217,7 +226,9 @@ function drawStack(chart: StackChart, width: number): string {
         v === 0
           ? ""
           : `<rect x="${round(at)}" y="${y}" width="${round(Math.max(0.5, w - 1))}" height="${bar}" class="part ${css}" data-tip="${escaped(`${label}: ${name} ${chart.format(v)}`)}"/>` +
-            (w > glyph * (chart.format(v).length + 1) ? text(at + w / 2, y + 13, `in ${css}`, "middle", chart.format(v)) : "");
+            (w > glyph * (chart.format(v).length + 1)
+              ? text(at + w / 2, y + 13, `in ${css}`, "middle", chart.format(v))
+              : "");
       at += w;
       return body;
     });

@@ -50,7 +50,10 @@ async function strip(frames: readonly Frame[]): Promise<string> {
   const box = { height: stripHeight, width: stripWidth, fit: "inside" as const };
   const small = await Promise.all(
     frames.map(({ data, width, height }) =>
-      load(data, { raw: { width, height, channels: 3 } }).resize(box).png().toBuffer({ resolveWithObject: true }),
+      load(data, { raw: { width, height, channels: 3 } })
+        .resize(box)
+        .png()
+        .toBuffer({ resolveWithObject: true }),
     ),
   );
   const [width, height] = [small[0]!.info.width, small[0]!.info.height];
@@ -112,27 +115,35 @@ async function fromFolders(runs: readonly RunReport[], rows: readonly SampleRow[
   }
 }
 
+interface Decoded {
+  /** Files that are not where the run says. */
+  absent: number;
+  unreadable: number;
+  /** Not tried, for time. */
+  left: number;
+  reason: string;
+}
+
 /** Decodes what is still missing, as far as the limits go. */
 async function fromVideos(roots: readonly string[], videos: readonly string[], to: Collector, limits: FrameLimits) {
-  const result = { unreadable: 0, left: 0, reason: "" };
+  const result: Decoded = { absent: 0, unreadable: 0, left: 0, reason: "" };
   const until = performance.now() + limits.ms;
-  for (const [i, video] of videos.entries()) {
-    const left = until - performance.now();
-    if (i >= limits.videos || left <= 0) {
-      result.left = videos.length - i;
-      break;
-    }
+  let tried = 0;
+  for (const video of videos) {
     const paths = roots.map((root) => join(root, video));
-    const there = await Promise.all(paths.map(isThere));
-    try {
-      const url = there.includes(true) ? await decoded(paths[there.indexOf(true)]!, left) : undefined;
-      if (url) to.add(video, url);
-      else result.unreadable += 1;
-    } catch (e) {
-      if (!isIsrDpoError(e)) throw e;
-      result.unreadable += 1;
-      result.reason = e.code;
-      if (e.code === "FFMPEG_MISSING") return { ...result, unreadable: videos.length - i };
+    const path = paths[(await Promise.all(paths.map(isThere))).indexOf(true)];
+    const left = until - performance.now();
+    if (path === undefined) result.absent += 1;
+    else if (tried >= limits.videos || left <= 0 || result.reason === "FFMPEG_MISSING") result.left += 1;
+    else {
+      tried += 1;
+      try {
+        to.add(video, await decoded(path, left));
+      } catch (e) {
+        if (!isIsrDpoError(e)) throw e;
+        result.unreadable += 1;
+        result.reason = e.code;
+      }
     }
   }
   return result;
@@ -150,14 +161,17 @@ export async function framesOf(
   await fromFolders(runs, rows, to, tell);
   const missing = videos.filter((v) => !to.urls.has(v));
   const roots = [...new Set(runs.flatMap((r) => (r.videos === null ? [] : [r.videos])))];
-  const some = missing.length > 0 && to.full === 0;
-  const found = some ? await fromVideos(roots, missing, to, limits) : { unreadable: 0, left: 0, reason: "" };
-  const parts = [
-    found.unreadable > 0 &&
-      `${plural(found.unreadable, "video")} could not be read now${found.reason ? ` (${found.reason})` : ""}`,
-    found.left > 0 && `${plural(found.left, "video")} were not decoded, to keep this quick`,
-    to.full > 0 && `pictures of ${plural(to.full, "video")} were left out, to keep the page small`,
-  ].filter(Boolean);
-  const have = to.urls.size === 0 ? "No frames are shown" : `Frames of ${count(to.urls.size)} of ${plural(videos.length, "video")}`;
+  const found = await fromVideos(roots, to.full > 0 ? [] : missing, to, limits);
+  const told: [n: number, about: string][] = [
+    [found.absent, roots.length === 0 ? "without a folder of videos that the run names" : "not where the run says"],
+    [found.unreadable, `could not be decoded (${found.reason})`],
+    [found.left, "left out to keep this quick"],
+    [to.full, "left out to keep the page small"],
+  ];
+  const parts = told.filter(([n]) => n > 0).map(([n, about]) => `${count(n)} ${about}`);
+  const have =
+    to.urls.size === 0
+      ? `No frames of ${plural(videos.length, "video")}`
+      : `Frames of ${count(to.urls.size)} of ${plural(videos.length, "video")}`;
   return { urls: to.urls, note: `${have}${parts.length > 0 ? `: ${parts.join("; ")}` : ""}.` };
 }

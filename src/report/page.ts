@@ -4,7 +4,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { root } from "../addon.js";
 import { drawn } from "./chart.js";
-import { type Figure, type Section, sectionsOf, type Table } from "./figures.js";
+import type { Figure, Section, Table } from "./figure.js";
+import { sectionsOf } from "./figures.js";
 import { count, escaped, isolated, plural, scriptJson } from "./html.js";
 import type { Found } from "./read.js";
 import type { SamplePage } from "./samples.js";
@@ -12,8 +13,14 @@ import { sentencesOf, summaryTable } from "./summary.js";
 
 const hash = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 
-/** Parts of the page that are files of their own; they are shipped as they are. */
-const asset = (name: string): Promise<string> => readFile(join(root, "src", "report", "page", name), "utf8");
+// Parts of the page that are files of their own, shipped as they are.
+const styles = ["page.css", "samples.css", "media.css"];
+const scripts = ["text.js", "page.js"];
+
+async function joined(names: readonly string[]): Promise<string> {
+  const parts = names.map((name) => readFile(join(root, "src", "report", "page", name), "utf8"));
+  return (await Promise.all(parts)).join("");
+}
 
 const cell = (text: string, head: boolean): string =>
   head ? `<th scope="row">${isolated(text)}</th>` : `<td>${isolated(text)}</td>`;
@@ -26,11 +33,14 @@ function tableOf({ head, rows, note }: Table, caption: string): string {
 }
 
 function figureOf(f: Figure): string {
-  const head = `<figcaption><h3 id="${f.id}-title">${isolated(f.title)}</h3><p>${escaped(f.about)}</p></figcaption>`;
-  if (!f.chart) return `<figure class="card empty" id="${f.id}">${head}<p class="missing">${escaped(f.missing ?? "")}</p></figure>`;
-  const numbers = f.table ? `<details class="numbers"><summary>Numbers<span class="sr"> of ${isolated(f.title)}</span></summary>${tableOf(f.table, f.title)}</details>` : "";
+  const head = `<figcaption><h3>${isolated(f.title)}</h3><p>${escaped(f.about)}</p></figcaption>`;
+  if (!f.chart)
+    return `<figure class="card empty" id="figure-${f.id}">${head}<p class="missing">${escaped(f.missing ?? "")}</p></figure>`;
+  const numbers = f.table
+    ? `<details class="numbers"><summary>Numbers<span class="sr"> of ${isolated(f.title)}</span></summary>${tableOf(f.table, f.title)}</details>`
+    : "";
   const label = `${f.title}. ${f.about} The numbers are in the table below.`;
-  return `<figure class="card" id="${f.id}">${head}<div class="drawing" role="img" aria-label="${escaped(label)}">${drawn(f.chart)}</div>${numbers}</figure>`;
+  return `<figure class="card" id="figure-${f.id}">${head}<div class="drawing" role="img" aria-label="${escaped(label)}">${drawn(f.chart)}</div>${numbers}</figure>`;
 }
 
 const sectionOf = (s: Section): string =>
@@ -51,7 +61,9 @@ function subtitle(found: Found): string {
 function summary(found: Found): string {
   const sentences = sentencesOf(found);
   const unfinished = found.runs.flatMap((r) =>
-    r.iterations.filter((i) => i.stage !== "done").map((i) => `${r.name}, iteration ${i.t} is not finished (${i.stage}).`),
+    r.iterations
+      .filter((i) => i.stage !== "done")
+      .map((i) => `${r.name}, iteration ${i.t} is not finished (${i.stage}).`),
   );
   const table = found.kind === "training" ? "" : tableOf(summaryTable(found), "First and last values");
   return `<section id="summary" aria-labelledby="summary-h"><h2 id="summary-h">Summary</h2>${list([...sentences, ...found.notes, ...unfinished])}${table}</section>`;
@@ -81,7 +93,9 @@ function shownNote(page: SamplePage): string {
   const rows = all
     ? `All ${plural(page.total, "sample")} with their responses, contexts and verdicts.`
     : `${count(page.ids.length)} of ${plural(page.total, "sample")}, evenly spaced: more would make this page too large. The figures count all.`;
-  return page.cut === 0 ? rows : `${rows} ${plural(page.cut, "long text is", "long texts are")} cut to the first ${count(page.cutTo)} characters.`;
+  return page.cut === 0
+    ? rows
+    : `${rows} ${plural(page.cut, "long text is", "long texts are")} cut to the first ${count(page.cutTo)} characters.`;
 }
 
 const contextsSection = `
@@ -91,7 +105,7 @@ const contextsSection = `
 
 /** The whole page. */
 export async function pageOf(found: Found, page: SamplePage, framesNote: string): Promise<string> {
-  const [style, script] = await Promise.all([asset("page.css"), asset("page.js")]);
+  const [style, script] = await Promise.all([styles, scripts].map(joined));
   const sections = sectionsOf(found);
   const samples = found.kind !== "training" && page.total > 0;
   const hasContexts = page.runs.some((r) => r.iterations.some((i) => i.context.some((c) => c >= 0)));
@@ -101,7 +115,7 @@ export async function pageOf(found: Found, page: SamplePage, framesNote: string)
     ...(samples && hasContexts ? [["contexts-section", "Contexts"]] : []),
     ...(samples ? [["samples", "Samples"]] : []),
   ];
-  const policy = `default-src 'none'; script-src ${hash(script)}; style-src ${hash(style)}; img-src data:; base-uri 'none'; form-action 'none'`;
+  const policy = `default-src 'none'; script-src ${hash(script!)}; style-src ${hash(style!)}; img-src data:; base-uri 'none'; form-action 'none'`;
   const data = scriptJson(samples ? page : null);
   return `<!doctype html>
 <html lang="en">

@@ -106,7 +106,7 @@ async function readRun({ name, dir }: Source, table: SampleTable, tell: Tell): P
   return run;
 }
 
-function alignmentOf(truth: unknown): Alignment | null {
+function alignmentOf(truth: unknown, tell: Tell): Alignment | null {
   const found = isObject(truth) && isObject(truth.judgeAlignment) ? truth.judgeAlignment : null;
   if (!found) return null;
   return Object.fromEntries(
@@ -116,7 +116,11 @@ function alignmentOf(truth: unknown): Alignment | null {
         .flatMap(([iteration, v]) =>
           isObject(v) ? [{ iteration: Number(iteration), agree: numberOr(v.agree, 0), of: numberOr(v.of, 0) }] : [],
         )
-        .filter(({ iteration, of }) => Number.isFinite(iteration) && of > 0)
+        .filter(({ iteration, agree, of }) => {
+          const holds = Number.isFinite(iteration) && of >= 0 && agree >= 0 && agree <= of;
+          if (!holds) tell(`comparison.json: judgeAlignment.${design}.${iteration} is no share and was left out.`);
+          return holds && of > 0;
+        })
         .sort((a, b) => a.iteration - b.iteration),
     ]),
   );
@@ -139,10 +143,14 @@ function sourcesOf(dir: string, comparison: Json, tell: Tell): Source[] {
 const texts = (v: unknown): string[] => (Array.isArray(v) ? v.filter((x) => typeof x === "string") : []);
 
 const foreign = (dir: string) =>
-  new IsrDpoError("NOT_FOUND", `${dir}: expected the folder of a run, got one without iterations/, train/ or run.json`, {
-    hint: "give the folder that `isr-dpo run`, `demo` or `train` wrote",
-    path: dir,
-  });
+  new IsrDpoError(
+    "NOT_FOUND",
+    `${dir}: expected the folder of a run, got one without iterations/, train/ or run.json`,
+    {
+      hint: "give the folder that `isr-dpo run`, `demo` or `train` wrote",
+      path: dir,
+    },
+  );
 
 /** NOT_FOUND for what is no folder of a run or of a comparison. */
 export async function readFolder(runDir: string): Promise<Found> {
@@ -155,7 +163,8 @@ export async function readFolder(runDir: string): Promise<Found> {
   const sources = comparison ? sourcesOf(dir, comparison, tell) : [{ name: "run", dir }];
   const samples = new Map<string, SampleRow>();
   for (const source of sources)
-    for (const row of await samplesOf(source.dir, source.name, tell)) if (!samples.has(row.id)) samples.set(row.id, row);
+    for (const row of await samplesOf(source.dir, source.name, tell))
+      if (!samples.has(row.id)) samples.set(row.id, row);
   const iterations = (await Promise.all(sources.map((s) => namesIn(join(s.dir, "iterations"))))).flat().length;
   const table = new SampleTable([...samples.values()], iterations);
   const runs: RunReport[] = [];
@@ -168,7 +177,7 @@ export async function readFolder(runDir: string): Promise<Found> {
     title: textOr(comparison?.title, trainingOnly ? "Training run" : "Run of ISR-DPO"),
     ...{ runs, problems, table },
     chance: numberOr(comparison?.chance, null),
-    alignment: alignmentOf(comparison?.truth),
+    alignment: alignmentOf(comparison?.truth, tell),
     notes: texts(comparison?.notes),
   };
 }

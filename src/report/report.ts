@@ -27,7 +27,9 @@ export async function writeReport(runDir: string, file?: string): Promise<Report
   const page = found.table.page(frames.urls);
   const html = Buffer.from(await pageOf(found, page, frames.note));
   await writeAtomically(path, (out) => out.write(html));
-  const empty = sectionsOf(found).flatMap((s) => s.figures.flatMap((f) => (f.missing ? [`${f.title}: ${f.missing}`] : [])));
+  const empty = sectionsOf(found).flatMap((s) =>
+    s.figures.flatMap((f) => (f.missing ? [`${f.title}: ${f.missing}`] : [])),
+  );
   const notes = page.total > 0 && frames.urls.size === 0 ? [frames.note] : [];
   const cut = page.ids.length < page.total ? [`The table holds ${page.ids.length} of ${page.total} samples.`] : [];
   return {

@@ -60,7 +60,7 @@ export function quantile(sorted: readonly number[], share: number): number {
   return low + (high - low) * (at - Math.floor(at));
 }
 
-export const binCount = 20;
+export const binCount = 12;
 
 export function histogramOf(values: readonly number[], top: number): Histogram {
   const width = top > 0 ? top / binCount : 1;

@@ -1,6 +1,6 @@
 // What the runs came to: a row each, and sentences that say where a design gained or lost.
 import type { Evaluation } from "./evaluations.js";
-import type { Table } from "./figures.js";
+import type { Table } from "./figure.js";
 import { percent, short } from "./html.js";
 import type { Found, Iteration, RunReport } from "./read.js";
 
@@ -48,7 +48,12 @@ export function sentencesOf(found: Found): string[] {
   const own = ends.find((e) => e.run.name === "retrospective");
   return [
     ...ends.map(({ run, first, last }) =>
-      compared(`${run.name} ends at ${percent(last.accuracy!)},`, `its start of ${percent(first.accuracy!)}`, last, first),
+      compared(
+        `${run.name} ends at ${percent(last.accuracy!)},`,
+        `its start of ${percent(first.accuracy!)}`,
+        last,
+        first,
+      ),
     ),
     ...ends
       .filter((e) => own && e !== own)
@@ -81,11 +86,26 @@ export function summaryTable(found: Found): Table {
       interval(e?.first),
       interval(e?.last),
       across(run.iterations, (i) => i.statistics.words?.chosen, short),
-      across(run.iterations, (i) => i.statistics.words?.ratio, (v) => v.toFixed(2)),
-      across(run.iterations, (i) => i.statistics.status.pair! / (i.statistics.samples || 1), (v) => percent(v, 0)),
+      across(
+        run.iterations,
+        (i) => i.statistics.words?.ratio,
+        (v) => v.toFixed(2),
+      ),
+      across(
+        run.iterations,
+        (i) => i.statistics.status.pair! / (i.statistics.samples || 1),
+        (v) => percent(v, 0),
+      ),
     ];
     return found.alignment ? [...cells, agreement] : cells;
   });
-  const head = ["run", "accuracy at the start", "accuracy at the end", "words, chosen", "chosen / rejected", "usable pairs"];
+  const head = [
+    "run",
+    "accuracy at the start",
+    "accuracy at the end",
+    "words, chosen",
+    "chosen / rejected",
+    "usable pairs",
+  ];
   return { head: found.alignment ? [...head, "judge agrees with the truth"] : head, rows };
 }

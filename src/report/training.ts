@@ -27,7 +27,10 @@ export interface Training {
   evaluations: { step: number; loss: number; accuracy: number | null; margin: number | null }[];
 }
 
-function thinned(rows: readonly (readonly (number | null)[])[], steps: readonly number[]): Omit<Training, "evaluations"> {
+function thinned(
+  rows: readonly (readonly (number | null)[])[],
+  steps: readonly number[],
+): Omit<Training, "evaluations"> {
   const stride = Math.max(1, Math.ceil(rows.length / maxPoints));
   const at: number[] = [];
   const curves = Object.fromEntries(curveKeys.map((k) => [k, []])) as unknown as Training["curves"];

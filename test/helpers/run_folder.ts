@@ -53,10 +53,7 @@ async function writeIteration(dir: string, design: string, it: MadeIteration): P
   await journal.endGroup("last");
   await journal.close();
   if (it.contexts)
-    writeFileSync(
-      join(dir, "contexts.jsonl"),
-      lines(it.contexts.map((c) => ({ ...c, ids: [1], previous: null }))),
-    );
+    writeFileSync(join(dir, "contexts.jsonl"), lines(it.contexts.map((c) => ({ ...c, ids: [1], previous: null }))));
   if (it.metrics) writeTraining(join(dir, "train"), it.metrics, it.evaluation);
 }
 
@@ -90,9 +87,12 @@ const record = (values: Record<string, unknown>) => values as unknown as PlainRe
 /** Answers, contexts, verdicts and curves drawn from a seed. */
 export function drawnRun({ design, samples: n, iterations, seed, gain = 0.04 }: MadeOptions): MadeRun {
   const next = uniform(seed);
-  const pick = <T>(list: readonly T[]): T => list[Math.min(list.length - 1, Math.floor(((next() + 1) / 2) * list.length))]!;
+  const pick = <T>(list: readonly T[]): T =>
+    list[Math.min(list.length - 1, Math.floor(((next() + 1) / 2) * list.length))]!;
   const sentence = (k: number) =>
-    Array.from({ length: k }, () => `The ${pick(shapes)} ${pick(moves)}`).join(". ").concat(".");
+    Array.from({ length: k }, () => `The ${pick(shapes)} ${pick(moves)}`)
+      .join(". ")
+      .concat(".");
   const samples = Array.from({ length: n }, (_, i) => ({
     id: `clip-${String(Math.floor(i / 2)).padStart(4, "0")}/q${i % 2}`,
     video: `clips/clip-${String(Math.floor(i / 2)).padStart(4, "0")}.mp4`,
@@ -111,9 +111,8 @@ export function drawnRun({ design, samples: n, iterations, seed, gain = 0.04 }: 
     }
     for (const { id } of samples) {
       const texts = [sentence(1 + Math.floor((next() + 1) * 1.5)), sentence(1 + Math.floor((next() + 1) * 1.2))];
-      texts.forEach((text, copy) =>
-        records.push({ type: "rsp", sample: id, copy, ids: [1, 2], text, end: "eos" }),
-      );
+      for (const [copy, text] of texts.entries())
+        records.push({ type: "rsp", sample: id, copy, ids: [1, 2], text, end: "eos" });
       const draw = next();
       if (draw > 0.9) {
         records.push({ type: "pair", sample: id, status: draw > 0.95 ? "identical" : "truncated" });
@@ -129,11 +128,17 @@ export function drawnRun({ design, samples: n, iterations, seed, gain = 0.04 }: 
     made.push({
       t,
       records,
-      ...(design === "none" ? {} : { contexts: videos.map((video) => ({ video, text: contexts.get(video)!.join(" ") })) }),
+      ...(design === "none"
+        ? {}
+        : { contexts: videos.map((video) => ({ video, text: contexts.get(video)!.join(" ") })) }),
       metrics: Array.from({ length: 30 }, (_, step) => {
         const share = step / 30;
         return {
-          ...{ step, loss: 0.69 - 0.2 * share + 0.03 * next(), accuracy: Math.min(1, 0.5 + 0.3 * share + 0.1 * next()) },
+          ...{
+            step,
+            loss: 0.69 - 0.2 * share + 0.03 * next(),
+            accuracy: Math.min(1, 0.5 + 0.3 * share + 0.1 * next()),
+          },
           ...{ chosenReward: 0.3 * share + 0.05 * next(), rejectedReward: -0.5 * share + 0.05 * next() },
           ...{ margin: 0.8 * share, learningRate: 5e-5 * Math.min(1, step / 5), lengthMarginCorrelation: 0.2 * next() },
           gradNorm: 2 + next() * 0.4,
@@ -165,7 +170,10 @@ export async function writeComparison(dir: string, o: Pick<MadeOptions, "samples
   for (const [i, [design, gain]] of designs.entries()) {
     await writeRun(join(dir, design), drawnRun({ design, ...o, seed: 7 + i, gain }));
     alignment[design] = Object.fromEntries(
-      Array.from({ length: o.iterations }, (_, k) => [k + 1, { agree: Math.round(60 + 500 * gain * (k + 1)), of: 110 }]),
+      Array.from({ length: o.iterations }, (_, k) => [
+        k + 1,
+        { agree: Math.round(110 + 400 * gain * (k + 1)), of: 200 },
+      ]),
     );
   }
   const comparison = {

@@ -1,109 +1,10 @@
-// The page's table of samples and contexts. Texts of models and files go in as text nodes alone, never as markup.
+// The page's table of samples, its contexts over iterations, and the tips of its charts.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
+  const { count, el, marked, textBlock, visible, wordsOf } = globalThis.reportText;
 
-  // ---------- texts
-
-  // The same characters as html.ts: controls, bidi and zero-width characters, lone surrogates.
-  const hidden =
-    /[\0-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
-  const sign = (c) => {
-    const code = c.charCodeAt(0);
-    if (code < 0x20) return String.fromCharCode(0x2400 + code);
-    if (code === 0x7f) return "\u2421";
-    return `[U+${code.toString(16).toUpperCase().padStart(4, "0")}]`;
-  };
-  const visible = (text) => text.replace(hidden, sign);
-  const count = (n) => n.toLocaleString("en-US");
-
-  /** An element; strings become text nodes, with what is hidden made visible. */
-  function el(tag, properties, ...children) {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(properties ?? {})) {
-      if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-      else if (value === true) node.setAttribute(key, "");
-      else if (value !== false && value != null) node.setAttribute(key, visible(String(value)));
-    }
-    for (const child of children.flat())
-      if (child != null && child !== false) node.append(typeof child === "string" ? visible(child) : child);
-    return node;
-  }
-
-  const foldAt = 4000;
-
-  /** A text of a model; a long one is folded. */
-  function textBlock(text) {
-    if (text == null) return el("p", { class: "missing" }, "There is none.");
-    if (text === "") return el("p", { class: "missing" }, "It is empty.");
-    const body = el("div", { class: "text", dir: "auto" }, text.length > foldAt ? text.slice(0, foldAt) : text);
-    if (text.length <= foldAt) return body;
-    let open = false;
-    const button = el("button", {
-      type: "button",
-      class: "fold",
-      "aria-expanded": "false",
-      onclick: () => {
-        open = !open;
-        body.textContent = visible(open ? text : text.slice(0, foldAt));
-        label();
-      },
-    });
-    const label = () => {
-      button.textContent = open ? "Fold" : `Show all ${count(text.length)} characters`;
-      button.setAttribute("aria-expanded", String(open));
-    };
-    label();
-    return el("div", null, body, button);
-  }
-
-  const wordsOf = (text) => text.match(/\S+/gu)?.length ?? 0;
-
-  // ---------- differences of words
-
-  const maxCells = 4_000_000;
-
-  /** Words of both texts in order: [kind, word], kind -1 removed, 0 kept, 1 added; null when too long to compare. */
-  function differences(before, after) {
-    const [a, b] = [before, after].map((t) => t.match(/\S+\s*/gu) ?? []);
-    if (a.length * b.length > maxCells) return null;
-    const width = b.length + 1;
-    const longest = new Uint16Array((a.length + 1) * width);
-    const same = (i, j) => a[i].trim() === b[j].trim();
-    for (let i = a.length - 1; i >= 0; i--)
-      for (let j = b.length - 1; j >= 0; j--) {
-        const at = i * width + j;
-        longest[at] = same(i, j) ? longest[at + width + 1] + 1 : Math.max(longest[at + width], longest[at + 1]);
-      }
-    const found = [];
-    let [i, j] = [0, 0];
-    while (i < a.length || j < b.length) {
-      if (i < a.length && j < b.length && same(i, j)) {
-        found.push([0, b[j]]);
-        [i, j] = [i + 1, j + 1];
-      } else if (j >= b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1]))
-        found.push([-1, a[i++]]);
-      else found.push([1, b[j++]]);
-    }
-    return found;
-  }
-
-  /** A text with its differences from an earlier one marked. */
-  function marked(before, after) {
-    if (before == null || before === after) return textBlock(after);
-    const found = differences(before, after);
-    if (!found) return el("div", null, el("p", { class: "about" }, "Too long to mark differences."), textBlock(after));
-    const body = el("div", { class: "text", dir: "auto" });
-    for (let i = 0; i < found.length; ) {
-      const kind = found[i][0];
-      let run = "";
-      for (; i < found.length && found[i][0] === kind; i++) run += found[i][1];
-      const words = run.trimEnd();
-      body.append(kind === 0 ? visible(run) : el(kind > 0 ? "ins" : "del", null, words));
-      if (kind !== 0) body.append(run.slice(words.length) || " ");
-    }
-    return body;
-  }
+  // ---------- contexts
 
   /** Contexts of a video over a run's iterations. */
   function timeline(run, video) {
@@ -149,7 +50,10 @@
     const named = runs.find((r) => r.name === "retrospective");
     let run = named && variety(named) > 0 ? named : runs[0];
     const videos = data.videos.map((_, v) => v).filter((v) => data.runs.some((r) => contextsOf(r, v).size > 0));
-    let at = Math.max(0, videos.findIndex((v) => contextsOf(run, v).size === variety(run)));
+    let at = Math.max(
+      0,
+      videos.findIndex((v) => contextsOf(run, v).size === variety(run)),
+    );
     const picture = el("div");
     const name = el("span", { class: "text", "aria-live": "polite" });
     const body = el("div");
@@ -195,7 +99,7 @@
 
   // ---------- the list
 
-  const pageRows = 50;
+  const pageRows = matchMedia("(max-width: 60rem)").matches ? 20 : 50;
   const state = { run: 0, t: 0, page: 0, matching: [], selected: -1 };
   const runNow = () => data.runs[state.run];
   const now = () => runNow().iterations[state.t];
@@ -221,7 +125,8 @@
   function statusMark(status) {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    for (const [key, value] of Object.entries({ width: 10, height: 10, "aria-hidden": "true" })) svg.setAttribute(key, value);
+    for (const [key, value] of Object.entries({ width: 10, height: 10, "aria-hidden": "true" }))
+      svg.setAttribute(key, value);
     for (const [key, value] of Object.entries({ width: 10, height: 10, rx: 2, class: `s-${status}` }))
       rect.setAttribute(key, value);
     svg.append(rect);
@@ -231,11 +136,18 @@
   function rowOf(i) {
     const it = now();
     const margin = marginOf(it, i);
+    const question = (data.texts[data.question[i]] ?? "").slice(0, 200);
+    const about = { type: "button", class: "open-row", "data-sample": i, title: data.ids[i] };
     return el(
       "tr",
       { "aria-current": i === state.selected ? "true" : null, onclick: () => open(i, false) },
-      el("td", null, el("button", { type: "button", class: "open-row", "data-sample": i, title: data.ids[i] }, el("bdi", null, data.ids[i]))),
-      el("td", null, el("bdi", null, (data.texts[data.question[i]] ?? "").slice(0, 200))),
+      el(
+        "td",
+        null,
+        el("button", about, el("bdi", null, data.ids[i])),
+        el("span", { class: "below" }, el("bdi", null, question)),
+      ),
+      el("td", null, el("bdi", null, question)),
       el("td", null, statusMark(statusOf(it, i))),
       el("td", { class: "num" }, marginText(margin)),
       el("td", null, flipText(flipOf(it, i))),
@@ -247,7 +159,9 @@
   function textsWith(query) {
     lower ??= data.texts.map((t) => t.toLowerCase());
     const found = new Set();
-    lower.forEach((t, k) => t.includes(query) && found.add(k));
+    lower.forEach((t, k) => {
+      if (t.includes(query)) found.add(k);
+    });
     return found;
   }
 
@@ -300,12 +214,14 @@
         null,
         el("th", { scope: "row" }, `response ${order + 1} first`),
         el("td", null, choice),
-        el("td", { class: "num" }, margin === null ? "–" : margin.toFixed(3)),
+        el("td", { class: "num" }, margin === null ? "–" : margin.toFixed(3).replace("-", "−")),
         el("td", null, raw >= 0 ? textBlock(data.texts[raw]) : "–"),
       );
     });
     if (rows.every((r) => r === null)) return el("p", { class: "missing" }, "It was not judged.");
-    const head = ["order", "choice", "margin for response 1, nats", "said"].map((h) => el("th", { scope: "col" }, h));
+    const head = ["order", "choice", "margin for response 1, nats", "said"].map((h, k) =>
+      el("th", { scope: "col", class: k === 2 ? "num" : null }, h),
+    );
     return el(
       "table",
       null,
@@ -342,7 +258,12 @@
           };
           const pressed = r === state.run && t === state.t;
           const label = `${run.name}, iteration ${it.t}: ${statusOf(it, i)}`;
-          const button = el("button", { type: "button", "aria-pressed": String(pressed), "aria-label": label, onclick: go });
+          const button = el("button", {
+            type: "button",
+            "aria-pressed": String(pressed),
+            "aria-label": label,
+            onclick: go,
+          });
           button.append(statusMark(statusOf(it, i)));
           return el("td", null, button);
         }),
@@ -350,13 +271,14 @@
     );
     const heads = runNow().iterations.map((it) => el("th", { scope: "col" }, `it. ${it.t}`));
     const corner = data.runs.length > 1 && el("td", null, "");
-    return el(
+    const table = el(
       "table",
       { class: "matrix" },
       el("caption", { class: "sr" }, "The sample by run and iteration"),
       el("thead", null, el("tr", null, corner, heads)),
       el("tbody", null, rows),
     );
+    return el("div", { class: "scroll" }, table);
   }
 
   function detail(i) {
@@ -373,7 +295,13 @@
     const pictures = frames(video);
     byId("detail").replaceChildren(
       el("h3", { id: "detail-h" }, el("bdi", null, data.ids[i])),
-      el("p", { class: "about" }, statusMark(status), ` · ${facts.join(" · ")} · `, el("bdi", null, data.videos[video] || "no video")),
+      el(
+        "p",
+        { class: "about" },
+        statusMark(status),
+        ` · ${facts.join(" · ")} · `,
+        el("bdi", null, data.videos[video] || "no video"),
+      ),
       ...(it.skip[i] === undefined ? [] : [el("p", { class: "missing text" }, data.texts[it.skip[i]])]),
       ...(pictures.length > 0 ? pictures : [el("p", { class: "about" }, "No frames of this video.")]),
       el("div", { class: "question text", dir: "auto" }, data.texts[data.question[i]] ?? ""),
@@ -384,7 +312,9 @@
       verdictTable(it, i),
       el("h4", null, "Context used"),
       context === null ? el("p", { class: "missing" }, "The judge had no context.") : textBlock(context),
-      ...(contextsOf(runNow(), video).size > 0 ? [el("h4", null, "Contexts over iterations"), timeline(runNow(), video)] : []),
+      ...(contextsOf(runNow(), video).size > 0
+        ? [el("h4", null, "Contexts over iterations"), timeline(runNow(), video)]
+        : []),
     );
     byId("detail").scrollTop = 0;
   }
@@ -439,7 +369,10 @@
     const wanted = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
     const i = ids.get(wanted.get("sample"));
     if (i === undefined) return false;
-    const run = Math.max(0, data.runs.findIndex((r) => r.name === wanted.get("run")));
+    const run = Math.max(
+      0,
+      data.runs.findIndex((r) => r.name === wanted.get("run")),
+    );
     const t = data.runs[run].iterations.findIndex((it) => String(it.t) === wanted.get("iteration"));
     choose(run, t < 0 ? data.runs[run].iterations.length - 1 : t);
     open(i, true);
@@ -498,7 +431,10 @@
   byId("browser").hidden = false;
   byId("run-label").hidden = data.runs.length < 2;
   byId("run").append(...data.runs.map((r) => el("option", null, r.name)));
-  byId("status").append(el("option", { value: "" }, "any"), ...[...data.statuses, "open"].map((s) => el("option", { value: s }, s)));
+  byId("status").append(
+    el("option", { value: "" }, "any"),
+    ...[...data.statuses, "open"].map((s) => el("option", { value: s }, s)),
+  );
   byId("filters").addEventListener("submit", (e) => e.preventDefault());
   byId("run").addEventListener("change", () => choose(byId("run").selectedIndex, state.t));
   byId("iteration").addEventListener("change", () => choose(state.run, byId("iteration").selectedIndex));
@@ -518,7 +454,10 @@
   });
   document.addEventListener("keydown", onKey);
   addEventListener("hashchange", follow);
-  const retrospective = Math.max(0, data.runs.findIndex((r) => r.name === "retrospective"));
+  const retrospective = Math.max(
+    0,
+    data.runs.findIndex((r) => r.name === "retrospective"),
+  );
   choose(retrospective, data.runs[retrospective].iterations.length - 1);
   if (!follow() && state.matching.length > 0) {
     state.selected = state.matching[0];
