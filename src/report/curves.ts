@@ -93,14 +93,23 @@ export function trainingFigures(found: Found): Figure[] {
   if (segments.flat().length === 0) return [{ ...figure("loss"), title: "Curves of training" }];
   const keys = curveKeys.filter((key) => !(one && ["chosenReward", "rejectedReward", "margin"].includes(key)));
   const shown = supervised ? (["loss", "learningRate", "gradNorm"] as const) : keys;
-  return [...(one && !supervised ? [rewards] : []), ...shown.map(figure), ...heldOut(segments, found, colours)];
+  return [
+    ...(one && !supervised ? [rewards] : []),
+    ...shown.map(figure),
+    ...heldOut(segments, found, colours, supervised ? ["loss"] : ["loss", "accuracy"]),
+  ];
 }
 
 /** Loss and accuracy on the set that training does not see. */
-function heldOut(segments: readonly Segment[][], found: Found, colours: ReadonlyMap<string, number>): Figure[] {
+function heldOut(
+  segments: readonly Segment[][],
+  found: Found,
+  colours: ReadonlyMap<string, number>,
+  keys: readonly ("loss" | "accuracy")[],
+): Figure[] {
   const one = found.runs.length === 1;
   if (segments.flat().every((s) => s.training.evaluations.length === 0)) return [];
-  return (["loss", "accuracy"] as const).map((key) =>
+  return keys.map((key) =>
     lineFigure({
       id: `evaluation-${key}`,
       title: key === "loss" ? "Loss on the evaluation set" : "Reward accuracy on the evaluation set",

@@ -65,7 +65,7 @@ export async function writeRun(dir: string, run: MadeRun): Promise<void> {
   writeFileSync(join(dir, "samples.jsonl"), lines(run.samples));
   for (const it of run.iterations) await writeIteration(join(dir, "iterations", String(it.t)), run.design, it);
   for (const e of run.evaluations ?? [])
-    writeFileSync(join(dir, "evaluation", `${e.name}.${e.model}.json`), JSON.stringify(e));
+    writeFileSync(join(dir, "evaluation", `${e.file ?? e.name}.${e.model}.json`), JSON.stringify(e));
 }
 
 // ---------- a run with numbers like those of a real one
@@ -182,4 +182,41 @@ export async function writeComparison(dir: string, o: Pick<MadeOptions, "samples
     notes: ["Made by a test: no model took part."],
   };
   writeFileSync(join(dir, "comparison.json"), JSON.stringify(comparison));
+}
+
+/** Texts that try to become markup, to turn the text around them, or to fill the page. */
+export const hostileTexts: readonly [id: string, text: string][] = [
+  ["</script><script>alert(1)</script>", "</script><script>document.title='owned'</script><!-- <b>bold</b>"],
+  ["<img src=x onerror=alert(1)>", '"><img src=x onerror="document.title=`owned`">'],
+  ["bidi \u202e\u2066 id", "before \u202egnihtemos\u202c after \u2067isolate\u2069 \u200bzero"],
+  ["null \0 id", "null \0\0 and \u001b[31mred\u001b[0m and \u0007"],
+  ["../../etc/passwd", "\u2028\u2029 separators, \ufeff mark, lone \ud800 half"],
+  ["__proto__", "__proto__"],
+  ["long", "word ".repeat(210_000)],
+  ["blank", ""],
+];
+
+export function hostileRun(): MadeRun {
+  const videoOf = (id: string) => `${id}.mp4`;
+  return {
+    design: "<retro>",
+    samples: hostileTexts.map(([id, text]) => ({ id, video: videoOf(id), question: `${text.slice(0, 100)}?` })),
+    iterations: [1, 2].map((t) => ({
+      t,
+      records: hostileTexts.flatMap(([sample, text]): PlainRecord[] => [
+        { type: "rsp", sample, copy: 0, ids: [1], text, end: "eos" },
+        { type: "rsp", sample, copy: 1, ids: [1], text: `${text.slice(0, 300)} other`, end: "eos" },
+        { type: "verdict", sample, order: 0, choice: "0", margin: 1, raw: text.slice(0, 300) },
+        { type: "verdict", sample, order: 1, choice: "0", margin: 2, raw: text.slice(0, 300) },
+        { type: "pair", sample, status: "pair", chosen: 0 },
+      ]),
+      contexts: hostileTexts.map(([id, text]) => ({ video: videoOf(id), text: `${t} ${text.slice(0, 500)}` })),
+    })),
+    evaluations: [
+      {
+        ...{ name: "<i>x</i>", title: "</title><script>alert(2)</script>\u202e", kind: "exact", model: 1, count: 3 },
+        ...{ accuracy: 0.5, interval: [0.2, 0.8], chance: 0.1, words: 3, domain: "in" },
+      },
+    ].map((e) => ({ ...e, file: "hostile" })),
+  };
 }
