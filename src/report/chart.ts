@@ -158,14 +158,15 @@ function frame(chart: LineChart, width: number, height: number) {
   const left = 14 + glyph * Math.max(...probe.map((t) => chart.y.format(t).length));
   const ends = chart.marks ? 8 + glyph * Math.max(...known.map((p) => chart.y.format(p.y).length)) : 12;
   const bottom = height - 38;
+  const top = (chart.rules ?? []).length > 0 ? 36 : 22;
   const inset = chart.marks ? 8 : 0;
   const xs = [...known.map((p) => p.x), ...(chart.x.holds ?? [])];
   const x = scale(xs, left + inset, width - ends - inset, Math.max(2, Math.floor(width / 85)), chart.x.whole, false);
-  return { x, y: scale(held, bottom, 22, 4, chart.y.whole), left, right: width - ends, bottom };
+  return { x, y: scale(held, bottom, top, 4, chart.y.whole), left, right: width - ends, bottom, top };
 }
 
 function drawLine(chart: LineChart, width: number, height: number): string {
-  const { x, y, left, right, bottom } = frame(chart, width, height);
+  const { x, y, left, right, bottom, top } = frame(chart, width, height);
   const parts = [text(0, 10, "axis", "start", chart.y.label)];
   for (const t of y.ticks) {
     parts.push(line(left, y(t), right, y(t), t === 0 ? "grid zero" : "grid"));
@@ -174,8 +175,8 @@ function drawLine(chart: LineChart, width: number, height: number): string {
   for (const t of x.ticks) parts.push(text(x(t), bottom + 16, "tick", "middle", chart.x.format(t)));
   parts.push(text((left + right) / 2, height - 4, "axis", "middle", chart.x.label));
   for (const r of chart.rules ?? []) {
-    parts.push(line(x(r.x), 22, x(r.x), bottom, "rule"));
-    parts.push(text(x(r.x) + 3, 31, "tick", "start", r.label));
+    parts.push(line(x(r.x), top - 12, x(r.x), bottom, "rule"));
+    parts.push(text(x(r.x) + 3, top - 4, "tick", "start", r.label));
   }
   for (const s of chart.bands === false ? [] : chart.series)
     for (const run of runsOf(s.points)) parts.push(`<path d="${band(run, x, y)}" class="band c${s.colour % 6}"/>`);

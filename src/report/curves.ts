@@ -59,7 +59,8 @@ export function trainingFigures(found: Found): Figure[] {
   const stride = Math.max(1, ...segments.flat().map((s) => s.training.stride));
   const thinned = stride > 1 ? ` Points are means of ${stride} steps.` : "";
   const [longest = []] = [...segments].sort((a, b) => b.length - a.length);
-  const rules = longest.length < 2 ? [] : longest.map((s) => ({ x: s.before, label: `it. ${s.t}` }));
+  const rules =
+    longest.length < 2 ? [] : longest.map((s, i) => ({ x: s.before, label: i === 0 ? `it. ${s.t}` : String(s.t) }));
   const common = {
     ...{ x: { ...whole("step"), format: count }, marks: false, exact: short },
     ...{ rules: one || new Set(segments.map((s) => s.map((x) => x.before).join())).size === 1 ? rules : [] },

@@ -34,7 +34,7 @@ export function coloursOf(runs: readonly RunReport[]): Map<string, number> {
   for (const { name } of runs) {
     const known = designs.indexOf(name);
     const next = free.find((c) => ![...colours.values()].includes(c)) ?? colours.size % 6;
-    colours.set(name, known >= 0 ? known : runs.length === 1 ? 0 : next);
+    colours.set(name, runs.length === 1 ? 0 : known >= 0 ? known : next);
   }
   return colours;
 }

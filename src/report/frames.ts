@@ -79,6 +79,8 @@ export interface Frames {
   urls: Map<string, string>;
   /** In words: what there is, and what there is not. */
   note: string;
+  /** Every video has a picture. */
+  complete: boolean;
 }
 
 class Collector {
@@ -173,5 +175,9 @@ export async function framesOf(
     to.urls.size === 0
       ? `No frames of ${plural(videos.length, "video")}`
       : `Frames of ${count(to.urls.size)} of ${plural(videos.length, "video")}`;
-  return { urls: to.urls, note: `${have}${parts.length > 0 ? `: ${parts.join("; ")}` : ""}.` };
+  return {
+    urls: to.urls,
+    note: `${have}${parts.length > 0 ? `: ${parts.join("; ")}` : ""}.`,
+    complete: to.urls.size === videos.length,
+  };
 }

@@ -30,7 +30,7 @@ export async function writeReport(runDir: string, file?: string): Promise<Report
   const empty = sectionsOf(found).flatMap((s) =>
     s.figures.flatMap((f) => (f.missing ? [`${f.title}: ${f.missing}`] : [])),
   );
-  const notes = page.total > 0 && frames.urls.size === 0 ? [frames.note] : [];
+  const notes = page.total > 0 && !frames.complete ? [frames.note] : [];
   const cut = page.ids.length < page.total ? [`The table holds ${page.ids.length} of ${page.total} samples.`] : [];
   return {
     ...{ path, bytes: html.length, kind: found.kind, shown: page.ids.length, samples: page.total },

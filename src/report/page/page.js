@@ -376,7 +376,7 @@
     const t = data.runs[run].iterations.findIndex((it) => String(it.t) === wanted.get("iteration"));
     choose(run, t < 0 ? data.runs[run].iterations.length - 1 : t);
     open(i, true);
-    byId("samples").scrollIntoView();
+    byId("samples").scrollIntoView({ behavior: "instant" });
     return true;
   }
 
