@@ -331,9 +331,9 @@ test("the policy forbids everything but this style, this script and data images"
 
 const signs: readonly [text: string, shown: string][] = [
   ["plain\n\ttext", "plain\n\ttext"],
-  ["a\0b\u001b[31m", "a␀b␛[31m"],
+  ["a\0b\u001b[31m", "a[U+0000]b[U+001B][31m"],
   ["\u202eevil\u2066", "[U+202E]evil[U+2066]"],
-  ["\u007f\u0085\u2028", "␡[U+0085][U+2028]"],
+  ["\u007f\u0085\u2028", "[U+007F][U+0085][U+2028]"],
   ["\ud800 alone, 😀 whole", "[U+D800] alone, 😀 whole"],
 ];
 for (const [text, shown] of signs)

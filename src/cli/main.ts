@@ -11,8 +11,8 @@ import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
 import { planCommand } from "./plan.js";
-import { runCommand } from "./run.js";
 import { reportCommand } from "./report.js";
+import { runCommand } from "./run.js";
 import { trainCommand } from "./train.js";
 
 async function main(): Promise<number> {
@@ -27,8 +27,8 @@ async function main(): Promise<number> {
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
     .addCommand(planCommand())
-    .addCommand(runCommand())
     .addCommand(reportCommand())
+    .addCommand(runCommand())
     .addCommand(trainCommand());
   try {
     await program.parseAsync();

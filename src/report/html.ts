@@ -5,13 +5,8 @@ const named: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", 
 // Controls except newline and tab, bidi and zero-width characters, lone surrogates, separators of lines.
 const hidden = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
-/** A hidden character by a sign that is seen: U+2400 and up for the ASCII controls, else its number. */
-const sign = (c: string): string => {
-  const code = c.codePointAt(0)!;
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  if (code === 0x7f) return "\u2421";
-  return `[U+${code.toString(16).toUpperCase().padStart(4, "0")}]`;
-};
+/** A hidden character by its number: fonts have no sign for most of them. */
+const sign = (c: string): string => `[U+${c.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}]`;
 
 export const visible = (text: string): string => text.replace(hidden, sign);
 

@@ -4,12 +4,7 @@ globalThis.reportText = (() => {
 
   // The same characters as html.ts: controls, bidi and zero-width characters, lone surrogates, separators of lines.
   const hidden = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
-  const sign = (c) => {
-    const code = c.codePointAt(0);
-    if (code < 0x20) return String.fromCharCode(0x2400 + code);
-    if (code === 0x7f) return "\u2421";
-    return `[U+${code.toString(16).toUpperCase().padStart(4, "0")}]`;
-  };
+  const sign = (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
   const visible = (text) => text.replace(hidden, sign);
   const count = (n) => n.toLocaleString("en-US");
 
