@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { report } from "../src/index.js";
+import { countsOf, shares, sorted } from "../src/isr/exports.js";
 import { sectionsOf } from "../src/report/figures.js";
 import { escaped, scriptJson, visible } from "../src/report/html.js";
 import type { SampleRecords } from "../src/report/journal.js";
@@ -24,6 +25,8 @@ import {
 } from "./helpers/run_folder.js";
 
 const test = suite("report");
+
+const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=";
 
 /** What the page's script gets. */
 function dataOf(html: string) {
@@ -133,6 +136,19 @@ test("numbers of an iteration, counted by hand", async () => {
   );
 });
 
+test("counts are those that the iteration itself goes by", async () => {
+  const dir = join(temporaryFolder(), "run");
+  const run = drawnRun({ design: "none", samples: 200, iterations: 1, seed: 11 });
+  await writeRun(dir, run);
+  const { status, judge } = (await readFolder(dir)).runs[0]!.iterations[0]!.statistics;
+  const records = sorted(run.iterations[0]!.records);
+  const { open, ...decided } = status;
+  assert.is(open, 0);
+  assert.equal(decided, countsOf(run.samples, records));
+  const { first, verdicts, usable } = shares(records, 200);
+  assert.equal([judge.first / judge.preferring, judge.preferring, status.pair! / 200], [first, verdicts, usable]);
+});
+
 test("the page's columns are the journal's records", async () => {
   const dir = join(temporaryFolder(), "run");
   const contexts = samples.map(({ video }) => ({ video, text: `context of ${video}` }));
@@ -228,6 +244,14 @@ test("a comparison: runs by name, agreement of the judge, shared texts once", as
     for (const { iteration, agree } of list) assert.is(agree, truth.judgeAlignment[design][iteration].agree);
   const { texts } = found.table.page(new Map());
   assert.is(new Set(texts).size, texts.length);
+});
+
+test("a comparison has one set of pictures for all of its runs", async () => {
+  const dir = temporaryFolder();
+  await writeComparison(dir, { samples: 4, iterations: 1 });
+  writeFileSync(join(dir, "thumbnails.json"), JSON.stringify({ "clips/clip-0001.mp4": png }));
+  const { path } = await writeReport(dir);
+  assert.equal(Object.keys(dataOf(readFileSync(path, "utf8")).frames), ["1"]);
 });
 
 test("a folder outside of the comparison, and shares that are none, are left out and told", async () => {
@@ -365,7 +389,6 @@ test("what would make the page too large is left out, evenly, and told", () => {
 test("frames: pictures that the run keeps; what is no picture is not taken", async () => {
   const dir = join(temporaryFolder(), "run");
   await writeRun(dir, { design: "none", samples, iterations: [{ t: 1, records: counted() }] });
-  const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=";
   mkdirSync(join(dir, "frames"));
   writeFileSync(join(dir, "frames", "b.png"), Buffer.from(png, "base64"));
   writeFileSync(join(dir, "frames", "c.png"), "<svg onload=alert(1)>");

@@ -7,7 +7,7 @@ import { decode, probe } from "../video/ffmpeg.js";
 import type { Frame } from "../video/preprocess.js";
 import { isThere, jsonOf, type Tell } from "./files.js";
 import { count, plural } from "./html.js";
-import type { RunReport } from "./read.js";
+import type { Found, RunReport } from "./read.js";
 import type { SampleRow } from "./samples.js";
 
 export interface FrameLimits {
@@ -100,7 +100,12 @@ class Collector {
   }
 }
 
-async function fromFolders(runs: readonly RunReport[], rows: readonly SampleRow[], to: Collector, tell: Tell) {
+async function fromFolders(
+  runs: readonly Pick<RunReport, "dir" | "name">[],
+  rows: readonly SampleRow[],
+  to: Collector,
+  tell: Tell,
+) {
   for (const { dir, name } of runs) {
     const file = await jsonOf(join(dir, "thumbnails.json"), `${name}: thumbnails.json`, tell);
     const wanted = new Set(rows.map((r) => r.video));
@@ -153,14 +158,15 @@ async function fromVideos(roots: readonly string[], videos: readonly string[], t
 
 /** A picture for each video of the rows, where one can be had. */
 export async function framesOf(
-  runs: readonly RunReport[],
+  { runs, dir, kind }: Pick<Found, "runs" | "dir" | "kind">,
   rows: readonly SampleRow[],
   tell: Tell,
   limits: FrameLimits = defaults,
 ): Promise<Frames> {
   const to = new Collector(limits.characters);
   const videos = [...new Set(rows.map((r) => r.video).filter((v) => v !== ""))];
-  await fromFolders(runs, rows, to, tell);
+  const shared = kind === "comparison" ? [{ dir, name: "comparison" }] : [];
+  await fromFolders([...shared, ...runs], rows, to, tell);
   const missing = videos.filter((v) => !to.urls.has(v));
   const roots = [...new Set(runs.flatMap((r) => (r.videos === null ? [] : [r.videos])))];
   const found = await fromVideos(roots, to.full > 0 ? [] : missing, to, limits);

@@ -33,6 +33,7 @@ export type Alignment = Record<string, { iteration: number; agree: number; of: n
 
 export interface Found {
   kind: "run" | "comparison" | "training";
+  dir: string;
   title: string;
   runs: RunReport[];
   chance: number | null;
@@ -174,6 +175,7 @@ export async function readFolder(runDir: string): Promise<Found> {
   const trainingOnly = !comparison && runs.every((r) => r.iterations.length === 0);
   return {
     kind: comparison ? "comparison" : trainingOnly ? "training" : "run",
+    dir,
     title: textOr(comparison?.title, trainingOnly ? "Training run" : "Run of ISR-DPO"),
     ...{ runs, problems, table },
     chance: numberOr(comparison?.chance, null),

@@ -23,7 +23,7 @@ export async function writeReport(runDir: string, file?: string): Promise<Report
   const path = resolve(file === undefined ? join(dir, "report.html") : checkPath("file", file));
   const found = await readFolder(dir);
   const tell = (problem: string) => found.problems.push(problem);
-  const frames = await framesOf(found.runs, found.table.shown, tell);
+  const frames = await framesOf(found, found.table.shown, tell);
   const page = found.table.page(frames.urls);
   const html = Buffer.from(await pageOf(found, page, frames.note));
   await writeAtomically(path, (out) => out.write(html));
