@@ -28,10 +28,12 @@
 
   const tip = byId("tip");
   document.addEventListener("pointermove", (e) => {
-    const mark = e.target instanceof Element ? e.target.closest("[data-tip]") : null;
-    tip.hidden = !mark;
-    if (!mark) return;
-    tip.textContent = mark.getAttribute("data-tip");
+    const over = e.target instanceof Element && e.target.closest("[data-tip]");
+    tip.hidden = !over;
+    if (!over) return;
+    // Marks may lie on each other: each has its line.
+    const marks = document.elementsFromPoint(e.clientX, e.clientY).filter((n) => n.matches("[data-tip]"));
+    tip.textContent = marks.map((n) => n.getAttribute("data-tip")).join("\n");
     tip.style.left = `${Math.max(4, Math.min(e.clientX + 12, innerWidth - tip.offsetWidth - 8))}px`;
     tip.style.top = `${Math.max(4, e.clientY - tip.offsetHeight - 10)}px`;
   });
@@ -99,7 +101,8 @@
 
   // ---------- the list
 
-  const pageRows = matchMedia("(max-width: 60rem)").matches ? 20 : 50;
+  const stacked = () => matchMedia("(max-width: 60rem)").matches; // the sample stands below the list
+  const pageRows = stacked() ? 20 : 50;
   const state = { run: 0, t: 0, page: 0, matching: [], selected: -1 };
   const runNow = () => data.runs[state.run];
   const now = () => runNow().iterations[state.t];
@@ -346,8 +349,7 @@
     } catch {
       // some places that show files do not let a page change its address
     }
-    const stacked = matchMedia("(max-width: 60rem)").matches;
-    if (go || stacked) byId("detail").focus({ preventScroll: !stacked });
+    if (go || stacked()) byId("detail").focus({ preventScroll: !stacked() });
   }
 
   function choose(run, t) {
@@ -369,14 +371,12 @@
     const wanted = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
     const i = ids.get(wanted.get("sample"));
     if (i === undefined) return false;
-    const run = Math.max(
-      0,
-      data.runs.findIndex((r) => r.name === wanted.get("run")),
-    );
+    const named = data.runs.findIndex((r) => r.name === wanted.get("run"));
+    const run = named >= 0 ? named : state.run;
     const t = data.runs[run].iterations.findIndex((it) => String(it.t) === wanted.get("iteration"));
     choose(run, t < 0 ? data.runs[run].iterations.length - 1 : t);
     open(i, true);
-    byId("samples").scrollIntoView({ behavior: "instant" });
+    byId(stacked() ? "detail" : "samples").scrollIntoView({ behavior: "instant" });
     return true;
   }
 
