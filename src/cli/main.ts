@@ -11,6 +11,7 @@ import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
 import { planCommand } from "./plan.js";
+import { reportCommand } from "./report.js";
 import { runCommand } from "./run.js";
 import { trainCommand } from "./train.js";
 
@@ -26,6 +27,7 @@ async function main(): Promise<number> {
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
     .addCommand(planCommand())
+    .addCommand(reportCommand())
     .addCommand(runCommand())
     .addCommand(trainCommand());
   try {

@@ -1,0 +1,61 @@
+// isr-dpo report DIR: one HTML page of a run, and where to find it.
+import { spawn } from "node:child_process";
+import { Command, Option } from "commander";
+import { writeReport } from "../report/report.js";
+import { colours } from "./exit.js";
+import { jsonLine, say } from "./terminal.js";
+
+interface ReportFlags {
+  out?: string;
+  open: "yes" | "no" | "auto";
+  json?: boolean;
+}
+
+const openers: Partial<Record<NodeJS.Platform, string[]>> = {
+  darwin: ["open"],
+  linux: ["xdg-open"],
+  win32: ["cmd", "/c", "start", ""],
+};
+
+/** Shows a file in the user's browser, where there is one; a failure is told, no more. */
+function show(path: string): void {
+  const [command, ...args] = openers[process.platform] ?? [];
+  if (command === undefined) {
+    say("no program to open it with is known here");
+    return;
+  }
+  const child = spawn(command, [...args, path], { detached: true, stdio: "ignore" });
+  child.once("error", (e) => say(`it could not be opened: ${e.message}`));
+  child.unref();
+}
+
+const atDesk = (): boolean =>
+  process.stdout.isTTY === true &&
+  process.env.CI === undefined &&
+  (process.platform !== "linux" || Boolean(process.env.DISPLAY ?? process.env.WAYLAND_DISPLAY));
+
+async function run(dir: string, { out, open, json }: ReportFlags): Promise<void> {
+  const made = await writeReport(dir, out);
+  if (json) process.stdout.write(jsonLine(made));
+  else {
+    const c = colours(process.stderr);
+    for (const line of made.missing) say(`${c.yellow("note:")} ${line}`);
+    console.log(made.path);
+  }
+  if (open === "yes" || (open === "auto" && !json && atDesk())) show(made.path);
+}
+
+export function reportCommand(): Command {
+  return new Command("report")
+    .description("write one offline HTML page about a run, a comparison or a training run")
+    .argument("<dir>", "folder of the run")
+    .option("--out <file>", "the page (default: report.html in the folder)")
+    .addOption(
+      new Option("--open <when>", "show it in the browser; auto: at a terminal on a desktop")
+        .choices(["yes", "no", "auto"])
+        .default("auto"),
+    )
+    .option("--json", "print JSON: path, size, what is missing")
+    .exitOverride()
+    .action(run);
+}

@@ -1,0 +1,48 @@
+// report(): what a run folder holds, as one HTML file that works offline.
+import { join, resolve } from "node:path";
+import { path as checkPath } from "../check.js";
+import { writeAtomically } from "../data/atomic.js";
+import { framesOf } from "./frames.js";
+import { sectionsOf } from "./figures.js";
+import { pageOf } from "./page.js";
+import { readFolder } from "./read.js";
+
+export interface Reported {
+  path: string;
+  bytes: number;
+  kind: "run" | "comparison" | "training";
+  /** Samples that the page's table holds, of `samples`. */
+  shown: number;
+  samples: number;
+  /** In words: figures without data, files that could not be read, frames. */
+  missing: string[];
+}
+
+export async function writeReport(runDir: string, file?: string): Promise<Reported> {
+  const dir = checkPath("runDir", runDir);
+  const path = resolve(file === undefined ? join(dir, "report.html") : checkPath("file", file));
+  const found = await readFolder(dir);
+  const tell = (problem: string) => found.problems.push(problem);
+  const frames = await framesOf(found, found.table.shown, tell);
+  const page = found.table.page(frames.urls);
+  const html = Buffer.from(await pageOf(found, page, frames.note));
+  await writeAtomically(path, (out) => out.write(html));
+  const empty = sectionsOf(found).flatMap((s) =>
+    s.figures.flatMap((f) => (f.missing ? [`${f.title}: ${f.missing}`] : [])),
+  );
+  const notes = page.total > 0 && !frames.complete ? [frames.note] : [];
+  const cut = page.ids.length < page.total ? [`The table holds ${page.ids.length} of ${page.total} samples.`] : [];
+  return {
+    ...{ path, bytes: html.length, kind: found.kind, shown: page.ids.length, samples: page.total },
+    missing: [...found.problems, ...empty, ...notes, ...cut],
+  };
+}
+
+/**
+ * Writes one self-contained HTML file about a folder of `run`, `train` or `demo` and returns its path: figures, numbers and a
+ * table of samples. It reads files only and may be called while the run goes on. `file` defaults to report.html in `runDir`.
+ * NOT_FOUND for a folder that holds no run; DISK_FULL, IO.
+ */
+export async function report(runDir: string, file?: string): Promise<string> {
+  return (await writeReport(runDir, file)).path;
+}
