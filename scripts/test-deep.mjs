@@ -1,42 +1,47 @@
-// npm run test:deep: what is too long for every change. At most an hour on two cores.
-import { buildSanitized, executable, root, tsTests } from "./native.mjs";
+// npm run test:deep: what is too long for every change. At most an hour on two cores: work that keeps one core busy runs in
+// two lanes side by side.
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
+import { buildSanitized, executable, root, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
 const stages = new Stages();
 const options = { cwd: root, limit: 3600 };
+const node = process.execPath;
+const fuzzSeconds = 300; // a reader
 
-/** Ten minutes a reader; a fuzzer is one thread, so two run side by side. */
-async function fuzzAll(dir) {
-  const env = { ISR_DPO_FUZZ_SECONDS: "600" };
-  const text = () =>
-    stages.stage("fuzz tokenizers, 600 s", process.execPath, tsTests("^text-fuzz\\.test\\.ts$"), { ...options, env });
-  const waiting = [text, ...fuzzTargets.map((target) => () => fuzz(stages, dir, target, 600, Date.now() % 1e9))];
-  const worker = async () => {
-    for (let next = waiting.shift(); next; next = waiting.shift()) await next();
-  };
-  await Promise.all([worker(), worker()]);
+const typescript = (name, pattern, env) => stages.stage(name, node, tsTests(pattern), { ...options, env });
+
+/** One after the other; several lanes run at once. */
+async function lane(tasks) {
+  for (const task of tasks) await task();
 }
 
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
-await stages.stage("TypeScript tests, 100 workers and 1,000 cycles", process.execPath, tsTests(), {
-  ...options,
-  env: { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }, // two workers a round
-});
-await stages.stage("file faults, every operation", process.execPath, ["scripts/faults.mjs", "all"], options);
-await stages.stage("kills, 100 instants", process.execPath, tsTests("^(store|train)-kill\\.test\\.ts$"), {
-  ...options,
-  env: { ISR_DPO_KILLS: "100" },
-});
-await stages.stage("mutants", process.execPath, ["scripts/mutants.mjs"], options);
 
 const threads = await buildSanitized(stages, "thread", ["native_tests"]);
 for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
 const addresses = await buildSanitized(stages, "address,undefined", ["native_tests"]);
-if (addresses) {
-  await stages.stage("native tests, ASan + UBSan", executable(addresses, "native_tests"), [], options);
-  if (await buildFuzz(stages)) await fuzzAll(addresses);
-}
+const fuzzers = addresses && (await buildFuzz(stages));
+if (addresses) await stages.stage("native tests, ASan + UBSan", executable(addresses, "native_tests"), [], options);
+
+const seconds = { ISR_DPO_FUZZ_SECONDS: String(fuzzSeconds) };
+const long = { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }; // two workers a round
+await Promise.all([
+  lane([
+    () => typescript("100 workers, 1,000 cycles, long videos", "^(workers|leak|video)\\.test\\.ts$", long),
+    () => stages.stage("file faults, every operation", node, ["scripts/faults.mjs", "all"], options),
+    () => typescript("kills, 100 instants", "^(store|train)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
+  ]),
+  lane([
+    ...(fuzzers ? fuzzTargets : []).map(
+      (target) => () => fuzz(stages, addresses, target, fuzzSeconds, Date.now() % 1e9),
+    ),
+    ...["text", "data", "config"].map(
+      (name) => () => typescript(`fuzz ${name}, ${fuzzSeconds} s`, `^${name}-fuzz\\.test\\.ts$`, seconds),
+    ),
+  ]),
+]);
+await stages.stage("mutants", node, ["scripts/mutants.mjs"], options);
 stages.end();

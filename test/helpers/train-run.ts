@@ -32,9 +32,9 @@ const row = (i: number): string =>
     rejected: `A cat of ${i * i}.`,
   })}\n`;
 
-/** Writes the run's clips and rows into `dir`. */
-export async function writeData(dir: string, { steps }: RunSize): Promise<void> {
-  for (let clip = 0; clip < clips; clip++) {
+/** Folders of frames, clip0 and on. */
+export async function writeClips(dir: string, count: number): Promise<void> {
+  for (let clip = 0; clip < count; clip++) {
     mkdirSync(join(dir, `clip${clip}`), { recursive: true });
     for (let frame = 0; frame < 8; frame++) {
       const pixels = Buffer.from(
@@ -44,6 +44,11 @@ export async function writeData(dir: string, { steps }: RunSize): Promise<void> 
       await image.png().toFile(join(dir, `clip${clip}`, `${frame}.png`));
     }
   }
+}
+
+/** Writes the run's clips and rows into `dir`. */
+export async function writeData(dir: string, { steps }: RunSize): Promise<void> {
+  await writeClips(dir, clips);
   const rows = (n: number, from: number) => Array.from({ length: n }, (_, i) => row(from + i)).join("");
   writeFileSync(join(dir, "pairs.jsonl"), rows((steps * itemsPerStep) / 2, 0)); // two epochs
   writeFileSync(join(dir, "eval.jsonl"), rows(4, 1000));

@@ -1,0 +1,68 @@
+// The iterations that children are killed in: eight clips, two iterations, sixteen tokens, on a checkpoint with random weights.
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { RunIterationsOptions } from "../../src/isr/run.js";
+import { Journal } from "../../src/store/journal.js";
+import { finished, keyOf } from "../../src/store/records.js";
+
+export const clips = 8;
+
+export const samples = Array.from({ length: 10 }, (_, i) => ({
+  id: `s${i}`,
+  video: `clip${i % clips}`,
+  question: `What is seen in part ${i}?`,
+}));
+
+export const isrOptions = (
+  data: string,
+  runDir: string,
+  design: "none" | "fixed" | "renew" | "retrospective" = "retrospective",
+): RunIterationsOptions => ({
+  runDir,
+  model: "test/golden/llava_hound/policy", // from the package folder, where children run
+  samples,
+  from: 1,
+  to: 3,
+  context: design,
+  config: {
+    videos: data,
+    seed: 11,
+    response: { maxTokens: 16 },
+    context: { maxTokens: 16 },
+    judge: { method: "logprob", orders: "both", disagree: "average", truncated: "keep" },
+    guards: { maxPosition: 1, minUsable: 0 },
+    train: { pairsPerStep: 4, epochs: 2, learningRate: 1e-4, saveEverySteps: 2 },
+  },
+  load: { threads: 1 },
+});
+
+const sha256 = (data: string | Buffer): string => createHash("sha256").update(data).digest("hex");
+
+function* filesUnder(dir: string, inside = ""): Generator<string> {
+  for (const entry of readdirSync(join(dir, inside), { withFileTypes: true })) {
+    const name = inside === "" ? entry.name : `${inside}/${entry.name}`;
+    if (entry.isDirectory()) yield* filesUnder(dir, name);
+    else yield name;
+  }
+}
+
+// Of the clocks, the process, or how often it was started.
+const varying = /^(lock|run\.json)$|^(tensorboard|features)\/|\/(timings\.jsonl|stage\.json|items\.jsonl)$/;
+
+/** What an iteration's journal holds, whatever was begun twice. */
+export async function journalOf(path: string) {
+  const { journal, records } = await Journal.open(path);
+  await journal.close();
+  return finished(records).sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
+}
+
+/** The files of a finished run that are a function of the run alone, with their hashes. */
+export async function isrResultOf(dir: string): Promise<Record<string, string>> {
+  const found: Record<string, string> = {};
+  for (const name of [...filesUnder(dir)].filter((n) => !varying.test(n)).sort())
+    found[name] = name.endsWith(".log")
+      ? sha256(JSON.stringify(await journalOf(join(dir, name))))
+      : sha256(readFileSync(join(dir, name)));
+  return found;
+}
