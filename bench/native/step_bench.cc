@@ -75,10 +75,10 @@ Work separate_work(int64_t prompt, int64_t answer) {
 }
 
 double gradient_seconds(Trainer& trainer, const TrainPair& pair, double& cpu) {
-  const double start = wall_seconds(), busy = process_cpu_seconds();
-  trainer.try_step({pair}, nullptr);
-  cpu = std::min(cpu, process_cpu_seconds() - busy);
-  return wall_seconds() - start;
+  const double busy = process_cpu_seconds();
+  const StepMetrics m = trainer.try_step({pair}, nullptr);
+  cpu = std::min(cpu, (process_cpu_seconds() - busy) * m.compute_seconds / m.seconds);
+  return m.compute_seconds;
 }
 
 void grid(const char* dtype) {

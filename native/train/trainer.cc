@@ -309,6 +309,7 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
   lengths_margins.clear();
   optimizer.zero();
   StepMetrics metrics = work();
+  metrics.compute_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   metrics.step = step;
   metrics.tokens_computed = tokens_computed;
   metrics.flops = flops;
