@@ -38,7 +38,12 @@ export const videoName = (set: WorldSet, index: number): string =>
 
 /** The samples of a set. The same set gives the same samples, whatever its size. */
 export function worldSamples(set: WorldSet): WorldSample[] {
-  const rule = { looks: "varied" as const, stretches: shots, seed: BigInt(set.lookSeed ?? set.seed), sample: undefined };
+  const rule = {
+    looks: "varied" as const,
+    stretches: shots,
+    seed: BigInt(set.lookSeed ?? set.seed),
+    sample: undefined,
+  };
   return Array.from({ length: set.clips }, (_, index) => {
     const clip = clipOf(drawing(set, index, "clip"));
     const video = videoName(set, index);

@@ -48,7 +48,7 @@ export function sequenceOf(e: WorldExample, pixels: Tensor | null): Sequence {
     weights[row] = weight;
   };
   for (const { at, word } of e.notes) set(from + at, idOf.get(word)!, 0.5);
-  answer.forEach((id, i) => set(from + prompt.length + i, id, e.weight));
+  for (const [i, id] of answer.entries()) set(from + prompt.length + i, id, e.weight);
   return { ids, targets, weights, ...(pixels ? { media: [{ pixels }] } : {}) };
 }
 

@@ -57,7 +57,13 @@ export const trainStages: readonly TrainStage[] = [
   { name: "tower", steps: 700, learningRate: 2e-3, train: { ...reader, vision: true }, batch: towerBatch },
   { name: "align", steps: 450, learningRate: 2e-3, train: reader, batch: alignBatch },
   { name: "words", steps: 300, learningRate: 2e-3, train: { decoder: true }, batch: wordsBatch },
-  { name: "looks", steps: 750, learningRate: 1.5e-3, train: reader, batch: looksBatch(16, 3, [0.15, 0.35, 0.25, 0.25]) },
+  {
+    name: "looks",
+    steps: 750,
+    learningRate: 1.5e-3,
+    train: reader,
+    batch: looksBatch(16, 3, [0.15, 0.35, 0.25, 0.25]),
+  },
   { name: "mix", steps: 600, learningRate: 1.2e-3, train: reader, batch: mixBatch },
 ];
 

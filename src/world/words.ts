@@ -11,7 +11,8 @@ const mark = "\u2581"; // stands for the space before a word
 export function vocabularyOf(words: readonly string[]): readonly string[] {
   const seen = new Set<string>([unknown, begin, end]);
   words.forEach((word, i) => {
-    if (word === "" || /\s/.test(word) || word.includes(mark)) refuse(`words[${i}]`, "a word without white space", word);
+    if (word === "" || /\s/.test(word) || word.includes(mark))
+      refuse(`words[${i}]`, "a word without white space", word);
     if (seen.has(word)) refuse(`words[${i}]`, "a word that is not there yet", word);
     seen.add(word);
   });
@@ -57,7 +58,12 @@ export function tokenizerJson(words: readonly string[]): Record<string, unknown>
 }
 
 /** tokenizer_config.json beside it. */
-export const tokenizerConfig = { bos_token: begin, eos_token: end, unk_token: unknown, tokenizer_class: "LlamaTokenizer" };
+export const tokenizerConfig = {
+  bos_token: begin,
+  eos_token: end,
+  unk_token: unknown,
+  tokenizer_class: "LlamaTokenizer",
+};
 
 /** Turns as "USER: question ASSISTANT: answer</s>", for text models. */
 export const chatTemplate =
