@@ -255,8 +255,7 @@ export async function initCheckpoint(
   const planned = decoderTensors(decoder, vocabularyOf(words).length);
   if (tower) planned.push(...towerTensors(tower, decoder.width));
   planned.sort((a, b) => (a.name < b.name ? -1 : 1));
-  await makeFolders(dirname(path("dir", dir)));
-  const folder = await AtomicDir.create(dir);
+  path("dir", dir);
   const json = (value: unknown) => `${JSON.stringify(value, null, 1)}\n`;
   const files: Record<string, string | Uint8Array> = {
     "config.json": json(configOf(checked)),
@@ -265,6 +264,8 @@ export async function initCheckpoint(
     "tokenizer_config.json": json(tokenizerConfig),
     ...(tower ? { "video_tower_config.json": json(towerConfig(tower)) } : { "chat_template.jinja": chatTemplate }),
   };
+  await makeFolders(dirname(dir));
+  const folder = await AtomicDir.create(dir);
   try {
     for (const [name, bytes] of Object.entries(files)) await writeAtomic(join(folder.path, name), bytes);
   } catch (e) {
