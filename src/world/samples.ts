@@ -2,10 +2,12 @@
 import { join } from "node:path";
 import type { Sample } from "../data/samples.js";
 import { stretchOf } from "../isr/looks.js";
+import { fill } from "../isr/prompts.js";
 import { makeFolders, writeAtomic } from "../store/files.js";
 import type { Media } from "../types.js";
 import { IsrDpoError } from "../errors.js";
-import { type Clip, clipOf, renderClip, shots, size, type Thing, view } from "./clip.js";
+import { type Clip, clipOf, framesOfShot, renderClip, shots, size, type Thing, view } from "./clip.js";
+import { worldPrompts } from "./prompts.js";
 import { Random } from "./rng.js";
 import { openQuestion, type Question, question, questionAbout, textOf } from "./text.js";
 import { framesPerSecond, writeClip } from "./video.js";
@@ -68,6 +70,8 @@ export function worldSamples(set: WorldSet): WorldSample[] {
 export const clipFrames = (set: WorldSet, index: number): Uint8Array =>
   renderClip(drawing(set, index, "pixels"), clipOf(drawing(set, index, "clip")));
 
+const shotBytes = framesOfShot * size * size * 3;
+
 /** One shot of a clip, as frames in memory. */
 export const shotMedia = (set: WorldSet, index: number, shot: number): Media => ({
   frames: clipFrames(set, index),
@@ -116,4 +120,31 @@ export async function writeWorld(dir: string, set: WorldSet, o: { signal?: Abort
   }));
   await writeAtomic(join(dir, "truth.jsonl"), lines(truth));
   return { samples: path, videos };
+}
+
+/**
+ * Supervised examples of a set: one shot of each clip as an mp4 file of four frames, and examples.jsonl with a question about
+ * it and its true answer (messages, videos), as `isr-dpo train sft` reads them. FFMPEG_MISSING without ffmpeg.
+ */
+export async function writeWorldExamples(
+  dir: string,
+  set: WorldSet,
+  o: { signal?: AbortSignal } = {},
+): Promise<string> {
+  await makeFolders(join(dir, "videos"));
+  const rows: string[] = [];
+  for (const { id, index, video, asked, shot, look } of worldSamples({ ...set, questions: "drawn" })) {
+    const path = `videos/${video}`;
+    await writeClip(join(dir, path), clipFrames(set, index).subarray(shot * shotBytes, (shot + 1) * shotBytes), o);
+    const answer = textOf(asked.colour === null ? look : look.filter((t) => t.colour === asked.colour));
+    const messages = [
+      { role: "system", content: worldPrompts.system },
+      { role: "user", content: `<video>\n${fill(worldPrompts.response, { question: asked.text })}` },
+      { role: "assistant", content: answer },
+    ];
+    rows.push(`${JSON.stringify({ id, messages, videos: [path] })}\n`);
+  }
+  const file = join(dir, "examples.jsonl");
+  await writeAtomic(file, rows.join(""));
+  return file;
 }

@@ -1,12 +1,15 @@
 // Makes the tiny model from nothing, by supervised training alone. The tower first learns to name what each patch shows,
 // under a thin decoder of its own; then a decoder learns to describe, to judge by words, to judge what it sees.
 import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { loadModel, type VideoLM } from "../model.js";
+import { writeAtomic } from "../store/files.js";
 import { createTrainer, type TrainerOptions } from "../trainer.js";
 import type { Cancel, Sequence, Tensor } from "../types.js";
 import { clipOf, renderShot, shots, someThings, view } from "./clip.js";
 import { alignExamples, lookExamples, textExamples } from "./examples.js";
 import { initCheckpoint } from "./init.js";
+import { worldPrompts } from "./prompts.js";
 import { Random } from "./rng.js";
 import { patchSequences, pixelsOf, sequenceOf } from "./sequences.js";
 import { towerSpec, worldSpec } from "./vocabulary.js";
@@ -135,7 +138,7 @@ async function trainedTower(dir: string, o: WorldTrainOptions): Promise<Map<stri
   }
 }
 
-/** Trains the model and saves it at `out`. Takes some minutes on two cores. */
+/** Trains the model and saves it at `out`, with the prompts that it was taught. Takes some minutes on two cores. */
 export async function trainWorld(o: WorldTrainOptions): Promise<{ hash: string; bytes: number }> {
   const begun = `${o.out}.begun`;
   try {
@@ -149,7 +152,9 @@ export async function trainWorld(o: WorldTrainOptions): Promise<{ hash: string; 
         await runStage(model, stage, o);
         await o.onStage?.(stage.name, model);
       }
-      return await model.save(o.out);
+      const saved = await model.save(o.out);
+      await writeAtomic(join(o.out, "prompts.json"), `${JSON.stringify(worldPrompts, null, 2)}\n`);
+      return saved;
     } finally {
       await model[Symbol.asyncDispose]();
     }
