@@ -37,3 +37,6 @@ export type {
 export { train } from "./training/train.js";
 export type * from "./types.js";
 export { type Frame, type PreprocessConfig, type Preprocessed, preprocessFrames } from "./video/preprocess.js";
+export { type DecoderSpec, type InitSpec, initCheckpoint, type TowerSpec } from "./world/init.js";
+export { type WorldSet, writeWorld, writeWorldExamples } from "./world/samples.js";
+export { worldSpec } from "./world/vocabulary.js";

@@ -1,5 +1,6 @@
 // From what callers give (strings, messages, sequences with media) to ids that the engine takes. A call's prompts are
 // prepared and its job submitted before the next call's: jobs run in the order of the calls, whatever must be opened first.
+import { setMaxListeners } from "node:events";
 import type { Host, NativeVision } from "./addon.js";
 import { disposedError } from "./addon.js";
 import { array, object, refuse } from "./check.js";
@@ -130,7 +131,8 @@ export class Inputs {
   ): Promise<R> {
     if (this.host.disposed) throw disposedError("the model");
     const given = signals.filter((s) => s !== undefined);
-    const signal = given.length > 1 ? AbortSignal.any(given) : given[0];
+    const signal = given.length > 0 ? AbortSignal.any(given) : undefined;
+    if (signal) setMaxListeners(0, signal); // each medium that is opened listens: many are no leak
     signal?.throwIfAborted();
     const call = new Call(this, signal, keep);
     const prepared = this.#tail.then(() => {

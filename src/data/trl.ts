@@ -31,6 +31,7 @@ function messagesOf(field: string, value: unknown, places: boolean): Turn[] {
     const role = roleOf(`${at}.role`, given(message, "role"));
     const content = given(message, "content");
     if (Array.isArray(content)) return { role, pieces: content.map((p, k) => partOf(`${at}.content[${k}]`, p)) };
+    if (role === "system" && content === "") return textTurn(role, ""); // none, where the template has one of its own
     const text = textOf(`${at}.content`, content);
     return role === "user" && places ? { role, pieces: piecesOf(text) } : textTurn(role, text);
   });
