@@ -57,9 +57,9 @@ const mixBatch: Batch = (random, step) => (step % 3 === 0 ? wordsBatch : mixLook
 const reader = { decoder: true, projector: true };
 
 export const trainStages: readonly TrainStage[] = [
-  { name: "tower", steps: 600, learningRate: 2e-3, train: { ...reader, vision: true }, batch: towerBatch },
-  { name: "align", steps: 400, learningRate: 2e-3, train: reader, batch: alignBatch },
-  { name: "words", steps: 400, learningRate: 2e-3, train: { decoder: true }, batch: wordsBatch },
+  { name: "tower", steps: 700, learningRate: 2e-3, train: { ...reader, vision: true }, batch: towerBatch },
+  { name: "align", steps: 450, learningRate: 2e-3, train: reader, batch: alignBatch },
+  { name: "words", steps: 300, learningRate: 2e-3, train: { decoder: true }, batch: wordsBatch },
   {
     name: "looks",
     steps: 750,
@@ -67,7 +67,7 @@ export const trainStages: readonly TrainStage[] = [
     train: reader,
     batch: looksBatch(16, 3, [0.15, 0.35, 0.25, 0.25]),
   },
-  { name: "mix", steps: 1200, learningRate: 1.2e-3, train: reader, batch: mixBatch },
+  { name: "mix", steps: 600, learningRate: 1.2e-3, train: reader, batch: mixBatch },
 ];
 
 export interface WorldProgress {
