@@ -8,6 +8,7 @@ import { chatCommand } from "./chat.js";
 import { configCommand } from "./config.js";
 import { exitCode, report } from "./exit.js";
 import { generateCommand } from "./generate.js";
+import { demoCommand } from "./demo.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
 import { planCommand } from "./plan.js";
@@ -24,6 +25,7 @@ async function main(): Promise<number> {
     .exitOverride()
     .addCommand(chatCommand())
     .addCommand(configCommand())
+    .addCommand(demoCommand())
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
     .addCommand(planCommand())

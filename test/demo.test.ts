@@ -1,0 +1,93 @@
+// The demo in small: all designs from the shipped model, what they share, the files of the report, and going on.
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { demoTable } from "../src/cli/demo.js";
+import { writeReport } from "../src/report/report.js";
+import { type DemoEvent, type DemoResult, demo, demoDesigns, wilson } from "../src/world/demo.js";
+import { temporaryFolder } from "./helpers/files.js";
+
+const test = suite("demo");
+const dir = join(temporaryFolder(), "demo");
+const small = { clips: 8, heldOut: 4, iterations: 2 };
+let result: DemoResult;
+const events: DemoEvent[] = [];
+
+test.before(async () => {
+  const run = demo({ dir, ...small });
+  for await (const e of run) events.push(e);
+  result = await run.result;
+});
+
+const read = (...names: string[]) => readFileSync(join(dir, ...names));
+
+test("four designs, each model measured; the first iteration with a context is computed once", () => {
+  for (const design of demoDesigns) {
+    assert.is(result.accuracy[design].length, 3);
+    assert.is(result.alignment[design].length, 2);
+    assert.equal(result.accuracy[design][0], result.accuracy.none[0], "one start");
+  }
+  const begun = events.flatMap((e) =>
+    e.type === "iteration" && e.event.type === "stage" && e.event.stage === "generate" && e.event.state === "begin"
+      ? [`${e.design} ${e.event.iteration}`]
+      : [],
+  );
+  assert.equal(begun.sort(), ["fixed 2", "none 1", "none 2", "renew 2", "retrospective 1", "retrospective 2"]);
+  for (const name of ["journal.0.log", "contexts.jsonl", "model/model.safetensors"])
+    for (const design of ["fixed", "renew"])
+      assert.equal(read(design, "iterations", "1", name), read("retrospective", "iterations", "1", name), name);
+  for (const design of demoDesigns)
+    assert.is(JSON.parse(String(read(design, "iterations", "1", "start.json"))).context, design);
+});
+
+test("accuracies with intervals and chance, and a table of them", () => {
+  const { accuracy, interval, chance, count } = JSON.parse(String(read("renew", "evaluation", "world.3.json")));
+  const { sampled } = result.accuracy.renew[2]!;
+  assert.equal([accuracy, count], [sampled.exact, 8]);
+  assert.equal(interval, wilson(accuracy, 8));
+  assert.ok(chance > 0 && chance <= 0.05, `${chance}`);
+  const table = demoTable(result).join("\n");
+  for (const design of demoDesigns) assert.match(table, new RegExp(`^${design} +[\\d.]+ %`, "m"));
+});
+
+test("Wilson's interval", () => {
+  const [low, high] = wilson(0.5, 100);
+  assert.ok(Math.abs(low - 0.4038) < 1e-4 && Math.abs(high - 0.5962) < 1e-4, `${low} ${high}`);
+  assert.is(wilson(0, 10)[0], 0);
+});
+
+test("the report takes it", async () => {
+  const made = await writeReport(dir);
+  assert.is(made.kind, "comparison");
+  assert.ok(readFileSync(made.path, "utf8").includes("retrospective"));
+});
+
+test("called again, nothing is computed again", async () => {
+  const again = demo({ dir, ...small });
+  const stages: string[] = [];
+  for await (const e of again) if (e.type === "iteration" && e.event.type === "stage") stages.push(e.event.stage);
+  assert.equal(stages, []);
+  assert.equal(await again.result, result);
+});
+
+test("without ffmpeg: folders of frames, and it says so", async () => {
+  const other = join(temporaryFolder(), "demo");
+  const before = process.env.ISR_DPO_FFMPEG;
+  process.env.ISR_DPO_FFMPEG = join(dir, "no-ffmpeg");
+  try {
+    const run = demo({ dir: other, clips: 3, heldOut: 2, iterations: 1, seed: 2 });
+    const notes: string[] = [];
+    for await (const e of run) if (e.type === "note") notes.push(e.message);
+    await run.result;
+    assert.match(notes.join(), /no ffmpeg/);
+  } finally {
+    if (before === undefined) delete process.env.ISR_DPO_FFMPEG;
+    else process.env.ISR_DPO_FFMPEG = before;
+  }
+  const [name] = readdirSync(join(other, "videos"));
+  assert.is(readdirSync(join(other, "videos", name!)).length, 16);
+  assert.ok(existsSync(join(other, "none/iterations/1/model/model.safetensors")));
+});
+
+test.run();
