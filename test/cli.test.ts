@@ -1,8 +1,10 @@
 // The command line: what it prints, and its exit codes.
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { modelFolder } from "../src/cli/newest.js";
+import { isIsrDpoError } from "../src/index.js";
 import { node } from "./helpers/child.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
@@ -72,6 +74,26 @@ test("a level that the machine lacks, and one that does not exist", () => {
   const ended = cli(["inspect", "--json"], { ISR_DPO_ISA: "sse9" });
   assert.is(ended.code, 0, ended.err);
   assert.match(JSON.parse(ended.out).problems[0], /ISR_DPO_ISA=sse9/);
+});
+
+test("a run's folder stands for its newest model", () => {
+  const dir = temporaryFolder();
+  assert.is(modelFolder(dir), dir, "what is no run is left as it is");
+  writeFileSync(join(dir, "run.json"), "{}");
+  assert.throws(
+    () => modelFolder(dir),
+    (e: Error) => isIsrDpoError(e, "NOT_FOUND"),
+  );
+  const model = (...names: string[]) => {
+    const folder = join(dir, ...names);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "config.json"), "{}");
+    return folder;
+  };
+  for (const names of [["seed", "model"], ["model"], ["iterations", "2", "model"], ["iterations", "10", "model"]]) {
+    const newest = model(...names);
+    assert.is(modelFolder(dir), newest);
+  }
 });
 
 test.run();

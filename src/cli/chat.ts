@@ -175,7 +175,7 @@ export function chatCommand(): Command {
   };
   const command = new Command("chat")
     .description("ask a model about videos and images; without a prompt, a conversation")
-    .argument("<dir>", "folder of a checkpoint")
+    .argument("<dir>", "folder of a checkpoint, or of a run: its newest model")
     .option("--video <file>", "video file or folder of frames for the first turn (may be given again)", attach("video"))
     .option("--image <file>", "JPEG or PNG for the first turn (may be given again)", attach("image"))
     .option("--prompt <text>", "answer this and exit (default: all of stdin, where that is no terminal)")

@@ -8,6 +8,7 @@ import {
   type Sampling,
   type VideoLM,
 } from "../index.js";
+import { modelFolder } from "./newest.js";
 import { say } from "./terminal.js";
 
 export interface LoadFlags {
@@ -119,7 +120,8 @@ function mediaLine(report: MediaReport): string {
  * Loads a model and says so; the share read so far is shown on a terminal only. Says which frames of each file are used
  * (`everyFile`), or only where something is unusual.
  */
-export async function load(dir: string, flags: LoadFlags, signal: AbortSignal, everyFile: boolean): Promise<VideoLM> {
+export async function load(given: string, flags: LoadFlags, signal: AbortSignal, everyFile: boolean): Promise<VideoLM> {
+  const dir = modelFolder(given);
   const { dtype, threads, visionTower, featureCache } = flags;
   const began = performance.now();
   const live = process.stderr.isTTY === true;
