@@ -85,6 +85,23 @@ const guess = 1 / (shapes.length * motions.length);
 const chanceOf = (samples: readonly WorldSample[]): number =>
   samples.reduce((sum, s) => sum + guess ** (s.asked.colour === null ? s.look.length : 1), 0) / samples.length;
 
+/** The configuration of a run of the demo; `dir`: where videos/ is. */
+export const demoConfig = (design: ContextDesign, { seed, dir }: { seed: number; dir: string }) => ({
+  videos: join(dir, "videos"),
+  seed,
+  context: { design, maxTokens: 50, temperature: 0 },
+  response: { maxTokens: 50, temperature: 0.7, topP: 1 },
+  judge: { method: "logprob", orders: "both", disagree: "average" },
+  train: {
+    ...{ learningRate: 1.5e-4, schedule: "linear", warmupRatio: 0, beta: 0.3, clipNorm: 1 },
+    ...{ epochs: 1, pairsPerStep: 24 },
+  },
+  video: { looks: "varied", stretches: 4, frames: 4 },
+  features: { dir: join(dir, "features") },
+  groupVideos: 64,
+  keep: "all",
+});
+
 const first = 1; // index of the start model
 
 interface Settled extends Required<Omit<DemoOptions, "signal">> {
@@ -135,25 +152,6 @@ class Demo {
     await writeAtomic(join(dir, "thumbnails.json"), JSON.stringify(strips));
   }
 
-  #config(design: ContextDesign) {
-    const { seed, dir } = this.#o;
-    return {
-      videos: join(dir, "videos"),
-      seed,
-      context: { design, maxTokens: 50, temperature: 0 },
-      response: { maxTokens: 50, temperature: 0.7, topP: 1 },
-      judge: { method: "logprob", orders: "both", disagree: "average" },
-      train: {
-        ...{ learningRate: 1.5e-4, schedule: "linear", warmupRatio: 0, beta: 0.3, clipNorm: 1 },
-        ...{ epochs: 1, pairsPerStep: 24 },
-      },
-      video: { looks: "varied", stretches: 4, frames: 4 },
-      features: { dir: join(dir, "features") },
-      groupVideos: 64,
-      keep: "all",
-    };
-  }
-
   /** Iterations up to model `to` of one design. */
   async #iterate(design: ContextDesign, to: number): Promise<void> {
     const { model, emit, signal } = this.#o;
@@ -165,7 +163,7 @@ class Demo {
       to,
       context: design,
       prompts: worldPrompts,
-      config: this.#config(design),
+      config: demoConfig(design, this.#o),
       load: { threads: 1 },
       signal,
     });
