@@ -96,6 +96,28 @@ test("given tensors stand in place of drawn ones", async () => {
   assert.not.ok(existsSync(join(folder, "wrong")) || existsSync(join(folder, "wrong.tmp")));
 });
 
+test("a text model learns an answer, and gives it through its template", async () => {
+  const dir = join(folder, "text");
+  await initCheckpoint(dir, textSpec, 1);
+  const model = await loadModel(dir, { threads: 1 });
+  assert.equal([model.info.family, model.info.visualTokens, model.info.contextLength], ["llama", null, 64]);
+  const trainer = await createTrainer(model, { loss: "sft", learningRate: 1e-2 });
+  const examples = [
+    { prompt: "is the sky blue", answer: "yes" },
+    { prompt: "is blue the sky", answer: "no" },
+  ];
+  const losses: number[] = [];
+  for (let step = 0; step < 40; step++) losses.push((await trainer.trainStep(examples)).loss);
+  assert.ok(losses.at(-1)! < 0.1 * losses[0]!, losses.join(" "));
+  const said = await model.generate(examples.map(({ prompt }) => ({ prompt, maxTokens: 4 })));
+  assert.equal(
+    said.map((c) => [c.text, c.end]),
+    examples.map((e) => [e.answer, "stop"]),
+  );
+  await trainer[Symbol.asyncDispose]();
+  await model[Symbol.asyncDispose]();
+});
+
 const decoder = textSpec.decoder;
 const tower = { width: 12, layers: 1, heads: 2, mlpWidth: 8, image: 16, patch: 8, frames: 2 };
 const refused: [what: string, spec: unknown, message: RegExp][] = [
