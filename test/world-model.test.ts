@@ -1,15 +1,17 @@
 // Checkpoints from nothing, their tokenizer, and what the tiny model is trained with.
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, loadModel } from "../src/index.js";
-import { responsePrompt } from "../src/isr/prompts.js";
+import { readPrompts, responsePrompt } from "../src/isr/prompts.js";
 import { loadTokenizer } from "../src/text/tokenizer.js";
 import { clipOf, renderShot, someThings, view } from "../src/world/clip.js";
 import { alignExamples, lookExamples, textExamples } from "../src/world/examples.js";
 import { type InitSpec, initCheckpoint } from "../src/world/init.js";
+import { type ContextKind, measureAnswers, measureJudge } from "../src/world/measure.js";
 import { worldPrompts } from "../src/world/prompts.js";
 import { Random } from "../src/world/rng.js";
 import { shotMedia, worldSamples } from "../src/world/samples.js";
@@ -19,6 +21,23 @@ import { towerSpec, worldSpec, worldWords } from "../src/world/vocabulary.js";
 import { vocabularyOf } from "../src/world/words.js";
 import { near, rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
+
+const top = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/** The configuration of a checkpoint, and names and shapes of its tensors. */
+function readSafetensors(dir: string) {
+  const at = (name: string) => resolve(top, dir, name);
+  const bytes = readFileSync(at("model.safetensors"));
+  const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE())).toString()) as Record<
+    string,
+    { shape: number[] }
+  >;
+  const names = Object.keys(header).filter((n) => n !== "__metadata__");
+  return {
+    config: JSON.parse(readFileSync(at("config.json"), "utf8")) as Record<string, unknown>,
+    tensors: names.sort().map((n) => [n, header[n]!.shape]),
+  };
+}
 
 const test = suite("world-model");
 const folder = temporaryFolder();
@@ -225,6 +244,40 @@ test("a look's examples begin alike: the clip is computed once", async () => {
     tokensComputed <= rows.reduce((a, b) => a + b, 0) - (items.length - 1) * 66,
     `${tokensComputed} of ${rows}`,
   );
+});
+
+// ---- the model that ships
+
+test("the shipped model is the one of the recipe's shape, with the prompts that it was taught", async () => {
+  const { config, tensors } = readSafetensors("models/world");
+  assert.is(config.vocab_size, vocabularyOf(worldWords).length);
+  assert.equal(tensors, readSafetensors(world).tensors);
+  assert.equal(await readPrompts(join(top, "models/world/prompts.json")), worldPrompts);
+  const bytes = readdirSync(join(top, "models/world")).reduce(
+    (n, f) => n + statSync(join(top, "models/world", f)).size,
+    0,
+  );
+  assert.ok(bytes < 8e6, `${bytes} bytes`);
+});
+
+test("it answers better than it samples, and judges by its context", async () => {
+  const model = await loadModel(join(top, "models/world"), { threads: 1 });
+  try {
+    const { greedy, sampled } = await measureAnswers(model, { name: "test", seed: 0, clips: 40, questions: "both" });
+    assert.ok(greedy.exact > 0.8, `greedy ${greedy.exact}`);
+    assert.ok(sampled.exact > 0.3 && sampled.exact < greedy.exact, `sampled ${sampled.exact}`);
+    const judged = await measureJudge(model, { name: "judged", seed: 1, clips: 120 });
+    const of = (kind: ContextKind) => judged.get(kind)!.both;
+    assert.ok(of("truth") > of("another clip's") + 0.1, `${of("truth")}, ${of("another clip's")}`);
+    const recall = (["one look", "two looks", "three looks", "four looks"] as const).map(
+      (k) => judged.get(k)!.contextRecall!,
+    );
+    for (let k = 1; k < recall.length; k++) assert.ok(recall[k]! > recall[k - 1]!, recall.join(" "));
+    assert.is(judged.get("truth")!.contextRecall, 1);
+    assert.is(judged.get("none")!.contextRecall, null);
+  } finally {
+    await model[Symbol.asyncDispose]();
+  }
 });
 
 test.run();

@@ -1,15 +1,25 @@
 // Clips as files: what is read back is what was drawn, and the method's looks take one shot each.
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { loadModel, readSamples, type VideoLM } from "../src/index.js";
+import { loadModel, readExamples, readSamples, type VideoLM } from "../src/index.js";
 import { framesOfShot, shots, size } from "../src/world/clip.js";
 import { initCheckpoint } from "../src/world/init.js";
-import { clipFrames, shotMedia, videoName, type WorldSet, worldSamples, writeWorld } from "../src/world/samples.js";
+import {
+  clipFrames,
+  shotMedia,
+  videoName,
+  type WorldSet,
+  worldSamples,
+  writeWorld,
+  writeWorldExamples,
+} from "../src/world/samples.js";
+import { textOf } from "../src/world/text.js";
 import { writeClip } from "../src/world/video.js";
 import { worldSpec } from "../src/world/vocabulary.js";
 import { maxAbs, rejects } from "./helpers/assert.js";
+import { all } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { selected } from "./helpers/video.js";
 
@@ -57,6 +67,36 @@ test("a look at a file sees what a look at the frames sees: one shot", async () 
   }
 });
 
+test("all stretches of a small file are decoded in one pass, and anew when the file is another", async () => {
+  const passes = join(folder, "passes");
+  const counting = join(folder, "counting.sh");
+  writeFileSync(counting, `#!/bin/sh\necho >> ${passes}\nexec ffmpeg "$@"\n`, { mode: 0o755 });
+  const path = join(folder, "changing.mp4");
+  const before = process.env.ISR_DPO_FFMPEG;
+  process.env.ISR_DPO_FFMPEG = counting;
+  try {
+    const counts = [];
+    for (const index of [0, 2]) {
+      copyFileSync(file(index), path);
+      for (const shot of [3, 0, 2, 1]) {
+        const { pixels, sourceFrames } = await model.preprocess({ path, sample: { part: [shot, shots] } });
+        const drawn = await model.preprocess(shotMedia(set, index, shot));
+        assert.is(sourceFrames[0], shot * framesOfShot);
+        assert.ok(
+          maxAbs((pixels.data as Float32Array).map((x, k) => x - (drawn.pixels.data as Float32Array)[k]!)) < 0.04,
+        );
+      }
+      counts.push(readFileSync(passes, "utf8").length);
+    }
+    assert.equal(counts, [1, 2]);
+    await model.preprocess({ path, sample: { part: [0, 2] } }); // other stretches
+    assert.is(readFileSync(passes, "utf8").length, 3);
+  } finally {
+    if (before === undefined) delete process.env.ISR_DPO_FFMPEG;
+    else process.env.ISR_DPO_FFMPEG = before;
+  }
+});
+
 test("the same set writes the same files", async () => {
   const again = join(folder, "again");
   await writeWorld(again, set);
@@ -65,8 +105,7 @@ test("the same set writes the same files", async () => {
 });
 
 test("samples.jsonl is what a run reads", async () => {
-  const rows = [];
-  for await (const row of readSamples(join(folder, "samples.jsonl"))) rows.push(row);
+  const rows = await all(readSamples(join(folder, "samples.jsonl")));
   const expected = worldSamples(set).map(({ id, video, question }) => ({ id, video, question }));
   assert.equal(
     rows.map(({ id, video, question }) => ({ id, video: video.split("/").at(-1)!, question })),
@@ -74,6 +113,25 @@ test("samples.jsonl is what a run reads", async () => {
   );
   const truth = readFileSync(join(folder, "truth.jsonl"), "utf8").trim().split("\n");
   assert.is(truth.length, expected.length);
+});
+
+test("supervised examples: clips of one shot, and their true answers", async () => {
+  const dir = join(folder, "examples");
+  const rows = await all(readExamples(await writeWorldExamples(dir, set)));
+  const samples = worldSamples(set);
+  assert.is(rows.length, samples.length);
+  for (const [i, { answer, prompt }] of rows.entries()) {
+    const { look, asked, video, shot } = samples[i]!;
+    assert.is(answer, textOf(asked.colour === null ? look : look.filter((t) => t.colour === asked.colour)));
+    assert.ok(JSON.stringify(prompt).includes(asked.text));
+    const path = join(dir, "videos", video);
+    const one = await model.preprocess(path);
+    assert.is(one.sourceFrames.length, framesOfShot);
+    const drawn = await model.preprocess(shotMedia(set, i, shot));
+    assert.ok(
+      maxAbs((one.pixels.data as Float32Array).map((x, k) => x - (drawn.pixels.data as Float32Array)[k]!)) < 0.04,
+    );
+  }
 });
 
 test("what ffmpeg cannot do is said", async () => {

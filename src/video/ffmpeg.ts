@@ -20,6 +20,8 @@ export interface Probe {
   announced: number;
   /** Average frames per second. */
   fps: number | undefined;
+  /** Of a frame, as the container says; 0: it does not. */
+  pixels: number;
   rotated: boolean;
 }
 
@@ -109,6 +111,8 @@ function ratio(text: unknown): number | undefined {
 }
 
 interface ProbedStream {
+  width?: number;
+  height?: number;
   avg_frame_rate?: string;
   r_frame_rate?: string;
   nb_frames?: string;
@@ -120,7 +124,7 @@ interface ProbedStream {
 /** Reads the container, decoding nothing. MEDIA_UNREADABLE; MEDIA_EMPTY where there is no video in it. */
 export async function probe(path: string, o: DecodeOptions): Promise<Probe> {
   const fields =
-    "stream=avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets:stream_side_data=rotation:stream_tags=rotate";
+    "stream=width,height,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets:stream_side_data=rotation:stream_tags=rotate";
   const args = ["-hide_banner", "-loglevel", "level+error", "-select_streams", "V:0", "-count_packets"];
   let text = "";
   const ended = await tool(
@@ -150,6 +154,7 @@ export async function probe(path: string, o: DecodeOptions): Promise<Probe> {
     packets,
     announced: Number(stream.nb_frames) || 0,
     fps: ratio(stream.avg_frame_rate) ?? ratio(stream.r_frame_rate),
+    pixels: (Number(stream.width) || 0) * (Number(stream.height) || 0),
     rotated: turns.some((turn) => turn % 360 !== 0),
   };
 }

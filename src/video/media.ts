@@ -3,10 +3,11 @@ import { join } from "node:path";
 import { integer, options as checkOptions, path as checkPath, signal as checkSignal } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Media, Tensor } from "../types.js";
-import { type DecodeOptions, decode, probe } from "./ffmpeg.js";
+import { type Decoded, type DecodeOptions, decode, type Probe, probe } from "./ffmpeg.js";
 import { readImage } from "./folder.js";
+import { fileKey, Kept } from "./kept.js";
 import { applyRecipe, type Frame } from "./preprocess.js";
-import { repeats, sampleIndices } from "./sampling.js";
+import { repeats, type SamplingRule, sampleIndices } from "./sampling.js";
 import { keyOf, type Source, sourceOf } from "./source.js";
 import type { VisionSpec } from "./spec.js";
 
@@ -64,14 +65,45 @@ const readBounds = (o: MediaOptions): Bounds => {
 
 const intact = { decodeErrors: 0, lost: 0, rotated: false };
 
+interface Read {
+  probed: Probe;
+  decoded: Decoded;
+}
+
+async function readFile(path: string, rules: readonly SamplingRule[], probed: Probe, bounds: Bounds): Promise<Read> {
+  const choose = (count: number) =>
+    Int32Array.from(rules.flatMap((rule) => [...sampleIndices(count, rule, probed.fps, path)]));
+  return { probed, decoded: await decode(path, probed, choose, bounds) };
+}
+
+const stretches = new Kept<Read>(64 << 20);
+
+/** A look at one stretch of a small video is seldom the only one: all are decoded in one pass, and kept for a while. */
+async function readStretch(path: string, rule: SamplingRule, of: number, bounds: Bounds): Promise<Read> {
+  const key = await fileKey(path, [rule.frames, of, bounds.ffmpeg, bounds.maxBytes].join());
+  const kept = stretches.find(key);
+  if (kept) return kept;
+  const probed = await probe(path, bounds);
+  const bytes = 3 * probed.pixels * rule.frames * of;
+  if (bytes === 0 || bytes > Math.min(smallClip, bounds.maxBytes)) return readFile(path, [rule], probed, bounds);
+  const rules = Array.from({ length: of }, (_, i): SamplingRule => ({ ...rule, part: [i, of] }));
+  const read = await readFile(path, rules, probed, bounds);
+  stretches.keep(key, read, bytes);
+  return read;
+}
+
+const smallClip = 4 << 20; // bytes
+
 async function fromFile(source: Source & { from: "file" }, bounds: Bounds): Promise<Picked> {
   const { path, rule } = source;
-  const probed = await probe(path, bounds);
-  const choose = (count: number) => sampleIndices(count, rule, probed.fps, path);
-  const { count, indices, frames, errors } = await decode(path, probed, choose, bounds);
+  const { probed, decoded } = rule.part
+    ? await readStretch(path, rule, rule.part[1], bounds)
+    : await readFile(path, [rule], await probe(path, bounds), bounds);
+  const { count, indices, frames, errors } = decoded;
+  const from = indices.length > rule.frames ? rule.part![0] * rule.frames : 0; // all stretches, one after the other
   return {
-    frames,
-    sourceFrames: indices,
+    frames: frames.slice(from, from + rule.frames),
+    sourceFrames: indices.slice(from, from + rule.frames),
     notes: { count, decodeErrors: errors, lost: Math.max(probed.announced - count, 0), rotated: probed.rotated },
   };
 }

@@ -1,4 +1,5 @@
 // Questions about clips, with their truth: what a run of the method is given, and what it is measured against.
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { Sample } from "../data/samples.js";
 import { stretchOf } from "../isr/looks.js";
@@ -95,6 +96,17 @@ export function wrongCaptions(samples: readonly Pick<WorldSample, "clip">[]): st
   });
 }
 
+/** As many at once as the machine has cores: most of a short clip's time is the start of a process. */
+async function each(count: number, work: (index: number) => Promise<void>): Promise<void> {
+  let next = 0;
+  const worker = async () => {
+    while (next < count) await work(next++);
+  };
+  const settled = await Promise.allSettled(Array.from({ length: Math.min(count, availableParallelism()) }, worker));
+  const failed = settled.find((s) => s.status === "rejected");
+  if (failed) throw (failed as PromiseRejectedResult).reason;
+}
+
 export interface WrittenWorld {
   /** Path of samples.jsonl: id, video, question a row. */
   samples: string;
@@ -109,7 +121,7 @@ export interface WrittenWorld {
 export async function writeWorld(dir: string, set: WorldSet, o: { signal?: AbortSignal } = {}): Promise<WrittenWorld> {
   const videos = join(dir, "videos");
   await makeFolders(videos);
-  for (let i = 0; i < set.clips; i++) await writeClip(join(videos, videoName(set, i)), clipFrames(set, i), o);
+  await each(set.clips, (i) => writeClip(join(videos, videoName(set, i)), clipFrames(set, i), o));
   const samples = worldSamples(set);
   const lines = (rows: readonly object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
   const path = join(dir, "samples.jsonl");
@@ -132,18 +144,21 @@ export async function writeWorldExamples(
   o: { signal?: AbortSignal } = {},
 ): Promise<string> {
   await makeFolders(join(dir, "videos"));
-  const rows: string[] = [];
-  for (const { id, index, video, asked, shot, look } of worldSamples({ ...set, questions: "drawn" })) {
-    const path = `videos/${video}`;
-    await writeClip(join(dir, path), clipFrames(set, index).subarray(shot * shotBytes, (shot + 1) * shotBytes), o);
+  const samples = worldSamples({ ...set, questions: "drawn" });
+  await each(samples.length, (i) => {
+    const { index, video, shot } = samples[i]!;
+    const frames = clipFrames(set, index).subarray(shot * shotBytes, (shot + 1) * shotBytes);
+    return writeClip(join(dir, "videos", video), frames, o);
+  });
+  const rows = samples.map(({ id, video, asked, look }) => {
     const answer = textOf(asked.colour === null ? look : look.filter((t) => t.colour === asked.colour));
     const messages = [
       { role: "system", content: worldPrompts.system },
       { role: "user", content: `<video>\n${fill(worldPrompts.response, { question: asked.text })}` },
       { role: "assistant", content: answer },
     ];
-    rows.push(`${JSON.stringify({ id, messages, videos: [path] })}\n`);
-  }
+    return `${JSON.stringify({ id, messages, videos: [`videos/${video}`] })}\n`;
+  });
   const file = join(dir, "examples.jsonl");
   await writeAtomic(file, rows.join(""));
   return file;

@@ -1,0 +1,40 @@
+// Values read from files, kept while the files stay what they are: the latest ones, up to a number of bytes.
+import { stat } from "node:fs/promises";
+
+interface Entry<T> {
+  value: T;
+  bytes: number;
+}
+
+/** What a value was read from: path, number, size and times of the file, and `about`; null where it cannot be told. */
+export async function fileKey(path: string, about: string): Promise<string | null> {
+  const facts = await stat(path, { bigint: true }).catch(() => null);
+  return facts && [path, facts.ino, facts.size, facts.mtimeNs, facts.ctimeNs, about].join("\0");
+}
+
+export class Kept<T> {
+  readonly #entries = new Map<string, Entry<T>>();
+  #bytes = 0;
+
+  constructor(private readonly maxBytes: number) {}
+
+  find(key: string | null): T | undefined {
+    const entry = key === null ? undefined : this.#entries.get(key);
+    if (!entry) return undefined;
+    this.#entries.delete(key!); // the latest comes last
+    this.#entries.set(key!, entry);
+    return entry.value;
+  }
+
+  /** `key`: from before the file was read. */
+  keep(key: string | null, value: T, bytes: number): void {
+    if (key === null || bytes > this.maxBytes || this.#entries.has(key)) return;
+    this.#entries.set(key, { value, bytes });
+    this.#bytes += bytes;
+    for (const [oldest, entry] of this.#entries) {
+      if (this.#bytes <= this.maxBytes) break;
+      this.#entries.delete(oldest);
+      this.#bytes -= entry.bytes;
+    }
+  }
+}
