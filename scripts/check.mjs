@@ -13,7 +13,7 @@ await stages.stage(
   "quick tests",
   process.execPath,
   tsTests(
-    "^(?!layers|determinism|leak|workers|store-kill|train-kill|training-run|training-packing|report-page|isr-judges|demo|isr-kill|isr-designs|judge-openai).*\\.test\\.ts$",
+    "^(?!layers|determinism|leak|workers|store-kill|train-kill|training-run|training-packing|report-page|isr-judges|demo|train-service|isr-kill|isr-designs|judge-openai).*\\.test\\.ts$",
   ),
   options,
 );

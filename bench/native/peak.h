@@ -1,5 +1,6 @@
 // What the machine can do at most, by hand-written loops: the denominators of every bench.
-// Each call measures afresh for about `seconds` and gives the best slice. One thread: by CPU time; more: by wall time.
+// Each call measures afresh for about `seconds` and gives the best slice. Multiply-adds: by each thread's CPU time. Memory:
+// with one thread by CPU time, with more by wall time.
 #pragma once
 
 namespace isr::bench {

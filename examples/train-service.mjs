@@ -1,0 +1,75 @@
+// Trains over HTTP: iterations as jobs with progress and cancel; SIGTERM leaves every run resumable.
+//   node examples/train-service.mjs [port]
+//   curl -s localhost:8010/runs -d '{"runDir":"runs/a","model":"CHECKPOINT","iteration":1,"samples":"samples.jsonl","config":{"videos":"videos"}}'
+//   curl -N localhost:8010/runs/0      # events as they come
+//   curl -X DELETE localhost:8010/runs/0
+import { createServer } from "node:http";
+import { isIsrDpoError, readSamples, trainIteration } from "isr-dpo";
+
+const jobs = [];
+const maxBody = 1 << 20;
+
+function start({ samples, ...options }) {
+  const job = { state: "running", last: null, readers: new Set(), run: undefined };
+  job.run = trainIteration({ ...options, samples: typeof samples === "string" ? readSamples(samples) : samples });
+  const tell = (event) => {
+    job.last = event;
+    for (const reader of job.readers) reader.write(`data: ${JSON.stringify(event)}\n\n`);
+  };
+  const follow = async () => {
+    for await (const event of job.run) tell(event);
+    const { metrics, ...result } = await job.run.result;
+    job.state = "done";
+    tell({ type: "result", ...result, steps: metrics.length });
+  };
+  job.ended = follow()
+    .catch((e) => {
+      job.state = "stopped";
+      tell({ type: "error", code: isIsrDpoError(e) ? e.code : e.name, message: e.message, hint: e.hint });
+    })
+    .finally(() => {
+      for (const reader of job.readers) reader.end();
+    });
+  return jobs.push(job) - 1;
+}
+
+async function body(request) {
+  let text = "";
+  for await (const piece of request) {
+    text += piece;
+    if (text.length > maxBody) throw new Error("the request is too large");
+  }
+  return JSON.parse(text);
+}
+
+const server = createServer(async (request, response) => {
+  const reply = (status, value) =>
+    response.writeHead(status, { "content-type": "application/json" }).end(`${JSON.stringify(value)}\n`);
+  try {
+    if (request.method === "POST" && request.url === "/runs") return reply(201, { id: start(await body(request)) });
+    const job = jobs[/^\/runs\/(\d+)$/.exec(request.url ?? "")?.[1] ?? -1];
+    if (!job) return reply(404, { error: "no such run" });
+    if (request.method === "DELETE") {
+      job.run.abort();
+      return reply(202, { state: "stopping" });
+    }
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.write(`data: ${JSON.stringify({ state: job.state, last: job.last })}\n\n`);
+    if (job.state !== "running") return response.end();
+    job.readers.add(response);
+    request.once("close", () => job.readers.delete(response));
+  } catch (e) {
+    reply(400, { error: e.message, code: e.code });
+  }
+});
+
+process.once("SIGTERM", async () => {
+  server.close();
+  for (const { run } of jobs) run.abort();
+  await Promise.all(jobs.map((job) => job.ended)); // the group at hand is given up, checkpoints are written
+  process.exit(0);
+});
+
+server.listen(Number(process.argv[2] ?? 8010), "127.0.0.1", () => {
+  console.log(`listening on http://127.0.0.1:${server.address().port}`);
+});
