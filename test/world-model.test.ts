@@ -238,9 +238,9 @@ test("a thin decoder over the tower learns patches: the loss falls", async () =>
 
 test("every stage trains, and the same seed gives the same bytes", async () => {
   const seen: string[] = [];
-  const once = async (name: string, seed: number) =>
-    trainWorld({ out: join(folder, name), seed, share: 0.002, onProgress: (p) => seen.push(p.stage) });
-  const [a, b, c] = [await once("a", 0), await once("b", 0), await once("c", 1)];
+  const once = async (name: string, seed: number, threads: number) =>
+    trainWorld({ out: join(folder, name), seed, threads, share: 0.002, onProgress: (p) => seen.push(p.stage) });
+  const [a, b, c] = [await once("a", 0, 1), await once("b", 0, 2), await once("c", 1, 1)];
   assert.is(a.hash, b.hash);
   assert.is.not(a.hash, c.hash);
   assert.equal(new Set(seen), new Set(trainStages.map((s) => s.name)));
