@@ -283,6 +283,8 @@ test("the shipped model is the one of the recipe's shape, with the prompts that 
 });
 
 test("it answers better than it samples, and judges by its context", async () => {
+  const warnings: string[] = []; // of listeners, which grow with the media of a call
+  process.on("warning", ({ message }) => warnings.push(message));
   const model = await loadModel(join(top, "models/world"), { threads: 1 });
   try {
     const { greedy, sampled } = await measureAnswers(model, { name: "test", seed: 0, clips: 40, questions: "both" });
@@ -297,6 +299,7 @@ test("it answers better than it samples, and judges by its context", async () =>
     for (let k = 1; k < recall.length; k++) assert.ok(recall[k]! > recall[k - 1]!, recall.join(" "));
     assert.is(judged.get("truth")!.contextRecall, 1);
     assert.is(judged.get("none")!.contextRecall, null);
+    assert.equal(warnings, []);
   } finally {
     await model[Symbol.asyncDispose]();
   }
