@@ -11,6 +11,7 @@ import { generateCommand } from "./generate.js";
 import { demoCommand } from "./demo.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
+import { judgeCommand } from "./judge.js";
 import { planCommand } from "./plan.js";
 import { reportCommand } from "./report.js";
 import { runCommand } from "./run.js";
@@ -28,6 +29,7 @@ async function main(): Promise<number> {
     .addCommand(demoCommand())
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
+    .addCommand(judgeCommand())
     .addCommand(planCommand())
     .addCommand(reportCommand())
     .addCommand(runCommand())
