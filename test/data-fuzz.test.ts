@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { checkSnappy } from "../src/data/snappy.js";
 import { readExamples } from "../src/data/examples.js";
 import { readPairs } from "../src/data/pairs.js";
 import { readSamples } from "../src/data/samples.js";
@@ -101,7 +102,7 @@ async function use(path: string, pick: Pick): Promise<number> {
 
 for (const [kind, make] of Object.entries(kinds))
   test(`mutations: ${kind}`, async () => {
-    const seed = seconds > 0 ? Date.now() % 1e6 : 11;
+    const seed = Number(process.env.ISR_DPO_FUZZ_SEED ?? (seconds > 0 ? Date.now() % 1e6 : 11));
     const next = uniform(seed);
     const pick = (n: number) => Math.floor(((next() + 1) / 2) * n);
     const until = performance.now() + (seconds * 1000) / Object.keys(kinds).length;
@@ -190,5 +191,29 @@ test("the sources themselves are read", async () => {
   for (const name of tables.filter((name) => !name.includes("lz4")))
     assert.ok((await use(folder + name, () => 2)) > 0, name);
 });
+
+// A block for each way in which a Snappy length can lie; the last two made a reader walk backwards.
+const snappy: readonly [name: string, size: number, bytes: number[], message: RegExp | null][] = [
+  ["a literal", 3, [3, 2 << 2, 1, 2, 3], null],
+  ["a literal of a long length", 3, [3, 60 << 2, 2, 1, 2, 3], null],
+  ["a copy of itself", 11, [11, 0, 7, (3 << 2) | 1, 1, (2 << 2) | 2, 1, 0], null],
+  ["nothing", 0, [0], null],
+  ["no length", 3, [], /no length/],
+  ["another length", 4, [3, 2 << 2, 1, 2, 3], /announces 3 bytes, the page 4/],
+  ["too little", 4, [4, 2 << 2, 1, 2, 3], /holds 3 bytes, not 4/],
+  ["too much", 2, [2, 2 << 2, 1, 2, 3], /more than 2 bytes/],
+  ["a literal past the end", 9, [9, 8 << 2, 1], /a literal goes past its end/],
+  ["a copy from nowhere", 9, [9, 0, 1, (3 << 2) | 1, 9], /from before its start/],
+  ["a copy of offset 0", 9, [9, 0, 1, (3 << 2) | 1, 0], /from before its start/],
+  ["an end inside a tag", 9, [9, 0, 1, (3 << 2) | 3, 1, 0], /ends inside a length/],
+  ["a literal of 4 GiB", 9, [9, 63 << 2, 255, 255, 255, 255], /a literal goes past its end/],
+  ["a copy from 2 GiB before", 9, [9, 0, 1, (3 << 2) | 3, 0, 0, 0, 128], /from before its start/],
+];
+for (const [name, size, bytes, message] of snappy)
+  test(`snappy: ${name}`, () => {
+    const check = () => checkSnappy(Uint8Array.from(bytes), size);
+    if (message) assert.throws(check, message);
+    else check();
+  });
 
 test.run();

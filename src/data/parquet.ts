@@ -8,6 +8,7 @@ import { fileError, ioError, openForReading } from "./fault.js";
 import { InvalidUtf8 } from "./fields.js";
 import { type ColumnLevels, checkChunk, type Inflate } from "./pages.js";
 import type { NumberedRow } from "./rows.js";
+import { checkSnappy } from "./snappy.js";
 import { readThrift } from "./thrift.js";
 
 const limits = {
@@ -105,6 +106,7 @@ function inflaterOf({ path, library }: Source, codec: CompressionCodec, compress
     }
     if (own) return own(bytes, size);
     demand(codec === "SNAPPY", path, `expected a codec of snappy, gzip, zstd or brotli, got ${codec}`);
+    checkSnappy(bytes, size);
     const page = new Uint8Array(size);
     library.snappyUncompress(bytes, page);
     return page;

@@ -28,7 +28,7 @@ async function groups(): Promise<void> {
   for (let g = group; ; g++) {
     for (const record of recordsOf(g)) void journal.append(record);
     await journal.endGroup(String(g));
-    console.log(g + 1);
+    console.log(String(g + 1)); // a number would be coloured where FORCE_COLOR says so
   }
 }
 
