@@ -10,6 +10,18 @@ import { IsrDpoError } from "../errors.js";
 import type { Tensor } from "../types.js";
 import { hashOf } from "./hash.js";
 
+const codeOf = (e: unknown): string | undefined => (e as { code?: string }).code;
+
+/** Node's recursive mkdir says ENOENT whatever the system said: the plain one tells what is wrong. */
+async function makeFolder(dir: string): Promise<void> {
+  await mkdir(dir, { recursive: true }).catch((e) => {
+    if (codeOf(e) !== "ENOENT") throw e;
+    return mkdir(dir).catch((plain) => {
+      if (codeOf(plain) !== "EEXIST") throw plain;
+    });
+  });
+}
+
 export interface FeatureCacheOptions {
   dir: string;
   /** Of all files; the ones that were used longest ago go first. Default: no bound. */
@@ -31,8 +43,6 @@ const arrays = { f32: Float32Array, bf16: Uint16Array, u8: Uint8Array, i32: Int3
 const maxBytesOfFile = 2 ** 31;
 const staleMs = 3_600_000;
 const scanEvery = 64; // puts: other processes fill the folder too
-
-const codeOf = (e: unknown) => (e as { code?: string }).code;
 
 function failure(e: unknown, path: string): IsrDpoError {
   const full = ["ENOSPC", "EDQUOT", "EFBIG"].includes(codeOf(e) ?? "");
@@ -131,7 +141,7 @@ export class FeatureCache {
     const path = this.#pathOf(key);
     const temporary = `${path}.${process.pid}-${randomBytes(6).toString("hex")}.tmp`;
     try {
-      await mkdir(this.#dir, { recursive: true });
+      await makeFolder(this.#dir);
       await this.#write(temporary, [
         headerOf(dtype, rows, cols, await hashOf([key, data])),
         new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
