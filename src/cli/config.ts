@@ -1,6 +1,7 @@
 // isr-dpo config show|schema: what a configuration file comes to, and what it may hold.
 import { Command, Option } from "commander";
 import { colours } from "./exit.js";
+import { setOption } from "./flags.js";
 import { printable } from "./terminal.js";
 
 interface ShowFlags {
@@ -8,8 +9,6 @@ interface ShowFlags {
   set: string[];
   json?: boolean;
 }
-
-const collect = (text: string, before: string[]): string[] => [...before, text];
 
 async function show(file: string, flags: ShowFlags): Promise<void> {
   const { kindOf, readConfig, settingsOf, leavesOf } = await import("../config/read.js");
@@ -41,11 +40,7 @@ export function configCommand(): Command {
         .description("print a file with every default filled in, and where each value comes from")
         .argument("<config>", "configuration file (YAML)")
         .addOption(kindOption().default(undefined, "by its keys"))
-        .addOption(
-          new Option("--set <key=value>", "replace a value (may be given again)")
-            .argParser(collect)
-            .default([], "none"),
-        )
+        .addOption(setOption())
         .option("--json", "print JSON")
         .exitOverride()
         .action(show),

@@ -73,6 +73,12 @@ export const addSampling = (command: Command): Command =>
     .option("--seed <s>", "of the draws (default: 0)", seedFlag)
     .option("--stop <text>", "end an answer before this text (may be given again)", stopFlag);
 
+/** Replaces keys of a configuration file; may be given again. */
+export const setOption = (): Option =>
+  new Option("--set <key=value>", "any key of the configuration (may be given again)")
+    .argParser((text: string, before: string[]) => [...before, text])
+    .default([], "none");
+
 export const addFrames = (command: Command): Command =>
   command
     .option("--frames <n>", "frames of a video (default: the family's)", wholeNumber(1, 4096))

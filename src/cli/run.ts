@@ -1,16 +1,8 @@
 // isr-dpo run CONFIG: the iterations of a configuration file; the same command resumes.
-import { dirname, join } from "node:path";
-import { Command, Option } from "commander";
-import type { RunConfig } from "../config/schema.js";
-import {
-  type IterationResult,
-  IsrDpoError,
-  type Prompts,
-  readSamples,
-  runIterations,
-  type RunIterationsOptions,
-} from "../index.js";
-import { wholeNumber } from "./flags.js";
+import { dirname } from "node:path";
+import { Command } from "commander";
+import { type IterationResult, readSamples, runIterations, type RunIterationsOptions } from "../index.js";
+import { setOption, wholeNumber } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { jsonLine } from "./terminal.js";
 import { duration, statusText } from "./train-view.js";
@@ -24,19 +16,11 @@ interface RunFlags {
   json?: boolean;
 }
 
-async function promptsAt(path: string | undefined): Promise<Partial<Prompts> | undefined> {
-  if (path === undefined) return undefined;
-  const { readYaml } = await import("../config/read.js");
-  return (await readYaml(path)) as Partial<Prompts>;
-}
-
 async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOptions> {
   const { readConfig, settingsOf, layered } = await import("../config/read.js");
   const { loadOptionsOf } = await import("../config/options.js");
   const { from, to, runDir } = flags;
   const { config } = await readConfig(file, "run", layered({ from, to, runDir }, settingsOf(flags.set)));
-  const prompts = await promptsAt(config.prompts);
-  const judge = await judgeOf(config);
   return {
     runDir: config.runDir,
     model: config.model,
@@ -45,23 +29,7 @@ async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOp
     to: config.to,
     config: { ...config, videos: config.videos ?? dirname(config.samples) },
     load: loadOptionsOf(config.load, config.features, config.runDir),
-    ...(prompts ? { prompts } : {}),
-    ...(judge ? { judge } : {}),
   };
-}
-
-async function judgeOf({ judge, runDir }: RunConfig) {
-  if (judge.kind === "self") return undefined;
-  if (!judge.endpoint)
-    throw new IsrDpoError(
-      "INVALID_CONFIG",
-      "judge.endpoint: expected the address and the model of the endpoint, got nothing",
-      {
-        hint: "set judge.endpoint.url and judge.endpoint.model, or judge.kind: self",
-      },
-    );
-  const { openaiJudge } = await import("../judge/openai.js");
-  return openaiJudge({ ...judge.endpoint, answers: join(runDir, "judge-answers.jsonl") });
 }
 
 /** What an iteration came to, in a line. */
@@ -88,7 +56,7 @@ async function run(file: string, flags: RunFlags): Promise<void> {
     else {
       for (const r of results) view.say(iterationLine(r));
       view.say(`${duration((performance.now() - began) / 1e3)}; model: ${results.at(-1)!.model}`);
-      view.say(`next: isr-dpo report ${options.runDir}, isr-dpo chat ${join(results.at(-1)!.model)}`);
+      view.say(`next: isr-dpo report ${options.runDir}, isr-dpo chat ${results.at(-1)!.model}`);
     }
   } catch (e) {
     view.end();
@@ -99,8 +67,6 @@ async function run(file: string, flags: RunFlags): Promise<void> {
   }
 }
 
-const collect = (text: string, before: string[]): string[] => [...before, text];
-
 export function runCommand(): Command {
   return new Command("run")
     .description("iterations of self-retrospective DPO; the same command resumes")
@@ -108,11 +74,7 @@ export function runCommand(): Command {
     .option("--from <t>", "index of the first model that is used", wholeNumber(0))
     .option("--to <t>", "index of the last model that is made", wholeNumber(1))
     .option("--run-dir <dir>", "folder of the run")
-    .addOption(
-      new Option("--set <key=value>", "any key of the configuration (may be given again)")
-        .argParser(collect)
-        .default([], "none"),
-    )
+    .addOption(setOption())
     .option("--json", "print one JSON object an event")
     .exitOverride()
     .action(run);

@@ -1,8 +1,8 @@
 // isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
 import { join } from "node:path";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
-import { realNumber, wholeNumber } from "./flags.js";
+import { realNumber, wholeNumber, setOption } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { jsonLine } from "./terminal.js";
 import { summary } from "./train-view.js";
@@ -113,17 +113,11 @@ function kindCommand(kind: Kind, about: string): Command {
     else command.option(flag, text);
   }
   return command
-    .addOption(
-      new Option("--set <key=value>", "any key of the configuration (may be given again)")
-        .argParser(collect)
-        .default([], "none"),
-    )
+    .addOption(setOption())
     .option("--json", "print one JSON object an event")
     .exitOverride()
     .action((file: string | undefined, flags: TrainFlags) => run(kind, file, flags));
 }
-
-const collect = (text: string, before: string[]): string[] => [...before, text];
 
 export function trainCommand(): Command {
   return new Command("train")

@@ -311,22 +311,24 @@ export type ConfigKind = "train" | "run";
 
 export const schemas = { train: trainSchema, run: runSchema } as const;
 
+const paperDpo = {
+  loss: "sigmoid",
+  beta: 0.1,
+  learningRate: 5e-7,
+  schedule: "linear",
+  warmupRatio: 0.1,
+  betas: [0.9, 0.999],
+  eps: 1e-8,
+  weightDecay: 0,
+  clipNorm: null,
+  train: { vision: false, projector: false, decoder: true },
+} as const;
+
 /** LLaVA-Hound-DPO's values; the paper and its code leave most of them out. */
 export const presets = {
   paper: {
     train: {
-      trainer: {
-        loss: "sigmoid",
-        beta: 0.1,
-        learningRate: 5e-7,
-        schedule: "linear",
-        warmupRatio: 0.1,
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weightDecay: 0,
-        clipNorm: null,
-        train: { vision: false, projector: false, decoder: true },
-      },
+      trainer: paperDpo,
       epochs: 3,
       itemsPerStep: 128,
       load: { dtype: "bf16" },
@@ -338,16 +340,7 @@ export const presets = {
       response: { maxTokens: 512, temperature: 0.7, topP: 0.9 },
       judge: { kind: "self", method: "text", orders: "one" },
       train: {
-        loss: "sigmoid",
-        beta: 0.1,
-        learningRate: 5e-7,
-        schedule: "linear",
-        warmupRatio: 0.1,
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weightDecay: 0,
-        clipNorm: null,
-        train: { vision: false, projector: false, decoder: true },
+        ...paperDpo,
         epochs: 3,
         pairsPerStep: 128,
       },

@@ -1,6 +1,6 @@
 // The whole method on the synthetic world with the model that ships: the context designs side by side, each model measured on
 // clips that no training saw. Writes a comparison folder that the report reads. Designs that share an iteration share its files.
-import { cp } from "node:fs/promises";
+import { cp, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { asyncDispose, root } from "../addon.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
@@ -179,7 +179,6 @@ class Demo {
     await cp(source, `${target}.tmp`, { recursive: true });
     const start = await readState(join(source, "start.json"));
     await writeAtomic(join(`${target}.tmp`, "start.json"), `${canonicalJson({ ...start, context: to })}\n`);
-    const { rename } = await import("node:fs/promises");
     await rename(`${target}.tmp`, target);
   }
 
@@ -272,7 +271,6 @@ class Demo {
       return work();
     });
     await Promise.all([finish("none").then(work), contexts]);
-    await work();
     return this.#conclude(chance, accuracy);
   }
 
