@@ -14,6 +14,7 @@ import { finished, finishedGroups } from "../store/records.js";
 import { canonicalJson } from "../store/run.js";
 import { moveStage, readStage, type StageFile } from "../store/stage.js";
 import { createTrainer, type Trainer } from "../trainer.js";
+import { Closing } from "../training/closing.js";
 import type { IterationResult } from "../training/events.js";
 import { ItemSet } from "../training/items.js";
 import { stepPlan } from "../training/order.js";
@@ -62,7 +63,7 @@ interface Before {
 export class Iteration {
   readonly #o: IterationInput;
   readonly #dir: string;
-  readonly #closing: (() => unknown)[] = [];
+  readonly #closing = new Closing();
   #resumed = false;
   #judgeCalls = 0;
 
@@ -75,17 +76,8 @@ export class Iteration {
     return join(this.#dir, name);
   }
 
-  #keep<T>(value: T, close: () => unknown): T {
-    this.#closing.push(close);
-    return value;
-  }
-
-  async run(): Promise<IterationResult> {
-    try {
-      return await this.#work();
-    } finally {
-      for (const close of this.#closing.reverse()) await close();
-    }
+  run(): Promise<IterationResult> {
+    return this.#closing.after(() => this.#work());
   }
 
   async #work(): Promise<IterationResult> {
@@ -119,7 +111,7 @@ export class Iteration {
     const { settings, load, folder, signal } = this.#o;
     const cached = loadOptionsOf(settings.load, settings.features, folder.dir);
     const model = await loadModel(this.#o.model, { ...cached, ...load, signal });
-    return this.#keep(model, () => model[asyncDispose]());
+    return this.#closing.keep(model, () => model[asyncDispose]());
   }
 
   #warn(code: string, message: string, detail: unknown = {}): void {
@@ -283,9 +275,9 @@ export class Iteration {
     const set = await this.#items(before);
     const plan = stepPlan(set.length, settings.train.pairsPerStep, settings.train.epochs);
     const trainer = await createTrainer(model, { totalSteps: plan.totalSteps, ...settings.trainer });
-    this.#keep(trainer, () => trainer[asyncDispose]());
+    this.#closing.keep(trainer, () => trainer[asyncDispose]());
     const references = await ReferenceStore.open(this.#at("refs.f32"));
-    this.#keep(references, () => references.close());
+    this.#closing.keep(references, () => references.close());
     if (at === "score") {
       const scoring = { trainer, items: set, references, batch: 8, iteration, emit, signal };
       await staged(emit, iteration, "score", references.count > 0, () => scoreReferences(scoring));
@@ -344,7 +336,7 @@ export class Iteration {
       });
     const source = () => this.#trainItems(pairs);
     const set = await ItemSet.gather(source(), this.#at("train/items.jsonl"));
-    return this.#keep(set, () => set.close());
+    return this.#closing.keep(set, () => set.close());
   }
 
   async *#trainItems(pairs: readonly ChosenPair[]): AsyncGenerator<FittedItem> {

@@ -12,6 +12,7 @@ import { acquireLock } from "../store/lock.js";
 import { mayDiffer, openRun } from "../store/run.js";
 import { moveStage, readStage } from "../store/stage.js";
 import { createTrainer, type Trainer, type TrainerOptions } from "../trainer.js";
+import { Closing } from "./closing.js";
 import { Evaluator } from "./evaluate.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./events.js";
 import { gather, mediaFiles } from "./gather.js";
@@ -76,7 +77,7 @@ class TrainRun {
   readonly #dir: string;
   readonly #signal: AbortSignal;
   readonly #emit: Emit;
-  readonly #closing: (() => unknown)[] = [];
+  readonly #closing = new Closing();
   #begun: TrainStage | null = null; // the stage that an earlier process had come to
 
   constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
@@ -90,27 +91,15 @@ class TrainRun {
     return join(this.#dir, name);
   }
 
-  /** Closed at the end, the last opened first. */
-  #keep<T>(value: T, close: () => unknown): T {
-    this.#closing.push(close);
-    return value;
-  }
-
-  async run(): Promise<IterationResult> {
-    const [work] = await Promise.allSettled([this.#work()]);
-    const ends: PromiseSettledResult<unknown>[] = [work];
-    // All are closed, the lock with them, whatever fails; the first failure is thrown.
-    for (const close of this.#closing.reverse())
-      ends.push(...(await Promise.allSettled([Promise.resolve().then(close)])));
-    for (const end of ends) if (end.status === "rejected") throw end.reason;
-    return (work as PromiseFulfilledResult<IterationResult>).value;
+  run(): Promise<IterationResult> {
+    return this.#closing.after(() => this.#work());
   }
 
   async #work(): Promise<IterationResult> {
     const s = this.#s;
     await makeFolders(this.#dir);
     const lock = await acquireLock(this.#dir);
-    this.#keep(lock, () => lock.release());
+    this.#closing.keep(lock, () => lock.release());
     await removeTemporaries(this.#dir);
     const stage = await readStage<TrainStage>(this.#dir, stages);
     this.#begun = stage?.stage ?? null;
@@ -124,7 +113,7 @@ class TrainRun {
     const evalSet = await this.#gatherEvaluation(model);
     if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
     const trainer = await createTrainer(model, options);
-    this.#keep(trainer, () => trainer[asyncDispose]());
+    this.#closing.keep(trainer, () => trainer[asyncDispose]());
     if (!known) await this.#openRun(model); // only now: what was refused before may be corrected and asked again
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
     if (stage === null) await moveStage(this.#dir, stages, at, { ...facts });
@@ -153,7 +142,7 @@ class TrainRun {
     const { load, model: dir } = this.#s;
     const cache = load.featureCache === undefined ? { dir: this.#at("features") } : load.featureCache;
     const model = await loadModel(dir, { ...load, featureCache: cache, signal: this.#signal });
-    return this.#keep(model, () => model[asyncDispose]());
+    return this.#closing.keep(model, () => model[asyncDispose]());
   }
 
   async #openRun(model: VideoLM): Promise<void> {
@@ -182,7 +171,7 @@ class TrainRun {
     const skipped: string[] = [];
     const path = this.#at("items.jsonl");
     const set = await gather(path, before !== null, this.#gatherOptions(model, this.#s.data, skipped));
-    this.#keep(set, () => set.close());
+    this.#closing.keep(set, () => set.close());
     if (before && before.itemsSha256 !== set.hash)
       throw new IsrDpoError("RUN_MISMATCH", `${path}: expected the items that the run began with, got others`, {
         hint: "the file was changed: restore it, or start in a new folder",
@@ -197,7 +186,7 @@ class TrainRun {
     if (evalData === undefined) return null;
     const options = this.#gatherOptions(model, evalData, []);
     const set = await gather(this.#at("eval-items.jsonl"), this.#begun !== null, options);
-    return this.#keep(set, () => set.close());
+    return this.#closing.keep(set, () => set.close());
   }
 
   /** Reads the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
@@ -210,7 +199,7 @@ class TrainRun {
 
   async #references(name: string): Promise<ReferenceStore> {
     const store = await ReferenceStore.open(this.#at(name));
-    return this.#keep(store, () => store.close());
+    return this.#closing.keep(store, () => store.close());
   }
 
   #scoring(trainer: Trainer, items: ItemSet, references: ReferenceStore) {
