@@ -1,15 +1,16 @@
 // npm run world:bench -- FOLDER [MODEL ...] [--seeds N] [--clips N] [--held-out N] [--iterations N] [--first-seed N]: the demo
-// over seeds and models of other training seeds, with judges by rule as bounds. Prints means with standard errors, and
+// over seeds and models of other training seeds, with judges by rule and a wrong caption as bounds and controls. Prints means with standard errors, and
 // differences of designs pair by pair of seeds. Goes on where it was stopped. MODEL: default models/world.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { runIterations } from "../src/isr/run.ts";
+import { lookOf } from "../src/isr/looks.ts";
+import { runIterations, trainIteration } from "../src/isr/run.ts";
 import { loadModel } from "../src/model.ts";
 import { demo, demoConfig, demoDesigns } from "../src/world/demo.ts";
-import { randomJudge, shorterJudge, truthJudge } from "../src/world/judges.ts";
+import { captionJudge, randomJudge, shorterJudge, truthJudge } from "../src/world/judges.ts";
 import { measureAnswers, measureJudge } from "../src/world/measure.ts";
 import { worldPrompts } from "../src/world/prompts.ts";
-import { worldSamples } from "../src/world/samples.ts";
+import { worldSamples, wrongCaptions } from "../src/world/samples.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
@@ -42,29 +43,70 @@ async function withModel(dir, work) {
   }
 }
 
-/** The last model that a judge by rule makes, without a context. */
-async function controlled(name, { dir, model, seed }) {
-  const samples = worldSamples({ name: "train", seed, clips });
-  const runDir = join(dir, `judge-${name}`);
-  await runIterations({
-    ...{ runDir, model, from: 1, to: 1 + iterations, context: "none" },
-    samples: samples.map(({ id, video, question }) => ({ id, video, question })),
-    judge: controls[name](seed, samples),
-    prompts: worldPrompts,
-    config: demoConfig("none", { seed, dir }),
-    load: { threads: 1 },
-  });
-  const set = { name: "held-out", seed, clips: heldOut, questions: "both" };
-  return withModel(join(runDir, "iterations", String(iterations), "model"), (m) => measureAnswers(m, set, { seed }));
+/** Two at a time: each uses one thread. */
+async function each(tasks) {
+  const waiting = [...tasks];
+  const work = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) await next();
+  };
+  await Promise.all([work(), work()]);
 }
 
-/** Figures of one seed by row: start, designs, judges by rule. */
+/** What the runs of controls have in common: no contexts are written. */
+function control(name, { dir, seed }) {
+  const samples = worldSamples({ name: "train", seed, clips });
+  const options = {
+    ...{ runDir: join(dir, `judge-${name}`), context: "none", prompts: worldPrompts, load: { threads: 1 } },
+    samples: samples.map(({ id, video, question }) => ({ id, video, question })),
+    config: demoConfig("none", { seed, dir }),
+  };
+  return { samples, options };
+}
+
+const measured = (dir, seed) =>
+  withModel(dir, (m) => measureAnswers(m, { name: "held-out", seed, clips: heldOut, questions: "both" }, { seed }));
+
+/** Figures of the last model that a judge by rule makes. */
+async function byRule(name, { dir, model, seed }) {
+  const { samples, options } = control(name, { dir, seed });
+  const judge = controls[name](seed, samples);
+  const results = await runIterations({ ...options, model, from: 1, to: 1 + iterations, judge });
+  return measured(results.at(-1).model, seed);
+}
+
+/** The same of the model's own judgement, with another clip's caption in place of its contexts. */
+async function misled({ dir, model, seed }) {
+  const { samples, options } = control("wrong-caption", { dir, seed });
+  const captions = new Map(wrongCaptions(samples).map((text, i) => [samples[i].id, text]));
+  const videos = new Map(samples.map(({ id, video }) => [id, join(dir, "videos", video)]));
+  const { stretches, frames } = options.config.video;
+  const rule = { looks: "varied", stretches, seed: BigInt(seed), sample: { frames } };
+  let current = model;
+  for (let t = 1; t <= iterations; t++) {
+    current = await withModel(current, async (judging) => {
+      const judge = captionJudge("world/wrong-caption", judging, {
+        caption: (id) => captions.get(id),
+        media: (id) => ({ kind: "video", path: videos.get(id), sample: lookOf(rule, id, "judge", t) }),
+      });
+      return (await trainIteration({ ...options, model: current, iteration: t, judge })).model;
+    });
+  }
+  return measured(current, seed);
+}
+
+/** Figures of one seed by row: start, designs, controls. */
 async function one(model, seed, k) {
   const dir = join(out, `model-${k}-seed-${seed}`);
   const { accuracy } = await demo({ dir, model, seed, clips, heldOut, iterations });
   const rows = { start: accuracy.none[0] };
   for (const design of demoDesigns) rows[design] = accuracy[design].at(-1);
-  for (const name of Object.keys(controls)) rows[`${name} judge`] = await controlled(name, { dir, model, seed });
+  const given = { dir, model, seed };
+  const found = {};
+  await each([
+    async () => (found["wrong caption"] = await misled(given)),
+    ...Object.keys(controls).map((name) => async () => (found[`${name} judge`] = await byRule(name, given))),
+  ]);
+  for (const name of ["wrong caption", ...Object.keys(controls).map((c) => `${c} judge`)]) rows[name] = found[name];
   const judge = await withModel(model, (m) => measureJudge(m, { name: "judged", seed, clips: heldOut }, { seed }));
   return { rows, judge };
 }
@@ -105,7 +147,7 @@ for (const [k, model] of models.entries()) {
     console.log(`| ${row} | ${shares.join(" | ")} | ${shown(of(row, (r) => r.greedy.exact))} | ${words} |`);
   }
   console.log("\n| difference in accuracy, seed by seed | |\n|---|---|");
-  for (const other of ["none", "fixed", "renew", "random judge", "start"]) {
+  for (const other of ["none", "fixed", "renew", "wrong caption", "random judge", "start"]) {
     const differences = found.map((f) => f.rows.retrospective.sampled.exact - f.rows[other].sampled.exact);
     console.log(`| retrospective - ${other} | ${shown(differences)} |`);
   }

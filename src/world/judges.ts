@@ -1,6 +1,11 @@
 // Judges that go by a rule: bounds and controls beside the model's own judgement.
 import { IsrDpoError } from "../errors.js";
+import { judgePrompt } from "../isr/prompts.js";
 import type { Judge, JudgeItem, Verdict } from "../judge/judge.js";
+import { selfJudge } from "../judge/self.js";
+import type { VideoLM } from "../model.js";
+import type { Media } from "../types.js";
+import { worldPrompts } from "./prompts.js";
 import { Random } from "./rng.js";
 import type { WorldSample } from "./samples.js";
 import { truthValue } from "./score.js";
@@ -50,3 +55,21 @@ export const shorterJudge: Judge = judgeBy(
   "world/shorter",
   ({ responses: [first, second] }) => words(second) - words(first),
 );
+
+/** What a model is shown when it judges a sample by a caption of the caller's. */
+export interface CaptionSource {
+  caption(sample: string): string;
+  media(sample: string): Media;
+}
+
+/** The model as judge, by log-probs, with given captions in place of the contexts of the run. */
+export const captionJudge = (id: string, model: VideoLM, { caption, media }: CaptionSource): Judge => {
+  const { compare } = selfJudge({
+    ...{ model, generator: model, method: "logprob", labels: worldPrompts.judge.labels },
+    prompt: async ({ sample, responses: [first, second] }) =>
+      judgePrompt(worldPrompts, media(sample.id), {
+        ...{ context: caption(sample.id), question: sample.question, first, second },
+      }),
+  });
+  return { id, compare };
+};
