@@ -58,7 +58,8 @@ function control(name, { dir, seed }) {
   const options = {
     ...{ runDir: join(dir, `judge-${name}`), context: "none", prompts: worldPrompts, load: { threads: 1 } },
     samples: samples.map(({ id, video, question }) => ({ id, video, question })),
-    config: demoConfig("none", { seed, dir }),
+    // a rule may tie most pairs, or choose by position: that is what it is here for
+    config: { ...demoConfig("none", { seed, dir }), guards: { maxPosition: 1, minUsable: 0 } },
   };
   return { samples, options };
 }

@@ -56,6 +56,12 @@ function framesFirst(t: Tensor): Float32Array {
   return to;
 }
 
+export interface MediaSettings {
+  onMedia: ((report: MediaReport) => void) | undefined;
+  /** Of a file; undefined: the default. */
+  timeoutMs: number | undefined;
+}
+
 export class MediaRegistry {
   readonly counters: MediaCounters = { decodes: 0, featureHits: 0, featureMisses: 0 };
   readonly #host: Host;
@@ -63,7 +69,7 @@ export class MediaRegistry {
   readonly #vision: NativeVision | undefined;
   readonly #spec: () => Promise<VisionSpec>;
   readonly #cache: Promise<FeatureCache> | undefined;
-  readonly #onMedia: ((report: MediaReport) => void) | undefined;
+  readonly #settings: MediaSettings;
   readonly #entries = new Map<string, Promise<Entry>>(); // least recently used first
   #idleBytes = 0;
   /** A tower is being trained: its features come from pixels, never from a cache. */
@@ -75,14 +81,14 @@ export class MediaRegistry {
     vision: NativeVision | undefined,
     spec: () => Promise<VisionSpec>,
     cache: Promise<FeatureCache> | undefined,
-    onMedia: ((report: MediaReport) => void) | undefined,
+    settings: MediaSettings,
   ) {
     this.#host = host;
     this.#info = info;
     this.#vision = vision;
     this.#spec = spec;
     this.#cache = cache;
-    this.#onMedia = onMedia;
+    this.#settings = settings;
   }
 
   /** The tower that takes this kind; INVALID_ARGUMENT where the model has none. */
@@ -180,7 +186,9 @@ export class MediaRegistry {
   async open(field: string, media: Media, signal: AbortSignal | undefined): Promise<OpenedMedia> {
     this.tower(field, kindOf(checkedMedia(field, media)));
     const { openMedia } = await import("./video/media.js");
-    const opened = await openMedia(checkedMedia(field, media), await this.#spec(), signal ? { signal } : {});
+    const { timeoutMs } = this.#settings;
+    const bounds = { ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
+    const opened = await openMedia(checkedMedia(field, media), await this.#spec(), bounds);
     const path = typeof media === "string" ? media : "path" in media ? media.path : undefined;
     if (path !== undefined) {
       this.counters.decodes += 1;
@@ -190,8 +198,9 @@ export class MediaRegistry {
   }
 
   #tell(report: MediaReport): void {
-    if (this.#onMedia) {
-      this.#onMedia(report);
+    const { onMedia } = this.#settings;
+    if (onMedia) {
+      onMedia(report);
       return;
     }
     const { path, decodeErrors, lost, count } = report;

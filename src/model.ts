@@ -5,7 +5,7 @@ import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { generate, type GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf } from "./inputs.js";
-import { MediaRegistry, visualTokens } from "./media.js";
+import { MediaRegistry, type MediaSettings, visualTokens } from "./media.js";
 import type { Run } from "./run.js";
 import { plainSequence, scoredSequences } from "./sequence.js";
 import type { ModelTokenizer } from "./text/tokenizer.js";
@@ -110,6 +110,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     "threads",
     "visionTower",
     "featureCache",
+    "mediaTimeoutMs",
     "onProgress",
     "onMedia",
   ]);
@@ -120,6 +121,10 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
   const threads = given.threads === undefined ? 0 : integer("options.threads", given.threads, 1, 256);
   const visionTower = given.visionTower === undefined ? undefined : path("options.visionTower", given.visionTower);
   const featureCache = cacheOptions(given.featureCache);
+  const mediaTimeoutMs =
+    given.mediaTimeoutMs === undefined
+      ? undefined
+      : integer("options.mediaTimeoutMs", given.mediaTimeoutMs, 1, 2 ** 31 - 1);
   for (const key of ["onProgress", "onMedia"])
     if (given[key] !== undefined && typeof given[key] !== "function")
       refuse(`options.${key}`, "a function", given[key]);
@@ -132,7 +137,8 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
       host.call<NativeModel>("load", { dir: folder, dtype, threads, visionTower }, call),
       tokenizerOf(folder),
     ]);
-    return new LoadedModel(host, native, folder, tokenizer, featureCache, onMedia && quietly(onMedia));
+    const media = { onMedia: onMedia && quietly(onMedia), timeoutMs: mediaTimeoutMs };
+    return new LoadedModel(host, native, folder, tokenizer, featureCache, media);
   } catch (e) {
     await host.dispose();
     throw e;
@@ -268,7 +274,7 @@ class LoadedModel implements VideoLM {
     dir: string,
     tokenizer: ModelTokenizer | IsrDpoError,
     cache: CacheOptions | undefined,
-    onMedia: LoadOptions["onMedia"],
+    media: MediaSettings,
   ) {
     this.info = modelInfo(native);
     const { vision } = native;
@@ -279,7 +285,7 @@ class LoadedModel implements VideoLM {
     });
     const features = cache && import("./video/features.js").then(({ FeatureCache }) => new FeatureCache(cache));
     features?.catch(() => undefined); // told at first use
-    this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features, onMedia);
+    this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features, media);
     this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer);
     this[internals] = { host, width: native.width, inputs: this.#inputs, trainer: false };
   }

@@ -80,6 +80,8 @@ export interface LoadOptions extends Cancel {
   threads?: number;
   visionTower?: string;
   featureCache?: { dir: string; maxBytes?: number } | false;
+  /** Milliseconds that opening and decoding a file may take; default 300,000. */
+  mediaTimeoutMs?: number;
   onProgress?(p: { bytes: number; totalBytes: number }): void;
   /**
    * Told of every file or folder that was opened and what became of its frames. Without it, frames that could not be decoded

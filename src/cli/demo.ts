@@ -4,7 +4,7 @@ import { type DemoEvent, type DemoResult, demo } from "../world/demo.js";
 import { writeReport } from "../report/report.js";
 import { colours } from "./exit.js";
 import { wholeNumber } from "./flags.js";
-import { interruption } from "./interrupt.js";
+import { gradualInterruption } from "./interrupt.js";
 import { jsonLine, say } from "./terminal.js";
 import { duration } from "./train-view.js";
 
@@ -63,11 +63,11 @@ function tell(e: DemoEvent): void {
 }
 
 async function run(dir: string, flags: DemoFlags): Promise<void> {
-  const { signal, off } = interruption();
+  const { finish, off } = gradualInterruption();
   const began = performance.now();
   const { json, ...options } = flags;
   try {
-    const running = demo({ dir, ...options, signal });
+    const running = demo({ dir, ...options, finish });
     for await (const event of running) {
       if (json) process.stdout.write(jsonLine(event));
       else tell(event);
@@ -88,7 +88,7 @@ async function run(dir: string, flags: DemoFlags): Promise<void> {
       );
     }
   } catch (e) {
-    if (signal.aborted) say("stopped; the same command goes on from there");
+    if (finish.aborted) say("stopped; the same command goes on from there");
     throw e;
   } finally {
     off();

@@ -1,9 +1,10 @@
 // isr-dpo run CONFIG: the iterations of a configuration file; the same command resumes.
-import { dirname } from "node:path";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { Command } from "commander";
-import { type IterationResult, readSamples, runIterations, type RunIterationsOptions } from "../index.js";
+import { type IterationResult, plan, readSamples, runIterations, type RunIterationsOptions } from "../index.js";
 import { setOption, wholeNumber } from "./flags.js";
-import { interruption } from "./interrupt.js";
+import { gradualInterruption } from "./interrupt.js";
 import { jsonLine } from "./terminal.js";
 import { duration, statusText } from "./train-view.js";
 import { View } from "./view.js";
@@ -32,6 +33,17 @@ async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOp
   };
 }
 
+/** Before a new run: what the plan says does not fit, and what to change. */
+async function tellIfTooLarge(view: View, { runDir, model, samples, config }: RunIterationsOptions): Promise<void> {
+  if (existsSync(join(runDir, "run.json"))) return;
+  let items = 0;
+  for await (const _ of samples) items += 1;
+  if (items === 0) return;
+  const { model: _, runDir: __, samples: ___, ...rest } = config!;
+  const { fits, advice } = await plan({ model, runDir, items, config: rest });
+  if (!fits) for (const line of advice) view.say(`warning (PLAN): ${line}`);
+}
+
 /** What an iteration came to, in a line. */
 function iterationLine({ iteration, counts, pairs, metrics }: IterationResult): string {
   const { samples, promptsCut, ...statuses } = counts;
@@ -43,11 +55,12 @@ function iterationLine({ iteration, counts, pairs, metrics }: IterationResult): 
 
 async function run(file: string, flags: RunFlags): Promise<void> {
   const options = await optionsOf(file, flags);
-  const { signal, off } = interruption();
   const view = new View("dpo", flags.json === true, process.stderr.isTTY === true);
+  await tellIfTooLarge(view, options);
+  const { finish, off } = gradualInterruption((line) => view.say(line));
   const began = performance.now();
   try {
-    const running = runIterations({ ...options, signal });
+    const running = runIterations({ ...options, finish });
     for await (const e of running) view.event(e);
     const results = await running.result;
     view.end();
@@ -60,7 +73,7 @@ async function run(file: string, flags: RunFlags): Promise<void> {
     }
   } catch (e) {
     view.end();
-    if (signal.aborted) view.say("stopped; the same command goes on from there");
+    if (finish.aborted) view.say("stopped; the same command goes on from there");
     throw e;
   } finally {
     off();

@@ -132,9 +132,17 @@ export function stepLine(s: ViewState): string {
   );
 }
 
+const longestLine = 400;
+
+function oneLine(text: string): string {
+  const line = text.replace(/\s+/g, " ");
+  return line.length > longestLine ? `${line.slice(0, longestLine)} [...]` : line;
+}
+
 /** What stays to be read of an event; undefined: nothing. */
 export function lastingLine(e: IterationEvent, kind: "sft" | "dpo"): string | undefined {
   if (e.type === "warning") return printable(`warning (${e.code}): ${e.message}`);
+  if (e.type === "answer") return printable(oneLine(`model ${e.model}, ${e.sample}: ${e.question} -> ${e.text}`));
   if (e.type === "evaluation") {
     const pairs = kind === "dpo" ? `  accuracy ${(e.accuracy * 100).toFixed(1)} %  margin ${e.margin.toFixed(3)}` : "";
     return `evaluation before step ${e.step}: loss ${e.loss.toFixed(4)}${pairs}`;

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
 import { realNumber, wholeNumber, setOption } from "./flags.js";
-import { interruption } from "./interrupt.js";
+import { gradualInterruption } from "./interrupt.js";
 import { jsonLine } from "./terminal.js";
 import { summary } from "./train-view.js";
 import { View } from "./view.js";
@@ -78,12 +78,12 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
 
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
   const options = await optionsOf(kind, file, flags);
-  const { signal, off } = interruption();
   const view = new View(kind, flags.json === true, process.stderr.isTTY === true);
+  const { finish, off } = gradualInterruption((line) => view.say(line));
   const began = performance.now();
   let steps = 0;
   try {
-    const running = train({ ...options, signal });
+    const running = train({ ...options, finish });
     for await (const e of running) {
       if (e.type === "step") steps = e.metrics.step + 1;
       view.event(e);
@@ -99,7 +99,7 @@ async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Pro
     if (!flags.json) view.say(`next: isr-dpo chat ${join(options.runDir, "model")}`);
   } catch (e) {
     view.end();
-    if (signal.aborted) view.say(`stopped${steps > 0 ? ` at step ${steps}` : ""}; the same command goes on from there`);
+    if (finish.aborted) view.say(`stopped${steps > 0 ? ` at step ${steps}` : ""}; the same command goes on from there`);
     throw e;
   } finally {
     off();

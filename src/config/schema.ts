@@ -281,6 +281,7 @@ export const runSchema = z
           .optional()
           .describe("Seconds that frames come from."),
         fps: positive("Frames a second to choose among; default: all.").optional(),
+        timeoutS: positive("Seconds that opening and decoding a video may take.").max(86_400).default(300),
         onError: one(
           "A video that cannot be read: end the run, or skip and count its samples.",
           "skip",
@@ -294,6 +295,19 @@ export const runSchema = z
     features: features.prefault({}),
     load: load.prefault({}),
     groupVideos: whole("Videos that are worked on together; default: 1 on a CPU.", 1).optional(),
+    evaluate: z
+      .strictObject({
+        samples: path("File of questions about videos that every model answers, greedily: .jsonl, .json or .parquet."),
+        videos: path("Folder that their video paths are relative to; default: that of samples.").optional(),
+        count: whole("How many of them, from the first.", 1).default(64),
+        name: z
+          .string()
+          .regex(/^[\w-]{1,64}$/, "letters, digits, _ and -")
+          .default("slice")
+          .describe("Of the files: evaluation/NAME.MODEL.json and .answers.jsonl."),
+      })
+      .describe("A fixed set of questions that is asked of the first model and after each iteration.")
+      .optional(),
     keep: z
       .union([z.enum(["all", "last"]), z.int().min(1)], { error: "all, last, or a number of models" })
       .default(2)

@@ -1,7 +1,7 @@
 // Whether prompts fit into the context window: proven from the budgets before a run, and for long questions or replaced
 // prompts a rule. The context loses its tail first, at a sentence; then both responses are cut to one length. The question and
 // the visual tokens are never cut.
-import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { type ErrorCode, IsrDpoError, isIsrDpoError } from "../errors.js";
 import { build } from "../inputs.js";
 import { internalsOf, type VideoLM } from "../model.js";
 import type { Media, Message } from "../types.js";
@@ -50,6 +50,29 @@ export interface FittedPrompt {
 function head(model: VideoLM, text: string, n: number): string {
   const ids = model.tokenizer.encode(text, { special: false });
   return ids.length <= n ? text : model.tokenizer.decode(ids.subarray(0, n), { skipSpecial: true });
+}
+
+/** Codes of a video that cannot be used. */
+export const mediaFaults: readonly ErrorCode[] = ["MEDIA_UNREADABLE", "MEDIA_EMPTY", "NOT_FOUND"];
+
+/** Tokens of the judge's answer. */
+export const verdictTokens = 8;
+
+/** The answering prompt. CONTEXT_OVERFLOW where it has more than `limit` tokens: a question is never cut. */
+export async function fitResponsePrompt(
+  model: VideoLM,
+  prompts: Prompts,
+  media: Media,
+  question: string,
+  limit: number,
+): Promise<void> {
+  const tokens = await promptTokens(model, responsePrompt(prompts, media, question));
+  if (tokens <= limit) return;
+  throw new IsrDpoError(
+    "CONTEXT_OVERFLOW",
+    `the prompt of ${JSON.stringify(question.slice(0, 60))} has ${tokens} tokens, more than the ${limit} beside an answer`,
+    { hint: "leave the question out, or shorten it", detail: { tokens, limit } },
+  );
 }
 
 /** A judge's prompt within `limit` tokens. CONTEXT_OVERFLOW where not even question and video fit. */
@@ -106,6 +129,9 @@ export async function fitContextPrompt(
   const kept = await largest(sentences.length, async (n) => (await promptTokens(model, make(n))) <= limit);
   return { messages: make(Math.max(0, kept)), cut: true };
 }
+
+/** Tokens that any question of a run may have without anything being cut. */
+export const provenQuestion = 64;
 
 export interface Budgets {
   context: number;

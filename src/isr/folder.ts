@@ -1,5 +1,6 @@
 // The run folder of iterations: lock, run.json, samples.jsonl, and a folder for each iteration (docs/run-folder.md).
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathOf } from "../data/fields.js";
@@ -7,7 +8,7 @@ import type { Sample } from "../data/samples.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { guarded, makeFolders, removeTemporaries, writeAtomic } from "../store/files.js";
 import { acquireLock, type Lock } from "../store/lock.js";
-import { mayDiffer, openRun, type RunFile } from "../store/run.js";
+import { mayDiffer, openRun, type RunOptions } from "../store/run.js";
 import { engineVersion } from "../training/train.js";
 import { type Prompts, promptsHash } from "./prompts.js";
 import type { RunSettings } from "./settings.js";
@@ -15,13 +16,27 @@ import type { RunSettings } from "./settings.js";
 /** Keys that change no result. */
 const free: readonly string[] = [
   ...mayDiffer,
-  ...["from", "to", "model", "samples", "videos", "keep", "features", "load.threads", "prompts"].map(
-    (key) => `config.${key}`,
-  ),
+  ...[
+    "from",
+    "to",
+    "model",
+    "samples",
+    "videos",
+    "keep",
+    "features",
+    "load.threads",
+    "prompts",
+    "evaluate",
+    "video.timeoutS",
+  ].map((key) => `config.${key}`),
   ...["guards", "judge.tie", "judge.identical", "judge.unparsed"].map((key) => `config.${key}`), // they end a run, or do not
   "config.judge.endpoint", // what matters of it is in facts.judge
   "facts.isa", // told
 ];
+
+/** What is known of the machine and the model once the model is loaded. */
+export type Loaded = Readonly<Record<"isa" | "device" | "dtype" | "family", string>>;
+const loadedFacts = ["isa", "device", "dtype", "family"].map((key) => `facts.${key}`);
 
 /** Samples as lines, checked: ids of their own, a video and a question each. */
 async function linesOf(samples: AsyncIterable<Sample> | Iterable<Sample>): Promise<{ list: Sample[]; text: string }> {
@@ -58,12 +73,21 @@ export interface RunIdentity {
 }
 
 export class RunFolder {
+  readonly #run: RunOptions;
+  readonly #lines: string;
+
   private constructor(
     readonly dir: string,
     readonly lock: Lock,
     readonly samples: readonly Sample[],
-    readonly run: RunFile,
-  ) {}
+    /** Nothing was run here yet: there is no run.json. */
+    readonly fresh: boolean,
+    run: RunOptions,
+    lines: string,
+  ) {
+    this.#run = run;
+    this.#lines = lines;
+  }
 
   /** Takes the folder's lock, tidies what a crash left, and checks that the run is the one that was started here. */
   static async open(dir: string, o: RunIdentity): Promise<RunFolder> {
@@ -82,13 +106,21 @@ export class RunFolder {
         samples: list.length,
         samplesSha256,
       };
-      const { run } = await openRun(dir, { kind: "isr", config, facts, mayDiffer: free });
-      await writeAtomic(join(dir, "samples.jsonl"), text);
-      return new RunFolder(dir, lock, list, run);
+      const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free };
+      const fresh = !existsSync(join(dir, "run.json"));
+      if (!fresh) await openRun(dir, { ...run, mayDiffer: [...free, ...loadedFacts] }); // before a large model is loaded
+      return new RunFolder(dir, lock, list, fresh, run, text);
     } catch (e) {
       lock.release();
       throw e;
     }
+  }
+
+  /** Writes run.json and samples.jsonl, or checks that they are of this run; the instruction-set level that it began with. */
+  async begin(loaded: Loaded): Promise<string> {
+    const { run } = await openRun(this.dir, { ...this.#run, facts: { ...this.#run.facts, ...loaded } });
+    await writeAtomic(join(this.dir, "samples.jsonl"), this.#lines);
+    return String(run.facts.isa);
   }
 
   close(): void {

@@ -12,13 +12,21 @@ import {
   type Judge,
   type JudgeItem,
   type PairStatus,
+  swapped,
   type Verdict,
 } from "../judge/judge.js";
 import { selfJudge } from "../judge/self.js";
 import type { Session, VideoLM } from "../model.js";
 import type { GroupEnd, JournalRecord } from "../store/records.js";
 import type { Completion, GenerateRequest, Media } from "../types.js";
-import { fitContextPrompt, fitJudgePrompt } from "./fit.js";
+import {
+  type FittedPrompt,
+  fitContextPrompt,
+  fitJudgePrompt,
+  fitResponsePrompt,
+  mediaFaults,
+  verdictTokens,
+} from "./fit.js";
 import type { Group, VideoSamples } from "./groups.js";
 import { lookOf, type LookRule, type Purpose } from "./looks.js";
 import { type Prompts, responsePrompt } from "./prompts.js";
@@ -54,20 +62,21 @@ export interface Outcome {
 export interface GroupResult {
   records: GroupRecord[];
   outcomes: Outcome[];
-  /** Prompts that were cut to fit. */
-  cut: number;
   /** Comparisons that the judge was asked for, each order counted. */
   judgeCalls: number;
 }
 
-const mediaFaults = ["MEDIA_UNREADABLE", "MEDIA_EMPTY", "NOT_FOUND"] as const;
+/** What tells one judgement of a group from another. */
+const shownKey = ({ sample, responses }: JudgeItem): string => JSON.stringify([sample.id, responses[0]]);
 
 class GroupRun {
   readonly #g: Generation;
   readonly #session: Session;
   readonly #records: GroupRecord[] = [];
   readonly #outcomes: Outcome[] = [];
-  #cut = 0;
+  readonly #cutContexts = new Set<string>();
+  /** The judge's prompts by sample and the answer that they show first. */
+  readonly #judgements = new Map<string, FittedPrompt>();
   #judgeCalls = 0;
 
   constructor(g: Generation, session: Session) {
@@ -99,18 +108,47 @@ class GroupRun {
         for (const media of this.#looks(each)) await this.#g.model.encode(media, { signal: this.#g.signal });
         good.push(each);
       } catch (e) {
-        const fault = mediaFaults.some((code) => isIsrDpoError(e, code));
+        const fault = isIsrDpoError(e) && mediaFaults.includes(e.code);
         if (!fault || this.#g.settings.video.onError === "fail") throw e;
-        this.#skip(each, e as IsrDpoError);
+        this.#skipVideo(each, e as IsrDpoError);
       }
     }
     return good;
   }
 
-  #skip({ video, samples }: VideoSamples, e: IsrDpoError): void {
+  #skipVideo({ video, samples }: VideoSamples, e: IsrDpoError): void {
     const message = e.message.replaceAll(join(this.#g.settings.videos, video), video); // no path of this machine in the journal
     this.#records.push({ type: "skip", video, code: e.code, message });
     for (const { id } of samples) this.#conclude(id, { sample: id, status: "skipped" });
+  }
+
+  /** Whether the sample's question fits where `prove` looks; one that does not is skipped and counted. */
+  async #fits({ id }: Sample, prove: () => Promise<unknown>): Promise<boolean> {
+    try {
+      await prove();
+      return true;
+    } catch (e) {
+      if (!isIsrDpoError(e, "CONTEXT_OVERFLOW")) throw e;
+      this.#records.push({ type: "skip", sample: id, code: e.code, message: e.message });
+      this.#conclude(id, { sample: id, status: "skipped" });
+      return false;
+    }
+  }
+
+  /** Leaves out questions that do not fit into the answering prompt. */
+  async #answerable(videos: readonly VideoSamples[]): Promise<VideoSamples[]> {
+    const { model, prompts, settings } = this.#g;
+    const limit = model.info.contextLength - settings.response.maxTokens;
+    const left: VideoSamples[] = [];
+    for (const { video, samples } of videos) {
+      const fitting: Sample[] = [];
+      for (const s of samples) {
+        const media = this.#media(video, s.id, "response");
+        if (await this.#fits(s, () => fitResponsePrompt(model, prompts, media, s.question, limit))) fitting.push(s);
+      }
+      left.push({ video, samples: fitting });
+    }
+    return left;
   }
 
   #conclude(sample: string, outcome: Outcome, chosen?: 0 | 1): void {
@@ -143,7 +181,7 @@ class GroupRun {
     const limit = model.info.contextLength - settings.context.maxTokens;
     const media = this.#media(video, video, "context");
     const { messages, cut } = await fitContextPrompt(model, prompts, media, this.#g.previous(video), limit);
-    if (cut) this.#cut += 1;
+    if (cut) this.#cutContexts.add(video);
     const { maxTokens, temperature, topP } = settings.context;
     return { ...this.#draw("ctx", video), maxTokens, temperature, topP, prompt: messages };
   }
@@ -172,33 +210,33 @@ class GroupRun {
   #judge(): Judge {
     const { judge, model, settings, prompts } = this.#g;
     if (judge !== "self") return judge;
-    const verdict = 8; // tokens of a choice
     return selfJudge({
       model,
       generator: this.#session,
       method: settings.judge.method,
       labels: prompts.judge.labels,
-      maxTokens: verdict,
-      prompt: async ({ sample, context, responses: [first, second] }) => {
-        const media = this.#media(sample.video, sample.id, "judge");
-        const parts = { context, question: sample.question, first, second };
-        const { messages, cut } = await fitJudgePrompt(
-          model,
-          prompts,
-          media,
-          parts,
-          model.info.contextLength - verdict,
-        );
-        if (cut) this.#cut += 1;
-        return messages;
-      },
+      maxTokens: verdictTokens,
+      prompt: async (item) => this.#judgements.get(shownKey(item))!.messages,
     });
+  }
+
+  /** The prompts of an item in the orders that are asked, for the model as judge. */
+  async #fitJudgements(item: JudgeItem): Promise<void> {
+    const { model, prompts, settings, judge } = this.#g;
+    if (judge !== "self") return;
+    const limit = model.info.contextLength - verdictTokens;
+    for (const shown of settings.judge.orders === "both" ? [item, swapped(item)] : [item]) {
+      const { sample, context, responses } = shown;
+      const media = this.#media(sample.video, sample.id, "judge");
+      const parts = { context, question: sample.question, first: responses[0], second: responses[1] };
+      this.#judgements.set(shownKey(shown), await fitJudgePrompt(model, prompts, media, parts, limit));
+    }
   }
 
   /** Phase B: verdicts of what can be judged, and the status of every sample. */
   async #settle(videos: readonly VideoSamples[], found: ReadonlyMap<string, Completion[]>): Promise<void> {
     const { settings } = this.#g;
-    const items: (JudgeItem & { completions: Completion[] })[] = [];
+    const items: JudgeItem[] = [];
     for (const { video, samples } of videos) {
       const context = this.#context(video, found);
       for (const sample of samples) {
@@ -209,7 +247,10 @@ class GroupRun {
         const bare = { sample: sample.id, ...(context === null ? {} : { context }) };
         if (cutOff) this.#conclude(sample.id, { ...bare, status: "truncated" });
         else if (same) this.#conclude(sample.id, { ...bare, status: "identical" });
-        else items.push({ sample, context, responses: [a.text, b.text], completions });
+        else {
+          const item: JudgeItem = { sample, context, responses: [a.text, b.text] };
+          if (await this.#fits(sample, () => this.#fitJudgements(item))) items.push(item);
+        }
       }
     }
     const o = { signal: this.#g.signal };
@@ -231,8 +272,10 @@ class GroupRun {
     return found.get(`ctx/${video}`)![0]!.text.trim() || null;
   }
 
-  #verdict({ sample, context, responses }: JudgeItem, verdicts: readonly Verdict[]): void {
+  #verdict(item: JudgeItem, verdicts: readonly Verdict[]): void {
+    const { sample, context, responses } = item;
     verdicts.forEach(({ prefer, margin, raw }, order) => {
+      const shown = order === 0 ? item : swapped(item);
       this.#records.push({
         type: "verdict",
         sample: sample.id,
@@ -240,6 +283,7 @@ class GroupRun {
         choice: prefer === null ? "none" : String(prefer),
         ...(margin === undefined ? {} : { margin }),
         ...(raw === undefined ? {} : { raw }),
+        ...(this.#judgements.get(shownKey(shown))?.cut ? { cut: true } : {}),
       });
     });
     const decision = decide(verdicts, this.#g.settings.judge);
@@ -252,7 +296,8 @@ class GroupRun {
   #note(videos: readonly VideoSamples[], found: ReadonlyMap<string, Completion[]>): void {
     for (const { video, samples } of videos) {
       const [context] = found.get(`ctx/${video}`) ?? [];
-      if (context) this.#records.push({ type: "ctx", video, ids: Array.from(context.ids), text: context.text });
+      const cut = this.#cutContexts.has(video) ? ({ cut: true } as const) : {};
+      if (context) this.#records.push({ type: "ctx", video, ids: Array.from(context.ids), text: context.text, ...cut });
       for (const { id } of samples)
         for (const { copy, ids, text, end } of found.get(`rsp/${id}`)!)
           this.#records.push({ type: "rsp", sample: id, copy, ids: Array.from(ids), text, end });
@@ -260,11 +305,11 @@ class GroupRun {
   }
 
   async run(group: Group): Promise<GroupResult> {
-    const videos = await this.#readable(group.videos);
+    const videos = await this.#answerable(await this.#readable(group.videos));
     const found = await this.#sample(videos);
     this.#note(videos, found);
     await this.#settle(videos, found);
-    return { records: this.#records, outcomes: this.#outcomes, cut: this.#cut, judgeCalls: this.#judgeCalls };
+    return { records: this.#records, outcomes: this.#outcomes, judgeCalls: this.#judgeCalls };
   }
 }
 

@@ -25,12 +25,14 @@ import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
 import type { FittedItem } from "../sequence.js";
 import type { LoadOptions, Media } from "../types.js";
 import { type ChosenPair, countsOf, guard, pairsOf, type Records, sorted, writeExports } from "./exports.js";
-import { type Budgets, proveBudgets } from "./fit.js";
+import { evaluateSlice } from "./evaluate.js";
+import { type Budgets, provenQuestion, proveBudgets, verdictTokens } from "./fit.js";
 import type { RunFolder } from "./folder.js";
 import { type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
 import { type Group, groupsOf } from "./groups.js";
 import { lookOf, type LookRule } from "./looks.js";
 import { plainPrompt, type Prompts, promptsHash, responsePrompt } from "./prompts.js";
+import { preflight } from "./preflight.js";
 import type { RunSettings } from "./settings.js";
 
 const stages = ["generate", "score", "train", "save", "done"] as const;
@@ -48,6 +50,8 @@ export interface IterationInput {
   load: LoadOptions;
   emit: Emit;
   signal: AbortSignal;
+  /** Aborted: end in order, once the group or the step at hand is done. */
+  finish: AbortSignal;
 }
 
 type Counts = Record<string, number>;
@@ -88,7 +92,10 @@ export class Iteration {
     const model = await this.#load();
     const before = await this.#before();
     const groups = groupsOf(this.#o.folder.samples, this.#o.settings.groupVideos ?? 1);
+    if ((found?.stage ?? "generate") === "generate") await this.#prove(model);
+    await this.#enter(model);
     await this.#start(model, groups, before);
+    if (found === null) await this.#evaluate(model, this.#o.iteration); // those of later iterations have been
     let at: IterationStage = found?.stage ?? "generate";
     let facts: Counts = (found?.counts as Counts | undefined) ?? {};
     if (found === null) await moveStage(this.#dir, stages, "generate");
@@ -97,6 +104,7 @@ export class Iteration {
       at = await this.#move("score", facts);
     }
     const hash = await this.#learn(model, before, at, facts);
+    await this.#evaluate(model, this.#o.iteration + 1);
     await moveStage(this.#dir, stages, "done", { counts: facts, hash });
     await this.#forgetOptimizer();
     return this.#result({ stage: "done", counts: facts, hash }, model);
@@ -110,8 +118,28 @@ export class Iteration {
   async #load(): Promise<VideoLM> {
     const { settings, load, folder, signal } = this.#o;
     const cached = loadOptionsOf(settings.load, settings.features, folder.dir);
-    const model = await loadModel(this.#o.model, { ...cached, ...load, signal });
+    const mediaTimeoutMs = Math.ceil(settings.video.timeoutS * 1e3);
+    const model = await loadModel(this.#o.model, { ...cached, mediaTimeoutMs, ...load, signal });
     return this.#closing.keep(model, () => model[asyncDispose]());
+  }
+
+  async #evaluate(model: VideoLM, index: number): Promise<void> {
+    const { settings, prompts, folder, iteration, emit, signal } = this.#o;
+    await evaluateSlice({ model, index, iteration, settings, prompts, dir: folder.dir, emit, signal });
+  }
+
+  /** A new folder becomes a run only when what can be tried before it has been: until then everything may be changed. */
+  async #enter(model: VideoLM): Promise<void> {
+    const { folder, settings, prompts, emit, signal } = this.#o;
+    if (folder.fresh) await preflight({ model, folder, settings, prompts, looks: this.#looks, emit, signal });
+    const { isa, device, dtype, family } = model.info;
+    const before = await folder.begin({ isa, device, dtype, family });
+    if (before !== isa)
+      this.#warn(
+        "ISA_CHANGED",
+        `the run was started at level ${before} and goes on at ${isa}: its bits are those of neither`,
+        { before, now: isa },
+      );
   }
 
   #warn(code: string, message: string, detail: unknown = {}): void {
@@ -195,8 +223,8 @@ export class Iteration {
     const budgets: Budgets = {
       context: settings.context.maxTokens,
       response: settings.response.maxTokens,
-      verdict: 8,
-      question: Math.min(64, model.tokenizer.encode(longest, { special: false }).length),
+      verdict: verdictTokens,
+      question: Math.min(provenQuestion, model.tokenizer.encode(longest, { special: false }).length),
     };
     await proveBudgets(model, prompts, budgets, settings.context.design !== "none");
   }
@@ -204,11 +232,9 @@ export class Iteration {
   // ---- generate
 
   async #generate(model: VideoLM, groups: readonly Group[], before: Before): Promise<Counts> {
-    await this.#prove(model);
     const { journal, records: old } = await Journal.open(this.#at("journal.0.log"));
     const done = finishedGroups(old);
     const records: GroupRecord[] = [...finished(old)];
-    let cut = 0;
     try {
       await staged(this.#o.emit, this.#o.iteration, "generate", done.size > 0, async () => {
         const generation = this.#generation(model, before);
@@ -225,11 +251,11 @@ export class Iteration {
         for (const group of groups) {
           if (done.has(group.name)) continue;
           this.#o.signal.throwIfAborted();
+          this.#o.finish.throwIfAborted();
           const result = await runGroup(group, generation);
           for (const record of result.records) void journal.append(record).catch(() => {}); // endGroup throws it again
           await journal.endGroup(group.name);
           records.push(...result.records);
-          cut += result.cut;
           this.#judgeCalls += result.judgeCalls;
           this.#tell(result.outcomes);
           count += samplesOf(group);
@@ -240,6 +266,7 @@ export class Iteration {
     } finally {
       await journal.close();
     }
+    const cut = records.filter((r) => "cut" in r).length;
     return this.#concluded(model, sorted(records), before, cut);
   }
 
@@ -269,7 +296,7 @@ export class Iteration {
   // ---- score, train, save
 
   async #learn(model: VideoLM, before: Before, from: IterationStage, counts: Counts): Promise<string> {
-    const { emit, iteration, signal, settings } = this.#o;
+    const { emit, iteration, signal, finish, settings } = this.#o;
     let at = from;
     await makeFolders(this.#at("train"));
     const set = await this.#items(before);
@@ -279,7 +306,7 @@ export class Iteration {
     const references = await ReferenceStore.open(this.#at("refs.f32"));
     this.#closing.keep(references, () => references.close());
     if (at === "score") {
-      const scoring = { trainer, items: set, references, batch: 8, iteration, emit, signal };
+      const scoring = { trainer, items: set, references, batch: 8, iteration, emit, signal, finish };
       await staged(emit, iteration, "score", references.count > 0, () => scoreReferences(scoring));
       at = await this.#move("train", counts);
     }
@@ -300,6 +327,7 @@ export class Iteration {
           peak,
           emit,
           signal,
+          finish,
         }),
       );
       at = await this.#move("save", counts);

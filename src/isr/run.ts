@@ -6,16 +6,17 @@ import type { Sample } from "../data/samples.js";
 import type { Judge } from "../judge/judge.js";
 import { type Run, startRun } from "../run.js";
 import { removeFolder } from "../store/files.js";
-import type { IterationEvent, IterationResult } from "../training/events.js";
+import type { IterationEvent, IterationResult, Stop } from "../training/events.js";
+import { finishOf } from "../training/options.js";
 import { coalesceProgress, type Emit } from "../training/progress.js";
 import { train } from "../training/train.js";
-import type { Cancel, LoadOptions } from "../types.js";
+import type { LoadOptions } from "../types.js";
 import { RunFolder } from "./folder.js";
 import { Iteration } from "./iteration.js";
 import { defaultPrompts, type Prompts, promptsOf, readPrompts } from "./prompts.js";
 import { type ContextDesign, type RunSettings, settingsOf } from "./settings.js";
 
-export interface IterationOptions extends Cancel {
+export interface IterationOptions extends Stop {
   runDir: string;
   /** Folder of the checkpoint of model `iteration`. */
   model: string;
@@ -41,7 +42,19 @@ export interface RunIterationsOptions extends Omit<IterationOptions, "iteration"
   to: number;
 }
 
-const keys = ["runDir", "model", "samples", "context", "preset", "judge", "config", "prompts", "load", "signal"];
+const keys = [
+  "runDir",
+  "model",
+  "samples",
+  "context",
+  "preset",
+  "judge",
+  "config",
+  "prompts",
+  "load",
+  "signal",
+  "finish",
+];
 
 interface Checked {
   runDir: string;
@@ -54,6 +67,7 @@ interface Checked {
   judge: "self" | Judge | undefined;
   load: LoadOptions;
   signal: AbortSignal | undefined;
+  finish: AbortSignal;
 }
 
 interface Settled extends Checked {
@@ -113,6 +127,7 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
     judge: judgeOf(o.judge),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     signal: checkSignal("options.signal", o.signal),
+    finish: finishOf(o.finish),
   };
 }
 
@@ -135,8 +150,8 @@ async function withFolder<T>(given: Checked, work: (c: Settled, folder: RunFolde
 }
 
 function iterate(c: Settled, folder: RunFolder, iteration: number, model: string, signal: AbortSignal, emit: Emit) {
-  const { settings, prompts, judge, load } = c;
-  return new Iteration({ folder, settings, prompts, judge, iteration, model, load, emit, signal }).run();
+  const { settings, prompts, judge, load, finish } = c;
+  return new Iteration({ folder, settings, prompts, judge, iteration, model, load, emit, signal, finish }).run();
 }
 
 /** Deletes the models of the folder that are older than the newest ones that stay. */
@@ -180,6 +195,7 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
     trainer: { ...settings.trainer, seed: settings.seed },
     load: { ...settings.load, ...load } as LoadOptions,
     signal,
+    finish: c.finish,
   });
   for await (const event of running) emit(event);
   return (await running.result).model;

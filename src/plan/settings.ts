@@ -59,13 +59,23 @@ export interface PlanSettings {
 const ownKeys = ["items", "tokensPerItem", "answerTokens", "ranks", "memory"];
 const trainKeys = [
   ...["kind", "model", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
-  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal"],
+  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal", "finish"],
 ];
 const iterationKeys = [
   ...["model", "runDir", "iteration", "from", "to", "context", "preset", "judge", "config", "prompts", "load"],
+  ...["signal", "finish"],
+];
+const loadKeys = [
+  "device",
+  "dtype",
+  "threads",
+  "visionTower",
+  "featureCache",
+  "mediaTimeoutMs",
+  "onProgress",
+  "onMedia",
   "signal",
 ];
-const loadKeys = ["device", "dtype", "threads", "visionTower", "featureCache", "onProgress", "onMedia", "signal"];
 
 function loadSettings(value: unknown) {
   const o = options("options.load", value, loadKeys);

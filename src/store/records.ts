@@ -2,11 +2,11 @@
 import { IsrDpoError } from "../errors.js";
 import { crc32c, hex32 } from "./crc32c.js";
 
-/** A value for JSON: finite numbers only. */
+/** A value for JSON: finite numbers only. `cut`: the prompt was cut to fit into the context window. */
 export type JournalRecord =
-  | { type: "ctx"; video: string; ids: readonly number[]; text: string }
+  | { type: "ctx"; video: string; ids: readonly number[]; text: string; cut?: true }
   | { type: "rsp"; sample: string; copy: number; ids: readonly number[]; text: string; end: string }
-  | { type: "verdict"; sample: string; order: number; choice: string; margin?: number; raw?: string }
+  | { type: "verdict"; sample: string; order: number; choice: string; margin?: number; raw?: string; cut?: true }
   | { type: "pair"; sample: string; status: string; chosen?: number }
   | { type: "skip"; sample?: string; video?: string; code: string; message: string }
   | { type: "ref"; sample: string; w: readonly number[]; l: readonly number[] }

@@ -46,6 +46,8 @@ export type IterationEvent =
   | { type: "step"; iteration: number; metrics: RunStepMetrics }
   /** On the fixed evaluation set, before step `step`. */
   | { type: "evaluation"; iteration: number; step: number; loss: number; accuracy: number; margin: number }
+  /** Of the model of that index, to a question of the evaluation; a few of each model. */
+  | { type: "answer"; iteration: number; model: number; sample: string; question: string; text: string }
   | { type: "warning"; code: string; message: string; detail: unknown };
 
 export interface IterationResult {
@@ -64,7 +66,16 @@ export interface IterationResult {
   metrics: readonly StepMetrics[];
 }
 
-export interface TrainOptions extends Cancel {
+/** Two ways to end a run early; after either the same call goes on from there. */
+export interface Stop extends Cancel {
+  /**
+   * Aborted: the group of videos or the step at hand is done first, and what was computed is kept; then the run rejects with
+   * this signal's reason. `signal` ends at once.
+   */
+  finish?: AbortSignal;
+}
+
+export interface TrainOptions extends Stop {
   kind: "sft" | "dpo";
   /** Folder of the checkpoint to start from. */
   model: string;

@@ -7,8 +7,13 @@ import type { LoadOptions, TrainItem } from "../types.js";
 
 const keys = [
   ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
-  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal"],
+  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal", "finish"],
 ];
+
+const never = new AbortController().signal;
+
+/** `finish` of a run's options; one that never aborts where there is none. */
+export const finishOf = (value: unknown): AbortSignal => signal("options.finish", value) ?? never;
 
 /** TrainOptions with their defaults. */
 export interface TrainSettings {
@@ -30,6 +35,7 @@ export interface TrainSettings {
   saveEverySteps: number;
   load: LoadOptions;
   signal: AbortSignal | undefined;
+  finish: AbortSignal;
 }
 
 function dataOf(value: unknown): TrainSettings["data"] {
@@ -81,5 +87,6 @@ export function trainSettings(value: unknown): TrainSettings {
     saveEverySteps: count("saveEverySteps", 0),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     signal: signal("options.signal", o.signal),
+    finish: finishOf(o.finish),
   };
 }

@@ -15,6 +15,8 @@ export interface Scoring {
   iteration: number;
   emit: Emit;
   signal: AbortSignal;
+  /** Aborted: end in order, once the items at hand are scored. */
+  finish: AbortSignal;
 }
 
 const finite = ({ chosen, rejected }: Reference) => chosen.every(Number.isFinite) && rejected.every(Number.isFinite);
@@ -39,6 +41,7 @@ export async function scoreReferences(s: Scoring): Promise<void> {
   const progress = new Progress(s.emit, s.iteration, "score", items.length, references.count);
   while (references.count < items.length) {
     signal.throwIfAborted();
+    s.finish.throwIfAborted();
     const first = references.count;
     const indices = Array.from({ length: Math.min(batch, items.length - first) }, (_, k) => first + k);
     await references.append(await scored(s, indices));

@@ -32,6 +32,8 @@ export interface Steps {
   peak: number;
   emit: Emit;
   signal: AbortSignal;
+  /** Aborted: end in order, once the step at hand is done. */
+  finish: AbortSignal;
 }
 
 /** FLOP/s that this machine's multiply-add loops reach in the model's type, at its level, with its threads; takes 50 ms. */
@@ -148,6 +150,7 @@ class Stepper {
     const progress = new Progress(s.emit, s.iteration, "train", total, s.trainer.step);
     try {
       for (let step = s.trainer.step; step < total; step++) {
+        s.finish.throwIfAborted();
         await s.evaluator?.at(step, s.signal);
         await this.#one(step);
         progress.tell(step + 1);
@@ -156,7 +159,8 @@ class Stepper {
       await s.evaluator?.at(total, s.signal);
     } catch (e) {
       // Told to stop: what was computed is kept. After a failure the checkpoint before it is what stands.
-      if (s.signal.aborted && s.trainer.step === this.#recorded) await this.#save().catch(() => {});
+      if ((s.signal.aborted || s.finish.aborted) && s.trainer.step === this.#recorded)
+        await this.#save().catch(() => {});
       throw e;
     }
   }
@@ -179,7 +183,7 @@ async function fullSizeStep(s: Steps): Promise<void> {
   }
 }
 
-const longRun = 100; // steps from which the largest one is tried first
+export const longRun = 100; // steps from which the largest one is tried first
 
 /** Trains to the last step, from where the folder stands. */
 export async function trainSteps(s: Steps): Promise<void> {

@@ -54,21 +54,22 @@ const free: readonly string[] = [
 export const engineVersion = (): string =>
   (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }).version;
 
+const without = (value: object, ...keys: readonly string[]): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key)));
+
 function configOf(s: TrainSettings): Record<string, unknown> {
-  const { signal: _, seed, data, load, trainer, ...rest } = s;
-  const { communicator: __, ...kept } = trainer;
-  const { signal: ___, onProgress: ____, onMedia: _____, ...loading } = load;
+  const { seed, data, load, trainer } = s;
   const place = (path: string | undefined) => (path === undefined ? undefined : resolve(path));
   return {
-    ...rest,
+    ...without(s, "signal", "finish"),
     seed,
     data: typeof data === "string" ? resolve(data) : "given by the program",
     evalData: place(s.evalData),
     videos: place(s.videos),
     model: resolve(s.model),
     runDir: undefined,
-    load: loading,
-    trainer: kept,
+    load: without(load, "signal", "onProgress", "onMedia", "mediaTimeoutMs"),
+    trainer: without(trainer, "communicator"),
   };
 }
 
@@ -211,6 +212,7 @@ class TrainRun {
       iteration,
       emit: this.#emit,
       signal: this.#signal,
+      finish: this.#s.finish,
     });
   }
 
@@ -285,6 +287,7 @@ class TrainRun {
         peak,
         emit: this.#emit,
         signal: this.#signal,
+        finish: s.finish,
       });
     await staged(this.#emit, iteration, "train", this.#begun === "train", work);
   }

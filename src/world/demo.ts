@@ -1,5 +1,6 @@
 // The whole method on the synthetic world with the model that ships: the context designs side by side, each model measured on
 // clips that no training saw. Writes a comparison folder that the report reads. Designs that share an iteration share its files.
+import { existsSync } from "node:fs";
 import { cp, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { asyncDispose, root } from "../addon.js";
@@ -12,8 +13,8 @@ import { makeFolders, readState, writeAtomic } from "../store/files.js";
 import { Journal } from "../store/journal.js";
 import { finished } from "../store/records.js";
 import { canonicalJson } from "../store/run.js";
-import type { IterationEvent } from "../training/events.js";
-import type { Cancel } from "../types.js";
+import type { IterationEvent, Stop } from "../training/events.js";
+import { finishOf } from "../training/options.js";
 import { motions, shapes } from "./clip.js";
 import { measureAnswers } from "./measure.js";
 import { worldPrompts } from "./prompts.js";
@@ -24,7 +25,7 @@ import { writeClip } from "./video.js";
 
 export const demoDesigns = ["none", "fixed", "renew", "retrospective"] as const;
 
-export interface DemoOptions extends Cancel {
+export interface DemoOptions extends Stop {
   /** Folder of the comparison; the same call goes on with what is there. */
   dir: string;
   /** Default 1: of clips, questions and draws. */
@@ -104,8 +105,7 @@ export const demoConfig = (design: ContextDesign, { seed, dir }: { seed: number;
 
 const first = 1; // index of the start model
 
-interface Settled extends Required<Omit<DemoOptions, "signal">> {
-  signal: AbortSignal;
+interface Settled extends Required<DemoOptions> {
   emit(event: DemoEvent): void;
 }
 
@@ -127,26 +127,29 @@ class Demo {
     return join(this.#o.dir, design, ...more);
   }
 
-  /** Clips as video files, or where there is no ffmpeg as folders of frames. */
+  /** Clips as video files, or where there is no ffmpeg as folders of frames; what an earlier call has written stays. */
   async #clips(): Promise<void> {
-    const { dir, clips, emit, signal } = this.#o;
+    const { dir, clips, emit, signal, finish } = this.#o;
     const videos = join(dir, "videos");
     await makeFolders(videos);
     const strips: Record<string, string> = {};
     let files = true;
     for (let i = 0; i < clips; i++) {
       signal.throwIfAborted();
+      finish.throwIfAborted();
       const name = videoName(this.#train, i);
       const frames = clipFrames(this.#train, i);
       strips[name] = await writeStrip(frames);
+      const path = join(videos, name);
+      const there = existsSync(path);
       try {
-        if (files) await writeClip(join(videos, name), frames, { signal });
+        if (files && !there) await writeClip(path, frames, { signal });
       } catch (e) {
         if (!isIsrDpoError(e, "FFMPEG_MISSING")) throw e;
         files = false;
         emit({ type: "note", message: "there is no ffmpeg: clips are folders of frames, not video files" });
       }
-      if (!files) await writeFrames(join(videos, name), frames);
+      if (!files && !there) await writeFrames(path, frames);
       emit({ type: "clips", done: i + 1, total: clips });
     }
     await writeAtomic(join(dir, "thumbnails.json"), JSON.stringify(strips));
@@ -154,7 +157,7 @@ class Demo {
 
   /** Iterations up to model `to` of one design. */
   async #iterate(design: ContextDesign, to: number): Promise<void> {
-    const { model, emit, signal } = this.#o;
+    const { model, emit, signal, finish } = this.#o;
     const run = runIterations({
       runDir: this.#dir(design),
       model,
@@ -165,7 +168,7 @@ class Demo {
       prompts: worldPrompts,
       config: demoConfig(design, this.#o),
       load: { threads: 1 },
-      signal,
+      ...{ signal, finish },
     });
     for await (const event of run) emit({ type: "iteration", design, event });
     await run.result;
@@ -184,7 +187,8 @@ class Demo {
 
   /** Answers of a model on held-out clips; a model of several designs is measured once. */
   async #measure(design: ContextDesign | "start", dir: string, index: number): Promise<Measured> {
-    const { signal, seed, emit } = this.#o;
+    const { signal, finish, seed, emit } = this.#o;
+    finish.throwIfAborted();
     const model = await loadModel(dir, { threads: 1, signal });
     try {
       const hash = await model.hash();
@@ -270,7 +274,8 @@ class Demo {
       waiting.push(...list);
       return work();
     });
-    await Promise.all([finish("none").then(work), contexts]);
+    const lanes = await Promise.allSettled([finish("none").then(work), contexts]); // neither is left alone
+    for (const lane of lanes) if (lane.status === "rejected") throw lane.reason;
     return this.#conclude(chance, accuracy);
   }
 
@@ -306,7 +311,8 @@ export function demo(options: DemoOptions): Run<DemoEvent, DemoResult> {
   for (const [name, n] of Object.entries({ clips, heldOut, iterations }))
     if (!Number.isSafeInteger(n) || n < 1)
       throw new IsrDpoError("INVALID_ARGUMENT", `options.${name}: expected a whole number of at least 1, got ${n}`);
+  const finish = finishOf(options.finish);
   return startRun<DemoEvent, DemoResult>(options.signal, (signal, emit) =>
-    new Demo({ dir, seed, clips, heldOut, iterations, model, signal, emit }).run(),
+    new Demo({ dir, seed, clips, heldOut, iterations, model, signal, finish, emit }).run(),
   );
 }

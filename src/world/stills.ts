@@ -1,4 +1,5 @@
 // Clips as pictures: a strip for the report, and folders of frames where there is no ffmpeg.
+import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { makeFolders } from "../store/files.js";
 import { frames, framesOfShot, shots, size } from "./clip.js";
@@ -23,12 +24,15 @@ export async function writeStrip(pixels: Uint8Array): Promise<string> {
   return png.toString("base64");
 }
 
-/** A folder with a PNG a frame, in order. */
+/** A folder with a PNG a frame, in order, which is there whole or not at all. */
 export async function writeFrames(dir: string, pixels: Uint8Array): Promise<void> {
   const { default: sharp } = await import("sharp");
-  await makeFolders(dir);
+  const temporary = `${dir}.tmp`;
+  await rm(temporary, { recursive: true, force: true });
+  await makeFolders(temporary);
   for (let f = 0; f < frames; f++)
     await sharp(Buffer.from(pixels.subarray(f * frameBytes, (f + 1) * frameBytes)), raw(size))
       .png()
-      .toFile(join(dir, `${String(f).padStart(2, "0")}.png`));
+      .toFile(join(temporary, `${String(f).padStart(2, "0")}.png`));
+  await rename(temporary, dir);
 }

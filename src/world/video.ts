@@ -1,5 +1,6 @@
 // Clips as real video files, written by the user's own ffmpeg.
 import { spawn } from "node:child_process";
+import { rename } from "node:fs/promises";
 import { IsrDpoError } from "../errors.js";
 import { frames as count, size } from "./clip.js";
 
@@ -37,7 +38,8 @@ const argsOf = (encoder: readonly string[], path: string) => [
 ];
 
 /**
- * Writes the frames of a clip, RGB (16, 32, 32, 3), as an mp4 file of two seconds. Lossless where ffmpeg has libx264rgb.
+ * Writes the frames of a clip, RGB (16, 32, 32, 3), as an mp4 file of two seconds, which is there whole or not at all. Lossless
+ * where ffmpeg has libx264rgb.
  * FFMPEG_MISSING without ffmpeg (ISR_DPO_FFMPEG names another than that of PATH), IO when it cannot write the file.
  */
 export async function writeClip(path: string, frames: Uint8Array, o: { signal?: AbortSignal } = {}): Promise<void> {
@@ -45,7 +47,7 @@ export async function writeClip(path: string, frames: Uint8Array, o: { signal?: 
   let last: Ended = { code: null, log: "" };
   for (const encoder of encoders) {
     try {
-      last = await encode(command, argsOf(encoder, path), frames, o.signal);
+      last = await encode(command, argsOf(encoder, `${path}.tmp`), frames, o.signal);
     } catch (cause) {
       const code = (cause as { code?: unknown }).code;
       if (o.signal?.aborted || typeof code !== "string") throw o.signal?.reason ?? cause;
@@ -55,7 +57,7 @@ export async function writeClip(path: string, frames: Uint8Array, o: { signal?: 
         cause,
       });
     }
-    if (last.code === 0) return;
+    if (last.code === 0) return rename(`${path}.tmp`, path);
     if (!/encoder/i.test(last.log)) break; // another encoder would not help
   }
   throw new IsrDpoError("IO", `${path}: ffmpeg could not write it: ${last.log.trim().split("\n").at(-1) ?? ""}`, {

@@ -1,0 +1,89 @@
+// The evaluation of a run: what each of its models answers to the same questions, greedily. It changes no bit of the training.
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { readSamples, type Sample } from "../data/samples.js";
+import { isIsrDpoError } from "../errors.js";
+import type { VideoLM } from "../model.js";
+import { makeFolders, writeAtomic } from "../store/files.js";
+import type { Emit } from "../training/progress.js";
+import { fitResponsePrompt, mediaFaults } from "./fit.js";
+import { type Prompts, responsePrompt } from "./prompts.js";
+import type { RunSettings } from "./settings.js";
+
+export interface SliceOptions {
+  model: VideoLM;
+  /** Of the model; `iteration` is told with events. */
+  index: number;
+  iteration: number;
+  settings: RunSettings;
+  prompts: Prompts;
+  /** Folder of the run. */
+  dir: string;
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+type Answer = { sample: string; video: string; question: string } & (
+  | { answer: string; tokens: number; end: string }
+  | { skipped: string }
+);
+
+const toldAnswers = 3; // of a model, in the log
+
+async function firstOf(path: string, count: number): Promise<Sample[]> {
+  const list: Sample[] = [];
+  for await (const sample of readSamples(path)) if (list.push(sample) === count) break;
+  return list;
+}
+
+async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promise<Answer> {
+  const { model, settings, prompts, signal } = o;
+  const { samples, videos } = settings.evaluate!;
+  const { frames, window, fps } = settings.video;
+  const sampling = { ...(frames && { frames }), ...(window && { window }), ...(fps && { fps }) };
+  const path = join(videos ?? dirname(samples), video);
+  const media = { kind: "video" as const, path, ...(Object.keys(sampling).length > 0 && { sample: sampling }) };
+  const asked = { sample: id, video, question };
+  const { maxTokens } = settings.response;
+  try {
+    await fitResponsePrompt(model, prompts, media, question, model.info.contextLength - maxTokens);
+    const prompt = responsePrompt(prompts, media, question);
+    const [done] = await model.generate([{ id, prompt, maxTokens, temperature: 0 }], { signal });
+    return { ...asked, answer: done!.text, tokens: done!.ids.length, end: done!.end };
+  } catch (e) {
+    const skip = isIsrDpoError(e) && (e.code === "CONTEXT_OVERFLOW" || mediaFaults.includes(e.code));
+    if (!skip || settings.video.onError === "fail") throw e;
+    return { ...asked, skipped: e.code };
+  }
+}
+
+const words = (text: string): number => text.split(/\s+/).filter((w) => w !== "").length;
+
+/**
+ * Answers of one model to the first `count` questions: evaluation/<name>.<index>.answers.jsonl, and a row for the report beside
+ * it. Does nothing where `evaluate` is not configured, or the model has been asked before.
+ */
+export async function evaluateSlice(o: SliceOptions): Promise<void> {
+  const { evaluate } = o.settings;
+  if (!evaluate) return;
+  const at = (ending: string) => join(o.dir, "evaluation", `${evaluate.name}.${o.index}.${ending}`);
+  if (existsSync(at("json"))) return;
+  const answers: Answer[] = [];
+  let told = 0;
+  for (const sample of await firstOf(evaluate.samples, evaluate.count)) {
+    const answer = await answerOf(o, sample);
+    answers.push(answer);
+    if (!("answer" in answer) || told++ >= toldAnswers) continue;
+    const { sample: id, question, answer: text } = answer;
+    o.emit({ type: "answer", iteration: o.iteration, model: o.index, sample: id, question, text });
+  }
+  const given = answers.flatMap((a) => ("answer" in a ? [words(a.answer)] : []));
+  const row = {
+    ...{ name: evaluate.name, title: `Answers to ${evaluate.name}`, kind: "answers", model: o.index },
+    ...{ count: given.length, skipped: answers.length - given.length },
+    words: given.length === 0 ? null : given.reduce((a, b) => a + b, 0) / given.length,
+  };
+  await makeFolders(join(o.dir, "evaluation"));
+  await writeAtomic(at("answers.jsonl"), answers.map((a) => `${JSON.stringify(a)}\n`).join(""));
+  await writeAtomic(at("json"), `${JSON.stringify(row)}\n`);
+}
