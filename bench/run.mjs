@@ -1,6 +1,6 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
 // run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
-// PART: a bench of native_bench by part of its name, or import, load, peers, dpo or plan.
+// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo or plan.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -12,12 +12,13 @@ import { makeCheckpoint } from "./checkpoint.mjs";
 import { benchDpo } from "./dpo.mjs";
 import { benchImport } from "./import.mjs";
 import { benchLoad } from "./load.mjs";
+import { benchLoop } from "./loop.mjs";
 import { parseNative } from "./native.mjs";
 import { benchPeers } from "./peers.mjs";
 import { benchPlan } from "./plan.mjs";
 
 const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const inJavaScript = ["import", "load", "peers", "dpo", "plan"];
+const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan"];
 const native = !inJavaScript.includes(options.only);
 
 const rows = [];
@@ -70,6 +71,8 @@ if (!options.only || options.only === "load") {
   const checkpoint = makeCheckpoint(process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench"));
   await benchLoad(await import(pathToFileURL(join(root, "dist/index.js")).href), checkpoint, report);
 }
+if (!options.only || options.only === "loop")
+  await benchLoop(await import(pathToFileURL(join(root, "dist/index.js")).href), root, report);
 if (!options.only || options.only === "peers") benchPeers(root, report);
 if (!options.only || options.only === "dpo") benchDpo(root, report);
 if (!options.only || options.only === "plan") await benchPlan(root, report);

@@ -10,8 +10,9 @@ const jobs = [];
 const maxBody = 1 << 20;
 
 function start({ samples, ...options }) {
-  const job = { state: "running", last: null, readers: new Set(), run: undefined };
-  job.run = trainIteration({ ...options, samples: typeof samples === "string" ? readSamples(samples) : samples });
+  const job = { state: "running", last: null, readers: new Set(), run: undefined, end: new AbortController() };
+  const given = typeof samples === "string" ? readSamples(samples) : samples;
+  job.run = trainIteration({ ...options, samples: given, finish: job.end.signal });
   const tell = (event) => {
     job.last = event;
     for (const reader of job.readers) reader.write(`data: ${JSON.stringify(event)}\n\n`);
@@ -65,8 +66,8 @@ const server = createServer(async (request, response) => {
 
 process.once("SIGTERM", async () => {
   server.close();
-  for (const { run } of jobs) run.abort();
-  await Promise.all(jobs.map((job) => job.ended)); // the group at hand is given up, checkpoints are written
+  for (const { end } of jobs) end.abort(); // the group or the step at hand is done first
+  await Promise.all(jobs.map((job) => job.ended));
   process.exit(0);
 });
 

@@ -65,7 +65,7 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   await newerNode();
   await stages.stage("file faults, some operations", node, ["scripts/faults.mjs"], options);
   const kills = { ...options, env: { ISR_DPO_KILLS: "10" } };
-  await stages.stage("kills, 10 instants and every failpoint", node, tsTests("^train-kill\\.test\\.ts$"), kills);
+  await stages.stage("kills, 10 instants and every failpoint", node, tsTests("^(train|isr)-kill\\.test\\.ts$"), kills);
   await sanitizers();
 }
 stages.end();

@@ -1,18 +1,20 @@
-// npm run faults [-- all] [save | train]: what is done while the k-th file operation fails (test/faults/shim.c). Without
+// npm run faults [-- all] [save | train | isr]: what is done while the k-th file operation fails (test/faults/shim.c). Without
 // "all" some operations a fault are tried, spread evenly, first and last among them.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Iterations } from "./fault-isr.mjs";
 import { Save } from "./fault-save.mjs";
 import { Train } from "./fault-train.mjs";
 import { root } from "./native.mjs";
 
-const scenarios = { save: Save, train: Train };
+const scenarios = { save: Save, train: Train, isr: Iterations };
 const given = process.argv.slice(2);
 const all = given.includes("all");
 const names = given.filter((name) => name !== "all");
-for (const name of names) if (!scenarios[name]) throw new Error(`Expected all, save or train but received ${name}`);
+for (const name of names)
+  if (!scenarios[name]) throw new Error(`Expected all, save, train or isr but received ${name}`);
 
 const work = mkdtempSync(join(tmpdir(), "isr-dpo-faults-"));
 const shim = join(root, "build", "faults", "libisr_faults.so");

@@ -136,7 +136,7 @@ test("docs/training.md names every metric and file of a run", () => {
 
 test("the README shows the examples as they are", () => {
   const blocks = [...read("README.md").matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code!);
-  assert.equal(blocks, [example("generate.mjs"), example("train.mjs")]);
+  assert.equal(blocks, [example("iterate.mjs")]);
 });
 
 test("the examples run", () => {
@@ -149,6 +149,10 @@ test("the examples run", () => {
     assert.match(lines, /^step \d: loss 0\.693147, margin 0\.000$/m);
     assert.match(lines, /^saved \d+ bytes$/m);
     assert.ok(existsSync(join(dir, "model/model.safetensors")));
+    const iterate = [join(top, "examples/iterate.mjs"), join(dir, "iterate")];
+    const told = execFileSync(process.execPath, iterate, { encoding: "utf8" });
+    assert.match(told, /^step 0: loss 0\.6931\n/);
+    assert.match(told, /\n\d+ pairs of 32 samples; model 2 is in .*iterations.1.model\n$/);
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }

@@ -1,5 +1,5 @@
 // Iterations killed at random instants over all stages and resumed: the deterministic set of the run folder is that of a run
-// which was never stopped. ISR_DPO_KILLS sets how many kills there are (3).
+// which was never stopped. ISR_DPO_KILLS sets how many kills there are (3); from 10 on a run of 64 clips is killed five times too.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync } from "node:fs";
@@ -15,19 +15,24 @@ import { writeClips } from "./helpers/train-run.js";
 
 const test = suite("isr kill");
 const kills = Number(process.env.ISR_DPO_KILLS ?? 3);
+const many = kills >= 10 ? 64 : 0; // clips of the longer run
 const data = temporaryFolder();
 let child = "";
 
 test.before(async () => {
-  await writeClips(data, clips);
+  await writeClips(data, Math.max(clips, many));
   child = bundled("isr-run");
 });
 
 async function start(
   dir: string,
   killMs?: number,
+  videos: readonly string[] = [],
 ): Promise<{ killed: boolean; done: boolean; ms: number; said: string }> {
-  const started = spawn(process.execPath, [child, data, dir], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
+  const started = spawn(process.execPath, [child, data, dir, ...videos], {
+    cwd: root,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   let began = 0;
   let said = "";
   createInterface(started.stdout!).on("line", (line) => {
@@ -46,8 +51,8 @@ function runFolder(): string {
   return join(above, "run");
 }
 
-async function finish(dir: string): Promise<number> {
-  const { done, ms, said } = await start(dir);
+async function finish(dir: string, videos?: readonly string[]): Promise<number> {
+  const { done, ms, said } = await start(dir, undefined, videos);
   assert.ok(done, `it ends: ${said}`);
   return ms;
 }
@@ -71,5 +76,20 @@ test(`${kills} kills at random instants of two iterations`, async () => {
     assert.equal(await isrResultOf(dir), expected);
   }
 });
+
+if (many > 0)
+  test(`${many} clips: killed five times on the way`, async () => {
+    const videos = [String(many)];
+    const straight = runFolder();
+    const ms = await finish(straight, videos);
+    const expected = await isrResultOf(straight);
+    const dir = runFolder();
+    for (let i = 0; i < 5; i++) {
+      const { killed, said } = await start(dir, ((0.5 + Math.random()) * ms) / 8, videos); // of what is left, less than all
+      assert.ok(killed, said);
+    }
+    await finish(dir, videos);
+    assert.equal(await isrResultOf(dir), expected);
+  });
 
 test.run();

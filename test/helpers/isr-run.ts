@@ -8,11 +8,14 @@ import { finished, keyOf } from "../../src/store/records.js";
 
 export const clips = 8;
 
-export const samples = Array.from({ length: 10 }, (_, i) => ({
-  id: `s${i}`,
-  video: `clip${i % clips}`,
-  question: `What is seen in part ${i}?`,
-}));
+const samplesOf = (videos: number, count: number) =>
+  Array.from({ length: count }, (_, i) => ({
+    id: `s${i}`,
+    video: `clip${i % videos}`,
+    question: `What is seen in part ${i}?`,
+  }));
+
+export const samples = samplesOf(clips, 10);
 
 export const isrOptions = (
   data: string,
@@ -35,6 +38,12 @@ export const isrOptions = (
     train: { pairsPerStep: 4, epochs: 2, learningRate: 1e-4, saveEverySteps: 2 },
   },
   load: { threads: 1 },
+});
+
+/** The same over as many clips, a question each. */
+export const manyClips = (data: string, runDir: string, videos: number): RunIterationsOptions => ({
+  ...isrOptions(data, runDir),
+  samples: samplesOf(videos, videos),
 });
 
 const sha256 = (data: string | Buffer): string => createHash("sha256").update(data).digest("hex");

@@ -1,0 +1,17 @@
+// node examples/iterate.mjs FOLDER: one iteration of the method inside a program, on 32 synthetic clips and the tiny model.
+import { fileURLToPath } from "node:url";
+import { readSamples, trainIteration, writeWorld } from "isr-dpo";
+
+const model = fileURLToPath(new URL("../models/world", import.meta.url));
+const dir = process.argv[2];
+const { samples, videos } = await writeWorld(`${dir}/clips`, { name: "train", seed: 1, clips: 32 });
+const config = { videos, seed: 1, prompts: `${model}/prompts.json`, video: { looks: "varied", frames: 4 } };
+config.response = config.context = { maxTokens: 50 };
+config.judge = { method: "logprob", orders: "both", disagree: "average" };
+config.train = { learningRate: 1e-4, warmupRatio: 0, epochs: 1, pairsPerStep: 8 };
+const run = trainIteration({ runDir: `${dir}/run`, model, samples: readSamples(samples), iteration: 1, config });
+process.once("SIGINT", () => run.abort()); // the same call goes on from there
+for await (const e of run)
+  if (e.type === "step") console.log(`step ${e.metrics.step}: loss ${e.metrics.loss.toFixed(4)}`);
+const { pairs, counts, model: made } = await run.result;
+console.log(`${pairs} pairs of ${counts.samples} samples; model 2 is in ${made}`);
