@@ -32,7 +32,7 @@ await Promise.all([
   lane([
     () => typescript("100 workers, 1,000 cycles, long videos", "^(workers|leak|video)\\.test\\.ts$", long),
     () => stages.stage("file faults, every operation", node, ["scripts/faults.mjs", "all"], options),
-    () => typescript("kills, 100 instants", "^(store|train)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
+    () => typescript("kills, 100 instants", "^(store|train|isr)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
   ]),
   lane([
     ...(fuzzers ? fuzzTargets : []).map(

@@ -37,6 +37,7 @@ const src: Ladder = {
     ["training", "config"],
     ["isr"],
     ["evaluate", "report", "world", "plan"],
+    ["live"],
     ["index"],
     ["cli"],
   ],

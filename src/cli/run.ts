@@ -5,16 +5,16 @@ import { Command } from "commander";
 import { type IterationResult, plan, readSamples, runIterations, type RunIterationsOptions } from "../index.js";
 import { setOption, wholeNumber } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
+import { type LiveFlags, liveOption, openLive } from "./live.js";
 import { jsonLine } from "./terminal.js";
 import { duration, statusText } from "./train-view.js";
 import { View } from "./view.js";
 
-interface RunFlags {
+interface RunFlags extends LiveFlags {
   from?: number;
   to?: number;
   runDir?: string;
   set: string[];
-  json?: boolean;
 }
 
 async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOptions> {
@@ -57,11 +57,15 @@ async function run(file: string, flags: RunFlags): Promise<void> {
   const options = await optionsOf(file, flags);
   const view = new View("dpo", flags.json === true, process.stderr.isTTY === true);
   await tellIfTooLarge(view, options);
+  const live = await openLive(flags, "dpo", options.runDir);
   const { finish, off } = gradualInterruption((line) => view.say(line));
   const began = performance.now();
   try {
     const running = runIterations({ ...options, finish });
-    for await (const e of running) view.event(e);
+    for await (const e of running) {
+      view.event(e);
+      live.event(e);
+    }
     const results = await running.result;
     view.end();
     if (flags.json)
@@ -71,8 +75,10 @@ async function run(file: string, flags: RunFlags): Promise<void> {
       view.say(`${duration((performance.now() - began) / 1e3)}; model: ${results.at(-1)!.model}`);
       view.say(`next: isr-dpo report ${options.runDir}, isr-dpo chat ${results.at(-1)!.model}`);
     }
+    await live.end();
   } catch (e) {
     view.end();
+    await live.end(e);
     if (finish.aborted) view.say("stopped; the same command goes on from there");
     throw e;
   } finally {
@@ -88,6 +94,7 @@ export function runCommand(): Command {
     .option("--to <t>", "index of the last model that is made", wholeNumber(1))
     .option("--run-dir <dir>", "folder of the run")
     .addOption(setOption())
+    .addOption(liveOption())
     .option("--json", "print one JSON object an event")
     .exitOverride()
     .action(run);

@@ -4,15 +4,15 @@ import { Command } from "commander";
 import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
 import { realNumber, wholeNumber, setOption } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
+import { type LiveFlags, liveOption, openLive } from "./live.js";
 import { jsonLine } from "./terminal.js";
 import { summary } from "./train-view.js";
 import { View } from "./view.js";
 
 type Kind = TrainOptions["kind"];
 
-interface TrainFlags {
+interface TrainFlags extends LiveFlags {
   set: string[];
-  json?: boolean;
   [flag: string]: unknown;
 }
 
@@ -79,6 +79,7 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
   const options = await optionsOf(kind, file, flags);
   const view = new View(kind, flags.json === true, process.stderr.isTTY === true);
+  const live = await openLive(flags, kind, options.runDir);
   const { finish, off } = gradualInterruption((line) => view.say(line));
   const began = performance.now();
   let steps = 0;
@@ -87,6 +88,7 @@ async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Pro
     for await (const e of running) {
       if (e.type === "step") steps = e.metrics.step + 1;
       view.event(e);
+      live.event(e);
     }
     const result: IterationResult = await running.result;
     view.end();
@@ -97,8 +99,10 @@ async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Pro
       for (const line of summary(result, options.runDir, (performance.now() - began) / 1e3)) view.say(line);
     }
     if (!flags.json) view.say(`next: isr-dpo chat ${join(options.runDir, "model")}`);
+    await live.end();
   } catch (e) {
     view.end();
+    await live.end(e);
     if (finish.aborted) view.say(`stopped${steps > 0 ? ` at step ${steps}` : ""}; the same command goes on from there`);
     throw e;
   } finally {
@@ -114,6 +118,7 @@ function kindCommand(kind: Kind, about: string): Command {
   }
   return command
     .addOption(setOption())
+    .addOption(liveOption())
     .option("--json", "print one JSON object an event")
     .exitOverride()
     .action((file: string | undefined, flags: TrainFlags) => run(kind, file, flags));

@@ -88,7 +88,10 @@ export class Iteration {
     await makeFolders(this.#dir);
     const found = await readStage<IterationStage>(this.#dir, stages);
     this.#resumed = found !== null;
-    if (found?.stage === "done") return this.#result(found, null);
+    if (found?.stage === "done") {
+      await this.#forgetOptimizer(); // the process may have ended before it did
+      return this.#result(found, null);
+    }
     const model = await this.#load();
     const before = await this.#before();
     const groups = groupsOf(this.#o.folder.samples, this.#o.settings.groupVideos ?? 1);

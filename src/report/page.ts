@@ -1,26 +1,15 @@
 // The page: one HTML file with its style, script and data inside, and a policy that allows nothing else.
-import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { root } from "../addon.js";
 import { drawn } from "./chart.js";
 import type { Figure, Section, Table } from "./figure.js";
 import { sectionsOf } from "./figures.js";
 import { count, escaped, isolated, plural, scriptJson } from "./html.js";
+import { hash, joined } from "./parts.js";
 import type { Found } from "./read.js";
 import type { SamplePage } from "./samples.js";
 import { sentencesOf, summaryTable } from "./summary.js";
 
-const hash = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
-
-// Parts of the page that are files of their own, shipped as they are.
-const styles = ["page.css", "samples.css", "media.css"];
-const scripts = ["text.js", "page.js"];
-
-async function joined(names: readonly string[]): Promise<string> {
-  const parts = names.map((name) => readFile(join(root, "src", "report", "page", name), "utf8"));
-  return (await Promise.all(parts)).join("");
-}
+const styles = ["report/page/page.css", "report/page/samples.css", "report/page/media.css"];
+const scripts = ["report/page/text.js", "report/page/page.js"];
 
 const cell = (text: string, head: boolean): string =>
   head ? `<th scope="row">${isolated(text)}</th>` : `<td>${isolated(text)}</td>`;

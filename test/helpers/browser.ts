@@ -57,6 +57,7 @@ export interface Opened {
   asked: string[];
 }
 
+/** `file`: a path, or an http address. */
 export async function opened(
   b: Browser,
   file: string,
@@ -67,7 +68,8 @@ export async function opened(
   page.on("console", (m) => said.push(`${m.type()}: ${m.text()}`));
   page.on("pageerror", (e) => said.push(`error: ${e.message}`));
   page.on("request", (r) => asked.push(r.url()));
-  await page.goto(pathToFileURL(file).href + (o.hash ?? ""));
+  const address = file.startsWith("http:") ? file : pathToFileURL(file).href;
+  await page.goto(address + (o.hash ?? ""));
   return { page, said, asked };
 }
 
