@@ -298,7 +298,7 @@ export const runSchema = z
     evaluate: z
       .strictObject({
         samples: path("File of questions about videos that every model answers, greedily: .jsonl, .json or .parquet."),
-        videos: path("Folder that their video paths are relative to; default: that of samples.").optional(),
+        videos: path("Folder that their video paths are relative to; default: `videos`.").optional(),
         count: whole("How many of them, from the first.", 1).default(64),
         name: z
           .string()

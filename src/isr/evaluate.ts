@@ -1,6 +1,6 @@
 // The evaluation of a run: what each of its models answers to the same questions, greedily. It changes no bit of the training.
 import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { readSamples, type Sample } from "../data/samples.js";
 import { isIsrDpoError } from "../errors.js";
 import type { VideoLM } from "../model.js";
@@ -38,10 +38,10 @@ async function firstOf(path: string, count: number): Promise<Sample[]> {
 
 async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promise<Answer> {
   const { model, settings, prompts, signal } = o;
-  const { samples, videos } = settings.evaluate!;
+  const { videos } = settings.evaluate!;
   const { frames, window, fps } = settings.video;
   const sampling = { ...(frames && { frames }), ...(window && { window }), ...(fps && { fps }) };
-  const path = join(videos ?? dirname(samples), video);
+  const path = join(videos ?? settings.videos, video);
   const media = { kind: "video" as const, path, ...(Object.keys(sampling).length > 0 && { sample: sampling }) };
   const asked = { sample: id, video, question };
   const { maxTokens } = settings.response;
