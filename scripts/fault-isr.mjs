@@ -18,6 +18,7 @@ const readsOf = (fault) => (fault === "EIO" || fault === "SHORT" ? { ISR_FAULT_R
 export class Iterations {
   faults = ["EIO", "ENOSPC", "SHORT", "KILL"];
   sideBySide = 2;
+  every = 29; // of two iterations' thousands, most of which are steps of train() and saves, tried one by one there
   some = (operations) => operations / 6;
 
   constructor(work, shim) {

@@ -1,5 +1,6 @@
 // npm run faults [-- all] [save | train | isr]: what is done while the k-th file operation fails (test/faults/shim.c). Without
-// "all" some operations a fault are tried, spread evenly, first and last among them.
+// "all" some operations a fault are tried, spread evenly, first and last among them; with it each, or where there are
+// thousands every 29th.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -33,9 +34,9 @@ async function play(name) {
   const cases = [];
   for (const fault of scenario.faults) {
     const operations = await scenario.count(fault);
-    const step = all ? 1 : scenario.some(operations);
+    const step = all ? (scenario.every ?? 1) : scenario.some(operations);
     for (let at = 1; at <= operations + 1e-9; at += step) cases.push({ fault, k: Math.round(at), operations });
-    console.log(`${name}: ${fault} at ${all ? "each" : `every ${step.toFixed(0)}.`} of ${operations} file operations`);
+    console.log(`${name}: ${fault} at ${step === 1 ? "each" : `every ${step.toFixed(0)}.`} of ${operations} file operations`);
   }
   const take = async () => {
     for (let next = cases.shift(); next; next = cases.shift()) {
