@@ -36,7 +36,9 @@ async function play(name) {
     const operations = await scenario.count(fault);
     const step = all ? (scenario.every ?? 1) : scenario.some(operations);
     for (let at = 1; at <= operations + 1e-9; at += step) cases.push({ fault, k: Math.round(at), operations });
-    console.log(`${name}: ${fault} at ${step === 1 ? "each" : `every ${step.toFixed(0)}.`} of ${operations} file operations`);
+    console.log(
+      `${name}: ${fault} at ${step === 1 ? "each" : `every ${step.toFixed(0)}.`} of ${operations} file operations`,
+    );
   }
   const take = async () => {
     for (let next = cases.shift(); next; next = cases.shift()) {

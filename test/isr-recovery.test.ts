@@ -5,12 +5,18 @@ import { cpSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writ
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { defaultPrompts, type IterationEvent, type RunIterationsOptions, runIterations } from "../src/index.js";
+import {
+  defaultPrompts,
+  type IterationEvent,
+  type JudgeItem,
+  type RunIterationsOptions,
+  runIterations,
+} from "../src/index.js";
 import { bundled } from "./helpers/bundle.js";
 import { root } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
-import { clips, isrOptions, isrResultOf, samples } from "./helpers/isr-run.js";
+import { clips, isrOptions, isrResultOf, journalOf, samples } from "./helpers/isr-run.js";
 import { writeClips } from "./helpers/train-run.js";
 
 const test = suite("isr recovery");
@@ -89,6 +95,16 @@ test("a checkpoint of training that does not hold is told and passed over", asyn
   assert.equal(await isrResultOf(dir), expected);
 });
 
+test("a process that ended before the optimizer was forgotten: the next start does it", async () => {
+  const dir = copyOf(join(above, "straight"));
+  const [of, to] = [training, dir].map((d) => join(d, "iterations/1/train"));
+  const step = readdirSync(of!).find((name) => name.startsWith("step-"))!;
+  cpSync(join(of!, step), join(to!, step), { recursive: true });
+  const [again] = await runIterations(one(dir));
+  assert.ok(again!.resumed);
+  assert.equal(await isrResultOf(dir), expected);
+});
+
 test("a second process in the folder: RUN_LOCKED names the first", async () => {
   const dir = copyOf(generating);
   const child = spawn(process.execPath, [bundled("isr-run"), data, dir], {
@@ -137,6 +153,39 @@ for (const [onError, outcome] of [
     await runIterations(o);
     assert.equal(await isrResultOf(dir), expected);
   });
+
+test("nothing finished is done again: no group is judged, decoded, encoded or generated twice", async () => {
+  const dir = join(temporaryFolder(), "run");
+  const asked: string[] = [];
+  const judge = {
+    id: "counting",
+    async compare(items: readonly JudgeItem[]) {
+      asked.push(...items.map(({ sample, responses: [first] }) => JSON.stringify([sample.id, first])));
+      return items.map(({ responses: [a, b] }) => ({
+        prefer: a < b ? (0 as const) : (1 as const),
+        margin: a < b ? 1 : -1,
+      }));
+    },
+  };
+  const lone = await runIterations(one(join(temporaryFolder(), "run"), { judge }));
+  const straight = asked.splice(0);
+  const stop = new AbortController();
+  const run = runIterations(one(dir, { judge, finish: stop.signal }));
+  const reading = async () => {
+    for await (const e of run) if (e.type === "pair" && e.sample === "s2") stop.abort(new Error("enough"));
+  };
+  await reading().catch(() => {});
+  const before = asked.length;
+  const [result] = await runIterations(one(dir, { judge }));
+  assert.equal([...asked].sort(), [...straight].sort());
+  const { work } = result!;
+  const whole = lone[0]!.work;
+  assert.is(work.judgeCalls, asked.length - before);
+  const clipsDone = new Set((await journalOf(journalPath(dir))).flatMap((r) => (r.type === "ctx" ? [r.video] : [])));
+  assert.is(clipsDone.size, clips);
+  assert.ok(before > 0 && work.decodes < whole.decodes && work.towerPasses < whole.towerPasses, JSON.stringify(work));
+  assert.ok(work.decodeTokens < whole.decodeTokens && work.prefillTokens < whole.prefillTokens);
+});
 
 test("a clock that is set back changes nothing", async () => {
   const dir = copyOf(training);

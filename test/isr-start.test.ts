@@ -1,5 +1,6 @@
 // How iterations begin and end early: what is tried before a folder becomes a run, what is left out and counted, an end in
 // order, and the questions that every model is asked.
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
@@ -148,6 +149,21 @@ test("evaluate: the same questions for the first model and the one that is made,
   const results = async (r: RunIterationsOptions) =>
     Object.fromEntries(Object.entries(await isrResultOf(r.runDir)).filter(([name]) => !name.startsWith("evaluation/")));
   assert.equal(await results(o), await results(plain));
+});
+
+test("a diagnostics channel tells the events of a run that is only awaited", async () => {
+  const o = options();
+  const told: IterationEvent[] = [];
+  const take = (message: unknown) => {
+    const { runDir, event } = message as { runDir: string; event: IterationEvent };
+    if (runDir === o.runDir && event.type !== "progress") told.push(event);
+  };
+  subscribe("isr-dpo:run", take);
+  await runIterations(o);
+  unsubscribe("isr-dpo:run", take);
+  const again = await followed({ ...o, runDir: join(temporaryFolder(), "run") });
+  const kinds = (list: readonly IterationEvent[]) => list.filter((e) => e.type !== "progress").map((e) => e.type);
+  assert.equal(kinds(told), kinds(again.events));
 });
 
 test("run.json says the machine's level; going on at another one is told", async () => {

@@ -8,7 +8,7 @@ import { type Run, startRun } from "../run.js";
 import { removeFolder } from "../store/files.js";
 import type { IterationEvent, IterationResult, Stop } from "../training/events.js";
 import { finishOf } from "../training/options.js";
-import { coalesceProgress, type Emit } from "../training/progress.js";
+import { coalesceProgress, type Emit, published } from "../training/progress.js";
 import { train } from "../training/train.js";
 import type { LoadOptions } from "../types.js";
 import { RunFolder } from "./folder.js";
@@ -174,7 +174,10 @@ export function trainIteration(options: IterationOptions): Run<IterationEvent, I
   const given = checked(options, ["iteration"], iteration, iteration + 1);
   return startRun<IterationEvent, IterationResult>(
     given.signal,
-    (signal, emit) => withFolder(given, (c, folder) => iterate(c, folder, iteration, c.model, signal, emit)),
+    (signal, emit) => {
+      const told = published(given.runDir, emit);
+      return withFolder(given, (c, folder) => iterate(c, folder, iteration, c.model, signal, told));
+    },
     coalesceProgress,
   );
 }
@@ -208,10 +211,11 @@ export function runIterations(options: RunIterationsOptions): Run<IterationEvent
   const given = checked(options, ["from", "to"], from, to);
   return startRun<IterationEvent, IterationResult[]>(
     given.signal,
-    (signal, emit) =>
+    (signal, told) =>
       withFolder(given, async (c, folder) => {
+        const emit = published(c.runDir, told);
         const { seedData, keep } = c.settings;
-        let model = seedData === undefined ? c.model : await seedModel(c, seedData, signal, emit);
+        let model = seedData === undefined ? c.model : await seedModel(c, seedData, signal, told); // published by train()
         const results: IterationResult[] = [];
         for (let t = from; t < to; t++) {
           const result = await iterate(c, folder, t, model, signal, emit);

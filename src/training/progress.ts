@@ -1,9 +1,20 @@
 // Progress of a stage: at most four events a second, with rate and time left by the clock of this process.
+import { channel } from "node:diagnostics_channel";
 import type { IterationEvent, Stage } from "./events.js";
 
 const everyMs = 250;
 
 export type Emit = (event: IterationEvent) => void;
+
+const events = channel("isr-dpo:run");
+
+/** Publishes what a run tells on the diagnostics channel "isr-dpo:run" too, as { runDir, event }. */
+export const published =
+  (runDir: string, emit: Emit): Emit =>
+  (event) => {
+    if (events.hasSubscribers) events.publish({ runDir, event });
+    emit(event);
+  };
 
 /** Progress events that still wait give way to the next of their stage; others never do. */
 export function coalesceProgress(queued: IterationEvent, next: IterationEvent): IterationEvent | undefined {

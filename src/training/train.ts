@@ -19,7 +19,7 @@ import { gather, mediaFiles } from "./gather.js";
 import type { ItemSet } from "./items.js";
 import { type TrainSettings, trainSettings } from "./options.js";
 import { type StepPlan, stepPlan } from "./order.js";
-import { coalesceProgress, type Emit, staged } from "./progress.js";
+import { coalesceProgress, type Emit, published, staged } from "./progress.js";
 import { ReferenceStore } from "./refs.js";
 import { scoreReferences } from "./score.js";
 import { metricsOf, peakOf, trainSteps } from "./steps.js";
@@ -333,7 +333,7 @@ export function train(options: TrainOptions): Run<IterationEvent, IterationResul
   const settings = trainSettings(options);
   return startRun<IterationEvent, IterationResult>(
     settings.signal,
-    (signal, emit) => new TrainRun(settings, signal, emit).run(),
+    (signal, emit) => new TrainRun(settings, signal, published(settings.runDir, emit)).run(),
     coalesceProgress,
   );
 }
