@@ -197,7 +197,7 @@ test("without evaluations, contexts, margins or metrics the page says so", async
   await writeRun(dir, { design: "none", samples, iterations: [{ t: 1, records: [] }] });
   const { missing } = await writeReport(dir);
   for (const about of [
-    /^Accuracy by iteration: There is no evaluation/,
+    /^Accuracy by iteration: No evaluation of a model/,
     /^Win rates: /,
     /^Words by benchmark: /,
     /^Typical margin: /,

@@ -60,8 +60,7 @@ function accuracies(found: Found): Figure[] {
     ...new Set(found.runs.flatMap((r) => r.evaluations.filter((e) => e.accuracy !== null).map((e) => e.name))),
   ];
   if (names.length > 0) return names.map((name, i) => accuracyFigure(found, name, i));
-  const missing =
-    "There is no evaluation of a model in this folder (evaluation/NAME.MODEL.json), so accuracy is not known.";
+  const missing = "No evaluation of a model in this folder (evaluation/NAME.MODEL.json) has an accuracy.";
   return [{ id: "accuracy", title: "Accuracy by iteration", about: "Share of right answers by model.", missing }];
 }
 
