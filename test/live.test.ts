@@ -179,27 +179,29 @@ for (const [name, width, scheme] of [
     const { page, said, asked } = await opened(b!, live.url, { width, scheme });
     for (let i = 0; i < 60; i++) live.event(stepEvent(i));
     live.event({ type: "progress", iteration: 1, stage: "train", done: 60, total: 90, perSecond: 2, secondsLeft: 15 });
-    await setTimeout(1200); // it draws at most twice a second
+    /** It draws at most twice a second. */
+    const shows = async (script: string, parts: readonly RegExp[]) => {
+      for (let i = 0; ; i++) {
+        const text: string = await page.evaluate(script);
+        const missing = parts.filter((part) => !part.test(text));
+        if (missing.length === 0) return;
+        if (i === 100) assert.unreachable(`expected ${missing.join(", ")}, got ${text.slice(0, 2000)}`);
+        await setTimeout(100);
+      }
+    };
+    await shows("document.body.innerText", [
+      ...[/60\D+90/, /training steps/, /<img src=x onerror=alert\(1\)>/, /A <b>dog<\/b>\./, /runs\/isr <b>/],
+    ]);
+    await shows("String(document.querySelectorAll('#loss svg path, #loss svg polyline').length)", [/[1-9]/]);
     await picture(page, `live-${name}`);
-    const text: string = await page.evaluate("document.body.innerText");
-    for (const part of [
-      /60\D+90/,
-      /training steps/,
-      /<img src=x onerror=alert\(1\)>/,
-      /A <b>dog<\/b>\./,
-      /runs\/isr <b>/,
-    ])
-      assert.match(text, part);
     assert.is(await page.evaluate("document.querySelectorAll('main img, main b b, main script').length"), 0);
     assert.not.equal(await page.evaluate("document.title"), "owned");
     assert.ok(
       await page.evaluate("document.documentElement.scrollWidth <= innerWidth"),
       "nothing is wider than the screen",
     );
-    assert.ok((await page.evaluate("document.querySelectorAll('#loss svg path, #loss svg polyline').length")) > 0);
     await live.end({ state: "done" });
-    await setTimeout(700);
-    assert.match(await page.evaluate("document.getElementById('connection').textContent"), /end|done|finished/i);
+    await shows("document.getElementById('connection').textContent", [/end|done|finished/i]);
     assert.equal(said, []);
     const own = new URL(live.url).origin;
     assert.ok(asked.length >= 2 && asked.every((url) => url.startsWith(own)), asked.join(" "));
