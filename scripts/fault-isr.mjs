@@ -6,7 +6,7 @@ const { clips, isrResultOf } = await tsImport("../test/helpers/isr-run.ts", impo
 const { writeClips } = await tsImport("../test/helpers/train-run.ts", import.meta.url);
 
 export class Iterations extends FaultyRun {
-  every = 29; // of thousands of operations, most of which are steps of train() and saves, tried one by one there
+  every = 97; // of thousands of operations, most of which are steps of train() and saves, tried one by one there
   some = (operations) => operations / 6;
 
   constructor(work, shim) {

@@ -1,6 +1,6 @@
 // npm run faults [-- all] [save | train | isr]: what is done while the k-th file operation fails (test/faults/shim.c). Without
 // "all" some operations a fault are tried, spread evenly, first and last among them; with it each, or where there are
-// thousands every 29th.
+// thousands every 97th.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
