@@ -1,8 +1,8 @@
 // What this machine and a checkpoint are, without loading weights.
 import { binaryPath, machine, type NativeReport, sharedHost } from "./addon.js";
-import { path } from "./check.js";
+import { options, path } from "./check.js";
 import { visualTokens } from "./media.js";
-import type { ModelInfo, Tokenizer } from "./types.js";
+import type { ModelInfo, Tokenizer, TokenizerOptions } from "./types.js";
 
 export interface DeviceReport {
   /** The binary in use. */
@@ -58,8 +58,9 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
 }
 
 /** The tokenizer of a checkpoint folder (tokenizer.json, or tokenizer.model), without its weights. */
-export async function loadTokenizer(dir: string): Promise<Tokenizer> {
+export async function loadTokenizer(dir: string, o?: TokenizerOptions): Promise<Tokenizer> {
   const folder = path("dir", dir);
+  const { templateDate } = options("options", o, ["templateDate"]) as TokenizerOptions;
   const text = await import("./text/tokenizer.js");
-  return text.loadTokenizer(folder);
+  return text.loadTokenizer(folder, templateDate === undefined ? {} : { templateDate });
 }

@@ -8,6 +8,7 @@ import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf }
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media.js";
 import type { Run } from "./run.js";
 import { plainSequence, scoredSequences } from "./sequence.js";
+import { wallClock } from "./text/date.js";
 import type { ModelTokenizer } from "./text/tokenizer.js";
 import type {
   Cancel,
@@ -25,6 +26,7 @@ import type {
   Sequence,
   Tensor,
   Tokenizer,
+  TokenizerOptions,
 } from "./types.js";
 
 const microBatchTokens = 4096; // of logProbs: bounds the activations of one packed batch
@@ -111,6 +113,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     "visionTower",
     "featureCache",
     "mediaTimeoutMs",
+    "templateDate",
     "onProgress",
     "onMedia",
   ]);
@@ -125,6 +128,8 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     given.mediaTimeoutMs === undefined
       ? undefined
       : integer("options.mediaTimeoutMs", given.mediaTimeoutMs, 1, 2 ** 31 - 1);
+  const { templateDate } = given as Pick<LoadOptions, "templateDate">;
+  wallClock("options.templateDate", templateDate); // else refused as a tokenizer's fault, at first use
   for (const key of ["onProgress", "onMedia"])
     if (given[key] !== undefined && typeof given[key] !== "function")
       refuse(`options.${key}`, "a function", given[key]);
@@ -135,7 +140,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     const call = { signals: [cancel], ...(onProgress ? { event: quietly(onProgress) } : {}) };
     const [native, tokenizer] = await Promise.all([
       host.call<NativeModel>("load", { dir: folder, dtype, threads, visionTower }, call),
-      tokenizerOf(folder),
+      tokenizerOf(folder, templateDate === undefined ? {} : { templateDate }),
     ]);
     const media = { onMedia: onMedia && quietly(onMedia), timeoutMs: mediaTimeoutMs };
     return new LoadedModel(host, native, folder, tokenizer, featureCache, media);
@@ -159,10 +164,10 @@ function cacheOptions(value: unknown): CacheOptions | undefined {
 }
 
 /** The folder's tokenizer; why there is none is told when words are used, for ids need none. */
-async function tokenizerOf(dir: string): Promise<ModelTokenizer | IsrDpoError> {
+async function tokenizerOf(dir: string, o: TokenizerOptions): Promise<ModelTokenizer | IsrDpoError> {
   try {
     const { loadTokenizer } = await import("./text/tokenizer.js");
-    return await loadTokenizer(dir);
+    return await loadTokenizer(dir, o);
   } catch (e) {
     if (isIsrDpoError(e, "NOT_FOUND"))
       return new IsrDpoError("TOKENIZER", `${dir} has no tokenizer (tokenizer.json or tokenizer.model)`, {

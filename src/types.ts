@@ -72,7 +72,15 @@ export interface Sequence {
 /** A string is one user turn. */
 export type Prompt = string | readonly Message[] | Sequence;
 
-export interface LoadOptions extends Cancel {
+export interface TokenizerOptions {
+  /**
+   * What a chat template's strftime_now prints: a Date (its local time), or YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, which print
+   * alike in every time zone. Default: the clock when the tokenizer is loaded, once for all its texts.
+   */
+  templateDate?: Date | string;
+}
+
+export interface LoadOptions extends Cancel, TokenizerOptions {
   device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
   /** "auto": the file's own (float16 is computed in f32). */
   dtype?: "auto" | "f32" | "bf16";
@@ -122,6 +130,8 @@ export interface ModelInfo {
 }
 
 export interface Tokenizer {
+  /** The date that its chat template prints, as the option of that name takes it (YYYY-MM-DDTHH:MM:SS). */
+  readonly templateDate: string;
   encode(text: string, o?: { special?: boolean }): Int32Array;
   decode(ids: TokenIds, o?: { skipSpecial?: boolean }): string;
   stream(): { push(id: number): string; end(): string };

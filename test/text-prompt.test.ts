@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { answerIds, buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
+import { wallClock } from "../src/text/date.js";
 import { compileTemplate } from "../src/text/template.js";
 import { loadTokenizer, type ModelTokenizer } from "../src/text/tokenizer.js";
 import { encodeSegments, vicunaSystem } from "../src/text/vicuna.js";
@@ -321,7 +322,9 @@ for (const [what, call, code, message] of wrong) test(`refused: ${what}`, () => 
 
 // ---------- templates
 const render = async (source: string, messages: Message[] = [ask("hi")], generate = false) =>
-  (await compileTemplate("t.jinja", source, { bos_token: "<s>", eos_token: "</s>" })).render(messages, { generate });
+  (
+    await compileTemplate("t.jinja", source, { bos_token: "<s>", eos_token: "</s>" }, wallClock("date", undefined))
+  ).render(messages, { generate });
 
 const good: [string, string, Message[], string][] = [
   ["special tokens", "{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}", [ask("hi")], "<s>hi</s>"],

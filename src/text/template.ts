@@ -2,6 +2,7 @@
 // sizes of what it builds are bounded, and it sees nothing but the messages as plain data and the special tokens.
 import { IsrDpoError } from "../errors.js";
 import type { Message } from "../types.js";
+import { strftime, type WallClock } from "./date.js";
 import { tokenizerError } from "./files.js";
 
 export const templateLimits = {
@@ -33,27 +34,6 @@ function plain(messages: readonly Message[]): PlainMessage[] {
         ? content
         : content.map((part) => (part.type === "text" ? { type: "text", text: part.text } : { type: part.type })),
   }));
-}
-
-const two = (n: number) => String(n).padStart(2, "0");
-const name = (date: Date, option: Intl.DateTimeFormatOptions) => new Intl.DateTimeFormat("en-US", option).format(date);
-
-/** Dates as templates print them: the letters of strftime that published templates use. */
-function today(format: string, date = new Date()): string {
-  const letters: Record<string, string> = {
-    Y: String(date.getFullYear()),
-    m: two(date.getMonth() + 1),
-    d: two(date.getDate()),
-    H: two(date.getHours()),
-    M: two(date.getMinutes()),
-    S: two(date.getSeconds()),
-    b: name(date, { month: "short" }),
-    B: name(date, { month: "long" }),
-    a: name(date, { weekday: "short" }),
-    A: name(date, { weekday: "long" }),
-    "%": "%",
-  };
-  return String(format).replace(/%(.)/g, (whole, letter: string) => letters[letter] ?? whole);
 }
 
 function range(...given: unknown[]): number[] {
@@ -99,7 +79,6 @@ function boundedInterpreter({ Interpreter }: Jinja) {
 const globals = {
   ...{ true: true, false: false, none: null, True: true, False: false, None: null },
   range,
-  strftime_now: (format: string) => today(format),
   raise_exception(message: unknown) {
     throw new Error(String(message));
   },
@@ -121,11 +100,15 @@ function checkSize(path: string, source: string): void {
     );
 }
 
-/** Compiles a template. `specials` are the tokens that it may name: bos_token, eos_token, ... */
+/**
+ * Compiles a template. `specials` are the tokens that it may name: bos_token, eos_token, ...; `clock` is what strftime_now
+ * prints.
+ */
 export async function compileTemplate(
   path: string,
   source: string,
   specials: Readonly<Record<string, string>>,
+  clock: WallClock,
 ): Promise<ChatTemplate> {
   checkSize(path, source);
   const jinja = (await import("@huggingface/jinja")) as unknown as Jinja;
@@ -145,7 +128,8 @@ export async function compileTemplate(
   const run = (messages: PlainMessage[], generate: boolean): string => {
     try {
       const env = new jinja.Environment();
-      const data = { messages, add_generation_prompt: generate, tools: null, documents: null };
+      const strftime_now = (format: unknown) => strftime(String(format), clock);
+      const data = { strftime_now, messages, add_generation_prompt: generate, tools: null, documents: null };
       for (const [key, value] of Object.entries({ ...globals, ...specials, ...data })) env.set(key, value);
       return String(new Interpreter(env).run(parsed).value);
     } catch (e) {

@@ -3,8 +3,9 @@
 import { join } from "node:path";
 import { path as checkedPath, refuse, show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
-import type { Message, TokenIds, Tokenizer } from "../types.js";
+import type { Message, TokenIds, Tokenizer, TokenizerOptions } from "../types.js";
 import { applyTemplate } from "./chat.js";
+import { clockText, wallClock } from "./date.js";
 import { type StageFactory, stagesOf, type TextStream, textStream } from "./detokenizer.js";
 import {
   isObject,
@@ -60,6 +61,7 @@ class CodecTokenizer implements ModelTokenizer {
     private readonly codec: Codec,
     specials: Readonly<Record<string, string>>,
     readonly template: ChatTemplate | null,
+    readonly templateDate: string,
   ) {
     this.vocabSize = codec.pieces.length;
     this.bosId = this.tokenId(specials.bos_token);
@@ -218,7 +220,8 @@ async function optionalObject(path: string): Promise<Json | null> {
  * chat_template.json or a field of tokenizer_config.json). Throws NOT_FOUND without folder or tokenizer, TOKENIZER for
  * files that are malformed or of a kind that is not supported.
  */
-export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
+export async function loadTokenizer(dir: string, o: TokenizerOptions = {}): Promise<ModelTokenizer> {
+  const clock = wallClock("options.templateDate", o.templateDate);
   await requireFolder(checkedPath("dir", dir));
   const file = (name: string) => join(dir, name);
   const json = await readIfThere(file("tokenizer.json"), limits.json);
@@ -243,6 +246,6 @@ export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
     if (read.bosId !== null) specials.bos_token ??= read.pieces[read.bosId]!;
     if (read.eosId !== null) specials.eos_token ??= read.pieces[read.eosId]!;
   }
-  const compiled = template ? await compileTemplate(template.path, template.source, specials) : null;
-  return new CodecTokenizer(path, codec, specials, compiled);
+  const compiled = template ? await compileTemplate(template.path, template.source, specials, clock) : null;
+  return new CodecTokenizer(path, codec, specials, compiled, clockText(clock));
 }
