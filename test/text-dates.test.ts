@@ -41,7 +41,12 @@ test("templateDate: what strftime_now prints, kept for all texts of a tokenizer"
   const [first] = await said(t.templateDate);
   assert.is(t.apply([{ role: "user", content: "b" }]).text, first, "the same moment, however late it is");
   for (const bad of ["2024-02-30", "yesterday", "2024-1-1", "2024-01-01T25:00:00", "2024-01-01Z", "0001-01-01", 5])
-    await rejects(() => loadTokenizer(dir, { templateDate: bad as string }), "INVALID_ARGUMENT", /templateDate/, String(bad));
+    await rejects(
+      () => loadTokenizer(dir, { templateDate: bad as string }),
+      "INVALID_ARGUMENT",
+      /templateDate/,
+      String(bad),
+    );
   assert.is(clockText(wallClock("date", "2024-02-29T23:59:59")), "2024-02-29T23:59:59");
 });
 
