@@ -1,5 +1,5 @@
 // What .ci/run runs once the tools are there: the README's test command, the checks, and the suite in every surrounding
-// that this machine offers. Ends with "N passed, N failed".
+// that this machine offers. Ends with "N passed, N failed, N skipped".
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -9,6 +9,7 @@ import { Iterations } from "./fault-isr.mjs";
 import { Save } from "./fault-save.mjs";
 import { Train } from "./fault-train.mjs";
 import { root } from "./native.mjs";
+import { closingLine } from "./tally.mjs";
 
 const scenarios = { save: Save, train: Train, isr: Iterations };
 const given = process.argv.slice(2);
@@ -56,5 +57,5 @@ try {
 } finally {
   rmSync(work, { recursive: true, force: true });
 }
-console.log(`${passed} passed, ${failed} failed`);
+console.log(closingLine({ passed, failed, skipped: 0 }));
 process.exitCode = failed ? 1 : 0;

@@ -15,7 +15,8 @@ import {
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { executable, root } from "./native.mjs";
-import { run, seconds, tallyOf } from "./stages.mjs";
+import { run, seconds } from "./stages.mjs";
+import { closingLine, tallyOf } from "./tally.mjs";
 
 const tree = join(root, "build", "mutants");
 const mutants = JSON.parse(readFileSync(join(root, "test", "mutants", "mutants.json"), "utf8"));
@@ -112,5 +113,5 @@ for (const mutant of chosen) {
   }
   writeIfChanged(join(tree, mutant.file), readFileSync(join(root, mutant.file)));
 }
-console.log(`${passed} passed, ${failed} failed`);
+console.log(closingLine({ passed, failed, skipped: 0 }));
 process.exitCode = failed ? 1 : 0;

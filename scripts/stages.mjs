@@ -1,25 +1,9 @@
-// Runs named commands one after another, passes their output through, and adds up what their tests report.
-// A command's tally is its last line "N passed, N failed" or uvu's closing summary; a command that reports none counts
-// as one test. A tally of a failing command is never without a failure.
+// Runs named commands one after another, passes their output through, and adds up what their tests report (tally.mjs).
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
+import { closingLine, tallyOf } from "./tally.mjs";
 
 export const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
-
-export function tallyOf(output, status) {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours of test runners
-  const plain = output.replace(/\x1b\[[0-9;]*m/g, "");
-  const ours = [...plain.matchAll(/^(\d+) passed, (\d+) failed$/gm)].at(-1);
-  const total = [...plain.matchAll(/^\s*Total:\s+(\d+)$/gm)].at(-1);
-  const passed = [...plain.matchAll(/^\s*Passed:\s+(\d+)$/gm)].at(-1);
-  const skipped = [...plain.matchAll(/^\s*Skipped:\s+(\d+)$/gm)].at(-1);
-  let tally = { passed: status === 0 ? 1 : 0, failed: 0 };
-  if (ours) tally = { passed: Number(ours[1]), failed: Number(ours[2]) };
-  else if (total && passed)
-    tally = { passed: Number(passed[1]), failed: Number(total[1]) - Number(passed[1]) - Number(skipped?.[1] ?? 0) };
-  if (tally.failed === 0 && (status !== 0 || tally.passed === 0)) tally.failed = 1; // no test ran: a filter that fits none
-  return tally;
-}
 
 /** Runs one command to its end. Output goes to this process's own and is kept; `limit` seconds later the command and its children are killed. */
 export function run(command, args, { cwd, env, limit = 3600, quiet = false } = {}) {
@@ -75,33 +59,38 @@ export class Stages {
   rows = [];
   passed = 0;
   failed = 0;
+  skipped = 0;
+  #skipped = new Set();
 
   /** One stage: a command and options of run(). `silentPass`: a build; only its failure counts. True when nothing failed. */
   async stage(name, command, args = [], { silentPass = false, ...options } = {}) {
     console.log(`\n== ${name}: ${[command, ...args].join(" ")}`);
     const { status, output, note, ms } = await run(command, args, options);
-    const { passed, failed } = tallyOf(output, status);
-    return this.add(name, silentPass ? 0 : passed, failed, ms, note);
+    const { passed, failed, skipped, names } = tallyOf(output, status);
+    for (const test of names) this.#skipped.add(test);
+    return this.add(name, silentPass ? 0 : passed, failed, ms, note, skipped);
   }
 
-  add(name, passed, failed, ms, note = "") {
+  add(name, passed, failed, ms, note = "", skipped = 0) {
     this.passed += passed;
     this.failed += failed;
-    this.rows.push({ name, passed, failed, ms, note });
+    this.skipped += skipped;
+    this.rows.push({ name, passed, failed, skipped, ms, note });
     console.log(`-- ${name}: ${failed ? "FAILED" : "ok"}, ${seconds(ms)}${note ? ` (${note})` : ""}`);
     return failed === 0;
   }
 
-  /** The closing table, the sum as the last line, and the exit status. */
+  /** The closing table, what was skipped by name, the sum as the last line, and the exit status. */
   end() {
     const width = Math.max(...this.rows.map((r) => r.name.length));
     console.log("");
     for (const r of this.rows)
       console.log(
-        `${r.name.padEnd(width)}  ${String(r.passed).padStart(5)} ok ${String(r.failed).padStart(4)} bad  ${seconds(r.ms).padStart(9)}${r.note ? `  ${r.note}` : ""}`,
+        `${r.name.padEnd(width)}  ${String(r.passed).padStart(5)} ok ${String(r.failed).padStart(4)} bad ${String(r.skipped).padStart(4)} skipped  ${seconds(r.ms).padStart(9)}${r.note ? `  ${r.note}` : ""}`,
       );
     console.log(`total time ${seconds(Date.now() - this.#began)}`);
-    console.log(`${this.passed} passed, ${this.failed} failed`);
+    for (const test of this.#skipped) console.log(`not run: ${test}`);
+    console.log(closingLine(this));
     process.exitCode = this.failed ? 1 : 0;
   }
 }

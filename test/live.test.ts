@@ -13,13 +13,14 @@ import type { RunStepMetrics } from "../src/training/events.js";
 import { bundled } from "./helpers/bundle.js";
 import { browser, picture } from "./helpers/browser.js";
 import { opened } from "./helpers/browser.js";
+import { needing } from "./helpers/optional.js";
 import { node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { hostileTexts } from "./helpers/run_folder.js";
 
 const test = suite("live");
-const b = await browser();
-const seen = b ? test : test.skip;
+const { b, missing } = await browser();
+const seen = needing(test, missing);
 test.after(() => b?.close());
 
 async function withServer<T>(work: (live: LiveServer) => Promise<T>): Promise<T> {

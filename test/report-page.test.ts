@@ -7,12 +7,13 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { report } from "../src/report/report.js";
 import { browser, type Opened, opened, picture } from "./helpers/browser.js";
+import { needing } from "./helpers/optional.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { drawnRun, hostileRun, hostileTexts, writeComparison, writeRun, writeTraining } from "./helpers/run_folder.js";
 
 const test = suite("report-page");
-const b = await browser();
-const seen = b ? test : test.skip;
+const { b, missing } = await browser();
+const seen = needing(test, missing);
 test.after(() => b?.close());
 
 async function comparison(): Promise<string> {

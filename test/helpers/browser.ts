@@ -33,19 +33,18 @@ function chromium(): string | undefined {
   return folders.flatMap((dir) => names.map((name) => join(dir, name))).find((path) => existsSync(path));
 }
 
-/** Undefined, with a message, where there is no browser. */
-export async function browser(): Promise<Browser | undefined> {
+/** A browser, or what is missing. One that CHROMIUM names has to start; what lies on PATH may be a stub that cannot. */
+export async function browser(): Promise<{ b: Browser; missing?: undefined } | { b?: undefined; missing: string }> {
   const executablePath = chromium();
+  if (executablePath === undefined) return { missing: "no Chromium on this machine" };
+  const playwright = createRequire(import.meta.url)("playwright-core") as {
+    chromium: { launch(o: { executablePath: string; args: string[] }): Promise<Browser> };
+  };
   try {
-    if (executablePath === undefined) throw new Error("no chromium on PATH");
-    const playwright = createRequire(import.meta.url)("playwright-core") as {
-      chromium: { launch(o: { executablePath: string; args: string[] }): Promise<Browser> };
-    };
-    return await playwright.chromium.launch({ executablePath, args: ["--no-sandbox"] });
+    return { b: await playwright.chromium.launch({ executablePath, args: ["--no-sandbox"] }) };
   } catch (e) {
-    if (executablePath !== undefined && (e as { code?: string }).code !== "MODULE_NOT_FOUND") throw e;
-    console.error(`skipped: pages are not opened in a browser: ${(e as Error).message.split("\n")[0]}`);
-    return undefined;
+    if (process.env.CHROMIUM) throw e;
+    return { missing: `${executablePath} does not start: ${(e as Error).message.split("\n")[0]}` };
   }
 }
 

@@ -1,5 +1,5 @@
 // A test is a function with a name; a failed CHECK says where and with what, and the test goes on.
-// main.cc runs all whose name contains argv[1] and ends with "N passed, N failed".
+// main.cc runs all whose name contains argv[1] and ends with "N passed, N failed, N skipped".
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -17,6 +17,9 @@ namespace isr::test {
 struct Case { std::string name; std::function<void()> run; };
 inline std::vector<Case>& cases() { static std::vector<Case> all; return all; }
 inline int& failures() { static int n = 0; return n; }
+
+// A test that needs what this machine lacks says so and returns: it is counted and named as skipped.
+inline std::string& skipped() { static std::string why; return why; }
 
 struct Register {
   Register(std::string name, std::function<void()> run) { cases().push_back({std::move(name), std::move(run)}); }

@@ -67,15 +67,21 @@ void check_ulp(k::Fn fn, const char* name, double (*exact)(double), float low, d
   std::printf("  %s%s: %.2f ulp\n", name, at_level.c_str(), worst);
 }
 
+bool supported() {
+  const bool yes = isa_supported(static_cast<Isa>(ISR_LEVEL));
+  if (!yes) skipped() = "this machine lacks the instructions";
+  return yes;
+}
+
 Register exp_ulp("simd: exp and erf within 2 ulp" + at_level, [] {
-  if (!isa_supported(static_cast<Isa>(ISR_LEVEL))) return;
+  if (!supported()) return;
   check_ulp(k::Fn::Exp, "exp", [](double x) { return std::exp(x); }, -INFINITY, 2);
   check_ulp(k::Fn::Exp2, "exp2", [](double x) { return std::exp2(x); }, -126.0f, 2);
   check_ulp(k::Fn::Erf, "erf", [](double x) { return std::erf(x); }, -INFINITY, 2);
 });
 
 Register lanes("simd: bfloat16 rounding, tails and reductions" + at_level, [] {
-  if (!isa_supported(static_cast<Isa>(ISR_LEVEL))) return;
+  if (!supported()) return;
   float x[k::kLanes];
   for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 65521) {  // NaN and infinity among them; subnormals aside
     for (int i = 0; i < k::kLanes; ++i) x[i] = std::bit_cast<float>(static_cast<uint32_t>(bits + 4096u * static_cast<uint32_t>(i)));
