@@ -2,6 +2,7 @@
 // a wrong type is therefore our own bug and says so.
 #pragma once
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 

@@ -2,6 +2,7 @@
 // span (causal: up to itself). Float64 is the oracle; a complex step through the forward checks the oracle's own gradient.
 // `Rounding` mimics a naive bfloat16 run, in which every intermediate matrix is stored in bfloat16.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <vector>

@@ -2,6 +2,7 @@
 // that must not matter: threads, batch composition, where spans are cut, batch or cache, chunks of a prefill.
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "attention_reference.h"
 #include "check.h"

@@ -1,5 +1,6 @@
 // Products of every level and type against float64 sums, with bounds derived from the number of roundings:
 // a float32 sum of K products is off by at most (K + 8) 2^-24 sum|a b|; storing bfloat16 adds 2^-8 of the value.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <thread>

@@ -1,5 +1,6 @@
 // Saving: byte identity, replacement of folders, and what is left on disk after every kind of failure. The last tests
 // run this program again as a child under test/faults/shim.c and let each of its file operations fail in turn.
+#include <algorithm>
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/fsuid.h>

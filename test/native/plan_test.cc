@@ -1,4 +1,6 @@
 // A plan is what the run itself allocates: the same bytes in the same arenas, by the same code.
+#include <algorithm>
+
 #include "train/plan.h"
 
 #include "check.h"

@@ -1,4 +1,5 @@
 // Sampling against brute force: sort all candidates by (probability desc, id asc), cut, and walk.
+#include <algorithm>
 #include <memory>
 #include <numeric>
 

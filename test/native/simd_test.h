@@ -2,6 +2,7 @@
 // with ISR_LEVEL set, because simd.h can be compiled for one level a source. Nothing here runs on a machine that lacks it:
 // what is compiled for the level is called only behind isa_supported.
 #pragma once
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <string>
