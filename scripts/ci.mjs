@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
 import { buildSanitized, executable, root, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
+import { surroundings } from "./surroundings.mjs";
 
 const stages = new Stages();
 const options = { cwd: root, limit: 1200 };
@@ -63,6 +64,7 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   for (const isa of lowerLevels())
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
   await newerNode();
+  await surroundings(stages);
   await stages.stage("file faults, some operations", node, ["scripts/faults.mjs"], options);
   const kills = { ...options, env: { ISR_DPO_KILLS: "10" } };
   await stages.stage("kills, 10 instants and every failpoint", node, tsTests("^(train|isr)-kill\\.test\\.ts$"), kills);

@@ -80,6 +80,12 @@ export class Stages {
     return failed === 0;
   }
 
+  /** What this machine cannot do. */
+  skip(name, why) {
+    this.#skipped.add(`${name}: ${why}`);
+    this.add(name, 0, 0, 0, why, 1);
+  }
+
   /** The closing table, what was skipped by name, the sum as the last line, and the exit status. */
   end() {
     const width = Math.max(...this.rows.map((r) => r.name.length));
