@@ -34,7 +34,6 @@ const bad: readonly [name: string, row: unknown, field: string | undefined, mess
   ["a prompt longer than the context", but({ prompt: words }), "prompt", /\d+ tokens do not fit/],
   ["an unknown video", but({ video: "nowhere.mp4" }), "video", /got nothing at .*nowhere\.mp4/],
   ["an unknown image", { ...but({ image: "no.png" }), video: undefined }, "image", /got nothing at .*no\.png/],
-  ["an id for the second time", but({ id: "g" }), "id", /row 1 has it/],
   ["a path that leaves the data folder", but({ video: "../0.mp4" }), "video", /inside the data folder/],
   ["an absolute path", but({ video: "/etc/passwd" }), "video", /relative to the data folder/],
   ["bytes that are no UTF-8", Buffer.from('{"video":"\xff"}', "latin1"), undefined, /UTF-8/],
@@ -159,7 +158,6 @@ const program: readonly [name: string, item: unknown, code: ErrorCode, message: 
     /^data\[1\]: chosen\[0\]: /,
     "chosen[0]",
   ],
-  ["an id for the second time", idPairs(1)[0], "DATA_INVALID", /^data\[1\]: id: .*data\[0\] has it/, "id"],
   [
     "too many tokens",
     { ...idPairs(1)[0], id: "x", chosen: Array(600).fill(5) },
@@ -201,6 +199,20 @@ for (const [name, item, code, message, field] of program)
       count: 1,
     });
   });
+
+test("items that share an id are all trained on, with keys of their own, counted", async () => {
+  const [a, b] = idPairs(2);
+  const data = [a, b, a, a] as TrainItem[];
+  const { result, events } = await eventsOf(text({ data }));
+  assert.is(result.pairs, 4);
+  const lines = readFileSync(join(result.model, "../items.jsonl"), "utf8").trim().split("\n");
+  assert.equal(
+    lines.map((l) => JSON.parse(l).item.id),
+    ["pair 0", "pair 1", "pair 0#2", "pair 0#3"],
+  );
+  const told = events.flatMap((e) => (e.type === "warning" ? [[e.code, (e.detail as { count: number }).count]] : []));
+  assert.equal(told, [["DUPLICATE_ID", 2]]);
+});
 
 test("what the program's iterable throws ends the run as it is", async () => {
   const mine = new Error("the database is gone");

@@ -15,6 +15,7 @@ const formats: readonly Format<Example>[] = [
     name: "hound",
     holds: "video or image, conversations",
     fits: (row) => single(row) && has(row, "conversations"),
+    lacks: (row) => has(row, "conversations") && !single(row) && !columns(row),
     read: houndExample,
   },
   {

@@ -1,8 +1,19 @@
 // Rows of LLaVA-Hound: one `video` (or `image`) a row. DPO: prompt or conversations, chosen, rejected; SFT and test rows:
-// conversations. The places written in the text are dropped: the medium stands before the words of its turn.
+// conversations. The place written in the text is dropped: the medium stands before the words of its turn.
 import type { Example, Pair } from "../types.js";
 import { answersOf, bad, given, has, idOf, isRow, pathOf, type Row, textOf } from "./fields.js";
-import { conversationOf, type Medium, piecesOf, promptOf, splitAnswer, type Turn, textTurn } from "./turns.js";
+import type { Kind } from "./places.js";
+import {
+  conversationOf,
+  type Medium,
+  misplaced,
+  piecesOf,
+  promptOf,
+  saidTurn,
+  splitAnswer,
+  type Turn,
+  textTurn,
+} from "./turns.js";
 
 function mediumOf(row: Row): Medium {
   if (has(row, "video") === has(row, "image"))
@@ -16,11 +27,25 @@ function words({ pieces }: Turn): string {
   return texts.length === pieces.length ? texts.join("") : texts.map((t) => t.trim()).join(" ");
 }
 
-/** The words of a text without places for media. */
-export const bareText = (field: string, value: unknown): string =>
-  textOf(field, words({ role: "user", pieces: piecesOf(textOf(field, value)) }));
+/** At most one place, and that for the row's medium. */
+function checkPlaces(field: string, turns: readonly Turn[], type: Kind): void {
+  const pieces = turns.flatMap((turn) => turn.pieces);
+  for (const kind of ["video", "image"] as const) {
+    const places = pieces.filter((p) => p.type === kind).length;
+    const media = kind === type ? 1 : 0;
+    if (places > media) misplaced(field, kind, places, media);
+  }
+}
+
+/** The words of a question about a video, without the place for it. */
+export function bareQuestion(field: string, value: unknown): string {
+  const turn: Turn = { role: "user", pieces: piecesOf(field, textOf(field, value)) };
+  checkPlaces(field, [turn], "video");
+  return textOf(field, words(turn));
+}
 
 function prompt(field: string, turns: readonly Turn[], medium: Medium) {
+  checkPlaces(field, turns, medium.type);
   const marked = turns.findIndex(({ pieces }) => pieces.some((p) => p.type !== "text"));
   const at = marked >= 0 ? marked : turns.findIndex(({ role }) => role === "user");
   const placed = turns.map((turn, i): Turn => {
@@ -40,7 +65,7 @@ export function houndPair(row: Row): Pair {
   const medium = mediumOf(row);
   const asked = given(row, "prompt") !== undefined || !has(row, "conversations");
   let turns = asked
-    ? [textTurn("user", bareText("prompt", given(row, "prompt")))]
+    ? [saidTurn("prompt", "user", textOf("prompt", given(row, "prompt")))]
     : conversationOf("conversations", given(row, "conversations"));
   if (turns.at(-1)?.role === "assistant") turns = turns.slice(0, -1); // the reference answer of such rows
   return {

@@ -43,24 +43,25 @@ class Pending {
   }
 }
 
-/** Lines in order; `bad` is told of a line that is no text, and throws it or goes on. */
-export async function* scanLines(
-  path: string,
-  limit: number,
-  bad: (line: number, e: IsrDpoError) => void,
-): AsyncGenerator<Line> {
+/** A line that is no text. */
+export interface BadLine {
+  line: number;
+  fault: IsrDpoError;
+}
+
+/** Lines in order, and in place of one that is no text its fault. */
+export async function* scanLines(path: string, limit: number): AsyncGenerator<Line | BadLine> {
   const file = await openForReading(path);
   const block = Buffer.allocUnsafe(blockBytes);
   const pending = new Pending(limit);
   let [line, offset] = [1, 0];
-  const end = (last: Buffer): Line | undefined => {
+  const end = (last: Buffer): Line | BadLine => {
     const begun = { line: line++, offset };
     offset += pending.bytes + last.length + 1;
     const taken = pending.take(last);
     if ("text" in taken)
       return { text: begun.line === 1 && taken.text.startsWith(mark) ? taken.text.slice(1) : taken.text, ...begun };
-    bad(begun.line, rowError({ path, line: begun.line, unit: "line" }, taken.fault));
-    return undefined;
+    return { line: begun.line, fault: rowError({ path, line: begun.line, unit: "line" }, taken.fault) };
   };
   try {
     for (;;) {
@@ -73,12 +74,11 @@ export async function* scanLines(
       for (let at = read.indexOf(10); at >= 0; at = read.indexOf(10, from)) {
         const whole = end(read.subarray(from, at));
         from = at + 1;
-        if (whole) yield whole;
+        yield whole;
       }
       if (from < bytesRead) pending.add(read.subarray(from));
     }
-    const last = pending.bytes > 0 ? end(Buffer.alloc(0)) : undefined;
-    if (last) yield last;
+    if (pending.bytes > 0) yield end(Buffer.alloc(0));
   } finally {
     await file.close();
   }
@@ -91,7 +91,8 @@ export async function* scanLines(
 export async function* readLines(path: string, o?: { maxLineBytes?: number }): AsyncGenerator<Line> {
   checkPath("path", path);
   const given = options("options", o, ["maxLineBytes"]).maxLineBytes ?? maxLineBytes;
-  yield* scanLines(path, integer("options.maxLineBytes", given, 1), (_, e) => {
-    throw e;
-  });
+  for await (const line of scanLines(path, integer("options.maxLineBytes", given, 1))) {
+    if ("fault" in line) throw line.fault;
+    yield line;
+  }
 }

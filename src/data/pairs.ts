@@ -8,7 +8,7 @@ import { shareGptPair } from "./sharegpt.js";
 import { trlPair } from "./trl.js";
 
 export interface ReadOptions extends BadRowOptions {
-  /** Default "auto": by the keys of the first row. */
+  /** Default "auto": each row by its keys. */
   format?: "auto" | "hound" | "trl" | "sharegpt";
 }
 
@@ -23,6 +23,12 @@ const formats: readonly Format<Pair>[] = [
     name: "hound",
     holds: "video, prompt or conversations, chosen, rejected",
     fits: (row) => single(row) && prefers(row) && !isList(row, "prompt") && any(row, "prompt", "conversations"),
+    lacks: (row) =>
+      prefers(row) &&
+      !single(row) &&
+      !columns(row) &&
+      ["prompt", "chosen", "rejected"].every((key) => !isList(row, key)) &&
+      any(row, "prompt", "conversations"),
     read: houndPair,
   },
   {

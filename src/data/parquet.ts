@@ -154,16 +154,23 @@ function decode(bytes: Uint8Array): string | InvalidUtf8 {
   }
 }
 
-async function* rows(source: Source, known: readonly string[]): AsyncGenerator<NumberedRow> {
+type Others = (names: readonly string[], rows: number) => void;
+
+async function* rows(source: Source, known: readonly string[], others: Others): AsyncGenerator<NumberedRow> {
   const { library, size } = source;
   const metadata = await metadataOf(source);
   const tree = library.parquetSchema(metadata);
-  const columns = [...new Set(tree.children.map((child) => child.element.name))].filter((name) => known.includes(name));
-  const found = tree.children.map((child) => child.element.name).slice(0, 20);
+  const names = [...new Set(tree.children.map((child) => child.element.name))];
+  const columns = names.filter((name) => known.includes(name));
+  const found = names.slice(0, 20);
   demand(
     columns.length > 0 || metadata.row_groups.length === 0,
     source.path,
     `expected columns of rows, got ${found.join(", ")}`,
+  );
+  others(
+    names.filter((name) => !known.includes(name)),
+    Number(metadata.num_rows),
   );
   const codecs = new Set(
     metadata.row_groups.flatMap((g) => g.columns.map((c) => c.meta_data?.codec ?? "UNCOMPRESSED")),
@@ -182,12 +189,19 @@ async function* rows(source: Source, known: readonly string[]): AsyncGenerator<N
   }
 }
 
-/** Rows in order, numbered from 1, with those of `columns` that the file has. Throws DATA_INVALID, NOT_FOUND, IO. */
-export async function* rowsOfParquet(path: string, columns: readonly string[]): AsyncGenerator<NumberedRow> {
+/**
+ * Rows in order, numbered from 1, with those of `columns` that the file has; `others` is told its other columns and its number
+ * of rows. Throws DATA_INVALID, NOT_FOUND, IO.
+ */
+export async function* rowsOfParquet(
+  path: string,
+  columns: readonly string[],
+  others: Others = () => {},
+): AsyncGenerator<NumberedRow> {
   const file = await openForReading(path);
   try {
     const { size } = await file.stat();
-    const reader = rows({ path, file, size, library: await import("hyparquet") }, columns);
+    const reader = rows({ path, file, size, library: await import("hyparquet") }, columns, others);
     for (;;) {
       const next = await reader.next().catch((e) => {
         throw parquetError(path, e);

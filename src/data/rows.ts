@@ -4,6 +4,7 @@ import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { fileError, ioError, openForReading, type Place, rowError } from "./fault.js";
 import { isRow, type Row } from "./fields.js";
 import { maxLineBytes, scanLines } from "./lines.js";
+import type { DataNote } from "./notes.js";
 import { show } from "../check.js";
 
 export interface SkippedRow {
@@ -18,11 +19,23 @@ export interface BadRowOptions {
   onBadRow?: "fail" | "skip";
   /** Without it, skipped rows are counted in a process warning (code ISR_DPO_DATA) at the end. */
   onSkip?(row: SkippedRow): void;
+  /**
+   * Told at the end of a file what is odd about it: rows that share an id (DUPLICATE_ID: later ones get the key `id#line`),
+   * columns that look like media and are not read (MEDIA_COLUMN), rows without media beside rows with (NO_MEDIA). Without it
+   * the first two are process warnings (code ISR_DPO_DATA).
+   */
+  onNote?(note: DataNote): void;
 }
 
 export interface NumberedRow {
   line: number;
   row: Row;
+}
+
+/** A row that could not be read. */
+export interface UnreadRow {
+  line: number;
+  fault: unknown;
 }
 
 const maxDepth = 64;
@@ -97,16 +110,18 @@ function requireRow(value: unknown): Row {
   return value;
 }
 
-async function* rowsOfLines(bad: BadRows): AsyncGenerator<NumberedRow> {
-  for await (const { text, line } of scanLines(bad.path, maxLineBytes, (line, e) => bad.take(line, e))) {
-    if (text.trim() === "") continue; // an empty line is no row
-    let row: Row | undefined;
-    try {
-      row = requireRow(parse(text));
-    } catch (e) {
-      bad.take(line, e);
-    }
-    if (row) yield { line, row };
+function rowOrFault(line: number, read: () => unknown): NumberedRow | UnreadRow {
+  try {
+    return { line, row: requireRow(read()) };
+  } catch (fault) {
+    return { line, fault };
+  }
+}
+
+async function* rowsOfLines(bad: BadRows): AsyncGenerator<NumberedRow | UnreadRow> {
+  for await (const found of scanLines(bad.path, maxLineBytes)) {
+    if ("fault" in found) yield found;
+    else if (found.text.trim() !== "") yield rowOrFault(found.line, () => parse(found.text)); // an empty line is no row
   }
 }
 
@@ -128,7 +143,7 @@ async function readWhole(path: string): Promise<string> {
   }
 }
 
-async function* rowsOfArray(bad: BadRows): AsyncGenerator<NumberedRow> {
+async function* rowsOfArray(bad: BadRows): AsyncGenerator<NumberedRow | UnreadRow> {
   let values: unknown;
   try {
     values = parse(await readWhole(bad.path));
@@ -137,25 +152,21 @@ async function* rowsOfArray(bad: BadRows): AsyncGenerator<NumberedRow> {
     throw e;
   }
   if (!Array.isArray(values)) throw fileError(bad.path, `expected an array of rows, got ${show(values)}`, jsonHint);
-  for (const [i, value] of values.entries()) {
-    let row: Row | undefined;
-    try {
-      row = requireRow(value);
-    } catch (e) {
-      bad.take(i + 1, e);
-    }
-    if (row) yield { line: i + 1, row };
-  }
+  for (const [i, value] of values.entries()) yield rowOrFault(i + 1, () => value);
 }
 
-/** Rows in order; of a .parquet file only `columns` are read. */
-export async function* readRows(bad: BadRows, columns: readonly string[]): AsyncGenerator<NumberedRow> {
+/** Rows in order, those that cannot be read with their fault; of a .parquet file only `columns` are read, and `others` is told its other columns. */
+export async function* readRows(
+  bad: BadRows,
+  columns: readonly string[],
+  others: (names: readonly string[], rows: number) => void,
+): AsyncGenerator<NumberedRow | UnreadRow> {
   const { path } = bad;
   if (/\.(jsonl|ndjson)$/i.test(path)) yield* rowsOfLines(bad);
   else if (/\.json$/i.test(path)) yield* rowsOfArray(bad);
   else if (/\.parquet$/i.test(path)) {
     const { rowsOfParquet } = await import("./parquet.js");
-    yield* rowsOfParquet(path, columns);
+    yield* rowsOfParquet(path, columns, others);
   } else
     throw new IsrDpoError(
       "INVALID_ARGUMENT",

@@ -1,9 +1,9 @@
 // readSamples: the questions about videos that an iteration works on.
-import { bad, given, has, idOf, pathOf, type Row } from "./fields.js";
-import { bareText } from "./hound.js";
+import { bad, given, has, idOf, listOf, pathOf, type Row, rowOf } from "./fields.js";
+import { bareQuestion } from "./hound.js";
 import { type Format, readItems } from "./items.js";
 import type { BadRowOptions } from "./rows.js";
-import { conversationOf, spoken } from "./turns.js";
+import { conversationOf } from "./turns.js";
 
 export interface Sample {
   id: string;
@@ -16,7 +16,10 @@ function askedOf(value: unknown): string {
   const turns = conversationOf("conversations", value);
   if (turns.length === 0 || turns.length > 2) bad("conversations", "a question and at most its answer", value);
   if (turns[0]!.role !== "user") bad("conversations[0].from", "human or user", turns[0]!.role);
-  return bareText("conversations[0].value", spoken(turns[0]!));
+  return bareQuestion(
+    "conversations[0].value",
+    given(rowOf("conversations[0]", listOf("conversations", value)[0]), "value"),
+  );
 }
 
 const sample =
@@ -34,8 +37,8 @@ const format = (name: string, key: string, question: (row: Row) => string): Form
 });
 
 const formats: readonly Format<Sample>[] = [
-  format("plain", "question", (row) => bareText("question", given(row, "question"))),
-  format("hound", "prompt", (row) => bareText("prompt", given(row, "prompt"))),
+  format("plain", "question", (row) => bareQuestion("question", given(row, "question"))),
+  format("hound", "prompt", (row) => bareQuestion("prompt", given(row, "prompt"))),
   format("test", "conversations", (row) => askedOf(given(row, "conversations"))),
 ];
 

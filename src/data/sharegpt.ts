@@ -2,14 +2,14 @@
 // each with its place in the text; preferences have chosen and rejected ({from, value} or a string) beside them.
 import type { Example, Pair } from "../types.js";
 import { answersOf, bad, given, has, idOf, isRow, type Row, textOf } from "./fields.js";
-import { conversationOf, mediaColumns, promptOf, roleOf, splitAnswer, type Turn, textTurn } from "./turns.js";
+import { conversationOf, mediaColumns, promptOf, roleOf, saidTurn, splitAnswer, type Turn } from "./turns.js";
 
 function turnsOf(row: Row): Turn[] {
   const turns = conversationOf("conversations", given(row, "conversations"));
   if (!has(row, "system")) return turns;
   if (turns[0]?.role === "system")
     bad("system", "a system text once, got another in conversations", given(row, "system"));
-  return [textTurn("system", textOf("system", given(row, "system"))), ...turns];
+  return [saidTurn("system", "system", textOf("system", given(row, "system"))), ...turns];
 }
 
 function answer(row: Row, key: string): string {

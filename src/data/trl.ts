@@ -5,9 +5,9 @@ import { answersOf, bad, given, has, idOf, listOf, pathOf, type Row, rowOf, text
 import {
   mediaColumns,
   type Piece,
-  piecesOf,
   promptOf,
   roleOf,
+  saidTurn,
   splitAnswer,
   spoken,
   type Turn,
@@ -23,8 +23,8 @@ function partOf(field: string, value: unknown): Piece {
   return path === undefined ? { type } : { type, path: pathOf(`${field}.${type}`, path) };
 }
 
-/** `places`: whether `<video>` and `<image>` in a user's text stand for media of the row, or are words. */
-function messagesOf(field: string, value: unknown, places: boolean): Turn[] {
+/** `<video>` and `<image>` in a user's text are places; in a text part they are words. */
+function messagesOf(field: string, value: unknown): Turn[] {
   return listOf(field, value).map((item, i) => {
     const at = `${field}[${i}]`;
     const message = rowOf(at, item);
@@ -32,21 +32,18 @@ function messagesOf(field: string, value: unknown, places: boolean): Turn[] {
     const content = given(message, "content");
     if (Array.isArray(content)) return { role, pieces: content.map((p, k) => partOf(`${at}.content[${k}]`, p)) };
     if (role === "system" && content === "") return textTurn(role, ""); // none, where the template has one of its own
-    const text = textOf(`${at}.content`, content);
-    return role === "user" && places ? { role, pieces: piecesOf(text) } : textTurn(role, text);
+    return saidTurn(`${at}.content`, role, textOf(`${at}.content`, content));
   });
 }
 
-function promptTurns(field: string, value: unknown, places: boolean): Turn[] {
-  if (Array.isArray(value)) return messagesOf(field, value, places);
-  const text = textOf(field, value);
-  return [places ? { role: "user", pieces: piecesOf(text) } : textTurn("user", text)];
+function promptTurns(field: string, value: unknown): Turn[] {
+  return Array.isArray(value) ? messagesOf(field, value) : [saidTurn(field, "user", textOf(field, value))];
 }
 
 /** An answer: a string, a message, or messages of which the last is the answer. */
-function answerOf(field: string, value: unknown, places: boolean): { before: Turn[]; answer: string } {
+function answerOf(field: string, value: unknown): { before: Turn[]; answer: string } {
   if (typeof value === "string" || value === undefined) return { before: [], answer: textOf(field, value) };
-  return splitAnswer(field, messagesOf(field, Array.isArray(value) ? value : [value], places));
+  return splitAnswer(field, messagesOf(field, Array.isArray(value) ? value : [value]));
 }
 
 const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
@@ -65,14 +62,13 @@ function joinPrompt(asked: readonly Turn[] | undefined, before: readonly Turn[])
 export function trlPair(row: Row): Pair {
   const id = idOf(row);
   const media = mediaColumns(row);
-  const places = media.length > 0;
-  const read = (key: string) => answerOf(key, given(row, key), places);
+  const read = (key: string) => answerOf(key, given(row, key));
   const byText = !has(row, "chosen_ids") && !has(row, "rejected_ids");
   const sides =
     byText || Array.isArray(given(row, "chosen")) ? { chosen: read("chosen"), rejected: read("rejected") } : null;
   if (sides && !same(sides.chosen.before, sides.rejected.before))
     bad("rejected", "the same messages before the answer as in chosen", sides.rejected.before.map(spoken).join(" "));
-  const asked = has(row, "prompt") ? promptTurns("prompt", given(row, "prompt"), places) : undefined;
+  const asked = has(row, "prompt") ? promptTurns("prompt", given(row, "prompt")) : undefined;
   return {
     ...(id === undefined ? {} : { id }),
     ...promptOf("prompt", joinPrompt(asked, sides?.chosen.before ?? []), media),
@@ -83,12 +79,11 @@ export function trlPair(row: Row): Pair {
 export function trlExample(row: Row): Example {
   const id = idOf(row);
   const media = mediaColumns(row);
-  const places = media.length > 0;
   const whole = has(row, "messages");
   const field = whole ? "messages" : "prompt";
   const { before, answer } = whole
-    ? splitAnswer(field, messagesOf(field, given(row, field), places))
-    : answerOf("completion", given(row, "completion"), places);
-  const turns = whole ? before : [...promptTurns(field, given(row, field), places), ...before];
+    ? splitAnswer(field, messagesOf(field, given(row, field)))
+    : answerOf("completion", given(row, "completion"));
+  const turns = whole ? before : [...promptTurns(field, given(row, field)), ...before];
   return { ...(id === undefined ? {} : { id }), ...promptOf(field, turns, media), answer };
 }

@@ -1,8 +1,7 @@
 // Turns of a conversation with places for videos and images, and the prompt and media that they make.
 import type { Media, Message } from "../types.js";
 import { bad, given, has, listOf, pathOf, type Row, rowOf, textOf } from "./fields.js";
-
-type Kind = "video" | "image";
+import { cutAtPlaces, foreignPlace, hasPlace, type Kind } from "./places.js";
 
 export interface Medium {
   type: Kind;
@@ -36,19 +35,32 @@ export function roleOf(field: string, value: unknown): Message["role"] {
   return roles[value as string]!;
 }
 
-/** Text with `<video>` and `<image>` as places; line breaks beside a place are its own, and space outside the first and last. */
-export function piecesOf(text: string): Piece[] {
-  if (!/<video>|<image>/.test(text)) return [{ type: "text", text }];
-  const parts = text.split(/\n*(<video>|<image>)\n*/); // text and places by turns
-  if (parts[0]!.trim() === "") [parts[0], parts[2]] = ["", parts[2]!.trimStart()];
-  if (parts.at(-1)!.trim() === "") parts[parts.length - 3] = parts.at(-3)!.trimEnd();
-  return parts.flatMap((part, i): Piece[] => {
-    if (i % 2 === 1) return [{ type: part === "<video>" ? "video" : "image" }];
-    return part.trim() === "" ? [] : [{ type: "text", text: part }];
-  });
+/**
+ * A user's text with `<video>` and `<image>` as places; line breaks beside a place are its own, and space outside the first
+ * and last. What other families write for a place is refused: it would be read as words.
+ */
+export function piecesOf(field: string, text: string): Piece[] {
+  const foreign = foreignPlace(text);
+  if (foreign !== undefined) bad(field, `places for media written as <video> or <image>, not ${foreign}`, text);
+  const { texts, kinds } = cutAtPlaces(text);
+  if (kinds.length === 0) return [{ type: "text", text }];
+  if (texts[0]!.trim() === "") [texts[0], texts[1]] = ["", texts[1]!.trimStart()];
+  if (texts.at(-1)!.trim() === "") texts[texts.length - 2] = texts.at(-2)!.trimEnd();
+  return texts.flatMap((words, i): Piece[] => [
+    ...(words.trim() === "" ? [] : [{ type: "text" as const, text: words }]),
+    ...(i < kinds.length ? [{ type: kinds[i]! }] : []),
+  ]);
 }
 
 export const textTurn = (role: Message["role"], text: string): Turn => ({ role, pieces: [{ type: "text", text }] });
+
+/** What somebody says: media stand in the user's words alone, and a place elsewhere stands for nothing. */
+export function saidTurn(field: string, role: Message["role"], text: string): Turn {
+  if (role === "user") return { role, pieces: piecesOf(field, text) };
+  if (role === "system" && (hasPlace(text) || foreignPlace(text) !== undefined))
+    bad(field, "a system text without places for media, which stand in the user's words", text);
+  return textTurn(role, text);
+}
 
 export const spoken = (turn: Turn): string => turn.pieces.map((p) => (p.type === "text" ? p.text : "")).join("");
 
@@ -58,7 +70,7 @@ export function conversationOf(field: string, value: unknown): Turn[] {
     const turn = rowOf(`${field}[${i}]`, item);
     const role = roleOf(`${field}[${i}].from`, given(turn, "from"));
     const text = textOf(`${field}[${i}].value`, given(turn, "value"));
-    return role === "user" ? { role, pieces: piecesOf(text) } : textTurn(role, text);
+    return saidTurn(`${field}[${i}].value`, role, text);
   });
 }
 
@@ -100,6 +112,16 @@ function checkOrder(field: string, turns: readonly Turn[]): void {
   if (last?.role !== "user") bad(field, "a user's turn at the end of the prompt", last?.role);
 }
 
+/** Places of a kind that are not as many as its media. */
+export function misplaced(field: string, type: Kind, places: number, media: number): never {
+  const words = media === 0 ? "; words that are no place belong into a text part of a message" : "";
+  return bad(
+    field,
+    `a ${type} for each of ${places} places written in the text (columns ${type}, ${type}s${words})`,
+    media,
+  );
+}
+
 /** Gives each place its medium; a kind of which no place is written stands before the first user's words. */
 function place(field: string, turns: readonly Turn[], media: readonly Medium[]): Turn[] {
   const front: Medium[] = [];
@@ -109,8 +131,7 @@ function place(field: string, turns: readonly Turn[], media: readonly Medium[]):
     const own = media.filter((m) => m.type === type);
     const places = turns.reduce((n, { pieces }) => n + pieces.filter((p) => isOpen(p, type)).length, 0);
     if (places === 0) front.push(...own);
-    else if (places !== own.length)
-      bad(field, `a ${type} for each of ${places} places written in the text`, own.length);
+    else if (places !== own.length) misplaced(field, type, places, own.length);
     queues.set(type, own);
   }
   const first = turns.findIndex(({ role }) => role === "user");

@@ -39,19 +39,17 @@ const maxLineBytes = 17 << 20;
 export async function* linesOf(path: string, name: string, tell: Tell): AsyncGenerator<Json> {
   if (!(await isThere(path))) return;
   let bad = 0;
-  const skip = () => {
-    bad += 1;
-  };
-  for await (const { text } of scanLines(path, maxLineBytes, skip)) {
-    if (text.trim() === "") continue;
+  for await (const line of scanLines(path, maxLineBytes)) {
+    const text = "text" in line ? line.text : null;
+    if (text?.trim() === "") continue;
     let value: unknown;
     try {
-      value = JSON.parse(text);
+      value = text === null ? undefined : JSON.parse(text);
     } catch {
       value = undefined;
     }
     if (isObject(value)) yield value;
-    else skip();
+    else bad += 1;
   }
   if (bad > 0) tell(`${name}: ${bad} of its lines could not be read and were left out.`);
 }

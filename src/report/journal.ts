@@ -89,13 +89,10 @@ export async function readJournals(dir: string): Promise<IterationRecords> {
   const names = (await readdir(dir)).filter((name) => /^journal\.\d+\.log$/.test(name)).sort();
   for (const name of names) {
     let open: JournalRecord[] = []; // since the last end
-    const bad = () => {
-      found.badLines += 1;
-    };
-    for await (const { text } of scanLines(join(dir, name), maxLineBytes, bad)) {
-      const record = recordOf(text);
+    for await (const line of scanLines(join(dir, name), maxLineBytes)) {
+      const record = "text" in line ? recordOf(line.text) : null;
       if (!record) {
-        bad();
+        found.badLines += 1;
         continue;
       }
       open.push(record);

@@ -3,10 +3,10 @@
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { readExamplesWith } from "../data/examples.js";
-import { isRowFault } from "../data/items.js";
+import { isRowFault, withOwnId } from "../data/items.js";
+import type { DataNote } from "../data/notes.js";
 import { readPairsWith } from "../data/pairs.js";
 import type { SkippedRow } from "../data/rows.js";
-import { refuse } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import type { VideoLM } from "../model.js";
 import type { FittedItem } from "../sequence.js";
@@ -23,6 +23,8 @@ export interface GatherOptions {
   onBadRow: "fail" | "skip";
   onLong: "fail" | "truncate";
   onSkip(row: SkippedRow): void;
+  /** What is odd about the file: told once, at its end. */
+  onNote(note: DataNote): void;
   signal: AbortSignal;
 }
 
@@ -99,25 +101,27 @@ function preparation(o: GatherOptions) {
   };
 }
 
-function ownId(seen: Map<string, number>, item: TrainItem, i: number): void {
+/** The item with a key of its own; `i` is its place. */
+function keyed(item: TrainItem, taken: ReadonlySet<string>, i: number): TrainItem {
   const id: unknown = (item as { id?: unknown } | null)?.id;
-  if (typeof id !== "string") return;
-  const before = seen.get(id);
-  if (before !== undefined) refuse("id", `an id of its own (data[${before}] has it)`, id, "DATA_INVALID");
-  seen.set(id, i);
+  return typeof id === "string" ? (withOwnId(item as { id: string }, taken, i) as unknown as TrainItem) : item;
 }
 
 /** Items that a program gives: what does not fit is told by its index. */
 async function* fromProgram(items: AsyncIterable<TrainItem>, o: GatherOptions): AsyncGenerator<FittedItem> {
   const prepare = preparation(o);
-  const seen = new Map<string, number>();
+  const taken = new Set<string>();
+  const shared: { item: number; id: string }[] = [];
   let i = -1;
-  for await (const item of items) {
+  for await (const given of items) {
     i++;
     let ready: FittedItem;
     try {
-      ownId(seen, item, i);
+      const item = keyed(given, taken, i);
       ready = await prepare(item);
+      const { id } = ready.item as { id?: string };
+      if (id !== undefined) taken.add(id);
+      if (item !== given) shared.push({ item: i, id: id! });
     } catch (e) {
       if (!isRowFault(e)) throw e;
       const message = `data[${i}]: ${e.message}`;
@@ -129,6 +133,15 @@ async function* fromProgram(items: AsyncIterable<TrainItem>, o: GatherOptions): 
     }
     yield ready;
   }
+  const [first] = shared;
+  if (first)
+    o.onNote({
+      path: "data",
+      code: "DUPLICATE_ID",
+      count: shared.length,
+      line: first.item,
+      message: `data: ${shared.length} items share an id with an earlier item and were given one of their own; the first: data[${first.item}], now ${first.id}`,
+    });
 }
 
 /** Rows of a file. readItems wants items: the fitted ones ride along. */
@@ -140,11 +153,9 @@ async function* fromFile(path: string, o: GatherOptions): AsyncGenerator<FittedI
     ready.set(done.item, done);
     return done.item as T;
   };
-  const { onBadRow, onSkip } = o;
-  const rows =
-    o.kind === "sft"
-      ? readExamplesWith(path, { onBadRow, onSkip }, step)
-      : readPairsWith(path, { onBadRow, onSkip }, step);
+  const { onBadRow, onSkip, onNote } = o;
+  const reading = { onBadRow, onSkip, onNote };
+  const rows = o.kind === "sft" ? readExamplesWith(path, reading, step) : readPairsWith(path, reading, step);
   for await (const item of rows) yield ready.get(item)!;
 }
 
@@ -153,7 +164,9 @@ const sourceOf = (o: GatherOptions): AsyncIterable<FittedItem> =>
 
 /** The set at `path` as an earlier process left it (`resumed`), or read from the source now. DATA_INVALID where it is empty. */
 export async function gather(path: string, resumed: boolean, o: GatherOptions): Promise<ItemSet> {
-  const found = resumed ? await ItemSet.reopen(path, () => sourceOf({ ...o, onSkip: () => {} })) : null;
+  const found = resumed
+    ? await ItemSet.reopen(path, () => sourceOf({ ...o, onSkip: () => {}, onNote: () => {} }))
+    : null;
   const set = found ?? (await ItemSet.gather(sourceOf(o), path));
   if (set.length > 0) return set;
   await set.close();

@@ -3,6 +3,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asyncDispose, root } from "../addon.js";
+import type { DataNote } from "../data/notes.js";
 import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError } from "../errors.js";
 import { loadModel, type VideoLM } from "../model.js";
@@ -165,7 +166,8 @@ class TrainRun {
       skipped.push(message);
       this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { path, line, count: skipped.length } });
     };
-    return { kind, model, data, videos, onBadRow, onLong, onSkip, signal: this.#signal };
+    const onNote = ({ code, message, ...detail }: DataNote) => this.#emit({ type: "warning", code, message, detail });
+    return { kind, model, data, videos, onBadRow, onLong, onSkip, onNote, signal: this.#signal };
   }
 
   async #gather(model: VideoLM, before: DataFacts | null): Promise<{ set: ItemSet; facts: DataFacts }> {
