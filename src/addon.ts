@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type ErrorCode, IsrDpoError } from "./errors.js";
+import { type ErrorCode, IsrDpoError, withFrames } from "./errors.js";
 
 type Handle = { readonly external: unique symbol };
 interface Failure {
@@ -239,8 +239,9 @@ function errorOf(failure: Failure, above: (...args: never[]) => unknown, trace?:
   const { code = "BUG", message = "", hint, path, items } = failure;
   const facts = { ...(hint ? { hint } : {}), ...(path ? { path } : {}), ...(items ? { detail: { items } } : {}) };
   const error = new IsrDpoError(code, message, facts);
-  if (trace?.stack) error.stack = `${error.name}: ${message}\n${trace.stack.split("\n").slice(1).join("\n")}`;
-  else Error.captureStackTrace(error, above);
+  const here: { stack?: string } = {};
+  if (!trace) Error.captureStackTrace(here, above);
+  withFrames(error, (trace ?? here).stack ?? "");
   return error;
 }
 
@@ -283,9 +284,22 @@ export class Host {
     const trace: { stack?: string } = {};
     Error.captureStackTrace(trace, this.call);
     return new Promise((resolve, reject) => {
+      let fault: { error: unknown } | undefined; // of `event`: it is called by the engine, where nobody could catch
+      const told =
+        event &&
+        ((value: never) => {
+          if (fault) return;
+          try {
+            event(value);
+          } catch (error) {
+            fault = { error };
+            abort();
+          }
+        });
       const settle: Settle = (failure, value) => {
         for (const s of given) s.removeEventListener("abort", abort);
-        if (!failure) resolve(value as R);
+        if (fault) reject(fault.error);
+        else if (!failure) resolve(value as R);
         else if (failure.cancelled) reject(given.find((s) => s.aborted)?.reason ?? disposedError(this.#name));
         else reject(errorOf(failure, this.call, trace));
       };
@@ -294,7 +308,7 @@ export class Host {
       };
       let id: number;
       try {
-        id = this.#native[job](this.#handle, args, settle, event);
+        id = this.#native[job](this.#handle, args, settle, told);
       } catch (e) {
         return reject(errorOf(e as Failure, this.call, trace));
       }

@@ -1,7 +1,7 @@
 // chat(): one request whose text is the events.
-import { array, options } from "./check.js";
+import { array, options, signalOf } from "./check.js";
 import { IsrDpoError } from "./errors.js";
-import { type GenerateTarget, generate, samplingKeys, signalOf } from "./generate.js";
+import { type GenerateTarget, generate, samplingKeys } from "./generate.js";
 import { type Run, startRun } from "./run.js";
 import type { Cancel, Completion, Message, Sampling } from "./types.js";
 

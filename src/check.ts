@@ -138,12 +138,38 @@ export function array(field: string, value: unknown): readonly unknown[] {
   return value as unknown[];
 }
 
+const adopted = new WeakMap<object, AbortSignal>();
+
+/** A signal of another realm or library as one of ours: what listens to ours (AbortSignal.any) takes no other. */
+function adopt(given: AbortSignal): AbortSignal {
+  const known = adopted.get(given);
+  if (known) return known;
+  const controller = new AbortController();
+  const abort = () => controller.abort(given.reason);
+  if (given.aborted) abort();
+  else given.addEventListener("abort", abort, { once: true });
+  adopted.set(given, controller.signal);
+  return controller.signal;
+}
+
+const isSignal = (value: unknown): value is AbortSignal => {
+  const s = value as Partial<AbortSignal> | null;
+  return (
+    typeof s === "object" && s !== null && typeof s.aborted === "boolean" && typeof s.addEventListener === "function"
+  );
+};
+
+/** An AbortSignal, of any realm or library that has its `aborted`, `reason` and addEventListener(). */
 export function signal(field: string, value: unknown): AbortSignal | undefined {
   if (value === undefined) return undefined;
-  const s = value as Partial<AbortSignal> | null;
-  if (typeof s !== "object" || s === null || typeof s.aborted !== "boolean" || typeof s.addEventListener !== "function")
-    refuse(field, "an AbortSignal", value);
-  return value as AbortSignal;
+  if (!isSignal(value)) refuse(field, "an AbortSignal", value);
+  return value instanceof AbortSignal ? value : adopt(value as AbortSignal);
+}
+
+/** The signal of options that are not validated yet: a Run validates inside, where its promise can reject. */
+export function signalOf(options: unknown): AbortSignal | undefined {
+  const found = (options as { signal?: unknown } | undefined | null)?.signal;
+  return isSignal(found) ? signal("options.signal", found) : undefined;
 }
 
 /** A seed: a whole number from 0 to 2^64 - 1. */

@@ -12,6 +12,8 @@ export interface Communicator extends AsyncDisposable {
   reduceScatter(x: Float32Array): Promise<Float32Array>;
   allGather(x: Float32Array): Promise<Float32Array>;
   barrier(): Promise<void>;
+  /** Leaves the group; the same as `[Symbol.asyncDispose]()`. Idempotent. */
+  dispose(): Promise<void>;
 }
 
 export interface CommunicatorOptions extends Cancel {
@@ -84,7 +86,10 @@ class OneProcess implements Communicator {
   async barrier(): Promise<void> {
     this.#check();
   }
-  async [asyncDispose](): Promise<void> {
+  async dispose(): Promise<void> {
     this.#disposed = true;
+  }
+  [asyncDispose](): Promise<void> {
+    return this.dispose();
   }
 }

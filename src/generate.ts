@@ -1,6 +1,6 @@
 // Generation requests: validated, queued as one job, answered by text as it comes and completions as they end.
 import type { NativeCompletion, NativeToken } from "./addon.js";
-import { array, ids, integer, number, options, refuse, seed, signal, text } from "./check.js";
+import { array, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import type { Call, HeldMedia, Inputs } from "./inputs.js";
 import { type Run, startRun } from "./run.js";
@@ -33,7 +33,7 @@ function stopStrings(field: string, value: unknown): string[] {
 }
 
 interface Request {
-  native: object & { copies: number };
+  native: object & { copies: number; minTokens: number };
   stops: string[];
 }
 
@@ -100,7 +100,9 @@ class Collector {
     this.#first = requests.map((_, i) => requests.slice(0, i).reduce((n, r) => n + r.native.copies, 0));
     this.completions = new Array<Completion>(requests.reduce((n, r) => n + r.native.copies, 0));
     this.#branches = requests.flatMap((r) =>
-      Array.from({ length: r.native.copies }, () => (tokenizer ? new TextBranch(tokenizer, r.stops) : undefined)),
+      Array.from({ length: r.native.copies }, () =>
+        tokenizer ? new TextBranch(tokenizer, r.stops, r.native.minTokens) : undefined,
+      ),
     );
   }
 
@@ -183,10 +185,4 @@ export function generate(
     if (completions.includes(undefined as never)) throw new IsrDpoError("BUG", "generate: a completion is missing");
     return completions;
   });
-}
-
-/** The signal of options that are not validated yet: a Run validates inside, where its promise can reject. */
-export function signalOf(o: unknown): AbortSignal | undefined {
-  const s = (o as { signal?: unknown } | undefined | null)?.signal;
-  return s instanceof AbortSignal ? s : undefined;
 }

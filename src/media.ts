@@ -192,17 +192,15 @@ export class MediaRegistry {
     const path = typeof media === "string" ? media : "path" in media ? media.path : undefined;
     if (path !== undefined) {
       this.counters.decodes += 1;
-      this.#tell({ path, kind: opened.kind, sourceFrames: opened.sourceFrames.slice(), ...opened.notes });
+      await this.#tell({ path, kind: opened.kind, sourceFrames: opened.sourceFrames.slice(), ...opened.notes });
     }
     return opened;
   }
 
-  #tell(report: MediaReport): void {
+  async #tell(report: MediaReport): Promise<void> {
     const { onMedia } = this.#settings;
-    if (onMedia) {
-      onMedia(report);
-      return;
-    }
+    if (onMedia) return await onMedia(report); // what it throws fails the call that opened the file
+
     const { path, decodeErrors, lost, count } = report;
     if (decodeErrors === 0 && lost === 0) return;
     process.emitWarning(

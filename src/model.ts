@@ -6,6 +6,7 @@ import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { generate, type GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf } from "./inputs.js";
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media.js";
+import { Handler } from "./handler.js";
 import type { Run } from "./run.js";
 import { plainSequence, scoredSequences } from "./sequence.js";
 import { wallClock } from "./text/date.js";
@@ -43,8 +44,12 @@ export interface Generator {
 
 /** Keeps prefixes until disposed. */
 export interface Session extends Generator, AsyncDisposable {
+  /** Tokens whose keys and values are kept. */
   readonly cachedTokens: number;
+  /** Bytes that they take. */
   readonly bytes: number;
+  /** Frees it, and waits for that; the same as `[Symbol.asyncDispose]()`, for code without `await using`. Idempotent. */
+  dispose(): Promise<void>;
 }
 
 export type CounterName =
@@ -87,6 +92,11 @@ export interface VideoLM extends Generator, AsyncDisposable {
   parameter(name: string): Promise<Tensor>;
   /** Atomic; the source's layout and dtypes. */
   save(dir: string, o?: Cancel): Promise<{ hash: string; bytes: number }>;
+  /**
+   * Cancels what runs, waits, and frees all memory; the same as `[Symbol.asyncDispose]()`, for code without `await using`.
+   * Idempotent. Calls behind it reject with DISPOSED.
+   */
+  dispose(): Promise<void>;
 }
 
 const internals = Symbol.for("isr-dpo.model"); // of any copy of this package in the process
@@ -134,18 +144,21 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     if (given[key] !== undefined && typeof given[key] !== "function")
       refuse(`options.${key}`, "a function", given[key]);
   const { onProgress, onMedia } = given as Pick<LoadOptions, "onProgress" | "onMedia">;
+  const progress = onProgress && new Handler(onProgress);
 
   const host = new Host("the model");
   try {
-    const call = { signals: [cancel], ...(onProgress ? { event: quietly(onProgress) } : {}) };
+    const call = { signals: [cancel, progress?.signal], ...(progress ? { event: progress.call } : {}) };
     const [native, tokenizer] = await Promise.all([
       host.call<NativeModel>("load", { dir: folder, dtype, threads, visionTower }, call),
       tokenizerOf(folder, templateDate === undefined ? {} : { templateDate }),
     ]);
-    const media = { onMedia: onMedia && quietly(onMedia), timeoutMs: mediaTimeoutMs };
+    await progress?.settled();
+    const media = { onMedia, timeoutMs: mediaTimeoutMs };
     return new LoadedModel(host, native, folder, tokenizer, featureCache, media);
   } catch (e) {
     await host.dispose();
+    progress?.check();
     throw e;
   }
 }
@@ -177,19 +190,6 @@ async function tokenizerOf(dir: string, o: TokenizerOptions): Promise<ModelToken
     if (isIsrDpoError(e)) return e;
     throw e;
   }
-}
-
-/** A callback of the caller's: what it throws is the caller's uncaught exception, never a failure of ours. */
-function quietly<A>(callback: (value: A) => void): (value: A) => void {
-  return (value) => {
-    try {
-      callback(value);
-    } catch (e) {
-      queueMicrotask(() => {
-        throw e;
-      });
-    }
-  };
 }
 
 function checkDevice(device: unknown): void {
@@ -423,8 +423,12 @@ class LoadedModel implements VideoLM {
     return this.#inputs.call("save", { dir: path("dir", dir) }, [cancel]);
   }
 
-  [asyncDispose](): Promise<void> {
+  dispose(): Promise<void> {
     return this.#host.dispose();
+  }
+
+  [asyncDispose](): Promise<void> {
+    return this.dispose();
   }
 }
 
@@ -467,9 +471,13 @@ class ModelSession implements Session {
     return logProbs(this.#target, sequences, o);
   }
 
-  [asyncDispose](): Promise<void> {
+  dispose(): Promise<void> {
     this.#disposal ??= this.#close();
     return this.#disposal;
+  }
+
+  [asyncDispose](): Promise<void> {
+    return this.dispose();
   }
 
   async #close(): Promise<void> {

@@ -2,18 +2,30 @@
 // aborts it.
 import { IsrDpoError } from "./errors.js";
 
-/** A result to await and events to iterate. `break` out of the loop, or abort(), ends the work. */
-export interface Run<E, R> extends AsyncIterable<E>, PromiseLike<R> {
+/**
+ * A promise of a result that also has events to iterate. It starts at once. `break` out of the loop, or abort(), ends the work.
+ *
+ * Events wait for a reader until somebody asks for the result alone (`await run`, `run.then`, `run.result`): from then on,
+ * unless they are being read, they are dropped. Arguments that are wrong reject the promise; nothing is thrown at the call.
+ *
+ * A run that fails while nobody listens is an unhandled rejection, as for any promise. One that ends because it was aborted,
+ * by abort() or by the signal of its options, is not: whoever aborted it knows.
+ *
+ * @typeParam E - an event
+ * @typeParam R - the result
+ */
+export interface Run<E, R> extends AsyncIterable<E>, Promise<R> {
+  /** The result as a promise of its own. */
   readonly result: Promise<R>;
+  /** Ends the work; the promise then rejects with `reason` (default: an AbortError). After the end it does nothing. */
   abort(reason?: unknown): void;
 }
 
 export type RunBody<E, R> = (signal: AbortSignal, emit: (event: E) => void) => Promise<R>;
 
 /**
- * Starts `body` now. Events wait for a reader from the start; the first await without a reader drops them, so that a run
- * which is only awaited keeps nothing. `coalesce(queued, next)` may merge an event into one that still waits (progress,
- * text): a slow reader loses these in-between states, never others.
+ * Starts `body` now; what it throws rejects the run. `coalesce(queued, next)` may merge an event into one that still waits
+ * (progress): a slow reader loses these in-between states, never others.
  */
 export function startRun<E, R>(
   signal: AbortSignal | undefined,
@@ -23,48 +35,106 @@ export function startRun<E, R>(
   return new StartedRun(signal, body, coalesce);
 }
 
+/** Events further back than this many are not looked at when one is merged: an event must not cost the queue's length. */
+const coalesceReach = 64;
+
+/** First in, first out; taking one does not move the others. */
+class Queue<E> {
+  #items: E[] = [];
+  #head = 0;
+
+  get size(): number {
+    return this.#items.length - this.#head;
+  }
+
+  push(item: E): void {
+    this.#items.push(item);
+  }
+
+  take(): E {
+    const item = this.#items[this.#head]!;
+    this.#head += 1;
+    if (this.#head >= 1024 && 2 * this.#head >= this.#items.length) {
+      this.#items.splice(0, this.#head);
+      this.#head = 0;
+    }
+    return item;
+  }
+
+  /** Replaces the newest item that `merge` gives something for. */
+  merge(merge: (item: E) => E | undefined): boolean {
+    const end = Math.max(this.#head, this.#items.length - coalesceReach);
+    for (let i = this.#items.length - 1; i >= end; i--) {
+      const merged = merge(this.#items[i]!);
+      if (merged === undefined) continue;
+      this.#items[i] = merged;
+      return true;
+    }
+    return false;
+  }
+
+  clear(): void {
+    this.#items = [];
+    this.#head = 0;
+  }
+}
+
 class StartedRun<E, R> implements Run<E, R> {
   readonly #result: Promise<R>;
   readonly #controller = new AbortController();
   readonly #coalesce: ((queued: E, next: E) => E | undefined) | undefined;
-  #events: E[] = [];
+  readonly #events = new Queue<E>();
   #keeping = true;
   #reading = false;
+  #heard = false;
   #settled = false;
   #wake: (() => void) | undefined;
 
   constructor(signal: AbortSignal | undefined, body: RunBody<E, R>, coalesce?: (queued: E, next: E) => E | undefined) {
     this.#coalesce = coalesce;
-    const forward = () => this.#controller.abort(signal?.reason);
-    if (signal?.aborted) forward();
-    else signal?.addEventListener("abort", forward, { once: true });
-    this.#result = this.#work(body).finally(() => {
+    const forward = () => this.abort(signal?.reason);
+    this.#result = this.#work(signal, body).finally(() => {
       signal?.removeEventListener("abort", forward);
       this.#settled = true;
       this.#wake?.();
     });
+    if (signal?.aborted) forward();
+    else signal?.addEventListener("abort", forward, { once: true });
   }
 
-  async #work(body: RunBody<E, R>): Promise<R> {
-    this.#controller.signal.throwIfAborted();
+  async #work(signal: AbortSignal | undefined, body: RunBody<E, R>): Promise<R> {
+    signal?.throwIfAborted();
     return body(this.#controller.signal, (event) => this.#emit(event));
   }
 
   #emit(event: E): void {
     if (!this.#keeping) return;
-    if (this.#coalesce)
-      for (let i = this.#events.length - 1; i >= 0; i--) {
-        const merged = this.#coalesce(this.#events[i]!, event);
-        if (merged === undefined) continue;
-        this.#events[i] = merged;
-        return;
-      }
+    const coalesce = this.#coalesce;
+    if (coalesce && this.#events.merge((queued) => coalesce(queued, event))) return;
     this.#events.push(event);
     this.#wake?.();
   }
 
-  get result(): Promise<R> {
+  /** Somebody wants the result. Unless a reader of the events comes in the same tick, nobody wants those. */
+  #hear(): Promise<R> {
+    this.#heard = true;
+    queueMicrotask(() => {
+      if (!this.#reading) this.#drop();
+    });
     return this.#result;
+  }
+
+  #drop(): void {
+    this.#keeping = false;
+    this.#events.clear();
+  }
+
+  get result(): Promise<R> {
+    return this.#hear();
+  }
+
+  get [Symbol.toStringTag](): string {
+    return "Run";
   }
 
   // biome-ignore lint/suspicious/noThenProperty: a Run is awaited like a promise
@@ -72,41 +142,55 @@ class StartedRun<E, R> implements Run<E, R> {
     resolve?: ((value: R) => A | PromiseLike<A>) | null,
     reject?: ((reason: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {
-    if (!this.#reading) {
-      this.#keeping = false;
-      this.#events = [];
-    }
-    return this.#result.then(resolve, reject);
+    return this.#hear().then(resolve, reject);
+  }
+
+  catch<B = never>(reject?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<R | B> {
+    return this.#hear().catch(reject);
+  }
+
+  finally(then?: (() => void) | null): Promise<R> {
+    return this.#hear().finally(then);
   }
 
   abort(reason: unknown = new DOMException("The run was aborted", "AbortError")): void {
+    if (this.#settled || this.#controller.signal.aborted) return;
     this.#controller.abort(reason);
+    // Another failure that nobody hears is still told: thrown on, it is an unhandled rejection.
+    this.#result.catch((e) => {
+      if (e !== reason && !this.#heard) throw e;
+    });
   }
 
   [Symbol.asyncIterator](): AsyncIterator<E, undefined> {
-    if (this.#reading) throw new IsrDpoError("INVALID_ARGUMENT", "the events of a run can be read once");
-    this.#reading = this.#keeping = true;
+    if (this.#reading) {
+      const next = async () => {
+        throw new IsrDpoError("INVALID_ARGUMENT", "the events of a run can be read once");
+      };
+      return { next };
+    }
+    this.#reading = this.#keeping = this.#heard = true;
     this.#result.catch(() => {}); // the loop throws it: `result` counts as handled
-    return {
-      next: async () => {
-        while (this.#events.length === 0) {
-          if (this.#settled) {
-            await this.#result; // throws what the run failed with
-            return { done: true, value: undefined };
-          }
-          await new Promise<void>((wake) => {
-            this.#wake = wake;
-          });
-        }
-        return { done: false, value: this.#events.shift()! };
-      },
-      return: async () => {
-        this.#keeping = false;
-        this.#events = [];
-        this.abort();
-        await this.#result.catch(() => {}); // the work has ended when the loop has been left
+    return { next: () => this.#next(), return: () => this.#leave() };
+  }
+
+  async #next(): Promise<IteratorResult<E, undefined>> {
+    while (this.#events.size === 0) {
+      if (this.#settled) {
+        await this.#result; // throws what the run failed with
         return { done: true, value: undefined };
-      },
-    };
+      }
+      await new Promise<void>((wake) => {
+        this.#wake = wake;
+      });
+    }
+    return { done: false, value: this.#events.take() };
+  }
+
+  async #leave(): Promise<IteratorResult<E, undefined>> {
+    this.#drop();
+    this.abort();
+    await this.#result.catch(() => {}); // the work has ended when the loop has been left
+    return { done: true, value: undefined };
   }
 }

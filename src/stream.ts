@@ -16,15 +16,18 @@ function heldBack(text: string, stops: readonly string[]): number {
 export class TextBranch {
   readonly #stream: { push(id: number): string; end(): string };
   readonly #stops: readonly string[];
+  readonly #minTokens: number;
   #text = "";
   #shown = 0;
   #tokens = 0;
   /** Tokens up to the one that completed a stop string, once one did. */
   stoppedAfter: number | undefined;
 
-  constructor(tokenizer: ModelTokenizer, stops: readonly string[]) {
+  /** A stop string counts when a token behind the first `minTokens` completes it. */
+  constructor(tokenizer: ModelTokenizer, stops: readonly string[], minTokens = 0) {
     this.#stream = tokenizer.stream({ skipSpecial: true });
     this.#stops = stops;
+    this.#minTokens = minTokens;
   }
 
   /** Text without what follows a stop string. */
@@ -47,7 +50,8 @@ export class TextBranch {
     const before = this.#text.length;
     this.#text += piece;
     const from = (stop: string) => this.#text.indexOf(stop, Math.max(0, before - stop.length + 1));
-    const matches = this.#stops.map(from).filter((at) => at >= 0);
+    const counts = this.#tokens > this.#minTokens;
+    const matches = counts ? this.#stops.map(from).filter((at) => at >= 0) : [];
     if (matches.length > 0) {
       this.#text = this.#text.slice(0, Math.min(...matches));
       this.stoppedAfter = this.#tokens;

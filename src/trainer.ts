@@ -78,6 +78,8 @@ export interface Trainer extends AsyncDisposable {
   /** Masters, moments, step. */
   save(dir: string, o?: Cancel): Promise<void>;
   load(dir: string, o?: Cancel): Promise<void>;
+  /** Frees masters and moments; the model keeps the trained weights. The same as `[Symbol.asyncDispose]()`. Idempotent. */
+  dispose(): Promise<void>;
 }
 
 const optionKeys = [
@@ -270,9 +272,13 @@ class ModelTrainer implements Trainer {
     this.#step = await this.#call<number>("loadTrainer", async () => ({ dir: folder }), cancel);
   }
 
-  [asyncDispose](): Promise<void> {
+  dispose(): Promise<void> {
     this.#disposal ??= this.#close();
     return this.#disposal;
+  }
+
+  [asyncDispose](): Promise<void> {
+    return this.dispose();
   }
 
   async #close(): Promise<void> {

@@ -158,6 +158,10 @@ export interface Sampling {
   maxTokens?: number;
   stop?: readonly string[];
   suppress?: readonly number[];
+  /**
+   * Tokens that an answer has at least; default 0. End tokens and stopIds are not drawn before, and a stop string counts when
+   * a token behind the first `minTokens` completes it.
+   */
   minTokens?: number;
   /** Besides the model's end tokens. */
   stopIds?: readonly number[];

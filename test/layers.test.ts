@@ -24,7 +24,7 @@ const native: Ladder = {
 const src: Ladder = {
   steps: [
     ["errors", "types"],
-    ["addon", "check", "run"],
+    ["addon", "check", "handler", "run"],
     ["text", "video"],
     ["media", "stream"],
     ["inputs"],

@@ -1,6 +1,7 @@
 // Run, apart from any engine: one object that is a promise and a stream.
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { signalOf } from "../src/check.js";
 import { startRun } from "../src/run.js";
 
 const test = suite("run");
@@ -147,10 +148,170 @@ test("only awaited: events are not kept", async () => {
   assert.equal(seen, []);
 });
 
+test("only the result is asked for: events are not kept, whichever way", async () => {
+  const ways: [name: string, ask: (run: ReturnType<typeof counting>) => unknown][] = [
+    ["result", (run) => run.result],
+    ["then", (run) => run.then(() => {})],
+    ["catch", (run) => run.catch(() => {})],
+    ["finally", (run) => run.finally(() => {})],
+    ["race", (run) => Promise.race([run])],
+  ];
+  for (const [name, way] of ways) {
+    const run = counting(4);
+    const asked = way(run);
+    for (let i = 0; i < 3; i++) await tick(); // while it goes on
+    await asked;
+    const seen: number[] = [];
+    for await (const e of run) seen.push(e);
+    assert.ok(seen.length < 3, `${name} kept ${seen}`);
+    assert.is(seen.includes(1), false, `${name} kept the first event`);
+  }
+});
+
+test("the result is asked for and the events are read in one tick: none is lost", async () => {
+  const run = startRun<number, string>(undefined, async (_, emit) => {
+    emit(1); // before the call has returned
+    await tick();
+    emit(2);
+    return "done";
+  });
+  const { result } = run;
+  const seen: number[] = [];
+  for await (const e of run) seen.push(e);
+  assert.equal(seen, [1, 2]);
+  assert.is(await result, "done");
+});
+
+test("a whole promise: then, catch, finally, its tag, and the static functions of Promise", async () => {
+  const failing = () =>
+    startRun(undefined, async () => {
+      throw new Error("broken");
+    });
+  assert.is(await failing().catch((e) => e.message), "broken");
+  let ended = 0;
+  const end = () => {
+    ended += 1;
+  };
+  assert.is(await counting(2).finally(end), 3);
+  assert.is(
+    await failing()
+      .finally(end)
+      .catch((e) => e.message),
+    "broken",
+  );
+  assert.is(ended, 2);
+  assert.is(Object.prototype.toString.call(counting(1)), "[object Run]");
+  assert.equal(await Promise.all([counting(1), counting(2)]), [1, 3]);
+  const kept: Promise<number> = counting(2); // by its type too
+  assert.is(await kept, 3);
+});
+
+/** What becomes an unhandled rejection while `work` goes on, and shortly after. */
+async function unheard(work: () => unknown): Promise<unknown[]> {
+  const others = process.listeners("unhandledRejection");
+  process.removeAllListeners("unhandledRejection");
+  const seen: unknown[] = [];
+  process.on("unhandledRejection", (e) => seen.push(e));
+  await work();
+  for (let i = 0; i < 5; i++) await tick();
+  process.removeAllListeners("unhandledRejection");
+  for (const listener of others) process.on("unhandledRejection", listener);
+  return seen;
+}
+
+const breaking = (message: string) =>
+  startRun(undefined, async (aborted) => {
+    while (!aborted.aborted) await tick();
+    throw new Error(message);
+  });
+
+const quiet: [what: string, work: () => unknown][] = [
+  ["abort()", () => counting(1000).abort()],
+  ["abort() with a reason", () => counting(1000).abort(new Error("enough"))],
+  ["abort() twice", () => void [counting(1000)].map((run) => [run.abort(), run.abort(new Error("again"))])],
+  ["the owner's signal", () => void counting(1000, AbortSignal.timeout(1))],
+  ["a signal that is aborted already", () => void counting(1000, AbortSignal.abort())],
+  [
+    "abort() after the end",
+    async () => {
+      const run = counting(1);
+      await tick();
+      await tick();
+      await tick();
+      run.abort();
+    },
+  ],
+  [
+    "abort() of a run that fails otherwise and is heard",
+    () => {
+      const run = breaking("heard");
+      run.abort();
+      return run.catch(() => {});
+    },
+  ],
+];
+for (const [what, work] of quiet)
+  test(`nobody listens, and nothing is told: ${what}`, async () => {
+    assert.equal(
+      (
+        await unheard(async () => {
+          await work();
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        })
+      ).map(String),
+      [],
+    );
+  });
+
+test("abort() does not hide another failure that nobody hears", async () => {
+  const seen = await unheard(() => breaking("the disk is full").abort());
+  assert.equal(
+    seen.map((e) => (e as Error).message),
+    ["the disk is full"],
+  );
+});
+
+test("a signal of another library is obeyed", async () => {
+  const listeners = new Set<() => void>();
+  const signal = {
+    aborted: false,
+    reason: new Error("theirs"),
+    addEventListener: (_: string, f: () => void) => listeners.add(f),
+    removeEventListener: (_: string, f: () => void) => listeners.delete(f),
+  };
+  const run = counting(1000, signalOf({ signal }));
+  await tick();
+  signal.aborted = true;
+  for (const f of listeners) f();
+  await run.then(never, (e) => assert.is(e, signal.reason));
+  assert.is(signalOf({ signal: 3 }), undefined); // refused behind, where the promise can reject
+  assert.is(signalOf(null), undefined);
+});
+
+test("the cost of an event does not grow with the events that wait", async () => {
+  let asked = 0;
+  const run = startRun<number, void>(
+    undefined,
+    async (_, emit) => {
+      for (let n = 0; n < 5000; n++) emit(n);
+    },
+    () => {
+      asked += 1;
+      return undefined;
+    },
+  );
+  const seen: number[] = [];
+  for await (const e of run) seen.push(e);
+  assert.equal([seen.length, seen[0], seen.at(-1)], [5000, 0, 4999]);
+  assert.ok(asked <= 5000 * 64, `${asked} comparisons`);
+});
+
 test("the events of a run are read once", async () => {
   const run = counting(1);
   for await (const _ of run);
-  assert.throws(() => run[Symbol.asyncIterator](), /once/);
+  await run[Symbol.asyncIterator]()
+    .next()
+    .then(never, (e) => assert.match(e.message, /once/));
 });
 
 test.run();

@@ -22,6 +22,30 @@ const rows: { tokens: string[]; stops: string[]; text: string; shown: string[]; 
   { tokens: ["tail E"], stops: ["END"], text: "tail E", shown: ["tail "], after: undefined },
 ];
 
+const early: {
+  tokens: string[];
+  stops: string[];
+  min: number;
+  text: string;
+  shown: string[];
+  after: number | undefined;
+}[] = [
+  { tokens: ["a.", "b", "c."], stops: ["."], min: 1, text: "a.bc", shown: ["a.", "b", "c"], after: 3 },
+  { tokens: ["a.", "b", "c."], stops: ["."], min: 3, text: "a.bc.", shown: ["a.", "b", "c."], after: undefined },
+  { tokens: ["a.", "b.", "c"], stops: ["."], min: 2, text: "a.b.c", shown: ["a.", "b.", "c"], after: undefined },
+  { tokens: ["aE", "ND", "x"], stops: ["END"], min: 1, text: "a", shown: ["a", "", ""], after: 2 }, // completed behind
+  { tokens: ["aE", "ND", "x", "END"], stops: ["END"], min: 2, text: "aENDx", shown: ["a", "END", "x", ""], after: 4 },
+];
+for (const { tokens, stops, min, text, shown, after } of early)
+  test(`${JSON.stringify(tokens)} until ${JSON.stringify(stops)} behind ${min} tokens`, () => {
+    const branch = new TextBranch(pieces(tokens), stops, min);
+    const seen = tokens.map((_, id) => branch.push(id));
+    assert.equal(seen, shown);
+    assert.is(seen.join("") + branch.end(), text);
+    assert.is(branch.text, text);
+    assert.is(branch.stoppedAfter, after);
+  });
+
 for (const { tokens, stops, text, shown, after } of rows)
   test(`${JSON.stringify(tokens)} until ${JSON.stringify(stops)}`, () => {
     const branch = new TextBranch(pieces(tokens), stops);
@@ -47,6 +71,18 @@ test("a stop string ends a completion after the token that completes it, in any 
     assert.is(c.logProbs.length, c.ids.length);
     if (at >= 0) assert.ok(model.tokenizer.decode(c.ids, { skipSpecial: true }).includes(stop), "the token stays");
   });
+});
+
+test("minTokens holds back stop strings too", async () => {
+  await using model = await loadModel(folderOf("video_llava"));
+  const request = { prompt: "What happens?", maxTokens: 12, temperature: 1, seed: 3 };
+  const [free] = await model.generate(request);
+  const stop = [free!.text.slice(0, 2)];
+  const [at] = await model.generate({ ...request, stop });
+  const [held] = await model.generate({ ...request, stop, minTokens: 5 });
+  assert.ok(at!.ids.length < 5, `${at!.ids.length} tokens`);
+  assert.ok(held!.ids.length > 5 || held!.end === "length", `${held!.ids.length} tokens`);
+  assert.ok(held!.text.startsWith(free!.text.slice(0, 2)), JSON.stringify(held!.text));
 });
 
 test.run();

@@ -1,7 +1,7 @@
 // trainIteration() and runIterations(): the paper's loop over a run folder.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { options as checkOptions, integer, object, path, refuse, signal as checkSignal } from "../check.js";
+import { options as checkOptions, integer, object, path, refuse, signal as checkSignal, signalOf } from "../check.js";
 import type { Sample } from "../data/samples.js";
 import type { Judge } from "../judge/judge.js";
 import { type Run, startRun } from "../run.js";
@@ -66,7 +66,6 @@ interface Checked {
   /** undefined: that of the configuration. */
   judge: "self" | Judge | undefined;
   load: LoadOptions;
-  signal: AbortSignal | undefined;
   finish: AbortSignal;
 }
 
@@ -106,6 +105,7 @@ function samplesOf(value: unknown): Checked["samples"] {
 
 function checked(value: unknown, more: readonly string[], from: number, to: number): Checked {
   const o = checkOptions("options", value, [...keys, ...more]);
+  checkSignal("options.signal", o.signal);
   const config = o.config === undefined ? {} : object("options.config", o.config);
   const context = {
     ...(config.context as object | undefined),
@@ -126,7 +126,6 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
     prompts: o.prompts === undefined ? undefined : promptsOf(o.prompts),
     judge: judgeOf(o.judge),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
-    signal: checkSignal("options.signal", o.signal),
     finish: finishOf(o.finish),
   };
 }
@@ -170,11 +169,11 @@ async function dropModels(folder: RunFolder, keep: RunSettings["keep"]): Promise
  * INVALID_CONFIG (budgets that do not fit, with the numbers), DEGENERATE (guards), MEDIA_*, DISK_FULL, and what loadModel throws.
  */
 export function trainIteration(options: IterationOptions): Run<IterationEvent, IterationResult> {
-  const iteration = integer("options.iteration", options?.iteration, 0);
-  const given = checked(options, ["iteration"], iteration, iteration + 1);
   return startRun<IterationEvent, IterationResult>(
-    given.signal,
-    (signal, emit) => {
+    signalOf(options),
+    async (signal, emit) => {
+      const iteration = integer("options.iteration", options?.iteration, 0);
+      const given = checked(options, ["iteration"], iteration, iteration + 1);
       const told = published(given.runDir, emit);
       return withFolder(given, (c, folder) => iterate(c, folder, iteration, c.model, signal, told));
     },
@@ -206,13 +205,13 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
 
 /** Iterations from -> to: each model that is made is used by the next. Finished ones are not done again. */
 export function runIterations(options: RunIterationsOptions): Run<IterationEvent, IterationResult[]> {
-  const from = options?.from === undefined ? 1 : integer("options.from", options.from, 0);
-  const to = integer("options.to", options?.to, from + 1);
-  const given = checked(options, ["from", "to"], from, to);
   return startRun<IterationEvent, IterationResult[]>(
-    given.signal,
-    (signal, told) =>
-      withFolder(given, async (c, folder) => {
+    signalOf(options),
+    async (signal, told) => {
+      const from = options?.from === undefined ? 1 : integer("options.from", options.from, 0);
+      const to = integer("options.to", options?.to, from + 1);
+      const given = checked(options, ["from", "to"], from, to);
+      return withFolder(given, async (c, folder) => {
         const emit = published(c.runDir, told);
         const { seedData, keep } = c.settings;
         let model = seedData === undefined ? c.model : await seedModel(c, seedData, signal, told); // published by train()
@@ -224,7 +223,8 @@ export function runIterations(options: RunIterationsOptions): Run<IterationEvent
           await dropModels(folder, keep);
         }
         return results;
-      }),
+      });
+    },
     coalesceProgress,
   );
 }

@@ -34,7 +34,6 @@ export interface TrainSettings {
   /** 0: about ten a run. */
   saveEverySteps: number;
   load: LoadOptions;
-  signal: AbortSignal | undefined;
   finish: AbortSignal;
 }
 
@@ -64,6 +63,7 @@ function trainerOf(kind: TrainSettings["kind"], value: unknown): TrainerOptions 
 export function trainSettings(value: unknown): TrainSettings {
   if (value === undefined) refuse("options", "an object", value);
   const o = options("options", value, keys);
+  signal("options.signal", o.signal); // it is the run's
   const kind = choice("options.kind", o.kind, ["sft", "dpo"]);
   const count = (key: string, or: number) => (o[key] === undefined ? or : integer(`options.${key}`, o[key], 1));
   const place = (key: string) => (o[key] === undefined ? undefined : path(`options.${key}`, o[key]));
@@ -86,7 +86,6 @@ export function trainSettings(value: unknown): TrainSettings {
     onLong: o.onLong === undefined ? "fail" : choice("options.onLong", o.onLong, ["fail", "truncate"]),
     saveEverySteps: count("saveEverySteps", 0),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
-    signal: signal("options.signal", o.signal),
     finish: finishOf(o.finish),
   };
 }

@@ -3,6 +3,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asyncDispose, root } from "../addon.js";
+import { signalOf } from "../check.js";
 import type { DataNote } from "../data/notes.js";
 import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError } from "../errors.js";
@@ -62,7 +63,7 @@ function configOf(s: TrainSettings): Record<string, unknown> {
   const { seed, data, load, trainer } = s;
   const place = (path: string | undefined) => (path === undefined ? undefined : resolve(path));
   return {
-    ...without(s, "signal", "finish"),
+    ...without(s, "finish"),
     seed,
     data: typeof data === "string" ? resolve(data) : "given by the program",
     evalData: place(s.evalData),
@@ -332,10 +333,12 @@ class TrainRun {
  * RUN_LOCKED, NUMERIC with the samples of a loss that is not finite, DISK_FULL, IO, and what loadModel throws.
  */
 export function train(options: TrainOptions): Run<IterationEvent, IterationResult> {
-  const settings = trainSettings(options);
   return startRun<IterationEvent, IterationResult>(
-    settings.signal,
-    (signal, emit) => new TrainRun(settings, signal, published(settings.runDir, emit)).run(),
+    signalOf(options),
+    async (signal, emit) => {
+      const settings = trainSettings(options);
+      return new TrainRun(settings, signal, published(settings.runDir, emit)).run();
+    },
     coalesceProgress,
   );
 }
