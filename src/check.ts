@@ -1,5 +1,7 @@
 // Validation at the border. Everything that comes from outside passes here once; a message names the field, what was
 // expected and what came.
+import { homedir } from "node:os";
+import { join } from "node:path";
 import { type ErrorCode, IsrDpoError } from "./errors.js";
 
 /** A value as a message shows it: short, with its type where that is what is wrong. */
@@ -116,11 +118,24 @@ export function text(field: string, value: unknown): string {
   return value as string;
 }
 
-/** A path of a file or folder: a string that is not empty and holds no zero byte. */
+const atHome = /^~(?=[/\\]|$)/;
+
+/**
+ * A path of a file or folder: a string that is not empty and holds no zero byte. `~` is the shell's word for the home folder;
+ * to the system it is the name of a folder, so that a program has to say which of the two it means.
+ */
 export function path(field: string, value: unknown): string {
   const s = text(field, value);
   if (s === "" || s.includes("\0")) refuse(field, "a path", value);
+  if (atHome.test(s))
+    refuse(field, "a path without ~ (os.homedir() for the home folder, ./~ for a folder so named)", value);
   return s;
+}
+
+/** A path of a command line or a configuration file: `~` in front is the home folder. null: `~name`, which is nobody's. */
+export function fromHome(given: string): string | null {
+  if (atHome.test(given)) return join(homedir(), given.slice(1));
+  return given.startsWith("~") ? null : given;
 }
 
 export function choice<T extends string>(field: string, value: unknown, choices: readonly T[]): T {

@@ -1,5 +1,12 @@
 // VideoLM: a loaded model. Calls are validated here, queued on its host, and answered in order.
-import { asyncDispose, disposedError, Host, type NativeModel, type NativeTensor } from "./addon.js";
+import {
+  asyncDispose,
+  disposedError,
+  Host,
+  type NativeCheckpoint,
+  type NativeModel,
+  type NativeTensor,
+} from "./addon.js";
 import { array, choice, integer, options, path, refuse, show, signal, text } from "./check.js";
 import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
@@ -159,6 +166,26 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
   } catch (e) {
     await host.dispose();
     progress?.check();
+    throw e;
+  }
+}
+
+/**
+ * A model of which config.json and the headers of its tensors are read, and no weight: it counts the tokens of prompts and
+ * knows its context window. What would compute with it fails.
+ */
+export async function outlineModel(dir: string): Promise<VideoLM> {
+  const folder = path("dir", dir);
+  const host = new Host("the model's outline");
+  try {
+    const [report, tokenizer] = await Promise.all([
+      host.call<NativeCheckpoint>("inspect", { dir: folder }),
+      tokenizerOf(folder, {}),
+    ]);
+    const native: NativeModel = { ...report, dtype: "f32", isa: "" };
+    return new LoadedModel(host, native, folder, tokenizer, undefined, { onMedia: undefined, timeoutMs: undefined });
+  } catch (e) {
+    await host.dispose();
     throw e;
   }
 }

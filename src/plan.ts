@@ -4,6 +4,7 @@ import { adviceFor } from "./plan/advice.js";
 import { bytesOf, memoryOf } from "./plan/bytes.js";
 import { diskOf, limitsOf } from "./plan/disk.js";
 import { outline } from "./plan/outline.js";
+import { provePlan } from "./plan/prove.js";
 import { type PlanOptions, planSettings } from "./plan/settings.js";
 import { secondsOf } from "./plan/time.js";
 
@@ -36,10 +37,13 @@ const towersUnknown =
 /**
  * Memory, disk and time of a training run or of iterations, from config.json alone: no weights have to be there. Media need
  * the configs of the towers beside it. INVALID_ARGUMENT for bad options, CONTEXT_OVERFLOW for items longer than the model's
- * context, and for config.json what loadModel throws.
+ * context, for config.json what loadModel throws, and what the run would refuse: NOT_FOUND and DATA_INVALID for files that
+ * are named and not there or hold no rows, INVALID_CONFIG for prompts that cannot fit, DEGENERATE for a learning rate of 0
+ * throughout.
  */
 export async function plan(options: PlanOptions): Promise<Plan> {
   const settings = await planSettings(options);
+  const notes = await provePlan(settings);
   const facts = await outline(settings, true);
   const bytes = { ...bytesOf(facts, settings), disk: diskOf(facts, settings).kept };
   const limit = await limitsOf(settings);
@@ -49,6 +53,10 @@ export async function plan(options: PlanOptions): Promise<Plan> {
     seconds: secondsOf(facts, settings),
     bytes,
     limit,
-    advice: [...(facts.towersUnknown ? [towersUnknown] : []), ...(fits ? [] : await adviceFor(facts, settings, limit))],
+    advice: [
+      ...notes,
+      ...(facts.towersUnknown ? [towersUnknown] : []),
+      ...(fits ? [] : await adviceFor(facts, settings, limit)),
+    ],
   };
 }

@@ -1,7 +1,7 @@
 // isr-dpo train: how it looks on a terminal, in a file and as JSON, what it says when it is stopped, and its exit codes.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
@@ -28,6 +28,28 @@ const quiet = { NODE_NO_WARNINGS: "1" };
 const model = folder("text_llama");
 const pairRows = Array.from({ length: 16 }, (_, i) => ({ prompt: `a dog ${i}?`, chosen: "It runs.", rejected: "no" }));
 const sftRows = Array.from({ length: 16 }, (_, i) => ({ prompt: `a dog ${i}?`, completion: "It runs." }));
+
+test("~ in a path of the command line is the home folder; another's is refused; no folder is called so", () => {
+  const home = temporaryFolder();
+  const rows = rowsFile(pairRows.slice(0, 2));
+  const train = (...more: string[]) =>
+    node([...command, "dpo", "--model", model, "--data", rows, "--learning-rate", "1e-4", ...more], {
+      ...quiet,
+      HOME: home,
+    });
+  const done = train("--run-dir=~/run");
+  assert.is(done.code, 0, done.err);
+  assert.ok(existsSync(join(home, "run", "model", "config.json")));
+  const refused = train("--run-dir=~sam/run");
+  assert.is(refused.code, 2);
+  assert.match(refused.err, /^INVALID_ARGUMENT: --run-dir: expected a path, got "~sam\/run"\nhint: .*\.\/~name/m);
+  const none = train("--run-dir=~/run2", "--eval-data=~/none.jsonl");
+  assert.match(none.err, new RegExp(`NOT_FOUND: .*${home}/none\\.jsonl`));
+  assert.equal(
+    readdirSync(root).filter((name) => name.startsWith("~")),
+    [],
+  );
+});
 
 test("numbers", () => {
   const rows: [string, string][] = [

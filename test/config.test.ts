@@ -1,5 +1,6 @@
 // Configuration files: what they come to, what is refused and where, and that the schema, the trainer and the docs agree.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
@@ -49,6 +50,16 @@ test("paths of the file stand beside it, others stay as they are", async () => {
     [beside("m"), beside("r"), "other.jsonl", "/v"],
   );
   assert.equal([config.load.visionTower, config.features], [beside("tower"), { dir: beside("f") }]);
+});
+
+test("~ in a path is the home folder, whoever gives it; ./~ is a folder's name", async () => {
+  const path = file("model: ~/m\ndata: ./~/d.jsonl\nrunDir: '~'\nfeatures: {dir: ~/f}\n");
+  const { config } = await readConfig(path, "train", settingsOf(["videos=~/v"]));
+  const home = (name: string) => join(homedir(), name);
+  assert.equal([config.model, config.runDir, config.videos], [home("m"), homedir(), home("v")]);
+  assert.equal([config.features, config.data], [{ dir: home("f") }, join(dirname(path), "~/d.jsonl")]);
+  const given = resolveConfig("run", { model: "~/m", samples: "s", runDir: "r", evaluate: { samples: "~/e.jsonl" } });
+  assert.equal([given.config.model, given.config.evaluate!.samples], [home("m"), home("e.jsonl")]);
 });
 
 test("warm-up in steps takes the place of a ratio that nobody gave", async () => {
@@ -131,7 +142,21 @@ const refused: Row[] = [
   ["window", "run", `${runStart}video: {window: [3, 2]}\n`, /video\.window: expected a begin before its end/],
   ["from, to", "run", `${runStart}from: 4\nto: 4\n`, /to: expected more than from/],
   ["twice", "train", `${start}model: n\n`, /c\.yaml:4:1: model: expected a key once/],
-  ["twice below", "train", `${start}trainer:\n  beta: 1\n  beta: 1\n`, /:6:3: beta: expected a key once/],
+  ["twice below", "train", `${start}trainer:\n  beta: 1\n  beta: 1\n`, /:6:3: trainer\.beta: expected a key once/],
+  ["a merge key", "train", `d: &d {beta: 1}\n${start}trainer:\n  <<: *d\n`, /:6:3: trainer\.<<: .*merge key.*write/],
+  [
+    "an alias before its anchor",
+    "train",
+    `${start}epochs: *n\nseed: &n 2\n`,
+    /:4:9: epochs: expected an anchor &n before/,
+  ],
+  [
+    "an alias in a list",
+    "train",
+    `${start}trainer: {betas: [0.9, *b]}\n`,
+    /:4:24: trainer\.betas: expected an anchor &b/,
+  ],
+  ["another's home", "train", `${start}videos: ~sam/v\n`, /:4:9: videos: expected a path with ~\/.*got "~sam\/v"/],
   ["tabs", "train", `${start}trainer:\n\tbeta: 1\n`, /:5:1: expected YAML.*[Tt]ab/],
   ["unended", "train", `${start}trainer: {beta: 1\n`, /:\d+:\d+: expected YAML/],
   ["two documents", "train", `${start}---\na: 1\n`, /:4:1: expected YAML.*multiple documents$/],
@@ -139,7 +164,7 @@ const refused: Row[] = [
   ["no mapping", "train", "- a\n", /expected keys and values, got an array/],
   ["circular", "train", circular, /an alias inside of what it stands for/],
   ["aliases", "train", bomb, /at most 100 aliases/],
-  ["unknown alias", "train", `${start}trainer: *t\n`, /expected YAML.*alias/],
+  ["unknown alias", "train", `${start}trainer: *t\n`, /:4:10: trainer: expected an anchor &t before the alias \*t/],
   ["deep", "train", `${start}a: ${"[".repeat(80)}${"]".repeat(80)}\n`, /at most 32 levels/],
   ["deeper than the stack", "train", `${start}a: ${"[".repeat(5000)}\n`, /more levels than can be read/],
   ["many keys", "train", manyKeys, /:1:1: k0: unknown key/],

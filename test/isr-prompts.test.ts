@@ -83,16 +83,16 @@ test("a file of prompts", async () => {
   assert.is(prompts.system, "You see.");
   assert.is(prompts.context.next, "Before: {previous}\nNow?\n");
   assert.is(prompts.response, defaultPrompts.response);
-  write("");
-  assert.equal(await readPrompts(path), defaultPrompts);
   write(JSON.stringify({ response: "Q: {question}" }));
   assert.is((await readPrompts(path)).response, "Q: {question}");
   for (const [text, message] of [
     ["response: x", /prompts\.yaml: prompts\.response: expected \{question\} once/],
-    ["a: b: c", /prompts\.yaml: expected YAML/],
-    ["a: 1\na: 2", /prompts\.yaml: expected YAML/],
-    ["a: &x 1\nb: *x", /prompts\.yaml: expected YAML/],
-    ["- 1", /prompts\.yaml: .*expected an object/],
+    ["a: b: c", /prompts\.yaml:1:\d+: expected YAML/],
+    ["a: 1\na: 2", /prompts\.yaml:2:1: a: expected a key once/],
+    [`${"a: [".padEnd(1 << 20)}]`, /prompts\.yaml: expected at most 1048576 bytes/],
+    [`a: &a [x,x,x]\nb: &b [${"*a,".repeat(60)}]\nc: [*b,*b]`, /prompts\.yaml: .*at most 100 aliases/],
+    ["- 1", /prompts\.yaml: .*expected keys and values/],
+    ["# nothing yet", /prompts\.yaml: prompts: expected a text in place of a built-in one, got none/],
   ] as const) {
     write(text);
     await rejects(() => readPrompts(path), "INVALID_CONFIG", message, text);

@@ -9,6 +9,7 @@ import { configCommand } from "./config.js";
 import { exitCode, report } from "./exit.js";
 import { generateCommand } from "./generate.js";
 import { demoCommand } from "./demo.js";
+import { expandHome } from "./home.js";
 import { inspectCommand } from "./inspect.js";
 import { Interrupted } from "./interrupt.js";
 import { judgeCommand } from "./judge.js";
@@ -24,6 +25,7 @@ async function main(): Promise<number> {
     .version(version)
     .showSuggestionAfterError()
     .exitOverride()
+    .hook("preAction", (_, command) => expandHome(command))
     .addCommand(chatCommand())
     .addCommand(configCommand())
     .addCommand(demoCommand())

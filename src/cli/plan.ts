@@ -1,4 +1,5 @@
 // isr-dpo plan [CONFIG]: what a run will need, before anything is loaded.
+import { dirname } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { IsrDpoError, type Plan, type PlanOptions, plan } from "../index.js";
 import { memoryOf, sizeText } from "../plan/bytes.js";
@@ -8,7 +9,7 @@ import { wholeNumber } from "./flags.js";
 type Kind = "sft" | "dpo" | "run";
 
 interface PlanFlags {
-  kind: Kind;
+  kind?: Kind;
   items?: number;
   tokensPerItem?: number;
   answerTokens?: number;
@@ -41,9 +42,10 @@ const flagKeys: readonly [flag: string, train: string, run: string][] = [
 
 /** The configuration's file below the flags, as plan() takes it. */
 async function configured(file: string | undefined, flags: PlanFlags): Promise<Record<string, unknown>> {
-  const { layered, readConfig, resolveConfig, settingsOf } = await import("../config/read.js");
+  const { kindOf, layered, readConfig, resolveConfig, settingsOf } = await import("../config/read.js");
   const { trainOptionsOf } = await import("../config/options.js");
-  const kind = flags.kind === "run" ? "run" : "train";
+  const what = flags.kind ?? (file !== undefined && (await kindOf(file)) === "run" ? "run" : "dpo");
+  const kind = what === "run" ? "run" : "train";
   let set = settingsOf(flags.set);
   for (const [flag, train, run] of flagKeys) {
     if (flags[flag] === undefined) continue;
@@ -57,18 +59,20 @@ async function configured(file: string | undefined, flags: PlanFlags): Promise<R
   const resolve = async <K extends "run" | "train">(k: K) =>
     file === undefined ? resolveConfig(k, layered(set, { runDir: ".", ...unread })) : readConfig(file, k, set);
   if (kind === "run") {
-    const { config } = await resolve("run");
-    const { model, runDir, ...rest } = config;
-    return { model, runDir, config: rest };
+    const { model, runDir, samples, ...rest } = (await resolve("run")).config;
+    const videos = rest.videos ?? dirname(samples);
+    return { model, runDir, config: file === undefined ? rest : { ...rest, samples, videos } };
   }
-  const { data: _, ...options } = trainOptionsOf(flags.kind as "sft" | "dpo", await resolve("train"));
-  return options;
+  const { data, ...options } = trainOptionsOf(what as "sft" | "dpo", await resolve("train"));
+  return file === undefined ? options : { ...options, data };
 }
 
 /** Options of plan() from a configuration file and flags, of which the flags win. */
 export async function planOf(file: string | undefined, flags: PlanFlags): Promise<PlanOptions> {
-  if (flags.items === undefined)
-    throw new IsrDpoError("INVALID_ARGUMENT", "--items: expected the number of rows of the data, got none");
+  if (flags.items === undefined && file === undefined)
+    throw new IsrDpoError("INVALID_ARGUMENT", "--items: expected the number of rows of the data, got none", {
+      hint: "give --items, or a configuration file whose data can be counted",
+    });
   const options = await configured(file, flags);
   const given = (["items", "tokensPerItem", "answerTokens", "ranks", "memory"] as const).filter(
     (key) => flags[key] !== undefined,
@@ -112,8 +116,12 @@ export function planCommand(): Command {
   return new Command("plan")
     .description("show the memory, disk and time of a run, before anything is loaded")
     .argument("[config]", "configuration file (YAML)")
-    .addOption(new Option("--kind <kind>", "what is run").choices(["sft", "dpo", "run"]).default("dpo"))
-    .option("--items <n>", "rows of the data, or samples", wholeNumber(1))
+    .addOption(
+      new Option("--kind <kind>", "what is run")
+        .choices(["sft", "dpo", "run"])
+        .default(undefined, "by the file's keys, or dpo"),
+    )
+    .option("--items <n>", "rows of the data, or samples (default: those of the file)", wholeNumber(1))
     .option("--tokens-per-item <n>", "prompt, video and answers of an item (default: a guess)", wholeNumber(1))
     .option("--answer-tokens <n>", "of one answer (default: a guess)", wholeNumber(1))
     .option("--ranks <n>", "processes that share the work (default: 1)", wholeNumber(1))

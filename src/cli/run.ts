@@ -33,14 +33,11 @@ async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOp
   };
 }
 
-/** Before a new run: what the plan says does not fit, and what to change. */
+/** Before a new run: what the plan says does not fit, and what to change. What the run would refuse, the plan refuses. */
 async function tellIfTooLarge(view: View, { runDir, model, config }: RunIterationsOptions): Promise<void> {
   if (existsSync(join(runDir, "run.json"))) return;
-  let items = 0;
-  for await (const _ of readSamples(config!.samples as string)) items += 1; // the run reads its own
-  if (items === 0) return;
-  const { model: _, runDir: __, samples: ___, ...rest } = config!;
-  const { fits, advice } = await plan({ model, runDir, items, config: rest });
+  const { model: _, runDir: __, ...rest } = config!;
+  const { fits, advice } = await plan({ model, runDir, config: rest });
   if (!fits) for (const line of advice) view.say(`warning (PLAN): ${line}`);
 }
 

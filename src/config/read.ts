@@ -3,9 +3,20 @@
 import { open } from "node:fs/promises";
 import { dirname, isAbsolute, resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { type Document, isMap, isNode, isScalar, LineCounter, type Node, parseDocument, visit } from "yaml";
+import {
+  type Document,
+  isMap,
+  isNode,
+  isPair,
+  isScalar,
+  LineCounter,
+  type Node,
+  parseDocument,
+  visit,
+  type YAMLMap,
+} from "yaml";
 import type { z } from "zod";
-import { nearest, show } from "../check.js";
+import { fromHome, nearest, show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import { type ConfigKind, presets, type RunConfig, schemas, type TrainConfig } from "./schema.js";
 
@@ -94,18 +105,52 @@ const faultText = ({ message }: Error): string =>
     ? "more levels than can be read"
     : message.split("\n")[0]!.replace(/ at line.*$|; please use .*$/, "");
 
-function firstRepeated(document: Document): { key: string; offset: number } | undefined {
-  let found: { key: string; offset: number } | undefined;
+interface Strange {
+  offset: number;
+  message: string;
+}
+
+/** The dotted keys above a node of the document. */
+const dottedOf = (ancestors: readonly unknown[]): string[] =>
+  ancestors.flatMap((a) => (isPair(a) && isScalar(a.key) ? [String(a.key.value)] : []));
+
+/** Keys of a map that are there twice, or are merge keys. */
+function strangeKey(map: YAMLMap, above: readonly string[]): Strange | undefined {
+  const seen = new Set<string>();
+  for (const { key } of map.items) {
+    if (!isScalar(key)) continue;
+    const name = String(key.value);
+    const fault =
+      name === "<<"
+        ? "expected a key, got a merge key (<<), which is not read: write its keys out"
+        : seen.has(name)
+          ? "expected a key once, got it again"
+          : undefined;
+    if (fault) return { offset: key.range?.[0] ?? 0, message: `${[...above, name].join(".")}: ${fault}` };
+    seen.add(name);
+  }
+  return undefined;
+}
+
+/** What the parser would take otherwise than its writer means it: a key twice, merge keys, an alias of nothing. */
+function firstStrange(document: Document): Strange | undefined {
+  let found: Strange | undefined;
+  const anchors = new Set<string>();
   visit(document, {
-    Map(_, map) {
-      const seen = new Set<string>();
-      for (const { key } of map.items) {
-        if (!isScalar(key)) continue;
-        const name = String(key.value);
-        if (seen.has(name)) found ??= { key: name, offset: key.range?.[0] ?? 0 };
-        seen.add(name);
-      }
+    Value(_, node) {
+      if (node.anchor) anchors.add(node.anchor);
+    },
+    Map(_, map, ancestors) {
+      if (map.anchor) anchors.add(map.anchor);
+      found ??= strangeKey(map as YAMLMap, dottedOf(ancestors));
       return found ? visit.BREAK : undefined;
+    },
+    Alias(_, { source, range }, ancestors) {
+      if (anchors.has(source)) return undefined;
+      const keys = dottedOf(ancestors).join(".");
+      const message = `${keys === "" ? "" : `${keys}: `}expected an anchor &${source} before the alias *${source}, got none`;
+      found ??= { offset: range?.[0] ?? 0, message };
+      return visit.BREAK;
     },
   });
   return found;
@@ -141,8 +186,8 @@ function parse(path: string, text: string): { value: Plain; origin: Origin } {
   const [problem] = [...document.errors, ...document.warnings];
   if (problem) throw fault(at(problem.pos[0]), `expected YAML, got a fault: ${faultText(problem)}`);
   if (tooDeep(document)) throw fault(path, `expected at most ${maxDepth} levels, got more`);
-  const repeated = firstRepeated(document);
-  if (repeated) throw fault(at(repeated.offset), `${repeated.key}: expected a key once, got it again`);
+  const strange = firstStrange(document);
+  if (strange) throw fault(at(strange.offset), strange.message);
   let value: unknown;
   try {
     value = document.toJS({ maxAliasCount: maxAliases }) ?? {};
@@ -296,7 +341,7 @@ function knownKeys(kind: ConfigKind, keys: Keys): string[] {
   return Object.keys(shape ?? {});
 }
 
-/** Keys whose values are paths: they stand beside the file that names them. */
+/** Keys whose values are paths: they stand beside the file that names them, and `~/` is the home folder. */
 function* pathKeys(shape: Record<string, z.core.$ZodType>, keys: readonly string[] = []): Generator<readonly string[]> {
   for (const [key, schema] of Object.entries(shape)) {
     const below = shapeOf(schema);
@@ -318,8 +363,9 @@ function placePaths(config: Plain, kind: ConfigKind, base: string, fromFile: (do
     const holder = valueAt(config, keys.slice(0, -1)) as Plain | undefined;
     const key = keys.at(-1)!;
     const value = holder?.[key];
-    if (typeof value === "string" && !isAbsolute(value) && fromFile(keys.join(".")))
-      holder![key] = resolve(base, value);
+    if (typeof value !== "string") continue;
+    const path = fromHome(value) ?? value; // the schema has refused others
+    holder![key] = !isAbsolute(path) && fromFile(keys.join(".")) ? resolve(base, path) : path;
   }
 }
 

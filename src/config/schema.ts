@@ -1,12 +1,14 @@
 // Every key of a configuration file with its type, range, default and meaning: one table for checking, for JSON Schema and
 // for docs/configuration.md. Defaults are those of the functions that take the options.
 import { z } from "zod";
+import { fromHome } from "../check.js";
 import { lossNames } from "../loss.js";
 
 const text = (about: string) => z.string().min(1).describe(about);
 const path = (about: string) =>
   text(about)
     .refine((s) => !s.includes("\0"), "a path without zero bytes")
+    .refine((s) => fromHome(s) !== null, "a path with ~/ for your home folder, or ./~name for a folder of that name")
     .meta({ path: true, description: about });
 const whole = (about: string, min: number, max = 2 ** 31 - 1) => z.int().min(min).max(max).describe(about);
 const positive = (about: string) => z.number().gt(0).describe(about);
@@ -249,6 +251,11 @@ export const runSchema = z
       .strictObject({
         maxPosition: share("Largest share of verdicts for one position.").default(0.9),
         minUsable: share("Smallest share of samples that become pairs.").default(0.1),
+        zeroRate: one(
+          "Training whose every step has learning rate 0: end the iteration, or warn and go on.",
+          "fail",
+          "warn",
+        ).default("fail"),
       })
       .prefault({})
       .describe("Bounds beyond which an iteration ends before it trains; 1 and 0 switch them off."),

@@ -1,13 +1,14 @@
 // The evaluation of a run: what each of its models answers to the same questions, greedily. It changes no bit of the training.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { readSamples, type Sample } from "../data/samples.js";
+import type { Sample } from "../data/samples.js";
 import { isIsrDpoError } from "../errors.js";
 import type { VideoLM } from "../model.js";
 import { makeFolders, writeAtomic } from "../store/files.js";
 import type { Emit } from "../training/progress.js";
 import { fitResponsePrompt, mediaFaults } from "./fit.js";
 import { type Prompts, responsePrompt } from "./prompts.js";
+import { evaluationSamples } from "./prove.js";
 import type { RunSettings } from "./settings.js";
 
 export interface SliceOptions {
@@ -29,12 +30,6 @@ type Answer = { sample: string; video: string; question: string } & (
 );
 
 const toldAnswers = 3; // of a model, in the log
-
-async function firstOf(path: string, count: number): Promise<Sample[]> {
-  const list: Sample[] = [];
-  for await (const sample of readSamples(path)) if (list.push(sample) === count) break;
-  return list;
-}
 
 async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promise<Answer> {
   const { model, settings, prompts, signal } = o;
@@ -70,7 +65,7 @@ export async function evaluateSlice(o: SliceOptions): Promise<void> {
   if (existsSync(at("json"))) return;
   const answers: Answer[] = [];
   let told = 0;
-  for (const sample of await firstOf(evaluate.samples, evaluate.count)) {
+  for (const sample of await evaluationSamples(evaluate)) {
     const answer = await answerOf(o, sample);
     answers.push(answer);
     if (!("answer" in answer) || told++ >= toldAnswers) continue;

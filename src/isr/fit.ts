@@ -146,9 +146,14 @@ export interface Budgets {
  * Proves that prompts of full length fit: visual tokens, template, instruction, question, context and both responses, and the
  * answer. INVALID_CONFIG with the numbers where a sum is above the context window.
  */
-export async function proveBudgets(model: VideoLM, prompts: Prompts, b: Budgets, withContext: boolean): Promise<void> {
+export async function proveBudgets(
+  model: VideoLM,
+  prompts: Prompts,
+  b: Budgets,
+  withContext: boolean,
+  media: Media = "budget", // described, never opened
+): Promise<void> {
   const window = model.info.contextLength;
-  const media: Media = "budget"; // described, never opened
   const bare = { context: withContext ? "" : null, question: "", first: "", second: "" };
   const sums: [string, number, number[]][] = [
     ["response", await promptTokens(model, responsePrompt(prompts, media, "")), [b.question, b.response]],

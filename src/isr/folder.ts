@@ -39,7 +39,9 @@ export type Loaded = Readonly<Record<"isa" | "device" | "dtype" | "family", stri
 const loadedFacts = ["isa", "device", "dtype", "family"].map((key) => `facts.${key}`);
 
 /** Samples as lines, checked: ids of their own, a video and a question each. */
-async function linesOf(samples: AsyncIterable<Sample> | Iterable<Sample>): Promise<{ list: Sample[]; text: string }> {
+export async function linesOf(
+  samples: AsyncIterable<Sample> | Iterable<Sample>,
+): Promise<{ list: Sample[]; text: string }> {
   const list: Sample[] = [];
   const seen = new Set<string>();
   for await (const given of samples) {

@@ -6,7 +6,6 @@ import { asyncDispose } from "../addon.js";
 import { IsrDpoError } from "../errors.js";
 import type { Judge } from "../judge/judge.js";
 import { loadModel, type VideoLM } from "../model.js";
-import { loadOptionsOf } from "../config/options.js";
 import { newestStep } from "../store/checkpoints.js";
 import { guarded, makeFolders, readState, writeAtomic } from "../store/files.js";
 import { Journal } from "../store/journal.js";
@@ -19,6 +18,7 @@ import type { IterationResult } from "../training/events.js";
 import { ItemSet } from "../training/items.js";
 import { stepPlan } from "../training/order.js";
 import { type Emit, Progress, staged } from "../training/progress.js";
+import { proveRate } from "../training/rate.js";
 import { ReferenceStore } from "../training/refs.js";
 import { scoreReferences } from "../training/score.js";
 import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
@@ -26,14 +26,13 @@ import type { FittedItem } from "../sequence.js";
 import type { LoadOptions, Media } from "../types.js";
 import { type ChosenPair, countsOf, guard, pairsOf, type Records, sorted, writeExports } from "./exports.js";
 import { evaluateSlice } from "./evaluate.js";
-import { type Budgets, provenQuestion, proveBudgets, verdictTokens } from "./fit.js";
 import type { RunFolder } from "./folder.js";
 import { type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
 import { type Group, groupsOf } from "./groups.js";
-import { lookOf, type LookRule } from "./looks.js";
+import { lookOf, type LookRule, lookRuleOf } from "./looks.js";
 import { plainPrompt, type Prompts, promptsHash, responsePrompt } from "./prompts.js";
-import { preflight } from "./preflight.js";
-import type { RunSettings } from "./settings.js";
+import { preflight, proveWindow } from "./preflight.js";
+import { loadingOf, type RunSettings } from "./settings.js";
 
 const stages = ["generate", "score", "train", "save", "done"] as const;
 type IterationStage = (typeof stages)[number];
@@ -95,7 +94,7 @@ export class Iteration {
     const model = await this.#load();
     const before = await this.#before();
     const groups = groupsOf(this.#o.folder.samples, this.#o.settings.groupVideos ?? 1);
-    if ((found?.stage ?? "generate") === "generate") await this.#prove(model);
+    if ((found?.stage ?? "generate") === "generate") await proveWindow({ model, ...this.#preflight });
     await this.#enter(model);
     await this.#start(model, groups, before);
     if (found === null) await this.#evaluate(model, this.#o.iteration); // those of later iterations have been
@@ -120,9 +119,7 @@ export class Iteration {
 
   async #load(): Promise<VideoLM> {
     const { settings, load, folder, signal } = this.#o;
-    const cached = loadOptionsOf(settings.load, settings.features, folder.dir);
-    const mediaTimeoutMs = Math.ceil(settings.video.timeoutS * 1e3);
-    const model = await loadModel(this.#o.model, { ...cached, mediaTimeoutMs, ...load, signal });
+    const model = await loadModel(this.#o.model, { ...loadingOf(settings, folder.dir, load), signal });
     return this.#closing.keep(model, () => model[asyncDispose]());
   }
 
@@ -133,8 +130,8 @@ export class Iteration {
 
   /** A new folder becomes a run only when what can be tried before it has been: until then everything may be changed. */
   async #enter(model: VideoLM): Promise<void> {
-    const { folder, settings, prompts, emit, signal } = this.#o;
-    if (folder.fresh) await preflight({ model, folder, settings, prompts, looks: this.#looks, emit, signal });
+    const { folder } = this.#o;
+    if (folder.fresh) await preflight({ model, ...this.#preflight });
     const { isa, device, dtype, family } = model.info;
     const before = await folder.begin({ isa, device, dtype, family });
     if (before !== isa)
@@ -198,10 +195,12 @@ export class Iteration {
   }
 
   get #looks(): LookRule {
-    const { video, seed } = this.#o.settings;
-    const { frames, window, fps, looks, stretches } = video;
-    const sample = { ...(frames && { frames }), ...(window && { window }), ...(fps && { fps }) };
-    return { looks, stretches, seed, sample: Object.keys(sample).length > 0 ? sample : undefined };
+    return lookRuleOf(this.#o.settings);
+  }
+
+  get #preflight() {
+    const { folder, settings, prompts, signal } = this.#o;
+    return { samples: folder.samples, settings, prompts, looks: this.#looks, signal };
   }
 
   #generation(model: VideoLM, before: Before): Generation {
@@ -218,18 +217,6 @@ export class Iteration {
       judge,
       signal,
     };
-  }
-
-  async #prove(model: VideoLM): Promise<void> {
-    const { settings, prompts, folder } = this.#o;
-    const longest = folder.samples.reduce((a, b) => (b.question.length > a.length ? b.question : a), "");
-    const budgets: Budgets = {
-      context: settings.context.maxTokens,
-      response: settings.response.maxTokens,
-      verdict: verdictTokens,
-      question: Math.min(provenQuestion, model.tokenizer.encode(longest, { special: false }).length),
-    };
-    await proveBudgets(model, prompts, budgets, settings.context.design !== "none");
   }
 
   // ---- generate
@@ -304,6 +291,7 @@ export class Iteration {
     await makeFolders(this.#at("train"));
     const set = await this.#items(before);
     const plan = stepPlan(set.length, settings.train.pairsPerStep, settings.train.epochs);
+    this.#proveRate(plan.totalSteps);
     const trainer = await createTrainer(model, { totalSteps: plan.totalSteps, ...settings.trainer });
     this.#closing.keep(trainer, () => trainer[asyncDispose]());
     const references = await ReferenceStore.open(this.#at("refs.f32"));
@@ -338,6 +326,23 @@ export class Iteration {
     const resumed = from === "save";
     const { hash } = await staged(emit, iteration, "save", resumed, () => model.save(this.#at("model")));
     return hash;
+  }
+
+  /** The pairs may be so few that their only step is one of rate 0. */
+  #proveRate(steps: number): void {
+    const { trainer, guards } = this.#o.settings;
+    try {
+      proveRate(trainer, steps, "train");
+    } catch (e) {
+      const { message, detail } = e as IsrDpoError;
+      if (guards.zeroRate === "warn")
+        this.#warn("ZERO_RATE", `${message}: model ${this.#o.iteration + 1} is model ${this.#o.iteration}`, detail);
+      else
+        throw new IsrDpoError("DEGENERATE", `iteration ${this.#o.iteration}: ${message}`, {
+          hint: 'the pairs make too few steps for the warm-up: start in a new folder with train.warmupSteps: 0, more epochs or a smaller pairsPerStep; or set guards.zeroRate to "warn" to go on with an unchanged model',
+          ...(detail ? { detail } : {}),
+        });
+    }
   }
 
   async #reload(trainer: Trainer, step: number): Promise<void> {

@@ -3,6 +3,7 @@
 // a prompt always at the same. A look is a function of seed, video, purpose and iteration alone.
 import { createHash } from "node:crypto";
 import type { FrameSampling } from "../types.js";
+import type { RunSettings } from "./settings.js";
 
 export type Purpose = "response" | "context" | "judge";
 
@@ -31,4 +32,11 @@ export function lookOf(rule: LookRule, key: string, purpose: Purpose, iteration:
     ...(frames === undefined ? {} : { frames }),
     part: [stretchOf(rule, key, purpose, iteration), rule.stretches],
   };
+}
+
+/** The rule of a run. */
+export function lookRuleOf({ video, seed }: RunSettings): LookRule {
+  const { frames, window, fps, looks, stretches } = video;
+  const sample = { ...(frames && { frames }), ...(window && { window }), ...(fps && { fps }) };
+  return { looks, stretches, seed, sample: Object.keys(sample).length > 0 ? sample : undefined };
 }

@@ -1,69 +1,56 @@
-// What can be tried before a run begins: whether the videos are there, whether some can be read, and for a long run whether
-// the largest step fits into memory.
-import { access } from "node:fs/promises";
+// What can be tried with the model before a run begins: whether prompts of full length fit, whether some videos can be read,
+// and for a long run whether the largest step fits into memory.
 import { join } from "node:path";
 import { asyncDispose } from "../addon.js";
 import type { Sample } from "../data/samples.js";
 import { IsrDpoError } from "../errors.js";
-import type { VideoLM } from "../model.js";
+import { internalsOf, type VideoLM } from "../model.js";
 import { createTrainer } from "../trainer.js";
 import { stepPlan } from "../training/order.js";
-import type { Emit } from "../training/progress.js";
 import { longRun } from "../training/steps.js";
 import type { Media, Pair } from "../types.js";
-import { promptTokens } from "./fit.js";
-import type { RunFolder } from "./folder.js";
-import { byVideo } from "./groups.js";
+import { type Budgets, promptTokens, provenQuestion, proveBudgets, verdictTokens } from "./fit.js";
 import { lookOf, type LookRule } from "./looks.js";
 import { type Prompts, responsePrompt } from "./prompts.js";
+import { evaluationSamples } from "./prove.js";
 import type { RunSettings } from "./settings.js";
 
 export interface Preflight {
   model: VideoLM;
-  folder: RunFolder;
+  samples: readonly Sample[];
   settings: RunSettings;
   prompts: Prompts;
   looks: LookRule;
-  emit: Emit;
   signal: AbortSignal;
 }
 
-const atOnce = 64;
+const longestOf = (samples: readonly Sample[]): Sample =>
+  samples.reduce((a, b) => (b.question.length > a.question.length ? b : a));
 
-async function missingVideos({ folder, settings, signal }: Preflight): Promise<string[]> {
-  const names = byVideo(folder.samples).map((v) => v.video);
-  const missing: string[] = [];
-  for (let i = 0; i < names.length; i += atOnce) {
-    signal.throwIfAborted();
-    const some = names.slice(i, i + atOnce);
-    const there = await Promise.all(
-      some.map((name) =>
-        access(join(settings.videos, name)).then(
-          () => true,
-          () => false,
-        ),
-      ),
-    );
-    missing.push(...some.filter((_, k) => !there[k]));
-  }
-  return missing;
+/** INVALID_CONFIG for a number of frames that the vision tower does not take. */
+function proveFrames(model: VideoLM, frames: number | undefined): void {
+  const { vision } = internalsOf(model).inputs;
+  if (frames === undefined || !vision?.original || vision.frames === frames) return;
+  throw new IsrDpoError(
+    "INVALID_CONFIG",
+    `video.frames: expected ${vision.frames}, as the vision tower has been trained with, got ${frames}`,
+    { hint: "leave video.frames out", detail: { field: "video.frames" } },
+  );
 }
 
-/** NOT_FOUND with the first of the missing videos, or a warning where they are to be skipped. */
-async function checkVideos(p: Preflight): Promise<void> {
-  const missing = await missingVideos(p);
-  if (missing.length === 0) return;
-  const { settings, emit } = p;
-  const some = missing.slice(0, 5).join(", ") + (missing.length > 5 ? `, and ${missing.length - 5} more` : "");
-  const message = `${settings.videos}: expected the videos of all samples, ${missing.length} are missing: ${some}`;
-  const detail = { missing: missing.length };
-  if (settings.video.onError === "skip") emit({ type: "warning", code: "MISSING_VIDEOS", message, detail });
-  else
-    throw new IsrDpoError("NOT_FOUND", message, {
-      hint: 'set `videos` to the folder that the paths are relative to, or video.onError to "skip" to leave such samples out',
-      path: settings.videos,
-      detail,
-    });
+/** INVALID_CONFIG where the longest prompts of a run do not fit into the context window. */
+export async function proveWindow({ model, samples, settings, prompts }: Preflight): Promise<void> {
+  const longest = longestOf(samples).question;
+  const budgets: Budgets = {
+    context: settings.context.maxTokens,
+    response: settings.response.maxTokens,
+    verdict: verdictTokens,
+    question: Math.min(provenQuestion, model.tokenizer.encode(longest, { special: false }).length),
+  };
+  const { frames } = settings.video;
+  proveFrames(model, frames);
+  const media: Media = { kind: "video", path: "budget", ...(frames && { sample: { frames } }) };
+  await proveBudgets(model, prompts, budgets, settings.context.design !== "none", media);
 }
 
 const mediaOf = ({ settings, looks }: Preflight, { id, video }: Sample): Media => {
@@ -73,11 +60,18 @@ const mediaOf = ({ settings, looks }: Preflight, { id, video }: Sample): Media =
 
 /** Decodes a few videos, spread over the samples; what they give is kept for the run. Faults are skipped by those who skip. */
 async function decodeSome(p: Preflight): Promise<void> {
-  const { model, folder, settings, signal } = p;
-  const { samples } = folder;
-  for (const i of new Set([0, samples.length >> 1, samples.length - 1]))
+  const { model, samples, settings, signal } = p;
+  const some = [...new Set([0, samples.length >> 1, samples.length - 1])].map((i) => mediaOf(p, samples[i]!));
+  const { evaluate } = settings;
+  if (evaluate) {
+    const [first] = await evaluationSamples({ ...evaluate, count: 1 });
+    const sample = p.looks.sample;
+    const path = join(evaluate.videos ?? settings.videos, first!.video);
+    some.push({ kind: "video", path, ...(sample && { sample }) });
+  }
+  for (const media of some)
     try {
-      await model.encode(mediaOf(p, samples[i]!), { stage: "tower", signal });
+      await model.encode(media, { stage: "tower", signal });
     } catch (e) {
       if (signal.aborted || settings.video.onError === "fail") throw e;
     }
@@ -91,12 +85,12 @@ function longestAnswers(model: VideoLM, { prompts, settings }: Preflight): [Int3
 
 /** As much of the largest step as is computed at once, without an update: OUT_OF_MEMORY now rather than after the first night. */
 async function fullSizeStep(p: Preflight): Promise<void> {
-  const { model, folder, settings, prompts, signal } = p;
+  const { model, samples, settings, prompts, signal } = p;
   const { train, trainer: options } = settings;
-  const plan = stepPlan(folder.samples.length, train.pairsPerStep, train.epochs);
+  const plan = stepPlan(samples.length, train.pairsPerStep, train.epochs);
   if (plan.totalSteps < longRun) return;
   const [chosen, rejected] = longestAnswers(model, p);
-  const longest = folder.samples.reduce((a, b) => (b.question.length > a.question.length ? b : a));
+  const longest = longestOf(samples);
   const prompt = responsePrompt(prompts, mediaOf(p, longest), longest.question);
   const tokens = (await promptTokens(model, prompt)) + chosen.length + rejected.length;
   const count = Math.min(train.pairsPerStep, Math.ceil((options.microBatchTokens ?? tokens) / tokens) + 1);
@@ -112,7 +106,6 @@ async function fullSizeStep(p: Preflight): Promise<void> {
 
 /** Fails before anything is computed or written. */
 export async function preflight(p: Preflight): Promise<void> {
-  await checkVideos(p);
   if (p.model.info.visualTokens === null) return;
   await decodeSome(p);
   await fullSizeStep(p);

@@ -1,10 +1,8 @@
 // The prompts of the method as data: one system text, and instructions that all stand after the video, so that the prompts of
 // a clip have everything up to there in common. A file of the user's may replace them; their hash is part of a run.
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { nearest, show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
-import { guarded } from "../store/files.js";
 import { canonicalJson } from "../store/run.js";
 import type { Media, Message } from "../types.js";
 
@@ -69,9 +67,9 @@ export const fill = (template: string, values: Readonly<Record<string, string>>)
   template.replace(placeholder, (whole, name: string) => (Object.hasOwn(values, name) ? values[name]! : whole));
 
 const invalid = (field: string, message: string, hint?: string) =>
-  new IsrDpoError("INVALID_CONFIG", `prompts.${field}: ${message}`, {
+  new IsrDpoError("INVALID_CONFIG", `${["prompts", ...(field === "" ? [] : [field])].join(".")}: ${message}`, {
     ...(hint ? { hint } : {}),
-    detail: { field: `prompts.${field}` },
+    detail: { field: ["prompts", ...(field === "" ? [] : [field])].join(".") },
   });
 
 function checkTemplate(field: string, value: unknown, names: readonly string[]): void {
@@ -136,16 +134,14 @@ export function promptsOf(value: unknown): Prompts {
 
 /** A file of prompts (YAML or JSON) in place of the built-in ones. NOT_FOUND, IO, INVALID_CONFIG with what is wrong in it. */
 export async function readPrompts(path: string): Promise<Prompts> {
-  const [{ parse }, bytes] = await Promise.all([
-    import("yaml"),
-    guarded(path, "read", () => readFile(path, { encoding: "utf8" })),
-  ]);
+  const { readYaml } = await import("../config/read.js");
+  const given = await readYaml(path);
   try {
-    return promptsOf(parse(bytes, { maxAliasCount: 0, uniqueKeys: true }) ?? undefined);
+    if (Object.keys(given).length === 0) throw invalid("", "expected a text in place of a built-in one, got none");
+    return promptsOf(given);
   } catch (e) {
-    const message = e instanceof IsrDpoError ? e.message : `expected YAML, got a fault: ${(e as Error).message}`;
-    const { hint, detail } = e as IsrDpoError;
-    throw new IsrDpoError("INVALID_CONFIG", `${path}: ${message.split("\n")[0]}`, {
+    const { message, hint, detail } = e as IsrDpoError;
+    throw new IsrDpoError("INVALID_CONFIG", `${path}: ${message}`, {
       ...(hint === undefined ? {} : { hint }),
       ...(detail === undefined ? {} : { detail }),
       path,

@@ -1,9 +1,11 @@
 // trainIteration() and runIterations(): the paper's loop over a run folder.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { asyncDispose } from "../addon.js";
 import { options as checkOptions, integer, object, path, refuse, signal as checkSignal, signalOf } from "../check.js";
 import type { Sample } from "../data/samples.js";
 import type { Judge } from "../judge/judge.js";
+import { loadModel } from "../model.js";
 import { type Run, startRun } from "../run.js";
 import { removeFolder } from "../store/files.js";
 import type { IterationEvent, IterationResult, Stop } from "../training/events.js";
@@ -11,10 +13,13 @@ import { finishOf } from "../training/options.js";
 import { coalesceProgress, type Emit, published } from "../training/progress.js";
 import { train } from "../training/train.js";
 import type { LoadOptions } from "../types.js";
-import { RunFolder } from "./folder.js";
+import { linesOf, RunFolder } from "./folder.js";
 import { Iteration } from "./iteration.js";
+import { lookRuleOf } from "./looks.js";
+import { preflight, proveWindow } from "./preflight.js";
+import { proveInputs } from "./prove.js";
 import { defaultPrompts, type Prompts, promptsOf, readPrompts } from "./prompts.js";
-import { type ContextDesign, type RunSettings, settingsOf } from "./settings.js";
+import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./settings.js";
 
 export interface IterationOptions extends Stop {
   runDir: string;
@@ -130,7 +135,9 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
   };
 }
 
-async function withFolder<T>(given: Checked, work: (c: Settled, folder: RunFolder) => Promise<T>): Promise<T> {
+type Work<T> = (c: Settled, folder: RunFolder) => Promise<T>;
+
+async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, work: Work<T>): Promise<T> {
   const settings = await settingsOf(given.config);
   const c: Settled = {
     ...given,
@@ -138,13 +145,36 @@ async function withFolder<T>(given: Checked, work: (c: Settled, folder: RunFolde
     prompts: given.prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts)),
     judge: given.judge ?? (await configuredJudge(settings.judge, given.runDir)),
   };
-  const { prompts, samples } = c;
+  const { prompts } = c;
+  const { list: samples } = await linesOf(c.samples);
+  const fresh = !existsSync(join(c.runDir, "run.json"));
+  if (fresh) await proveInputs({ settings, emit, signal }, samples); // before there is a folder
   const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
+  const ours = !existsSync(c.runDir);
   const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples });
   try {
     return await work(c, folder);
+  } catch (e) {
+    if (ours && !begun(c.runDir)) await removeFolder(c.runDir); // refused: nothing is left of it
+    throw e;
   } finally {
     folder.close();
+  }
+}
+
+/** Something was computed in the folder that the same command goes on with. */
+const begun = (dir: string): boolean => ["run.json", "seed"].some((name) => existsSync(join(dir, name)));
+
+/** Loads the start model once before a stage of seed data, to try all that the iterations will need. */
+async function proveStart(c: Settled, { samples, dir }: RunFolder, signal: AbortSignal): Promise<void> {
+  const { settings, prompts } = c;
+  const model = await loadModel(c.model, { ...loadingOf(settings, dir, c.load), signal });
+  try {
+    const all = { model, samples, settings, prompts, looks: lookRuleOf(settings), signal };
+    await proveWindow(all);
+    await preflight(all);
+  } finally {
+    await model[asyncDispose]();
   }
 }
 
@@ -175,7 +205,7 @@ export function trainIteration(options: IterationOptions): Run<IterationEvent, I
       const iteration = integer("options.iteration", options?.iteration, 0);
       const given = checked(options, ["iteration"], iteration, iteration + 1);
       const told = published(given.runDir, emit);
-      return withFolder(given, (c, folder) => iterate(c, folder, iteration, c.model, signal, told));
+      return withFolder(given, signal, told, (c, folder) => iterate(c, folder, iteration, c.model, signal, told));
     },
     coalesceProgress,
   );
@@ -183,7 +213,7 @@ export function trainIteration(options: IterationOptions): Run<IterationEvent, I
 
 /** Model 1 by DPO on a seed preference set, in seed/ of the run folder. */
 async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit: Emit): Promise<string> {
-  const { settings, model, load } = c;
+  const { settings, model } = c;
   const { epochs, pairsPerStep, saveEverySteps } = settings.train;
   const running = train({
     kind: "dpo",
@@ -195,7 +225,7 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
     itemsPerStep: pairsPerStep,
     ...(saveEverySteps === undefined ? {} : { saveEverySteps }),
     trainer: { ...settings.trainer, seed: settings.seed },
-    load: { ...settings.load, ...load } as LoadOptions,
+    load: loadingOf(settings, c.runDir, c.load),
     signal,
     finish: c.finish,
   });
@@ -211,9 +241,10 @@ export function runIterations(options: RunIterationsOptions): Run<IterationEvent
       const from = options?.from === undefined ? 1 : integer("options.from", options.from, 0);
       const to = integer("options.to", options?.to, from + 1);
       const given = checked(options, ["from", "to"], from, to);
-      return withFolder(given, async (c, folder) => {
+      return withFolder(given, signal, published(given.runDir, told), async (c, folder) => {
         const emit = published(c.runDir, told);
         const { seedData, keep } = c.settings;
+        if (folder.fresh && seedData !== undefined) await proveStart(c, folder, signal);
         let model = seedData === undefined ? c.model : await seedModel(c, seedData, signal, told); // published by train()
         const results: IterationResult[] = [];
         for (let t = from; t < to; t++) {

@@ -1,7 +1,8 @@
 // What an iteration is run with: the configuration with its paths settled.
-import { seedOf } from "../config/options.js";
+import { loadOptionsOf, seedOf } from "../config/options.js";
 import type { RunConfig } from "../config/schema.js";
 import type { TrainerOptions } from "../trainer.js";
+import type { LoadOptions } from "../types.js";
 
 export type ContextDesign = RunConfig["context"]["design"];
 
@@ -27,3 +28,10 @@ export async function settingsOf(config: Record<string, unknown>): Promise<RunSe
     trainer: trainer as TrainerOptions,
   };
 }
+
+/** How every stage of a run loads its models: the configuration's values, under those that the caller gave. */
+export const loadingOf = ({ load, features, video }: RunSettings, runDir: string, given: LoadOptions): LoadOptions => ({
+  ...loadOptionsOf(load, features, runDir),
+  mediaTimeoutMs: Math.ceil(video.timeoutS * 1e3),
+  ...given,
+});

@@ -1,17 +1,25 @@
 // Options of plan(), checked once: those of train() or of iterations, without the data.
 import { choice, integer, object, options, path, refuse } from "../check.js";
+import { readExamples } from "../data/examples.js";
+import { readPairs } from "../data/pairs.js";
+import { readSamples, type Sample } from "../data/samples.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { type Prompts, promptsOf } from "../isr/prompts.js";
 import type { IterationOptions, RunIterationsOptions } from "../isr/run.js";
-import { settingsOf } from "../isr/settings.js";
-import { nativeTrainerOptions } from "../trainer.js";
+import { type RunSettings, settingsOf } from "../isr/settings.js";
+import { nativeTrainerOptions, type TrainerOptions } from "../trainer.js";
 import type { TrainOptions } from "../training/events.js";
 
-/** Options of one iteration, or with `from` and `to` of several; the indices default to those of `config`. */
+/**
+ * Options of one iteration, or with `from` and `to` of several; the indices default to those of `config`. Files that `config`
+ * names (samples, prompts, seedData, evaluate.samples) are read, as the run would.
+ */
 export type PlanIteration = Omit<IterationOptions, "samples" | "iteration"> &
   Partial<Pick<IterationOptions, "iteration"> & Pick<RunIterationsOptions, "from" | "to">>;
 
-export type PlanOptions = (PlanIteration | Omit<TrainOptions, "data">) & {
-  /** Rows of the data; for iterations: samples. */
-  items: number;
+export type PlanOptions = (PlanIteration | (Omit<TrainOptions, "data"> & { data?: string })) & {
+  /** Rows of the data; for iterations: samples. Default: those of the file that `data` or `config.samples` names. */
+  items?: number;
   /**
    * Computed tokens of an item: its prompt once, with the rows of its video, and its answers. Default: a video and 256
    * tokens of text, or 768 tokens of text.
@@ -54,11 +62,17 @@ export interface PlanSettings {
   itemsPerStep: number;
   featureCache: boolean;
   iteration: IterationFacts | undefined;
+  /** What the run would read: proven with the plan. */
+  reads: Reads;
 }
+
+export type Reads =
+  | { kind: "run"; settings: RunSettings; samples: readonly Sample[] | null; prompts: Prompts | undefined }
+  | { kind: "train"; trainer: TrainerOptions; files: Partial<Record<"data" | "evalData" | "videos", string>> };
 
 const ownKeys = ["items", "tokensPerItem", "answerTokens", "ranks", "memory"];
 const trainKeys = [
-  ...["kind", "model", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
+  ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
   ...["onBadRow", "onLong", "saveEverySteps", "load", "signal", "finish"],
 ];
 const iterationKeys = [
@@ -93,11 +107,11 @@ function loadSettings(value: unknown) {
 
 type Count = (key: string, or: number, min?: number) => number;
 
-function own(o: Record<string, unknown>, count: Count) {
+function own(o: Record<string, unknown>, count: Count, rows: number | undefined) {
   return {
     model: path("options.model", o.model),
     runDir: path("options.runDir", o.runDir),
-    items: integer("options.items", o.items, 1),
+    items: o.items === undefined && rows !== undefined ? rows : integer("options.items", o.items, 1),
     tokensPerItem: count("tokensPerItem", 0),
     answerTokens: count("answerTokens", 0),
     ranks: count("ranks", 1),
@@ -105,16 +119,33 @@ function own(o: Record<string, unknown>, count: Count) {
   };
 }
 
-function training(o: Record<string, unknown>, count: Count): PlanSettings {
+/** Rows of a file of training data; those that the run would leave out are not counted. */
+async function rowsOf(kind: "sft" | "dpo", data: string, onBadRow: unknown): Promise<number> {
+  const o = { onBadRow: onBadRow === "skip" ? "skip" : "fail", onSkip: () => {} } as const;
+  let rows = 0;
+  for await (const _ of kind === "sft" ? readExamples(data, o) : readPairs(data, o)) rows += 1;
+  if (rows > 0) return rows;
+  throw new IsrDpoError("DATA_INVALID", `${data}: expected at least one row, got none`, { path: data });
+}
+
+async function training(o: Record<string, unknown>, count: Count): Promise<PlanSettings> {
   const kind = choice("options.kind", o.kind, ["sft", "dpo"]);
   const trainer = o.trainer === undefined ? {} : object("options.trainer", o.trainer);
   if (kind === "sft" && trainer.loss !== undefined && trainer.loss !== "sft")
     refuse("options.trainer.loss", "'sft' for a supervised run", trainer.loss);
   if (kind === "dpo" && trainer.loss === "sft")
     refuse("options.trainer.loss", "a loss of preferences in a run on pairs", "sft");
+  const files = Object.fromEntries(
+    (["data", "evalData", "videos"] as const).flatMap((key) =>
+      o[key] === undefined ? [] : [[key, path(`options.${key}`, o[key])]],
+    ),
+  ) as { data?: string };
+  const rows =
+    o.items === undefined && files.data !== undefined ? await rowsOf(kind, files.data, o.onBadRow) : undefined;
   return {
     kind,
-    ...own(o, count),
+    reads: { kind: "train", trainer: trainer as TrainerOptions, files },
+    ...own(o, count, rows),
     ...loadSettings(o.load),
     trainer: trainerSettings({ ...trainer, ...(kind === "sft" ? { loss: "sft" } : {}) }),
     epochs: count("epochs", 1),
@@ -139,8 +170,20 @@ function modelsOf(o: Record<string, unknown>, count: Count, config: { from: numb
   return to - from;
 }
 
+/** null: not here, where the plan is for another machine. */
+async function samplesOf(file: string, elsewhere: boolean): Promise<Sample[] | null> {
+  const samples: Sample[] = [];
+  try {
+    for await (const sample of readSamples(file)) samples.push(sample);
+  } catch (e) {
+    if (elsewhere && isIsrDpoError(e, "NOT_FOUND")) return null;
+    throw e;
+  }
+  if (samples.length > 0) return samples;
+  throw new IsrDpoError("DATA_INVALID", `${file}: expected at least one sample, got none`, { path: file });
+}
+
 async function iterations(o: Record<string, unknown>, count: Count): Promise<PlanSettings> {
-  const known = own(o, count);
   const given = o.config === undefined ? {} : object("options.config", o.config);
   const context = {
     ...(given.context as object | undefined),
@@ -150,12 +193,18 @@ async function iterations(o: Record<string, unknown>, count: Count): Promise<Pla
     ...given,
     ...(o.preset === undefined ? {} : { preset: o.preset }),
     context,
-    ...{ model: known.model, runDir: known.runDir, samples: "-" },
+    ...{ model: path("options.model", o.model), runDir: path("options.runDir", o.runDir) },
+    samples: given.samples ?? "-",
   });
+  const samples =
+    given.samples === undefined ? null : await samplesOf(run.samples, o.memory !== undefined && o.items !== undefined);
+  const known = own(o, count, samples?.length);
   const models = modelsOf(o, count, run);
   const self = o.judge === undefined ? run.judge.kind === "self" : o.judge === "self";
+  const prompts = o.prompts === undefined ? undefined : promptsOf(o.prompts);
   return {
     kind: "run",
+    reads: { kind: "run", settings: run, samples, prompts },
     ...known,
     ...loadSettings({ ...run.load, ...(o.load === undefined ? {} : object("options.load", o.load)) }),
     featureCache: run.features !== false,

@@ -22,6 +22,7 @@ import type { ItemSet } from "./items.js";
 import { type TrainSettings, trainSettings } from "./options.js";
 import { type StepPlan, stepPlan } from "./order.js";
 import { coalesceProgress, type Emit, published, staged } from "./progress.js";
+import { proveRate } from "./rate.js";
 import { ReferenceStore } from "./refs.js";
 import { scoreReferences } from "./score.js";
 import { metricsOf, peakOf, trainSteps } from "./steps.js";
@@ -112,6 +113,7 @@ class TrainRun {
     if (stage?.stage === "done") return await this.#result(model, factsOf(stage), String(stage.hash));
     const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
+    if (stage === null) proveRate(s.trainer, plan.totalSteps, "trainer");
     const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
     const evalSet = await this.#gatherEvaluation(model);
     if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);

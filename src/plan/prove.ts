@@ -1,0 +1,90 @@
+// What the run would refuse, said by its plan: files and folders that it will read, prompts that do not fit, a learning rate
+// that is 0 throughout. The same checks as the run's own (isr/prove.ts, isr/preflight.ts), without the weights.
+import { existsSync } from "node:fs";
+import { asyncDispose } from "../addon.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { lookRuleOf } from "../isr/looks.js";
+import { proveWindow } from "../isr/preflight.js";
+import { defaultPrompts, readPrompts } from "../isr/prompts.js";
+import { proveInputs, provePlannedRate } from "../isr/prove.js";
+import { outlineModel } from "../model.js";
+import { stepPlan } from "../training/order.js";
+import { proveRate } from "../training/rate.js";
+import type { PlanSettings, Reads } from "./settings.js";
+
+const never = new AbortController().signal;
+
+type RunReads = Extract<Reads, { kind: "run" }>;
+
+/** The judge's endpoint as the run would make it; nothing is sent. */
+async function proveJudge({ settings: { judge } }: RunReads): Promise<void> {
+  if (judge.kind !== "openai") return;
+  const { openaiJudge } = await import("../judge/openai.js");
+  openaiJudge({ ...judge.endpoint! });
+}
+
+/** Whether the longest prompts fit. A note where the checkpoint's files are not all there to say it. */
+async function proveBudgets(s: PlanSettings, { settings, samples, prompts }: RunReads): Promise<string[]> {
+  const texts = prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts));
+  const unproven = (why: string) => [`whether the prompts fit into the context window is not proven: ${why}`];
+  if (settings.load.visionTower !== undefined) return unproven("the vision tower stands in another folder");
+  const outlined = await outlineModel(s.model).catch((e) => {
+    if (isIsrDpoError(e)) return e.message;
+    throw e;
+  });
+  if (typeof outlined === "string") return unproven(outlined);
+  try {
+    const asked = samples ?? [{ id: "longest", video: "-", question: "word ".repeat(64) }];
+    const all = { model: outlined, samples: asked, settings, prompts: texts };
+    await proveWindow({ ...all, looks: lookRuleOf(settings), signal: never });
+    return [];
+  } catch (e) {
+    if (isIsrDpoError(e, "TOKENIZER")) return unproven(e.message);
+    throw e;
+  } finally {
+    await outlined[asyncDispose]();
+  }
+}
+
+/** What a run on this machine would refuse is, of a run on another one, a note: its files need not be here. */
+async function unlessElsewhere(s: PlanSettings, notes: string[], work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (e) {
+    if (s.memory === undefined || !isIsrDpoError(e, "NOT_FOUND")) throw e;
+    notes.push(`not proven for another machine: ${e.message}`);
+  }
+}
+
+async function proveRun(s: PlanSettings, reads: RunReads): Promise<string[]> {
+  const notes: string[] = [];
+  const emit = (e: { type: string; message?: string }) => {
+    if (e.type === "warning") notes.push(e.message!);
+  };
+  provePlannedRate(reads.settings, s.items);
+  await unlessElsewhere(s, notes, () => proveInputs({ settings: reads.settings, emit, signal: never }, reads.samples));
+  await unlessElsewhere(s, notes, () => proveJudge(reads));
+  await unlessElsewhere(s, notes, async () => void notes.push(...(await proveBudgets(s, reads))));
+  return notes;
+}
+
+async function proveFiles(files: Extract<Reads, { kind: "train" }>["files"]): Promise<void> {
+  for (const [key, path] of Object.entries(files)) {
+    if (existsSync(path)) continue;
+    const expected = key === "videos" ? "a folder" : "a file";
+    throw new IsrDpoError("NOT_FOUND", `${key}: expected ${expected}, got nothing at ${path}`, {
+      path,
+      detail: { field: key },
+    });
+  }
+}
+
+/** Throws what the run would throw before it begins; what could not be proven, in words. */
+export async function provePlan(s: PlanSettings): Promise<string[]> {
+  const { reads } = s;
+  if (reads.kind === "run") return proveRun(s, reads);
+  proveRate(reads.trainer, stepPlan(s.items, s.itemsPerStep, s.epochs).totalSteps, "trainer");
+  const notes: string[] = [];
+  await unlessElsewhere(s, notes, () => proveFiles(reads.files));
+  return notes;
+}
