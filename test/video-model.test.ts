@@ -305,7 +305,6 @@ test("bad configs of video models", async () => {
     ["llava_hound", (c) => ({ ...c, mm_projector_type: "qformer" }), "CHECKPOINT_UNSUPPORTED", /mm_projector_type/],
     ["llava_hound", (c) => ({ ...c, mm_vision_select_layer: -9 }), "INVALID_CONFIG", /mm_vision_select_layer/],
     ["llava_hound", (c) => ({ ...c, mm_use_x_start_end: true }), "CHECKPOINT_UNSUPPORTED", /start_end/],
-    ["video_llava", (c) => ({ ...c, vision_feature_layer: [-2, -5] }), "INVALID_CONFIG", /vision_feature_layer/],
     ["video_llava", (c) => ({ ...c, vision_config: undefined }), "INVALID_CONFIG", /vision_config/],
     ["video_llava", (c) => ({ ...c, video_token_index: 448 }), "INVALID_CONFIG", /video_token_index/],
     ["llava_next_video", (c) => ({ ...c, spatial_pool_mode: "max" }), "CHECKPOINT_UNSUPPORTED", /spatial_pool_mode/],

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "io/file.h"
 
@@ -88,10 +89,19 @@ class Parser {
       case 't': return parse_word("true", true);
       case 'f': return parse_word("false", false);
       case 'n': return parse_word("null", Json());
+      case 'N':
+        if (limits_.python) return parse_word("NaN", std::numeric_limits<double>::quiet_NaN());
+        break;
+      case 'I':
+        if (limits_.python) return parse_word("Infinity", std::numeric_limits<double>::infinity());
+        break;
+      case '-':
+        if (limits_.python && text_.substr(at_ + 1, 1) == "I") return parse_word("-Infinity", -std::numeric_limits<double>::infinity());
+        return parse_number();
       default:
-        if (peek() == '-' || digit()) return parse_number();
-        refuse(at_, "a value", shown());
+        if (digit()) return parse_number();
     }
+    refuse(at_, "a value", shown());
   }
 
   Json parse_word(std::string_view word, Json value) {
@@ -219,6 +229,15 @@ class Parser {
     while (digit()) ++at_;
   }
 
+  // What Python makes of a number that no double holds: a zero or an infinity of its sign.
+  static double beyond_range(std::string_view text) {
+    const bool negative = text[0] == '-';
+    const size_t e = text.find_first_of("eE");
+    const bool tiny = e != std::string_view::npos ? text[e + 1] == '-' : text[negative] == '0';
+    const double value = tiny ? 0 : std::numeric_limits<double>::infinity();
+    return negative ? -value : value;
+  }
+
   Json parse_number() {
     const size_t start = at_;
     bool integral = true;
@@ -242,6 +261,7 @@ class Parser {
     if (integral && !negative_zero && std::from_chars(begin, end, exact).ec == std::errc()) return exact;
     double value = 0;
     const auto read = std::from_chars(begin, end, value);
+    if (read.ec == std::errc::result_out_of_range && limits_.python) return beyond_range(text_.substr(start, at_ - start));
     if (read.ec != std::errc() || read.ptr != end || !std::isfinite(value))
       refuse(start, "a number that a double holds", "one out of range");
     return value;
@@ -260,7 +280,23 @@ void newline(std::string& out, int indent, int depth) {
   out.append(static_cast<size_t>(indent * depth), ' ');
 }
 
-void write_value(std::string& out, const Json& value, int indent, int depth) {
+void write_number(std::string& out, const Json& value, bool python) {
+  char digits[32];
+  const auto exact = value.integer();
+  const double number = *value.number();
+  if (python && !std::isfinite(number)) {
+    out += std::isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity";
+    return;
+  }
+  ISR_ASSERT(std::isfinite(number), "JSON has no NaN and no infinity");
+  char* limit = digits + sizeof digits;
+  const auto end = exact ? std::to_chars(digits, limit, *exact) : std::to_chars(digits, limit, number);
+  std::string_view text(digits, static_cast<size_t>(end.ptr - digits));
+  out += text;
+  if (!exact && text.find_first_of(".e") == std::string_view::npos) out += ".0";  // stays a double when read again
+}
+
+void write_value(std::string& out, const Json& value, int indent, int depth, bool python = false) {
   if (const auto* object = value.object()) {
     out += '{';
     for (size_t i = 0; i < object->size(); ++i) {
@@ -268,7 +304,7 @@ void write_value(std::string& out, const Json& value, int indent, int depth) {
       newline(out, indent, depth + 1);
       out += json_quoted((*object)[i].first);
       out += indent ? ": " : ":";
-      write_value(out, (*object)[i].second, indent, depth + 1);
+      write_value(out, (*object)[i].second, indent, depth + 1, python);
     }
     if (!object->empty()) newline(out, indent, depth);
     out += '}';
@@ -277,7 +313,7 @@ void write_value(std::string& out, const Json& value, int indent, int depth) {
     for (size_t i = 0; i < array->size(); ++i) {
       if (i) out += ',';
       newline(out, indent, depth + 1);
-      write_value(out, (*array)[i], indent, depth + 1);
+      write_value(out, (*array)[i], indent, depth + 1, python);
     }
     if (!array->empty()) newline(out, indent, depth);
     out += ']';
@@ -288,14 +324,7 @@ void write_value(std::string& out, const Json& value, int indent, int depth) {
   } else if (value.is_null()) {
     out += "null";
   } else {
-    char digits[32];
-    const auto exact = value.integer();
-    ISR_ASSERT(std::isfinite(*value.number()), "JSON has no NaN and no infinity");
-    char* limit = digits + sizeof digits;
-    const auto end = exact ? std::to_chars(digits, limit, *exact) : std::to_chars(digits, limit, *value.number());
-    std::string_view text(digits, static_cast<size_t>(end.ptr - digits));
-    out += text;
-    if (!exact && text.find_first_of(".e") == std::string_view::npos) out += ".0";  // stays a double when read again
+    write_number(out, value, python);
   }
 }
 
@@ -371,6 +400,16 @@ std::string json_excerpt(std::string_view text) {
   size_t n = kShown;
   while (n > 0 && (static_cast<unsigned char>(text[n]) & 0xc0) == 0x80) --n;  // not inside a character
   return json_quoted(text.substr(0, n)) + "...";
+}
+
+std::string shown(const Json& value) {
+  std::string text;
+  write_value(text, value, 0, 0, true);
+  constexpr size_t kShown = 80;
+  if (text.size() <= kShown) return text;
+  size_t n = kShown;
+  while (n > 0 && (static_cast<unsigned char>(text[n]) & 0xc0) == 0x80) --n;  // not inside a character
+  return text.substr(0, n) + "...";
 }
 
 std::string to_json(const Json& value, int indent) {

@@ -1,6 +1,6 @@
 // Strict JSON (RFC 8259): a parser into a small value tree, and a writer. Everything read here is untrusted: sizes, depth
-// and counts are bounded by the caller's limits, bytes must be UTF-8, keys unique, numbers finite, nothing may follow the
-// value. Errors carry the caller's code and path and say at which byte what was expected.
+// and counts are bounded by the caller's limits, bytes must be UTF-8, keys unique, numbers finite (unless the limits allow
+// Python's), nothing may follow the value. Errors carry the caller's code and path and say at which byte what was expected.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -49,7 +49,9 @@ struct JsonLimits {
   size_t max_bytes = size_t{16} << 20;  // config and index files are far below
   size_t max_values = size_t{1} << 21;  // values of all kinds; bounds the tree's memory (about 100 bytes each)
   int max_depth = 64;                   // nested arrays and objects; bounds the parser's stack
+  bool python = false;                  // NaN, Infinity, -Infinity and numbers beyond a double, as Python's json reads them
 };
+constexpr JsonLimits kConfigJson{.python = true};  // files that Python's json wrote: config.json and its like
 
 // `code` is the error code that a fault gets ("INVALID_CONFIG", "CHECKPOINT_CORRUPT"); `path` goes into message and Error.
 Json parse_json(std::string_view text, const char* code, const std::string& path, const JsonLimits& limits = {});
@@ -61,6 +63,7 @@ bool valid_utf8(std::string_view text);
 
 // Compact when indent is 0. Refuses (BUG) what JSON cannot hold: NaN, infinities, text that is not UTF-8.
 std::string to_json(const Json& value, int indent = 0);
+std::string shown(const Json& value);  // for messages: compact, cut after 80 bytes, non-finite numbers by Python's words
 std::string json_quoted(std::string_view text);  // with its quotes
 std::string json_excerpt(std::string_view text);  // the same, cut after 80 bytes: names of untrusted files in messages
 

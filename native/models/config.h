@@ -9,12 +9,16 @@
 
 namespace isr {
 
-enum class RopeType : uint8_t { Default, Linear, Llama3 };
+enum class RopeType : uint8_t { Default, Linear, Llama3, Yarn };
 
 struct RopeConfig {
   RopeType type = RopeType::Default;
   double theta = 10000, factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+  double beta_fast = 32, beta_slow = 1;     // yarn: turns over the original context between which pairs go from one rule to the other
+  double attention_factor = 1;              // yarn: of the rotated queries and keys
+  bool truncate = true;                     // yarn: the two pairs that the betas stand for are whole numbers
   int64_t original_context = 0;
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct DecoderConfig {

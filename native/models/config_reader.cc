@@ -8,15 +8,10 @@ namespace {
 // Far above any published model; they keep products of sizes inside 64 bits and refuse nonsense before memory is asked for.
 constexpr int64_t kMaxWidth = 1 << 20, kMaxLayers = 1024, kMaxHeads = 4096, kMaxVocab = 1 << 24, kMaxContext = 1 << 27;
 
-std::string shown(const Json* v) {
-  if (!v) return "nothing";
-  std::string text = to_json(*v);
-  return text.size() > 80 ? text.substr(0, 80) + "..." : text;
-}
-
 }  // namespace
 
 const Json* ConfigReader::find(const char* key) const {
+  asked_->insert(key);
   const Json* v = json_.find(key);
   return v && v->is_null() ? nullptr : v;
 }
@@ -24,7 +19,8 @@ const Json* ConfigReader::find(const char* key) const {
 bool ConfigReader::has(const char* key) const { return find(key) != nullptr; }
 
 void ConfigReader::invalid(const char* key, const std::string& expected) const {
-  throw Error("INVALID_CONFIG", concat(path_, ": ", where_, key, ": expected ", expected, ", got ", shown(json_.find(key))),
+  const Json* v = json_.find(key);
+  throw Error("INVALID_CONFIG", concat(path_, ": ", where_, key, ": expected ", expected, ", got ", v ? shown(*v) : "nothing"),
               "compare the file with the one that the checkpoint was published with", path_);
 }
 
@@ -83,30 +79,6 @@ ConfigReader ConfigReader::object(const char* key) const {
   const Json* v = find(key);
   if (!v || !v->object()) invalid(key, "an object");
   return ConfigReader(*v, path_, where_ + key + ".");
-}
-
-// transformers 5 writes rope_parameters; before it was rope_theta beside rope_scaling (type or rope_type).
-RopeConfig read_rope(const ConfigReader& config) {
-  RopeConfig rope;
-  const bool joined = config.has("rope_parameters");
-  const char* key = joined ? "rope_parameters" : "rope_scaling";
-  const auto theta = [](const ConfigReader& c, double fallback) { return c.number("rope_theta", 1, 1e12, fallback); };
-  rope.theta = theta(config, 10000);
-  if (!config.has(key)) return rope;
-  const ConfigReader r = config.object(key);
-  rope.theta = theta(r, rope.theta);
-  const std::string type = r.text("rope_type", r.text("type", "default"));
-  if (type == "default") return rope;
-  if (type != "linear" && type != "llama3")
-    r.unsupported(concat("rotary embeddings of type \"", type, "\""), "supported are default, linear and llama3");
-  rope.factor = r.number("factor", 1, 1e6);
-  rope.type = type == "linear" ? RopeType::Linear : RopeType::Llama3;
-  if (rope.type == RopeType::Linear) return rope;
-  rope.low_freq_factor = r.number("low_freq_factor", 1e-3, 1e6);
-  rope.high_freq_factor = r.number("high_freq_factor", 1e-3, 1e6);
-  rope.original_context = r.integer("original_max_position_embeddings", 1, kMaxContext);
-  if (rope.high_freq_factor <= rope.low_freq_factor) r.invalid("high_freq_factor", "more than low_freq_factor");
-  return rope;
 }
 
 void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults) {

@@ -1,25 +1,54 @@
 #include "models/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <optional>
 
 namespace isr {
 namespace {
 
-// Inverse frequencies of the rotary pairs, in float64. llama3: Llama 3.1's scaling by wavelength.
+// llama3: Llama 3.1's scaling by wavelength.
+double scaled_llama3(double w, const RopeConfig& r) {
+  const double turns = static_cast<double>(r.original_context) * w / (2 * std::numbers::pi);   // of this pair over the original context
+  const double smooth = (turns - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
+  if (turns < r.low_freq_factor) return w / r.factor;
+  return turns <= r.high_freq_factor ? w * ((1 - smooth) / r.factor + smooth) : w;
+}
+
+// yarn: pairs that turn often keep their frequency, slow ones are divided by the factor, and between the two pairs that turn
+// beta_fast and beta_slow times over the original context the rule changes linearly (arXiv 2309.00071, as in transformers).
+struct YarnRamp {
+  YarnRamp(const RopeConfig& r, int64_t head_size) {
+    const auto pair_of = [&](double turns) {
+      return static_cast<double>(head_size) * std::log(static_cast<double>(r.original_context) / (turns * 2 * std::numbers::pi)) / (2 * std::log(r.theta));
+    };
+    low = pair_of(r.beta_fast);
+    high = pair_of(r.beta_slow);
+    if (r.truncate) {
+      low = std::floor(low);
+      high = std::ceil(high);
+    }
+    low = std::max(low, 0.0);
+    high = std::min(high, static_cast<double>(head_size - 1));
+    if (low == high) high += 0.001;
+  }
+  double divided(int64_t pair) const { return std::clamp((static_cast<double>(pair) - low) / (high - low), 0.0, 1.0); }   // share of the slow rule
+  double low = 0, high = 0;
+};
+
+// Inverse frequencies of the rotary pairs, in float64.
 std::vector<double> inverse_frequencies(const DecoderConfig& config) {
   const RopeConfig& r = config.rope;
   const int64_t half = config.head_size / 2;
   std::vector<double> f(static_cast<size_t>(half));
+  std::optional<YarnRamp> yarn;
+  if (r.type == RopeType::Yarn) yarn.emplace(r, config.head_size);
   for (int64_t i = 0; i < half; ++i) {
     double w = std::pow(r.theta, -2.0 * static_cast<double>(i) / static_cast<double>(config.head_size));
     if (r.type == RopeType::Linear) w /= r.factor;
-    if (r.type == RopeType::Llama3) {
-      const double turns = static_cast<double>(r.original_context) * w / (2 * std::numbers::pi);   // of this pair over the original context
-      const double smooth = (turns - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
-      if (turns < r.low_freq_factor) w /= r.factor;
-      else if (turns <= r.high_freq_factor) w *= (1 - smooth) / r.factor + smooth;
-    }
+    if (r.type == RopeType::Llama3) w = scaled_llama3(w, r);
+    if (yarn) w = w / r.factor * yarn->divided(i) + w * (1 - yarn->divided(i));
     f[static_cast<size_t>(i)] = w;
   }
   return f;
@@ -57,8 +86,8 @@ float* rope_table(Arena& arena, const DecoderConfig& config, std::span<const int
   for (int32_t position : positions)
     for (double w : frequencies) {
       const double angle = position * w;
-      *p++ = static_cast<float>(std::cos(angle));
-      *p++ = static_cast<float>(std::sin(angle));
+      *p++ = static_cast<float>(std::cos(angle) * config.rope.attention_factor);
+      *p++ = static_cast<float>(std::sin(angle) * config.rope.attention_factor);
     }
   return table;
 }

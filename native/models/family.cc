@@ -10,10 +10,11 @@ using Prefixes = std::vector<std::string>;
 Prefixes tower_names(const std::string& part) { return {part + ".vision_model.", "model." + part + ".vision_model.", part + ".", "model." + part + "."}; }
 
 const std::vector<Family>& families() {
-  static const Prefixes text{"model."}, head{"lm_head.weight"};
-  static const Prefixes hf_text{"language_model.model.", "model.language_model."}, hf_head{"language_model.lm_head.weight", "lm_head.weight"};
+  static const Prefixes text{"model.", ""}, head{"lm_head.weight"};   // "": saved from the model without its head's class
+  static const Prefixes hf_text{"language_model.model.", "model.language_model.", "language_model."}, hf_head{"language_model.lm_head.weight", "lm_head.weight"};
   static const Prefixes hf_projector{"multi_modal_projector.", "model.multi_modal_projector."};
-  static const Prefixes projector{"model.mm_projector."}, image{"model.image_tower.image_tower."}, video{"model.video_tower.video_tower."};
+  static const Prefixes projector{"model.mm_projector.", "mm_projector."}, image{"model.image_tower.image_tower.", "image_tower.image_tower."};
+  static const Prefixes video{"model.video_tower.video_tower.", "video_tower.video_tower."};
   static const std::vector<Family> all{
       {"llama", "llama", "LlamaForCausalLM", read_llama, text, head, {}, {}, {}, {}},
       {"qwen2", "qwen2", "Qwen2ForCausalLM", read_qwen2, text, head, {}, {}, {}, {}},

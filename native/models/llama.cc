@@ -1,46 +1,92 @@
 // LlamaForCausalLM and Qwen2ForCausalLM: one decoder, different switches.
-#include "models/config_reader.h"
+#include <algorithm>
+
+#include "models/config_keys.h"
 #include "models/family.h"
 
 namespace isr {
 namespace {
 
-DecoderConfig read_common(const ConfigReader& config, bool defaults) {
+// The activation of the MLP: transformers calls x * sigmoid(x) silu or swish.
+void check_activation(const ConfigReader& config) {
+  const std::string act = config.text("hidden_act", "silu");
+  if (act != "silu" && act != "swish") config.unsupported(concat(config.name("hidden_act"), " \"", act, "\""), "supported are silu and swish, its other name");
+}
+
+// An absent key is not a null one: LlamaConfig ends at 2 then.
+std::vector<int32_t> end_tokens(const ConfigReader& config, int64_t vocab, bool llama) {
+  if (llama && !config.listed("eos_token_id") && vocab > 2) return {2};
+  return config.ids("eos_token_id", vocab);
+}
+
+DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama) {
   DecoderConfig out;
   read_shape(out, config, defaults);
-  out.rope = read_rope(config);
+  out.rope = read_rope(config, out.context, out.notes);
   out.tied = config.boolean("tie_word_embeddings", false);
-  if (const std::string act = config.text("hidden_act", "silu"); act != "silu")
-    config.unsupported("hidden_act \"" + act + "\"", "supported is silu");
-  if (config.has("quantization_config"))
-    config.unsupported("quantised weights (quantization_config)", "use the full-precision checkpoint that it was made from");
-  if (config.number("attention_dropout", 0, 1, 0) > 0)
-    out.notes.push_back("attention_dropout is set in the config; it is not applied, as in the reference code's DPO");
+  check_activation(config);
+  for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop"})
+    if (config.number(key, 0, 1, 0) > 0) out.notes.push_back(concat(config.name(key), " is set in the config; it is not applied, as in the reference code's DPO"));
   if (config.integer("pretraining_tp", 1, 1 << 20, 1) > 1)
     out.notes.push_back("pretraining_tp > 1 only changes the order of sums; the plain order is used");
-  out.end_tokens = config.ids("eos_token_id", out.vocab);
+  out.end_tokens = end_tokens(config, out.vocab, llama);
   return out;
+}
+
+// Layers whose attention is windowed. Shared prefixes need full attention (docs/decisions): a window is fine where no layer uses it
+// or none is shorter than the context.
+void check_windows(const ConfigReader& config, const DecoderConfig& c) {
+  constexpr int64_t kLongest = int64_t{1} << 40;
+  const bool on = config.boolean("use_sliding_window", false);
+  const int64_t window = !on || (config.listed("sliding_window") && !config.has("sliding_window")) ? kLongest : config.integer("sliding_window", 1, kLongest, 4096);
+  const int64_t first = config.integer("max_window_layers", 0, kLongest, 28);
+  const Json* types = config.find("layer_types");
+  if (types && (!types->array() || static_cast<int64_t>(types->array()->size()) != c.layers)) config.invalid("layer_types", concat("a list of num_hidden_layers (", c.layers, ") words"));
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const Json* type = types ? &(*types->array())[static_cast<size_t>(i)] : nullptr;
+    const std::string* word = type ? type->string() : nullptr;
+    if (type && (!word || (*word != "full_attention" && *word != "sliding_attention")))
+      config.unsupported(concat(config.name("layer_types"), "[", i, "] ", shown(*type)), "supported is full_attention");
+    if ((word ? *word == "sliding_attention" : i >= first) && window < c.context)
+      config.unsupported(concat("sliding-window attention: ", config.name("sliding_window"), " ", window, " of layer ", i, " is shorter than max_position_embeddings ", c.context),
+                         "use a checkpoint without it, or lower max_position_embeddings to the window if your texts are that short");
+  }
+}
+
+// Llama itself has no windows, and transformers passes over these keys without a word.
+void check_no_windows(const ConfigReader& config, DecoderConfig& c) {
+  const Json* types = config.find("layer_types");
+  const auto full = [](const Json& t) { return t.string() && *t.string() == "full_attention"; };
+  if (types && !(types->array() && std::all_of(types->array()->begin(), types->array()->end(), full)))
+    config.unsupported(concat(config.name("layer_types"), " ", shown(*types)), "supported is full_attention in all layers");
+  const bool on = config.boolean("use_sliding_window", true);
+  if (on && config.integer("sliding_window", 0, int64_t{1} << 40, c.context) < c.context)
+    c.notes.push_back(concat(config.name("sliding_window"), " ", shown(*config.find("sliding_window")), " is not used: LlamaForCausalLM attends to everything, here as in transformers"));
 }
 
 }  // namespace
 
 DecoderConfig read_llama_decoder(const ConfigReader& config, bool defaults) {
-  DecoderConfig out = read_common(config, defaults);
+  DecoderConfig out = read_common(config, defaults, true);
   out.qkv_bias = out.out_bias = config.boolean("attention_bias", false);
   out.mlp_bias = config.boolean("mlp_bias", false);
+  check_no_windows(config, out);
   return out;
 }
 
-ModelConfig read_llama(const Json& json, const std::string& path) { return {read_llama_decoder(ConfigReader(json, path)), {}}; }
+ModelConfig read_llama(const Json& json, const std::string& path) {
+  const ConfigReader config(json, path);
+  DecoderConfig out = read_llama_decoder(config);
+  check_keys(config, Keys::Decoder, &out, out.notes);
+  return {out, {}};
+}
 
 ModelConfig read_qwen2(const Json& json, const std::string& path) {
   const ConfigReader config(json, path);
-  DecoderConfig out = read_common(config, false);
+  DecoderConfig out = read_common(config, false, false);
   out.qkv_bias = true;
-  // Shared prefixes need full attention (docs/decisions): a window that never bites is fine.
-  if (config.boolean("use_sliding_window", false) && config.has("sliding_window") &&
-      config.integer("sliding_window", 1, int64_t{1} << 40) < out.context)
-    config.unsupported("sliding-window attention (use_sliding_window)", "use a checkpoint without it");
+  check_windows(config, out);
+  check_keys(config, Keys::Decoder, &out, out.notes);
   return {out, {}};
 }
 

@@ -5,7 +5,7 @@
 #include <unordered_set>
 
 #include "core/bf16.h"
-#include "models/config_reader.h"
+#include "models/config_keys.h"
 
 namespace isr {
 
@@ -19,7 +19,7 @@ Config read_config(const std::string& dir) {
   }
   Config out;
   out.text = read_file(path, JsonLimits{}.max_bytes, "INVALID_CONFIG");
-  const Json json = parse_json(out.text, "INVALID_CONFIG", path);
+  const Json json = parse_json(out.text, "INVALID_CONFIG", path, kConfigJson);
   out.family = &find_family(json, path);
   out.model = out.family->read(json, path);
   DecoderConfig& decoder = out.model.decoder;
@@ -27,10 +27,15 @@ Config read_config(const std::string& dir) {
   decoder.architecture = out.family->architecture;
   const std::string generation = dir + "/generation_config.json";
   if (file_exists(generation)) {
-    const Json g = read_json(generation, "INVALID_CONFIG");
+    const Json g = read_json(generation, "INVALID_CONFIG", kConfigJson);
     if (!g.object()) throw Error("INVALID_CONFIG", concat(generation, ": expected an object, got ", g.kind()), "", generation);
     const ConfigReader reader(g, generation);
-    for (int32_t id : reader.ids("eos_token_id", decoder.vocab)) decoder.end_tokens.push_back(id);
+    const std::vector<int32_t> ends = reader.ids("eos_token_id", decoder.vocab);
+    const auto only_here = [&](int32_t id) { return std::find(ends.begin(), ends.end(), id) == ends.end(); };
+    if (!ends.empty() && std::any_of(decoder.end_tokens.begin(), decoder.end_tokens.end(), only_here))
+      decoder.notes.push_back("config.json and generation_config.json have different eos_token_id: generation ends at those of both (transformers: at the second's)");
+    decoder.end_tokens.insert(decoder.end_tokens.end(), ends.begin(), ends.end());
+    check_keys(reader, Keys::Generation, nullptr, decoder.notes);
   }
   std::vector<int32_t>& ends = decoder.end_tokens;
   std::sort(ends.begin(), ends.end());
@@ -39,7 +44,7 @@ Config read_config(const std::string& dir) {
 }
 
 FileDType stored_dtype(const Config& config) {
-  const Json json = parse_json(config.text, "INVALID_CONFIG", "config.json");
+  const Json json = parse_json(config.text, "INVALID_CONFIG", "config.json", kConfigJson);
   for (const Json* at : {&json, json.find("text_config")})
     for (const char* key : {"dtype", "torch_dtype"})
       if (const Json* v = at && at->object() ? at->find(key) : nullptr; v && v->string())
@@ -94,6 +99,33 @@ std::vector<TensorSpec> placed_tensors(const Names& names, const ModelConfig& co
   return all;
 }
 
+// What the file's tensors are for: read, second names of such, and those that loading refuses.
+struct Settled {
+  std::vector<TensorSpec> specs;
+  Aliases aliases;
+  std::vector<std::string> foreign;
+};
+
+Settled settle_tensors(Config& config, const Names& names, const Sources& sources, const TowerPlaces& places) {
+  const Checkpoint& file = sources.files[0];
+  Settled out;
+  out.aliases = tie_tensors(config, names, file, nullptr);   // may untie them, which asks for one tensor more
+  out.specs = placed_tensors(names, config.model, places);
+  tie_tensors(config, names, file, &out.specs);
+  find_second_names(*config.family, names, file, out.specs, out.aliases);
+  out.foreign = foreign_tensors(config, names, sources, places, out.specs);
+  const auto second = [&](const std::string& name) { return std::any_of(out.aliases.begin(), out.aliases.end(), [&](const auto& a) { return a.first == name; }); };
+  std::erase_if(out.foreign, second);
+  return out;
+}
+
+const char* const kForeign = "they stand in layers that are computed, and config.json does not ask for them (a bias, a norm, a scale)";
+
+[[noreturn]] void refuse_foreign(const std::string& dir, const std::vector<std::string>& names) {
+  throw Error("CHECKPOINT_UNSUPPORTED", concat(dir, ": ", names.size(), " tensors would be left out: ", listed(names), "; ", kForeign),
+              "config.json is of another model (attention_bias, mlp_bias, add_time_attn, ...), or the architecture is not supported", dir);
+}
+
 }  // namespace
 
 class Loader {
@@ -102,14 +134,17 @@ class Loader {
       : m_(m), family_(*config.family), sources_(std::move(sources)), options_(options) {
     names_ = names_in(sources_.files[0], family_);
     const TowerPlaces places = find_towers(config, names_, sources_, dir, options.vision_tower);
-    specs_ = placed_tensors(names_, config.model, places);
+    Settled settled = settle_tensors(config, names_, sources_, places);
+    if (!settled.foreign.empty()) refuse_foreign(dir, settled.foreign);
+    specs_ = std::move(settled.specs);
+    aliases_ = std::move(settled.aliases);
     m.config = config.model.decoder;
     m.family = family_.name;
     m.config_json_ = config.text;
     if (config.model.vision) m.vision.emplace().config = *config.model.vision;
     m.outside_towers_ = sources_.files.size() > 1;
     for (const TensorInfo& t : sources_.files[0].tensors())
-      if (is_float(t.dtype) && ignored_tensor(t.name, names_, config) && t.name.find("inv_freq") == std::string::npos && !(m.config.tied && t.name == names_.head)) unread_.insert(t.name);
+      if (is_float(t.dtype) && ignored_tensor(t.name, names_, config) && !buffer_tensor(t.name) && !(m.config.tied && t.name == names_.head)) unread_.insert(t.name);
   }
 
   Loader(Model& m, Config config, const LoadOptions& options) : m_(m), family_(*config.family), options_(options) {
@@ -153,6 +188,7 @@ class Loader {
     allocate();
     read();
     count();
+    for (const auto& [name, of] : aliases_) m_.second_names_[name] = named(of);
     m_.checkpoint_ = std::move(sources_.files[0]);
   }
 
@@ -344,6 +380,7 @@ class Loader {
   const LoadOptions& options_;
   Names names_;
   std::vector<TensorSpec> specs_;
+  Aliases aliases_;
   std::unordered_set<std::string> unread_;
 };
 
@@ -370,11 +407,15 @@ CheckpointReport Model::inspect(const std::string& dir) {
   sources.files.push_back(Checkpoint::open(dir));
   const Names names = names_in(sources.files[0], *config.family);
   const TowerPlaces places = find_towers(config, names, sources, dir, "");
+  const Settled settled = settle_tensors(config, names, sources, places);
   const Checkpoint& file = sources.files[0];
   CheckpointReport out;
   out.family = config.family->name;
-  std::unordered_set<std::string> expected;
-  for (const TensorSpec& s : placed_tensors(names, config.model, places)) {
+  if (!settled.foreign.empty())
+    config.model.decoder.notes.push_back(concat("loading refuses ", settled.foreign.size(), " tensors: ", listed(settled.foreign), "; ", kForeign));
+  std::unordered_set<std::string> expected, second;
+  for (const auto& [name, of] : settled.aliases) second.insert(name);
+  for (const TensorSpec& s : settled.specs) {
     expected.insert(s.name);
     const TensorInfo* t = sources.find(s);
     if (!t) out.missing.push_back(s.name);
@@ -390,12 +431,13 @@ CheckpointReport Model::inspect(const std::string& dir) {
     return out.parts.emplace_back(CheckpointReport::Part{which, 0, {}});
   };
   for (const TensorInfo& t : file.tensors()) {
-    const bool ignored = ignored_tensor(t.name, names, config);
+    if (second.count(t.name)) continue;
+    const bool ignored = ignored_tensor(t.name, names, config) && std::find(settled.foreign.begin(), settled.foreign.end(), t.name) == settled.foreign.end();
     if (!expected.count(t.name) && !ignored) {
       out.unused.push_back(t.name);
       continue;
     }
-    if (!is_float(t.dtype) || t.name.find("inv_freq") != std::string::npos || (config.model.decoder.tied && t.name == names.head)) continue;
+    if (!is_float(t.dtype) || buffer_tensor(t.name) || (config.model.decoder.tied && t.name == names.head)) continue;
     CheckpointReport::Part& p = part(t.name);
     p.parameters += t.elements();
     out.parameters += t.elements();

@@ -37,6 +37,15 @@ std::vector<TensorSpec> expected_tensors(const Names& names, const ModelConfig& 
 bool ignored_tensor(const std::string& name, const Names& names, const Config& config);
 std::string projector_layer(int64_t i, bool original);                // "0", "2", ... or "linear_1", "linear_2"
 
+// ---- extra_tensors.cc
+using Aliases = std::vector<std::pair<std::string, std::string>>;     // a name in the file, and the parameter's
+// Where config.json ties the head to the embeddings: a head in the file that is another matrix unties them (noted), an equal
+// one is a second name. Where only the head is there, `specs` (if given) read the embeddings from it.
+Aliases tie_tensors(Config& config, const Names& names, const Checkpoint& file, std::vector<TensorSpec>* specs);
+// Adds what the file holds again under another release's names; CHECKPOINT_UNSUPPORTED where the values differ.
+void find_second_names(const Family& family, const Names& names, const Checkpoint& file, const std::vector<TensorSpec>& specs, Aliases& aliases);
+bool buffer_tensor(const std::string& name);                          // computed from the config, whatever the file says
+
 // ---- towers.cc. Towers of the original layouts are described by their own config.json, or by their tensors, and may stand
 // in a folder beside the checkpoint (`vision_tower`, or where the config says). Completes config.vision; adds files.
 struct TowerPlace { int source = 0; std::string prefix; };            // prefix of the tensors in that file
@@ -44,5 +53,9 @@ struct TowerPlaces { std::optional<TowerPlace> image, video; };
 // The same for plans, from config files alone where they describe both sides; no weights need to be there.
 void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower);
 TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, const std::string& dir, const std::string& vision_tower);
+// Tensors inside layers that are computed, which the config does not ask for (biases, norms of queries, scales, attention over
+// time): they would change results. Biases of zeros are not among them.
+std::vector<std::string> foreign_tensors(const Config& config, const Names& names, const Sources& sources, const TowerPlaces& places,
+                                         const std::vector<TensorSpec>& specs);
 
 }  // namespace isr

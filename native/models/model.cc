@@ -113,22 +113,28 @@ void Model::source_values(const Param& p, int64_t begin, int64_t count, float* d
   }
 }
 
+Param* Model::param_of(const std::string& name) const {
+  if (const auto it = by_name.find(name); it != by_name.end()) return it->second;
+  const auto it = second_names_.find(name);
+  return it != second_names_.end() ? it->second : nullptr;
+}
+
 std::vector<int64_t> Model::shape_of(const std::string& name) const {
-  const auto it = by_name.find(name);
-  return it != by_name.end() ? it->second->shape : checkpoint_.get(name).shape;
+  const Param* p = param_of(name);
+  return p ? p->shape : checkpoint_.get(name).shape;
 }
 
 std::vector<float> Model::parameter(const std::string& name) {
-  const auto it = by_name.find(name);
-  if (const TensorInfo* t = it == by_name.end() ? checkpoint_.find(name) : nullptr) {   // in the file, not computed with
+  const Param* p = param_of(name);
+  if (const TensorInfo* t = p ? nullptr : checkpoint_.find(name)) {   // in the file, not computed with
     std::vector<float> out(static_cast<size_t>(t->elements()));
     std::vector<uint8_t> staging;
     if (!out.empty()) checkpoint_.read_rows(*t, 0, t->rows(), DType::F32, out.data(), staging);
     return out;
   }
-  if (it == by_name.end()) throw Error("NOT_FOUND", concat("no parameter \"", name, "\" in this model"), "names are those of the checkpoint's files");
-  std::vector<float> out(static_cast<size_t>(it->second->size()));
-  source_values(*it->second, 0, it->second->size(), out.data());
+  if (!p) throw Error("NOT_FOUND", concat("no parameter \"", name, "\" in this model"), "names are those of the checkpoint's files");
+  std::vector<float> out(static_cast<size_t>(p->size()));
+  source_values(*p, 0, p->size(), out.data());
   return out;
 }
 
@@ -168,13 +174,13 @@ std::string Model::hash() {
   std::vector<uint8_t> chunk;
   for (const TensorInfo* t : all) {
     sha.update(t->name + "\n" + name_of(t->dtype) + "\n" + t->shape_text() + "\n");
-    const auto it = by_name.find(t->name);
-    const bool trained = it != by_name.end() && it->second->version > 0;
+    const Param* p = param_of(t->name);
+    const bool trained = p && p->version > 0;
     for (uint64_t at = 0; at < t->bytes; at += kSaveChunk) {
       const uint64_t count = std::min(kSaveChunk, t->bytes - at);
       chunk.resize(count);
       if (trained) {
-        encoded_values(*it->second, t->dtype, at, count, chunk.data());
+        encoded_values(*p, t->dtype, at, count, chunk.data());
       } else {
         checkpoint_.read(*t, at, count, chunk.data());
       }
@@ -189,11 +195,11 @@ std::string Model::hash() {
 
 Model::Saved Model::save(const std::string& dir, const std::atomic<bool>* cancel) {
   const auto trained = [this](const TensorInfo& t) {
-    const auto it = by_name.find(t.name);
-    return it != by_name.end() && it->second->version > 0;
+    const Param* p = param_of(t.name);
+    return p && p->version > 0;
   };
   const auto fill = [this](const TensorInfo& t, uint64_t begin, uint64_t count, void* dst) {
-    encoded_values(*by_name.at(t.name), t.dtype, begin, count, dst);
+    encoded_values(*param_of(t.name), t.dtype, begin, count, dst);
   };
   const auto poll = [cancel] {
     if (cancel && cancel->load()) throw Cancelled();

@@ -84,9 +84,11 @@ class Model {
  private:
   friend class Loader;
   void source_values(const Param& p, int64_t begin, int64_t count, float* dst);   // master, else value, else panels
+  Param* param_of(const std::string& name) const;   // by its own or a second name in the file; null: the file's tensor is not computed with
   void encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst);  // bytes of its tensor in the file's type
 
   Checkpoint checkpoint_;
+  std::unordered_map<std::string, Param*> second_names_;   // of tensors that the file holds twice: a tied head, another release's names
   bool outside_towers_ = false;                // towers came from another folder: they cannot be trained and saved
   std::string config_json_, hash_, tower_hash_;
   uint64_t hashed_generation_ = ~uint64_t{0}, hashed_vision_ = ~uint64_t{0};

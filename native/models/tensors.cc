@@ -41,7 +41,7 @@ Names default_names(const Family& f) {
 
 Names names_in(const Checkpoint& file, const Family& f) {
   const std::string tower = "embeddings.class_embedding";
-  return {first_present(file, f.decoder, "embed_tokens.weight"), first_present(file, f.head, ""),
+  return {first_present(file, f.decoder, "layers.0.input_layernorm.weight"), first_present(file, f.head, ""),
           first_present(file, f.projector, f.projector.empty() || f.projector.front() != "model.mm_projector." ? "linear_1.weight" : "0.weight"),
           first_present(file, f.image_tower, tower), first_present(file, f.video_tower, tower)};
 }
@@ -119,7 +119,7 @@ std::vector<TensorSpec> expected_tensors(const Names& names, const ModelConfig& 
 }
 
 bool ignored_tensor(const std::string& name, const Names& names, const Config& config) {
-  if (ends_with(name, "rotary_emb.inv_freq") || ends_with(name, "embeddings.position_ids")) return true;
+  if (buffer_tensor(name)) return true;
   if (config.model.decoder.tied && name == names.head) return true;   // a copy of the embeddings
   for (const std::string& part : config.family->unread)
     if (ends_with(name, part)) return true;

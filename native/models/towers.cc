@@ -4,7 +4,7 @@
 // the tensors' shapes tell with the values of every published tower (64-wide heads, gelu), which is noted.
 #include <algorithm>
 
-#include "models/config_reader.h"
+#include "models/config_keys.h"
 #include "models/loader.h"
 
 namespace isr {
@@ -83,11 +83,15 @@ TowerConfig from_shapes(const Checkpoint& file, const std::string& prefix) {
   return t;
 }
 
-std::optional<TowerConfig> described(const std::string& path) {
+// `notes` is given where the tower is used as described: keys that nothing knows are told, or refused.
+std::optional<TowerConfig> described(const std::string& path, std::vector<std::string>* notes = nullptr) {
   if (!file_exists(path)) return {};
-  const Json json = read_json(path, "INVALID_CONFIG");
+  const Json json = read_json(path, "INVALID_CONFIG", kConfigJson);
   const ConfigReader reader(json, path);
-  return read_tower(reader.has("vision_config") ? reader.object("vision_config") : reader, Act::GeluErf);
+  const ConfigReader vision = reader.has("vision_config") ? reader.object("vision_config") : reader;
+  const TowerConfig tower = read_tower(vision, Act::GeluErf);
+  if (notes) check_keys(vision, Keys::Tower, nullptr, *notes);
+  return tower;
 }
 
 // The tower's architecture; notes what was inferred.
@@ -95,7 +99,7 @@ TowerConfig describe(const Side& side, const Checkpoint& file, const TowerPlace&
                      std::vector<std::string>& notes) {
   for (const std::string& path : {dir + "/" + side.config_file, tower_dir.empty() ? std::string() : tower_dir + "/config.json"}) {
     if (path.empty()) continue;
-    if (const std::optional<TowerConfig> t = described(path)) return *t;
+    if (const std::optional<TowerConfig> t = described(path, &notes)) return *t;
   }
   const TowerConfig t = from_shapes(file, place.prefix);
   notes.push_back(concat("the ", side.name, " tower's config is not there (", side.config_file, "): ", t.layers, " layers of width ", t.width,
@@ -121,7 +125,7 @@ void settle_frames(VisionConfig& v) {
 void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower) {
   if (!config.model.vision || !config.model.vision->original) return;
   VisionConfig& v = *config.model.vision;
-  const Json json = parse_json(config.text, "INVALID_CONFIG", dir + "/config.json");
+  const Json json = parse_json(config.text, "INVALID_CONFIG", dir + "/config.json", kConfigJson);
   const auto settle = [&](const Side& side, std::optional<TowerConfig>& tower) {
     tower = described(dir + "/" + side.config_file);
     for (const std::string& folder : candidates(side, json, dir, vision_tower)) {
@@ -151,7 +155,7 @@ TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, co
     if (v.video) places.video = TowerPlace{0, names.video_tower};
     return places;
   }
-  const Json json = parse_json(config.text, "INVALID_CONFIG", dir + "/config.json");
+  const Json json = parse_json(config.text, "INVALID_CONFIG", dir + "/config.json", kConfigJson);
   const auto settle = [&](const Side& side, const std::string& prefix, std::optional<TowerConfig>& tower, std::optional<TowerPlace>& place) {
     std::string tower_dir;
     if (vision_tower.empty() && sources.files[0].find(prefix + kClass)) {
