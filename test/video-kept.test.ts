@@ -3,24 +3,24 @@ import { utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { fileKey, Kept } from "../src/video/kept.js";
+import { identityOf } from "../src/video/hash.js";
+import { Kept } from "../src/video/kept.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const test = suite("video-kept");
 const folder = temporaryFolder();
 const path = join(folder, "file");
 
-test("a key is of the file as it is, and of what is asked of it", async () => {
+test("an identity is of the file as it is", async () => {
   writeFileSync(path, "one");
-  const key = await fileKey(path, "4");
-  assert.is(await fileKey(path, "4"), key);
-  assert.is.not(await fileKey(path, "8"), key);
-  assert.is(await fileKey(join(folder, "none"), "4"), null);
+  const one = await identityOf(path);
+  assert.is(await identityOf(path), one);
+  assert.is(await identityOf(join(folder, "none")), null);
   writeFileSync(path, "longer");
-  const written = await fileKey(path, "4");
-  assert.is.not(written, key);
+  const written = await identityOf(path);
+  assert.is.not(written, one);
   utimesSync(path, 1, 1);
-  assert.is.not(await fileKey(path, "4"), written);
+  assert.is.not(await identityOf(path), written);
 });
 
 test("the latest used stay, up to the number of bytes", () => {

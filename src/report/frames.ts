@@ -71,7 +71,7 @@ const spread = (frames: number): Int32Array => {
 
 async function decoded(path: string, timeoutMs: number): Promise<string> {
   const o = { maxBytes: decodeBytes, timeoutMs };
-  return strip((await decode(path, await probe(path, o), spread, o)).frames);
+  return strip((await decode(path, await probe(path, o), ({ count: n }) => spread(n), o)).frames);
 }
 
 export interface Frames {

@@ -1,266 +1,200 @@
-// Frames of video files, by the user's own ffmpeg: what its select filter gives, one pass for an intact file.
-import { existsSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+// Frames of video files, by the user's own ffmpeg: what its select filter gives. Of a long file only the parts around the
+// frames that are wanted are decoded, and every frame of such a part is checked against the times that the container gives;
+// where anything differs, and for short or unusual files, all of it is decoded.
 import { IsrDpoError } from "../errors.js";
-import { type Bounds, type Ended, run } from "./process.js";
+import { faultsOf, type Faults, LogReader } from "./faults.js";
+import { maxSide, PpmReader } from "./ppm.js";
 import type { Frame } from "./preprocess.js";
+import { complaint, input, type Probe, unreadable } from "./probe.js";
+import { type Part, partsOf, selection } from "./select.js";
+import { evenly, type Timeline, timelineOf } from "./timeline.js";
+import { findTools, passthrough, tool, type ToolOptions, triesOlder } from "./tools.js";
 
-export interface DecodeOptions extends Bounds {
+export { type Probe, probe } from "./probe.js";
+
+export interface DecodeOptions extends ToolOptions {
   /** Bytes of decoded frames, at most. */
   maxBytes: number;
-  /** The ffmpeg binary; default: ISR_DPO_FFMPEG of the environment, else ffmpeg of PATH. */
-  ffmpeg?: string | undefined;
+  /** Threads that decoding may use; default 1. Frames are the same with any number. */
+  threads?: number;
 }
 
-/** A file before decoding. */
-export interface Probe {
-  /** Packets of the video stream: nearly always the number of its frames. */
-  packets: number;
-  /** Frames that the container announces, where it does. */
-  announced: number;
-  /** Average frames per second. */
-  fps: number | undefined;
-  /** Of a frame, as the container says; 0: it does not. */
-  pixels: number;
-  rotated: boolean;
-}
-
-export interface Decoded {
-  /** Frames of the file that can be decoded. */
+export interface Decoded extends Faults {
+  /** Frames of the file; of a file that was decoded whole those that can be decoded. */
   count: number;
   indices: Int32Array;
   /** One for each index; repeated indices share their bytes. */
   frames: Frame[];
-  /** Errors that the decoder reported on the way. */
-  errors: number;
-}
-
-// Containers of real video alone: never scripts or lists that name other files or addresses (concat, hls, image2).
-const containers =
-  "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf,ivf,h264,hevc,m4v,mxf,nut";
-export const maxPixels = 1 << 26; // 8192 x 8192
-const maxSide = 16384;
-const maxText = 1 << 20;
-
-interface Tools {
-  ffmpeg: string;
-  ffprobe: string;
-}
-
-function findTools(given: string | undefined): Tools {
-  const ffmpeg = given ?? process.env.ISR_DPO_FFMPEG ?? "";
-  if (ffmpeg === "") return { ffmpeg: "ffmpeg", ffprobe: "ffprobe" };
-  const beside = join(dirname(resolve(ffmpeg)), basename(ffmpeg).replace(/ffmpeg/i, "ffprobe"));
-  return { ffmpeg, ffprobe: beside !== resolve(ffmpeg) && existsSync(beside) ? beside : "ffprobe" };
-}
-
-const input = (path: string): string[] => [
-  ...["-protocol_whitelist", "file", "-format_whitelist", containers, "-max_pixels", String(maxPixels)],
-  ...["-i", `file:${resolve(path)}`],
-];
-
-const logLines = (log: string, levels: string): string[] =>
-  log.split(/[\r\n]+/).filter((line) => new RegExp(`\\[(${levels})\\]`).test(line));
-
-/** The last thing that the tool complained of, without addresses and levels. */
-function complaint(log: string): string {
-  const last = logLines(log, "error|fatal|panic").at(-1) ?? log.trim().split("\n").at(-1) ?? "";
-  return (
-    last
-      .replace(/\[[^\]]*\]\s*/g, "")
-      .replaceAll("file:", "")
-      .slice(0, 300) || "no message"
-  );
-}
-
-function unreadable(path: string, what: string, detail: Record<string, unknown> = {}): IsrDpoError {
-  return new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a video file that ffmpeg can decode, got ${what}`, {
-    hint: "play it with ffplay; a broken download or an unusual container is often mended by `ffmpeg -i FILE -c copy OUT.mp4`",
-    path,
-    detail,
-  });
-}
-
-async function tool(
-  command: string,
-  args: string[],
-  path: string,
-  o: Bounds,
-  take: (chunk: Buffer) => boolean,
-): Promise<Ended> {
-  let ended: Ended;
-  try {
-    ended = await run(command, args, o, take);
-  } catch (cause) {
-    const code = (cause as { code?: unknown }).code;
-    if (o.signal?.aborted || typeof code !== "string") throw cause;
-    throw new IsrDpoError("FFMPEG_MISSING", `${command}: expected a program that can be started, got ${code}`, {
-      hint: "install ffmpeg with ffprobe (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg), or name the ffmpeg binary in ISR_DPO_FFMPEG",
-      path: command,
-      cause,
-    });
-  }
-  if (ended.killed === "timeout")
-    throw unreadable(path, `no end within ${o.timeoutMs / 1000} s`, { timeoutMs: o.timeoutMs });
-  return ended;
-}
-
-function ratio(text: unknown): number | undefined {
-  const [, a, b] = /^(\d+)\/(\d+)$/.exec(String(text)) ?? [];
-  return Number(a) > 0 && Number(b) > 0 ? Number(a) / Number(b) : undefined;
-}
-
-interface ProbedStream {
-  width?: number;
-  height?: number;
-  avg_frame_rate?: string;
-  r_frame_rate?: string;
-  nb_frames?: string;
-  nb_read_packets?: string;
-  side_data_list?: { rotation?: number }[];
-  tags?: { rotate?: string };
-}
-
-/** Reads the container, decoding nothing. MEDIA_UNREADABLE; MEDIA_EMPTY where there is no video in it. */
-export async function probe(path: string, o: DecodeOptions): Promise<Probe> {
-  const fields =
-    "stream=width,height,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets:stream_side_data=rotation:stream_tags=rotate";
-  const args = ["-hide_banner", "-loglevel", "level+error", "-select_streams", "V:0", "-count_packets"];
-  let text = "";
-  const ended = await tool(
-    findTools(o.ffmpeg).ffprobe,
-    [...args, "-show_entries", fields, "-of", "json", ...input(path)],
-    path,
-    o,
-    (chunk) => {
-      text += chunk.toString("latin1");
-      return text.length <= maxText;
-    },
-  );
-  if (ended.code !== 0 || ended.killed) throw unreadable(path, complaint(ended.log));
-  let stream: ProbedStream | undefined;
-  try {
-    stream = (JSON.parse(text) as { streams?: ProbedStream[] }).streams?.[0];
-  } catch {
-    throw unreadable(path, "an answer of ffprobe that is no JSON");
-  }
-  if (!stream) throw new IsrDpoError("MEDIA_EMPTY", `${path}: expected a video stream, got none`, { path });
-  const packets = Number(stream.nb_read_packets) || 0;
-  if (packets === 0) throw new IsrDpoError("MEDIA_EMPTY", `${path}: expected at least one frame, got none`, { path });
-  const turns = [stream.tags?.rotate, ...(stream.side_data_list ?? []).map((s) => s.rotation)].map((turn) =>
-    Number(turn ?? 0),
-  );
-  return {
-    packets,
-    announced: Number(stream.nb_frames) || 0,
-    fps: ratio(stream.avg_frame_rate) ?? ratio(stream.r_frame_rate),
-    pixels: (Number(stream.width) || 0) * (Number(stream.height) || 0),
-    rotated: turns.some((turn) => turn % 360 !== 0),
-  };
-}
-
-/** Frames as ffmpeg's ppm encoder writes them one after the other: each says its own size. */
-class PpmReader {
-  readonly frames: Frame[] = [];
-  #header = "";
-  #frame: { data: Uint8Array; height: number; width: number } | undefined;
-  #filled = 0;
-  #room: number;
-
-  constructor(maxBytes: number) {
-    this.#room = maxBytes;
-  }
-
-  /** False when there is more than there is room for, or it is no such stream. */
-  take(chunk: Buffer): boolean {
-    for (let at = 0; at < chunk.length; ) {
-      if (!this.#frame) {
-        this.#header += String.fromCharCode(chunk[at++]!);
-        if (!this.#begin()) return false;
-        continue;
-      }
-      const { data } = this.#frame;
-      const part = chunk.subarray(at, at + data.length - this.#filled);
-      data.set(part, this.#filled);
-      at += part.length;
-      this.#filled += part.length;
-      if (this.#filled < data.length) continue;
-      this.frames.push(this.#frame);
-      this.#frame = undefined;
-    }
-    return true;
-  }
-
-  #begin(): boolean {
-    const [, w, h] = /^P6\n(\d+) (\d+)\n255\n$/.exec(this.#header) ?? [];
-    if (w === undefined || h === undefined) return this.#header.length < 32;
-    const [width, height] = [Number(w), Number(h)];
-    this.#room -= width * height * 3;
-    if (this.#room < 0 || width > maxSide || height > maxSide || width * height === 0) return false;
-    this.#frame = { data: new Uint8Array(width * height * 3), height, width };
-    this.#filled = 0;
-    this.#header = "";
-    return true;
-  }
+  /** Places of the file that were sought and decoded by themselves; 0: it was decoded from the beginning. */
+  seeks: number;
+  /** Frames that the decoder gave on the way. */
+  decoded: number;
+  /** Why all of the file was decoded though a part would have done. */
+  fallback?: string;
 }
 
 interface Pass {
   frames: Frame[];
-  count: number; // frames decoded
-  errors: number;
+  log: LogReader;
+  /** The tool's own count of decoded frames; undefined where it was stopped. */
+  counted: number | undefined;
 }
 
-/** One pass over the whole file that keeps the frames with the given indices. */
-async function pass(path: string, indices: readonly number[], o: DecodeOptions): Promise<Pass> {
-  const reader = new PpmReader(o.maxBytes);
-  const select = `select='${indices.map((i) => `eq(n,${i})`).join("+")}'`;
+interface PassOptions {
+  select: string;
+  /** Frames after which it may end. */
+  enough?: number;
+  /** Second to seek to, of the file's own clock. */
+  from?: number;
+  /** Timestamp after which nothing wanted comes. */
+  until?: number;
+  threads: number;
+  room: { bytes: number };
+}
+
+const lines = (seek: PassOptions["from"]): string[] =>
+  seek === undefined ? [] : ["-seek_timestamp", "1", "-ss", seek.toFixed(6), "-noaccurate_seek"];
+
+/** One pass over the file, or over a part of it, that keeps the frames of `select`. */
+async function pass(path: string, probed: Probe, o: DecodeOptions, p: PassOptions): Promise<Pass> {
+  const { ffmpeg } = findTools(o.ffmpeg);
+  const sync = passthrough(ffmpeg);
+  const reader = new PpmReader(p.room);
+  const log = new LogReader(probed, p.until);
+  // print() says the number and the time of each frame; times of the output only have to rise, for no muxer to complain
+  const filter = `select='print(n)*0+print(pts)*0+(${p.select})',settb=1/1000,setpts=N*4000000`;
+  const args = [
+    ...["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+verbose", "-threads", String(p.threads)],
+    ...[...lines(p.from), "-copyts", ...input(path), "-map", `0:${probed.stream}`, "-an", "-sn", "-dn", "-vf", filter],
+    ...[...sync, ...(p.enough === undefined ? [] : ["-frames:v", String(p.enough)])],
+    ...["-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"],
+  ];
   const ended = await tool(
-    findTools(o.ffmpeg).ffmpeg,
-    [
-      ...["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+verbose", "-threads", "1", ...input(path)],
-      ...["-map", "0:V:0", "-an", "-sn", "-dn", "-vf", select, "-fps_mode", "passthrough", "-pix_fmt", "rgb24"],
-      ...["-c:v", "ppm", "-f", "image2pipe", "-"],
-    ],
+    ffmpeg,
+    args,
     path,
     o,
-    (chunk) => reader.take(chunk),
+    (c) => reader.take(c),
+    (l) => log.line(l),
   );
   if (ended.killed === "output")
-    throw unreadable(path, `frames of more than ${o.maxBytes} bytes or ${maxSide} pixels a side`, {
-      maxBytes: o.maxBytes,
-    });
-  const decoded = /\(video\): \d+ packets read .*?; (\d+) frames decoded/.exec(ended.log);
-  if (!decoded) throw unreadable(path, complaint(ended.log));
-  // A change of size or pixel format starts ffmpeg's filters anew, and with them the numbers of the frames.
-  if (ended.log.split(/ tb:\d+\/\d+ fr:\d+\/\d+ sar:/).length > 2)
-    throw unreadable(path, "a stream whose size or pixel format changes midway");
-  return { frames: reader.frames, count: Number(decoded[1]), errors: logLines(ended.log, "error|fatal|panic").length };
+    throw unreadable(
+      path,
+      `frames of more than ${o.maxBytes} bytes or ${maxSide} pixels a side`,
+      { maxBytes: o.maxBytes },
+      "take fewer frames, or make the video smaller with `ffmpeg -i FILE -vf scale=W:H OUT.mp4`",
+    );
+  if (triesOlder(ffmpeg, sync, ended.log)) return pass(path, probed, o, p);
+  const counted = /\(video\): \d+ packets read .*?; (\d+) frames decoded/.exec(ended.log)?.[1];
+  if (counted === undefined && !ended.killed) throw unreadable(path, complaint(ended.log));
+  return { frames: reader.frames, log, counted: counted === undefined ? undefined : Number(counted) };
 }
 
+/** The frames of a part, checked: every one from its sure place on came in order, and no fault with them. */
+async function decodePart(path: string, probed: Probe, part: Part, o: DecodeOptions, room: { bytes: number }) {
+  const { pts } = probed.stamps!;
+  const last = part.wanted.at(-1)!;
+  const got = await pass(path, probed, o, {
+    select: selection(
+      "pts",
+      part.wanted.map((i) => pts[i]!),
+    ),
+    enough: part.wanted.length,
+    ...(part.begin > 0 && { from: pts[part.begin]! * probed.tick + 1e-6 }),
+    until: pts[Math.min(last + 64, pts.length - 1)]!,
+    threads: 1,
+    room,
+  });
+  const { stamps } = got.log;
+  const start = stamps.indexOf(pts[part.sure]!);
+  const whole = start >= 0 && part.wanted.length === got.frames.length;
+  for (let i = part.sure; whole && i <= last; i++)
+    if (stamps[start + i - part.sure] !== pts[i]) return { problem: "its frames are not where the container says" };
+  if (!whole) return { problem: "its frames are not where the container says" };
+  if (got.log.restarted) return { problem: "its size or pixel format changes" };
+  const from = part.begin === 0 ? 0 : Math.max(start - 24, 0); // before that, what refers to frames that were not decoded
+  if (got.log.faults.some(({ at }) => at >= from && at <= start + last - part.sure))
+    return { problem: "the decoder reported errors" };
+  return { frames: got.frames, decoded: stamps.length };
+}
+
+/** The wanted frames by parts, a few parts at a time; a string: why that did not do. */
+async function byParts(path: string, probed: Probe, parts: readonly Part[], o: DecodeOptions) {
+  const found = new Map<number, Frame>();
+  const room = { bytes: o.maxBytes };
+  let [next, decoded] = [0, 0];
+  let problem: string | undefined;
+  const work = async () => {
+    while (next < parts.length && problem === undefined) {
+      const part = parts[next++]!;
+      const got = await decodePart(path, probed, part, o, room);
+      if (got.problem !== undefined) problem = got.problem;
+      else {
+        decoded += got.decoded!;
+        for (const [i, place] of part.wanted.entries()) found.set(place, got.frames![i]!);
+      }
+    }
+  };
+  const ended = await Promise.allSettled(Array.from({ length: Math.min(o.threads ?? 1, parts.length) }, work));
+  for (const each of ended) if (each.status === "rejected") throw each.reason;
+  return problem ?? { found, decoded };
+}
+
+type Choose = (clip: Timeline) => Int32Array;
+
+/** The frames of one pass over all of the file. What is decoded with several threads counts only if nothing went wrong. */
+async function wholePass(path: string, probed: Probe, wanted: readonly number[], o: DecodeOptions): Promise<Pass> {
+  for (let threads = o.threads ?? 1; ; threads = 1) {
+    const got = await pass(path, probed, o, { select: selection("n", wanted), threads, room: { bytes: o.maxBytes } });
+    if (got.log.restarted) throw unreadable(path, "a stream whose size or pixel format changes midway");
+    if (threads === 1 || got.log.faults.length === 0) return got;
+  }
+}
+
+const same = (a: Int32Array, b: Int32Array): boolean => a.length === b.length && a.every((v, i) => v === b[i]);
+
 /**
- * Decodes the frames that `choose` names out of `count`. Packets of a container are only a first guess at the number of
- * frames: where the pass itself counts another, a second pass goes by that.
+ * Decodes all of the file. Packets of a container are only a first guess at its frames: where the pass itself finds others,
+ * a second pass goes by that.
  */
-export async function decode(
-  path: string,
-  probed: Probe,
-  choose: (count: number) => Int32Array,
-  o: DecodeOptions,
-): Promise<Decoded> {
-  let count = probed.packets;
+async function whole(path: string, probed: Probe, choose: Choose, o: DecodeOptions): Promise<Decoded> {
+  let clip = clipOf(probed);
   for (let round = 0; round < 3; round++) {
-    const indices = choose(count);
+    const indices = choose(clip);
     const wanted = [...new Set(indices)];
-    const got = await pass(path, wanted, o);
-    if (got.count === 0) {
-      if (got.errors > 0) throw unreadable(path, "no frame that can be decoded", { decodeErrors: got.errors });
+    const { frames, log, counted } = await wholePass(path, probed, wanted, o);
+    const count = counted ?? log.stamps.length;
+    if (count === 0) {
+      if (log.errors > 0) throw unreadable(path, "no frame that can be decoded", { decodeErrors: log.errors });
       throw new IsrDpoError("MEDIA_EMPTY", `${path}: expected at least one frame, got none`, { path });
     }
-    if (got.count === count && got.frames.length === wanted.length) {
-      const byIndex = new Map(wanted.map((index, i) => [index, got.frames[i]!]));
-      return { count, indices, frames: Array.from(indices, (i) => byIndex.get(i)!), errors: got.errors };
+    const seen =
+      log.stamps.length === count ? timelineOf(log.stamps, probed.tick, probed.fps) : evenly(count, probed.fps);
+    if (count === clip.count && frames.length === wanted.length && same(choose(seen), indices)) {
+      const byIndex = new Map(wanted.map((index, i) => [index, frames[i]!]));
+      const picked = Array.from(indices, (i) => byIndex.get(i)!);
+      return { count, indices, frames: picked, seeks: 0, decoded: count, ...faultsOf(probed, log, count) };
     }
-    count = got.count;
+    clip = seen;
   }
   throw unreadable(path, "another number of frames at each decoding");
+}
+
+/** The clip as its container describes it. */
+function clipOf({ packets, fps, tick, stamps }: Probe): Timeline {
+  return stamps ? timelineOf(stamps.pts, tick, fps) : evenly(packets, fps);
+}
+
+/** Decodes the frames that `choose` names. The bytes of a frame are those that decoding the whole file gives. */
+export async function decode(path: string, probed: Probe, choose: Choose, o: DecodeOptions): Promise<Decoded> {
+  if (!probed.stamps) return whole(path, probed, choose, o);
+  const clip = clipOf(probed);
+  const indices = choose(clip);
+  const parts = partsOf(probed.stamps, [...new Set(indices)]);
+  if (!parts) return whole(path, probed, choose, o);
+  const got = await byParts(path, probed, parts, o);
+  if (typeof got === "string") return { ...(await whole(path, probed, choose, o)), fallback: got };
+  const frames = Array.from(indices, (i) => got.found.get(i)!);
+  const seeks = parts.filter(({ begin }) => begin > 0).length;
+  return { count: clip.count, indices, frames, seeks, decoded: got.decoded, errors: 0, lost: 0, damaged: 0 };
 }

@@ -1,15 +1,8 @@
 // Values read from files, kept while the files stay what they are: the latest ones, up to a number of bytes.
-import { stat } from "node:fs/promises";
 
 interface Entry<T> {
   value: T;
   bytes: number;
-}
-
-/** What a value was read from: path, number, size and times of the file, and `about`; null where it cannot be told. */
-export async function fileKey(path: string, about: string): Promise<string | null> {
-  const facts = await stat(path, { bigint: true }).catch(() => null);
-  return facts && [path, facts.ino, facts.size, facts.mtimeNs, facts.ctimeNs, about].join("\0");
 }
 
 export class Kept<T> {

@@ -1,24 +1,31 @@
 // From a Media value to the pixel values that a vision tower takes.
 import { join } from "node:path";
-import { integer, options as checkOptions, path as checkPath, signal as checkSignal } from "../check.js";
-import { IsrDpoError } from "../errors.js";
+import { integer, number, options as checkOptions, path as checkPath, signal as checkSignal } from "../check.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import type { Media, Tensor } from "../types.js";
 import { type Decoded, type DecodeOptions, decode, type Probe, probe } from "./ffmpeg.js";
 import { readImage } from "./folder.js";
-import { fileKey, Kept } from "./kept.js";
+import { changing, identityOf } from "./hash.js";
+import { Kept } from "./kept.js";
 import { applyRecipe, type Frame } from "./preprocess.js";
 import { repeats, type SamplingRule, sampleIndices } from "./sampling.js";
-import { keyOf, type Source, sourceOf } from "./source.js";
+import { Shared } from "./shared.js";
+import { keyOf, pathsOf, type Source, sourceOf } from "./source.js";
 import type { VisionSpec } from "./spec.js";
+import { evenly } from "./timeline.js";
 
 export interface MediaOptions {
   signal?: AbortSignal;
-  /** Of each ffmpeg process; default 300 000. */
+  /** That a file may take; default 300 000. */
   timeoutMs?: number;
   /** The ffmpeg binary; default: ISR_DPO_FFMPEG of the environment, else ffmpeg of PATH. */
   ffmpeg?: string;
   /** Of the decoded frames of one clip; default 1 GiB. */
   maxBytes?: number;
+  /** Threads that decoding may use; default 1. Pixels are the same with any number. */
+  threads?: number;
+  /** Share of the frames that may be lost or damaged, of those that were looked at; above it MEDIA_UNREADABLE. Default 1. */
+  maxLost?: number;
 }
 
 export interface MediaNotes {
@@ -28,10 +35,22 @@ export interface MediaNotes {
   repeated: number;
   /** Errors that the decoder reported and went on. */
   decodeErrors: number;
-  /** Frames that the container announces and that could not be decoded. */
+  /** Frames that should be there and could not be decoded. */
   lost: number;
   /** The file asks to be shown turned, and was. */
   rotated: boolean;
+  /** Frames that were decoded with errors, or follow such a one; absent: none. */
+  damaged?: number;
+  /** Places of a long file that were sought, so that the rest was not decoded; absent: none. */
+  seeks?: number;
+  /** Why all of a long file was decoded though a part would have done; absent: it was not. */
+  fallback?: string;
+  /** Video streams that are not used, covers included; absent: none. */
+  otherStreams?: number;
+  /** Names of a folder's entries that are no frames and were left out; absent: none. */
+  leftOut?: readonly string[];
+  /** The names of a folder's frames have numbers of different length, and so are in another order than their numbers. */
+  unpadded?: boolean;
 }
 
 export interface OpenedMedia {
@@ -45,7 +64,9 @@ export interface OpenedMedia {
   notes: MediaNotes;
 }
 
-type Bounds = DecodeOptions;
+interface Bounds extends DecodeOptions {
+  maxLost: number;
+}
 
 interface Picked {
   frames: readonly Frame[];
@@ -54,12 +75,17 @@ interface Picked {
 }
 
 const readBounds = (o: MediaOptions): Bounds => {
-  const known = checkOptions("options", o, ["signal", "timeoutMs", "ffmpeg", "maxBytes"]);
+  const known = checkOptions("options", o, ["signal", "timeoutMs", "ffmpeg", "maxBytes", "threads", "maxLost"]);
+  const timeoutMs =
+    known.timeoutMs === undefined ? 300_000 : integer("options.timeoutMs", known.timeoutMs, 1, 2 ** 31 - 1);
   return {
     signal: checkSignal("options.signal", known.signal),
-    timeoutMs: known.timeoutMs === undefined ? 300_000 : integer("options.timeoutMs", known.timeoutMs, 1, 2 ** 31 - 1),
+    timeoutMs,
+    deadline: performance.now() + timeoutMs,
     ffmpeg: known.ffmpeg === undefined ? undefined : checkPath("options.ffmpeg", known.ffmpeg),
     maxBytes: known.maxBytes === undefined ? 2 ** 30 : integer("options.maxBytes", known.maxBytes, 1),
+    threads: known.threads === undefined ? 1 : integer("options.threads", known.threads, 1, 256),
+    maxLost: known.maxLost === undefined ? 1 : number("options.maxLost", known.maxLost, { min: 0, max: 1 }),
   };
 };
 
@@ -70,42 +96,59 @@ interface Read {
   decoded: Decoded;
 }
 
-async function readFile(path: string, rules: readonly SamplingRule[], probed: Probe, bounds: Bounds): Promise<Read> {
-  const choose = (count: number) =>
-    Int32Array.from(rules.flatMap((rule) => [...sampleIndices(count, rule, probed.fps, path)]));
-  return { probed, decoded: await decode(path, probed, choose, bounds) };
-}
+const probes = new Kept<Probe>(32 << 20);
 
-const stretches = new Kept<Read>(64 << 20);
-
-/** A look at one stretch of a small video is seldom the only one: all are decoded in one pass, and kept for a while. */
-async function readStretch(path: string, rule: SamplingRule, of: number, bounds: Bounds): Promise<Read> {
-  const key = await fileKey(path, [rule.frames, of, bounds.ffmpeg, bounds.maxBytes].join());
-  const kept = stretches.find(key);
-  if (kept) return kept;
+/** What the container says, remembered while the file is the same: each look at a clip asks for it. */
+async function probeOnce(path: string, bounds: Bounds): Promise<Probe> {
+  const key = `${await identityOf(path)}\0${bounds.ffmpeg ?? process.env.ISR_DPO_FFMPEG ?? ""}`;
+  const found = probes.find(key);
+  if (found) return found;
   const probed = await probe(path, bounds);
-  const bytes = 3 * probed.pixels * rule.frames * of;
-  if (bytes === 0 || bytes > Math.min(smallClip, bounds.maxBytes)) return readFile(path, [rule], probed, bounds);
-  const rules = Array.from({ length: of }, (_, i): SamplingRule => ({ ...rule, part: [i, of] }));
-  const read = await readFile(path, rules, probed, bounds);
-  stretches.keep(key, read, bytes);
-  return read;
+  if ((await identityOf(path)) === key.slice(0, key.lastIndexOf("\0")))
+    probes.keep(key, probed, 512 + 12 * (probed.stamps?.pts.length ?? 0));
+  return probed;
 }
 
-const smallClip = 4 << 20; // bytes
+async function readFile(path: string, rules: readonly SamplingRule[], probed: Probe, bounds: Bounds): Promise<Read> {
+  const decoded = await decode(
+    path,
+    probed,
+    (clip) => Int32Array.from(rules.flatMap((rule) => [...sampleIndices(clip, rule, path)])),
+    bounds,
+  );
+  return { probed, decoded };
+}
 
-async function fromFile(source: Source & { from: "file" }, bounds: Bounds): Promise<Picked> {
-  const { path, rule } = source;
-  const { probed, decoded } = rule.part
-    ? await readStretch(path, rule, rule.part[1], bounds)
-    : await readFile(path, [rule], await probe(path, bounds), bounds);
-  const { count, indices, frames, errors } = decoded;
-  const from = indices.length > rule.frames ? rule.part![0] * rule.frames : 0; // all stretches, one after the other
+/** MEDIA_UNREADABLE where more is lost or damaged than the caller takes. */
+function checkLost(path: string, { count, lost, damaged }: Decoded, { maxLost }: Bounds): void {
+  const expected = count + lost;
+  if (lost + damaged <= maxLost * expected) return;
+  throw new IsrDpoError(
+    "MEDIA_UNREADABLE",
+    `${path}: expected at most ${maxLost * 100} % of its frames to be lost or damaged, got ${lost} lost and ${damaged} damaged of ${expected}`,
+    {
+      hint: "fetch or convert the file again; video.maxLost of a run (mediaMaxLost of loadModel) sets the share that is taken",
+      path,
+      detail: { lost, damaged, frames: expected, maxLost },
+    },
+  );
+}
+
+function notesOf({ probed, decoded }: Read): Picked["notes"] {
+  const { count, errors, lost, damaged, seeks, fallback } = decoded;
   return {
-    frames: frames.slice(from, from + rule.frames),
-    sourceFrames: indices.slice(from, from + rule.frames),
-    notes: { count, decodeErrors: errors, lost: Math.max(probed.announced - count, 0), rotated: probed.rotated },
+    ...{ count, decodeErrors: errors, lost, rotated: probed.rotated },
+    ...(damaged > 0 && { damaged }),
+    ...(seeks > 0 && { seeks }),
+    ...(fallback !== undefined && { fallback }),
+    ...(probed.others > 0 && { otherStreams: probed.others }),
   };
+}
+
+async function fromFile({ path, rule }: Source & { from: "file" }, bounds: Bounds): Promise<Picked> {
+  const read = await readFile(path, [rule], await probeOnce(path, bounds), bounds);
+  checkLost(path, read.decoded, bounds);
+  return { frames: read.decoded.frames, sourceFrames: read.decoded.indices, notes: notesOf(read) };
 }
 
 async function fromFolder(source: Source & { from: "folder" }, { signal, maxBytes }: Bounds): Promise<Picked> {
@@ -129,7 +172,9 @@ async function fromFolder(source: Source & { from: "folder" }, { signal, maxByte
     read.set(i, frame);
   }
   const frames = Array.from(indices, (i) => read.get(i)!);
-  return { frames, sourceFrames: indices, notes: { count: names.length, ...intact } };
+  const { leftOut, unpadded } = source;
+  const told = { ...(leftOut.length > 0 && { leftOut }), ...(unpadded && { unpadded }) };
+  return { frames, sourceFrames: indices, notes: { count: names.length, ...intact, ...told } };
 }
 
 async function pick(source: Exclude<Source, { from: "pixels" }>, bounds: Bounds): Promise<Picked> {
@@ -138,7 +183,7 @@ async function pick(source: Exclude<Source, { from: "pixels" }>, bounds: Bounds)
   if (source.from === "image")
     return { frames: [await readImage(source.path)], sourceFrames: Int32Array.of(0), notes: { count: 1, ...intact } };
   const { frames, fps, rule, kind } = source;
-  const indices = kind === "image" ? Int32Array.of(0) : sampleIndices(frames.length, rule, fps, "media.frames");
+  const indices = kind === "image" ? Int32Array.of(0) : sampleIndices(evenly(frames.length, fps), rule, "media.frames");
   return {
     frames: Array.from(indices, (i) => frames[i]!),
     sourceFrames: indices,
@@ -164,14 +209,67 @@ async function pixelsOf(
   return { dtype: "f32", shape, data: pixels };
 }
 
-/**
- * Decodes, samples and preprocesses. MEDIA_UNREADABLE: it cannot be decoded, or not in time; MEDIA_EMPTY: there is no frame
- * in it; NOT_FOUND; FFMPEG_MISSING; INVALID_ARGUMENT for values that are none, addresses, and windows outside the clip.
- */
-export async function openMedia(media: Media, spec: VisionSpec, o: MediaOptions = {}): Promise<OpenedMedia> {
-  const bounds = readBounds(o);
-  bounds.signal?.throwIfAborted();
-  const source = await sourceOf(media, spec);
+type Look = Pick<OpenedMedia, "pixels" | "sourceFrames" | "notes">;
+
+async function lookOf(picked: Picked, kind: "video" | "image", spec: VisionSpec, signal?: AbortSignal): Promise<Look> {
+  const pixels = await pixelsOf(picked, kind, spec, signal);
+  return {
+    pixels,
+    sourceFrames: picked.sourceFrames,
+    notes: { ...picked.notes, repeated: repeats(picked.sourceFrames) },
+  };
+}
+
+const stretches = new Kept<readonly Look[]>(192 << 20);
+const reading = new Shared<readonly Look[]>();
+const stretchBytes = { frames: 512 << 20, pixels: 96 << 20 }; // of all looks at a clip, as they come and as they are kept
+const stretchFrames = 4096;
+
+/** All stretches of a clip, read in one pass; undefined where that is too much at once. */
+async function readStretches(source: Source & { from: "file" }, spec: VisionSpec, bounds: Bounds) {
+  const { path, rule } = source;
+  const of = rule.part![1];
+  const probed = await probeOnce(path, bounds);
+  const read = await readFile(
+    path,
+    Array.from({ length: of }, (_, i): SamplingRule => ({ ...rule, part: [i, of] })),
+    probed,
+    bounds,
+  );
+  checkLost(path, read.decoded, bounds);
+  const notes = notesOf(read);
+  const { frames, indices } = read.decoded;
+  const looks: Look[] = [];
+  for (let i = 0; i < of; i++) {
+    const [from, to] = [i * rule.frames, (i + 1) * rule.frames];
+    const picked = { frames: frames.slice(from, to), sourceFrames: indices.slice(from, to), notes };
+    looks.push(await lookOf(picked, "video", spec, bounds.signal));
+  }
+  return looks;
+}
+
+/** A look at one stretch of a video is seldom the only one: all are decoded in one pass, and kept for a while. */
+async function openStretch(source: Source & { from: "file" }, spec: VisionSpec, bounds: Bounds): Promise<Look> {
+  const { path, rule } = source;
+  const [index, of] = rule.part!;
+  const probed = await probeOnce(path, bounds);
+  const n = rule.frames * of;
+  const raw = 3 * probed.pixels * n;
+  const kept = 12 * spec.crop ** 2 * n;
+  const small = raw > 0 && raw <= Math.min(stretchBytes.frames, bounds.maxBytes) && kept <= stretchBytes.pixels;
+  if (!small || n > stretchFrames) return lookOf(await fromFile(source, bounds), "video", spec, bounds.signal);
+  const { maxLost, maxBytes, ffmpeg } = bounds;
+  const key = JSON.stringify([await identityOf(path), rule.frames, of, maxLost, maxBytes, ffmpeg, spec]);
+  const found = stretches.find(key);
+  const looks =
+    found ?? (await reading.run(key, bounds.signal, (signal) => readStretches(source, spec, { ...bounds, signal })));
+  if (!found && (await identityOf(path)) === JSON.parse(key)[0]) stretches.keep(key, looks, kept);
+  const { pixels, sourceFrames, notes } = looks[index]!;
+  const data = pixels.data.slice(); // each caller's own
+  return { pixels: { ...pixels, data }, sourceFrames: sourceFrames.slice(), notes: { ...notes } };
+}
+
+async function openSource(source: Source, spec: VisionSpec, bounds: Bounds): Promise<OpenedMedia> {
   const { kind } = source;
   if (source.from === "pixels") {
     const { pixels } = source;
@@ -180,10 +278,40 @@ export async function openMedia(media: Media, spec: VisionSpec, o: MediaOptions 
     const notes = { count, repeated: 0, ...intact };
     return { kind, pixels, sourceFrames, key: await keyOf(source, spec, bounds.signal), notes };
   }
-  const picked = await pick(source, bounds);
-  const pixels = await pixelsOf(picked, kind, spec, bounds.signal);
-  const notes = { ...picked.notes, repeated: repeats(picked.sourceFrames) };
-  return { kind, pixels, sourceFrames: picked.sourceFrames, key: await keyOf(source, spec, bounds.signal), notes };
+  const look =
+    source.from === "file" && source.rule.part
+      ? await openStretch(source, spec, bounds)
+      : await lookOf(await pick(source, bounds), kind, spec, bounds.signal);
+  return { kind, ...look, key: await keyOf(source, spec, bounds.signal) };
+}
+
+const identitiesOf = async (paths: readonly string[]): Promise<string> =>
+  JSON.stringify(await Promise.all(paths.map(identityOf)));
+
+/**
+ * Decodes, samples and preprocesses. MEDIA_UNREADABLE: it cannot be decoded, or not in time, loses more than `maxLost`, or
+ * changes while it is read (after a second try); MEDIA_EMPTY: there is no frame in it; NOT_FOUND; FFMPEG_MISSING: the tool is
+ * missing or too old; IO: something ended it; INVALID_ARGUMENT for values that are none, addresses, and windows outside the
+ * clip.
+ */
+export async function openMedia(media: Media, spec: VisionSpec, o: MediaOptions = {}): Promise<OpenedMedia> {
+  const bounds = readBounds(o);
+  bounds.signal?.throwIfAborted();
+  let path = "";
+  for (let round = 0; round < 2; round++) {
+    const source = await sourceOf(media, spec);
+    const paths = pathsOf(source);
+    path = paths[0] ?? "";
+    const before = await identitiesOf(paths);
+    try {
+      const opened = await openSource(source, spec, bounds);
+      if ((await identitiesOf(paths)) === before) return opened;
+    } catch (e) {
+      // half of one file and half of another cannot be read either
+      if (!isIsrDpoError(e) || (await identitiesOf(paths)) === before) throw e;
+    }
+  }
+  throw changing(path);
 }
 
 /**

@@ -1,6 +1,8 @@
-// Which frames of a clip are used: a truncating linspace over a window of frame indices.
+// Which frames of a clip are used: a truncating linspace over those of a window. Windows and rates are in seconds of what is
+// shown: a file of varying rate goes by the times of its frames.
 import { integer, number, options, refuse } from "../check.js";
 import { IsrDpoError } from "../errors.js";
+import { begunBy, durationOf, type Timeline } from "./timeline.js";
 
 export interface SamplingRule {
   /** Frames to take. */
@@ -43,11 +45,48 @@ export function linspace(last: number, count: number): Int32Array {
   return Int32Array.from({ length: count }, (_, i) => (count > 1 && i === count - 1 ? last : Math.trunc(i * step)));
 }
 
-/**
- * Indices into a clip of `n` > 0 frames, ascending; a clip shorter than the wish repeats some. `fps`: the clip's own average
- * rate, which a window or a rate needs. A clip of varying rate counts by frame index.
- */
-export function sampleIndices(n: number, rule: SamplingRule, fps: number | undefined, where: string): Int32Array {
+function beyond(where: string, window: readonly [number, number], seconds: number): never {
+  throw new IsrDpoError(
+    "INVALID_ARGUMENT",
+    `${where}: expected a window within the clip, got one from ${window[0]} s of ${seconds.toFixed(2)} s`,
+    { hint: "give a window that begins before the clip ends" },
+  );
+}
+
+/** A clip of one rate: seconds are frames. */
+function byRate(n: number, fps: number, { frames, window, fps: wish }: SamplingRule, where: string): Int32Array {
+  const begin = window ? Math.trunc(window[0] * fps) : 0;
+  const end = window ? Math.min(Math.max(Math.trunc(window[1] * fps), begin + 1), n) : n;
+  if (begin >= n) beyond(where, window!, n / fps);
+  const stride = wish === undefined ? 1 : Math.max(fps / wish, 1);
+  const candidates = Math.ceil((end - begin) / stride);
+  return linspace(candidates - 1, frames).map((k) => Math.min(begin + Math.trunc(k * stride), end - 1));
+}
+
+/** A clip of varying rate: frames that are on the screen in the window, at a rate those on it at each tick. */
+function byTime(clip: Timeline & { times: Float64Array }, rule: SamplingRule, where: string): Int32Array {
+  const { times, count } = clip;
+  const { frames, window, fps: wish } = rule;
+  const seconds = durationOf(clip);
+  if (window && window[0] >= seconds) beyond(where, window, seconds);
+  const from = window ? window[0] : 0;
+  const begin = begunBy(times, from) - 1;
+  let end = count; // the first that begins when the window is over
+  if (window) for (end = begunBy(times, window[1]); end > begin + 1 && times[end - 1]! >= window[1]; end--);
+  if (wish === undefined) return linspace(end - begin - 1, frames).map((k) => begin + k);
+  const until = window ? Math.min(window[1], seconds) : seconds;
+  const ticks = Math.max(Math.ceil((until - from) * wish), 1);
+  const candidates: number[] = [];
+  for (let k = 0; k < ticks; k++) {
+    const shown = Math.min(begunBy(times, from + k / wish) - 1, end - 1);
+    if (shown !== candidates.at(-1)) candidates.push(shown);
+  }
+  return linspace(candidates.length - 1, frames).map((k) => candidates[k]!);
+}
+
+/** Indices into a clip of at least one frame, ascending; a clip shorter than the wish repeats some. */
+export function sampleIndices(clip: Timeline, rule: SamplingRule, where: string): Int32Array {
+  const { count: n, fps, times } = clip;
   if (rule.part) {
     const [index, of] = rule.part;
     const from = Math.min(Math.floor((n * index) / of), n - 1);
@@ -55,24 +94,11 @@ export function sampleIndices(n: number, rule: SamplingRule, fps: number | undef
     return linspace(to - from - 1, rule.frames).map((k) => from + k);
   }
   if (rule.window === undefined && rule.fps === undefined) return linspace(n - 1, rule.frames);
-  if (fps === undefined)
-    throw new IsrDpoError(
-      "INVALID_ARGUMENT",
-      `${where}: expected no window and no fps, since its frames have no times`,
-      {
-        hint: "leave out sample.window and sample.fps, or give frames in memory their fps",
-      },
-    );
-  const begin = rule.window ? Math.trunc(rule.window[0] * fps) : 0;
-  const end = rule.window ? Math.min(Math.max(Math.trunc(rule.window[1] * fps), begin + 1), n) : n;
-  if (begin >= n)
-    throw new IsrDpoError(
-      "INVALID_ARGUMENT",
-      `${where}: expected a window within the clip, got one from ${rule.window?.[0]} s of ${(n / fps).toFixed(2)} s`,
-    );
-  const stride = rule.fps === undefined ? 1 : Math.max(fps / rule.fps, 1);
-  const candidates = Math.ceil((end - begin) / stride);
-  return linspace(candidates - 1, rule.frames).map((k) => Math.min(begin + Math.trunc(k * stride), end - 1));
+  if (times) return byTime({ ...clip, times }, rule, where);
+  if (fps !== undefined) return byRate(n, fps, rule, where);
+  throw new IsrDpoError("INVALID_ARGUMENT", `${where}: expected no window and no fps, since its frames have no times`, {
+    hint: "leave out sample.window and sample.fps, or give frames in memory their fps",
+  });
 }
 
 /** How many of the indices repeat the one before. */

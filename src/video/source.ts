@@ -9,10 +9,19 @@ import { hashFile, hashOf } from "./hash.js";
 import { type Frame, splitFrames } from "./preprocess.js";
 import { readSampling, sampleIndices, type SamplingRule } from "./sampling.js";
 import type { VisionSpec } from "./spec.js";
+import { evenly } from "./timeline.js";
 
 export type Source =
   | { from: "file"; kind: "video"; path: string; rule: SamplingRule }
-  | { from: "folder"; kind: "video"; path: string; names: readonly string[]; indices: Int32Array }
+  | {
+      from: "folder";
+      kind: "video";
+      path: string;
+      names: readonly string[];
+      leftOut: readonly string[];
+      unpadded: boolean;
+      indices: Int32Array;
+    }
   | { from: "image"; kind: "image"; path: string }
   | { from: "frames"; kind: "video" | "image"; frames: readonly Frame[]; fps: number | undefined; rule: SamplingRule }
   | { from: "pixels"; kind: "video" | "image"; pixels: Tensor };
@@ -63,8 +72,9 @@ async function sourceAt(path: string, given: Kind, sample: unknown, spec: Vision
     const rule = ruleOf(sample, spec, "video", false);
     if (rule.window || rule.fps !== undefined)
       refuse("media.sample", "frames alone for a folder, whose frames have no times", sample);
-    const names = await listFrames(path);
-    return { from: "folder", kind: "video", path, names, indices: sampleIndices(names.length, rule, undefined, path) };
+    const { names, leftOut, unpadded } = await listFrames(path);
+    const indices = sampleIndices(evenly(names.length, undefined), rule, path);
+    return { from: "folder", kind: "video", path, names, leftOut, unpadded, indices };
   }
   const what = !facts.isFile() ? "no regular file" : facts.size === 0 ? "an empty file" : undefined;
   if (what) throw new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a video file, got ${what}`, { path });
@@ -146,6 +156,13 @@ export async function sourceOf(media: Media, spec: VisionSpec): Promise<Source> 
     return pixelsSource(m, kind, spec);
   }
   return refuse("media", "a path, or an object with path, frames or pixels", media);
+}
+
+/** Files and folders that a source is read from. */
+export function pathsOf(source: Source): string[] {
+  if (source.from === "file" || source.from === "image") return [source.path];
+  if (source.from !== "folder") return [];
+  return [source.path, ...[...new Set(source.indices)].map((i) => join(source.path, source.names[i]!))];
 }
 
 /** Which video or image, which frames of it, and what is done with them: equal keys mean equal pixels. */

@@ -1,0 +1,239 @@
+// A video file before anything is decoded, by ffprobe: which stream is the video, and when each of its frames is shown.
+import { resolve } from "node:path";
+import { IsrDpoError } from "../errors.js";
+import { findTools, tool, type ToolOptions } from "./tools.js";
+
+/** The timestamps of a stream whose packets say all: one packet a frame, every packet with its time. */
+export interface Stamps {
+  /** In the order in which they are shown, in ticks of the stream. */
+  pts: Float64Array;
+  /** Places in `pts` of frames that decoding can begin at, ascending. */
+  keys: Int32Array;
+}
+
+export interface Probe {
+  /** Number of the stream in the file. */
+  stream: number;
+  /** Video streams beside it, covers included. */
+  others: number;
+  codec: string;
+  /** Names of the container, as ffmpeg has them. */
+  format: string;
+  /** Packets of the stream that are shown: nearly always the number of its frames. */
+  packets: number;
+  /** Frames that the container announces, where it does. */
+  announced: number;
+  /** Average frames per second. */
+  fps: number | undefined;
+  /** Seconds of a tick of the stream's timestamps. */
+  tick: number;
+  /** Of a frame, as the container says; 0: it does not. */
+  pixels: number;
+  rotated: boolean;
+  /** Undefined where packets alone do not tell which frames there are. */
+  stamps: Stamps | undefined;
+}
+
+// Containers of real video alone: never scripts or lists that name other files or addresses (concat, hls, image2).
+const videoContainers =
+  "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf,ivf,h264,hevc,m4v,mxf,nut";
+// Named so that a file of sound can be called one; a video never comes out of them.
+const soundContainers =
+  "wav,w64,mp3,flac,aac,ac3,eac3,ac4,aiff,au,caf,amr,amrnb,amrwb,ape,wv,tta,tak,dts,dtshd,truehd,mlp,mpc,mpc8,oma,shn,sox,voc,gsm,iff,aax,adts,latm,opus,mmf,qcp,aptx,sbc,g722,g726,codec2,loas,xwma,bit,dsf,ircam,nistsphere,paf,pvf,rso,svs,vqf";
+export const maxPixels = 1 << 26; // 8192 x 8192
+const maxPackets = 1 << 22;
+const maxLine = 1 << 16;
+
+/** What every call of ffmpeg and ffprobe says about its input. */
+export const input = (path: string): string[] => [
+  ...["-protocol_whitelist", "file", "-format_whitelist", videoContainers, "-max_pixels", String(maxPixels)],
+  ...["-i", `file:${resolve(path)}`],
+];
+
+/** The last thing that the tool complained of, without addresses and levels. */
+export function complaint(log: string): string {
+  const lines = log.split(/[\r\n]+/);
+  const last =
+    lines.filter((line) => /\[(error|fatal|panic)\]/.test(line)).at(-1) ?? lines.filter(Boolean).at(-1) ?? "";
+  return (
+    last
+      .replace(/\[[^\]]*\]\s*/g, "")
+      .replaceAll("file:", "")
+      .slice(0, 300) || "no message"
+  );
+}
+
+const broken =
+  "play it with ffplay; a broken download is mended by fetching it again, an unusual container often by `ffmpeg -i FILE -c copy OUT.mp4`";
+
+export function unreadable(
+  path: string,
+  what: string,
+  detail: Record<string, unknown> = {},
+  hint: string = broken,
+): IsrDpoError {
+  return new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a video file that ffmpeg can decode, got ${what}`, {
+    hint,
+    path,
+    detail,
+  });
+}
+
+const noVideo = (path: string, what: string): IsrDpoError =>
+  new IsrDpoError("MEDIA_EMPTY", `${path}: expected a video stream, got ${what}`, {
+    hint: "a cover picture is no video; give the file that holds the moving pictures",
+    path,
+  });
+
+/** Why ffprobe would not read the file: its container is not one of ours, holds sound alone, or the file is broken. */
+function refusal(path: string, log: string): IsrDpoError {
+  const [, format] = /\[([\w,]+) @ [^\]]*\](?: \[\w+\])* Format not on whitelist/.exec(log) ?? [];
+  if (format === undefined) return unreadable(path, complaint(log));
+  if (format.split(",").some((name) => soundContainers.split(",").includes(name)))
+    return noVideo(path, `sound alone (${format})`);
+  return unreadable(
+    path,
+    `the format '${format}', which is not on the list of containers that are read`,
+    { format },
+    "convert it, for example with `ffmpeg -i FILE OUT.mp4`; docs/video.md, Limits, lists the containers",
+  );
+}
+
+function ratio(text: unknown): number | undefined {
+  const [, a, b] = /^(\d+)\/(\d+)$/.exec(String(text)) ?? [];
+  return Number(a) > 0 && Number(b) > 0 ? Number(a) / Number(b) : undefined;
+}
+
+/** Packets of a stream in the order of the file. */
+class Packets {
+  readonly pts: number[] = [];
+  readonly key: boolean[] = [];
+  shown = 0;
+  #begin: number | undefined; // time of the first packet, NaN where decoding cannot begin there
+  plain = true; // every shown packet has a time, and there are not too many to keep
+
+  add(fields: ReadonlyMap<string, string>): void {
+    const flags = fields.get("flags") ?? "";
+    this.#begin ??= flags.includes("K") ? Number(fields.get("pts")) : Number.NaN;
+    if (flags.includes("D") || fields.get("size") === "0") return; // decoded and not shown, or nothing
+    this.shown++;
+    if (!this.plain) return;
+    const pts = Number(fields.get("pts") ?? Number.NaN); // "N/A" is none
+    this.plain = Number.isSafeInteger(pts) && this.shown <= maxPackets;
+    this.pts.push(pts);
+    this.key.push(flags.includes("K"));
+  }
+
+  /** Undefined where frames are not simply the packets: two of one time, or some before the first that can be decoded. */
+  stamps(): Stamps | undefined {
+    if (!this.plain || this.shown === 0) return undefined;
+    const order = Int32Array.from(this.pts.keys()).sort((a, b) => this.pts[a]! - this.pts[b]!);
+    const pts = Float64Array.from(order, (i) => this.pts[i]!);
+    if (!(pts[0]! >= this.#begin!)) return undefined;
+    for (let i = 1; i < pts.length; i++) if (pts[i] === pts[i - 1]) return undefined;
+    const keys: number[] = [];
+    for (const [place, i] of order.entries()) if (this.key[i]) keys.push(place);
+    return { pts, keys: Int32Array.from(keys) };
+  }
+}
+
+const fieldsOf = (line: string): Map<string, string> =>
+  new Map(
+    line.split("|").map((part) => {
+      const at = part.indexOf("=");
+      return at < 0 ? ["section", part] : [part.slice(0, at), part.slice(at + 1)];
+    }),
+  );
+
+/** ffprobe's answer, line by line: `packet|stream_index=0|pts=...`, then a line for each stream and one for the container. */
+class Answer {
+  readonly packets = new Map<string, Packets>();
+  readonly streams: Map<string, string>[] = [];
+  format = "";
+  #rest = "";
+
+  /** False for what cannot be an answer. */
+  take(chunk: Buffer): boolean {
+    const lines = (this.#rest + chunk.toString("latin1")).split("\n");
+    this.#rest = lines.pop()!;
+    for (const line of lines) this.#line(line);
+    return this.#rest.length < maxLine;
+  }
+
+  #line(line: string): void {
+    const fields = fieldsOf(line);
+    if (line.startsWith("packet|")) {
+      const stream = fields.get("stream_index") ?? "";
+      const found = this.packets.get(stream) ?? new Packets();
+      this.packets.set(stream, found);
+      found.add(fields);
+    } else if (line.startsWith("stream|")) this.streams.push(fields);
+    else if (line.startsWith("format|")) this.format = fields.get("format_name") ?? "";
+  }
+}
+
+interface Candidate {
+  fields: Map<string, string>;
+  packets: Packets;
+}
+
+/** As ffmpeg chooses: what has more than a picture to show, then its default flag against pixels, then the number of frames. */
+function score({ fields, packets }: Candidate): number {
+  const area = (Number(fields.get("width")) || 0) * (Number(fields.get("height")) || 0);
+  return area + (packets.shown > 1 ? 1e8 : 0) + (fields.get("disposition:default") === "1" ? 5e6 : 0);
+}
+
+function mainStream(path: string, answer: Answer): Candidate {
+  const all = answer.streams.map((fields) => ({
+    fields,
+    packets: answer.packets.get(fields.get("index") ?? "") ?? new Packets(),
+  }));
+  const moving = all.filter(
+    ({ fields }) =>
+      fields.get("disposition:attached_pic") !== "1" && fields.get("disposition:timed_thumbnails") !== "1",
+  );
+  if (moving.length === 0) throw noVideo(path, all.length === 0 ? "none" : "a cover picture beside the sound");
+  const best = moving.reduce((a, b) => {
+    const more = score(b) - score(a) || b.packets.shown - a.packets.shown;
+    return more > 0 ? b : a;
+  });
+  if (best.packets.shown === 0)
+    throw new IsrDpoError("MEDIA_EMPTY", `${path}: expected at least one frame, got none`, { path });
+  return best;
+}
+
+function isRotated(fields: ReadonlyMap<string, string>): boolean {
+  for (const [key, value] of fields)
+    if ((key === "tag:rotate" || /(^|:)rotation$/.test(key)) && Number(value) % 360 !== 0) return true;
+  return false;
+}
+
+/** Reads the container, decoding nothing. MEDIA_UNREADABLE; MEDIA_EMPTY where there is no video in it. */
+export async function probe(path: string, o: ToolOptions): Promise<Probe> {
+  const entries = [
+    "packet=stream_index,pts,size,flags",
+    "stream=index,codec_name,width,height,avg_frame_rate,r_frame_rate,time_base,nb_frames",
+    "stream_disposition=default,attached_pic,timed_thumbnails:stream_side_data=rotation:stream_tags=rotate",
+    "format=format_name",
+  ];
+  const args = ["-hide_banner", "-loglevel", "level+error", "-select_streams", "v", "-show_entries", entries.join(":")];
+  const answer = new Answer();
+  const { ffprobe } = findTools(o.ffmpeg);
+  const ended = await tool(ffprobe, [...args, "-of", "compact", ...input(path)], path, o, (c) => answer.take(c));
+  if (ended.killed) throw unreadable(path, "an answer of ffprobe that is none");
+  if (ended.code !== 0) throw refusal(path, ended.log);
+  const { fields, packets } = mainStream(path, answer);
+  return {
+    stream: Number(fields.get("index")),
+    others: answer.streams.length - 1,
+    codec: fields.get("codec_name") ?? "unknown",
+    format: answer.format,
+    packets: packets.shown,
+    announced: Number(fields.get("nb_frames")) || 0,
+    fps: ratio(fields.get("avg_frame_rate")) ?? ratio(fields.get("r_frame_rate")),
+    tick: ratio(fields.get("time_base")) ?? 1,
+    pixels: (Number(fields.get("width")) || 0) * (Number(fields.get("height")) || 0),
+    rotated: isRotated(fields),
+    stamps: packets.stamps(),
+  };
+}
