@@ -1,22 +1,22 @@
-# The Node-API addon: native/binding over the engine. cmake-js passes the header folders in CMAKE_JS_INC; a bare cmake
-# (IDE, ctest) asks node for the two packages, and goes without the addon where they are not installed.
-if(NOT CMAKE_JS_INC)
+# The Node-API addon: native/binding over the engine. build.cjs passes the header folders in NODE_API_INCLUDE; a bare
+# cmake (IDE, ctest) asks node for the two packages, and goes without the addon where they are not installed.
+if(NOT NODE_API_INCLUDE)
   find_program(NODE_EXECUTABLE node)
   if(NODE_EXECUTABLE)
     execute_process(
       COMMAND ${NODE_EXECUTABLE} -p "[require('node-api-headers').include_dir, require('node-addon-api').include_dir].join(';')"
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
-      OUTPUT_VARIABLE CMAKE_JS_INC OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+      OUTPUT_VARIABLE NODE_API_INCLUDE OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   endif()
 endif()
 
-if(CMAKE_JS_INC)
+if(NODE_API_INCLUDE)
   file(GLOB binding_sources CONFIGURE_DEPENDS native/binding/*.cc)
-  add_library(addon MODULE ${binding_sources} ${CMAKE_JS_SRC})
+  add_library(addon MODULE ${binding_sources})
   # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
   target_compile_definitions(addon PRIVATE NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
-  target_include_directories(addon SYSTEM PRIVATE ${CMAKE_JS_INC})
-  target_link_libraries(addon PRIVATE engine ${CMAKE_JS_LIB})
+  target_include_directories(addon SYSTEM PRIVATE ${NODE_API_INCLUDE})
+  target_link_libraries(addon PRIVATE engine)
   # nodelete: pool threads outlive the environment that loaded the addon. exclude-libs: nothing of the engine is exported.
   # now: a binary that lacks a symbol fails to load, with a message, rather than in the middle of a job.
   target_link_options(addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)

@@ -1,26 +1,45 @@
 #!/usr/bin/env node
-// Builds the addon into build/<config>/isr_dpo.node with cmake-js. One entry for everything that builds: the npm scripts,
+// Builds the addon into build/<config>/isr_dpo.node with CMake. One entry for everything that builds: the npm scripts,
 // prebuildify (which runs this file in place of node-gyp and adds flags of its own, ignored here) and binding.gyp.
-// Node-API headers come from the node-api-headers package (package.json: binary.napi_versions): nothing is downloaded.
+// Node-API headers come from the packages node-api-headers and node-addon-api: nothing is downloaded.
 const { spawnSync } = require("node:child_process");
+const { existsSync } = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 
 const root = path.resolve(__dirname, "..");
 const config = process.argv.includes("--debug") ? "Debug" : "Release";
-const cli = path.join(path.dirname(require.resolve("cmake-js/package.json")), "bin", "cmake-js");
+const folder = path.join(root, "build", "cmake"); // build/ itself holds node-gyp's files when that runs us
 
-// cmake-js' own folder is build/cmake: `rebuild` empties it, and build/ itself holds node-gyp's files when that runs us.
-const args = [cli, "build", "-d", root, "-O", path.join(root, "build", "cmake"), "-B", config, "-l", "warn"];
-args.push(`--CDCMAKE_LIBRARY_OUTPUT_DIRECTORY=${path.join(root, "build", config)}`);
-for (const name of ["BUILD_TESTING", "BUILD_BENCH", "SANITIZE", "CMAKE_CXX_COMPILER_LAUNCHER"])
-  if (process.env[name] !== undefined) args.push(`--CD${name}=${process.env[name]}`);
+const works = (program) => spawnSync(program, ["--version"], { stdio: "ignore" }).status === 0;
 
-// make, where ninja is missing, would build one file at a time.
-const env = { CMAKE_BUILD_PARALLEL_LEVEL: String(os.availableParallelism()), ...process.env };
-const child = spawnSync(process.execPath, args, { stdio: "inherit", cwd: root, env });
-if (child.status !== 0) {
-  console.error("isr-dpo: the native build failed. It needs CMake 3.20+, a C++20 compiler (gcc 12+, clang 15+) and make or ninja.");
-  console.error("isr-dpo: without it, types and `isr-dpo --help` work; computing says BINARY_MISSING.");
+/** Of a folder that is configured for the first time; make, where ninja is missing, builds one file at a time by itself. */
+const generator = () => (existsSync(path.join(folder, "CMakeCache.txt")) || !works("ninja") ? [] : ["-G", "Ninja"]);
+
+function configure() {
+  const headers = [require("node-api-headers").include_dir, path.dirname(require.resolve("node-addon-api/napi.h"))];
+  const options = {
+    CMAKE_BUILD_TYPE: config,
+    NODE_API_INCLUDE: headers.join(";"),
+    CMAKE_LIBRARY_OUTPUT_DIRECTORY: path.join(root, "build", config),
+  };
+  for (const name of ["BUILD_TESTING", "BUILD_BENCH", "SANITIZE", "CMAKE_CXX_COMPILER_LAUNCHER"])
+    if (process.env[name] !== undefined) options[name] = process.env[name];
+  const defined = Object.entries(options).map(([name, value]) => `-D${name}=${value}`);
+  return ["-S", root, "-B", folder, ...generator(), ...defined];
 }
-process.exit(child.status ?? 1);
+
+function cmake(args) {
+  const env = { CMAKE_BUILD_PARALLEL_LEVEL: String(os.availableParallelism()), ...process.env };
+  const { status, error } = spawnSync("cmake", args, { stdio: "inherit", cwd: root, env });
+  if (error) console.error(`isr-dpo: ${error.code === "ENOENT" ? "there is no cmake on the PATH" : error.message}`);
+  return status ?? 1;
+}
+
+const status = cmake(configure()) || cmake(["--build", folder, "--config", config]);
+if (status !== 0) {
+  console.error("isr-dpo: the native build failed. It needs CMake 3.20+, a C++20 compiler (gcc 12+, clang 15+) and make or ninja:");
+  console.error("isr-dpo: on Debian and Ubuntu, apt-get install -y g++ cmake ninja-build; then npm rebuild isr-dpo.");
+  console.error("isr-dpo: with --ignore-scripts the package installs without it: types and `isr-dpo --help` work.");
+}
+process.exit(status);

@@ -1,7 +1,11 @@
 // node examples/ask-video.mjs CHECKPOINT VIDEO: two questions about one video file; it is decoded and encoded once.
 import { loadModel } from "isr-dpo";
 
-const [dir, video] = process.argv.slice(2);
+const [dir, video, ...rest] = process.argv.slice(2);
+if (!dir || dir.startsWith("-") || !video || rest.length > 0) {
+  console.error("usage: node examples/ask-video.mjs CHECKPOINT VIDEO");
+  process.exit(2);
+}
 const model = await loadModel(dir);
 const session = model.session(); // keeps what has been read: the second question costs its own words only
 const shown = (text) => text.replace(/\p{Cc}/gu, " "); // a model may write anything, also what moves a cursor
@@ -16,5 +20,5 @@ for (const text of ["What happens in the video?", "What happens first?"]) {
   messages.push({ role: "assistant", content: answer.text });
   console.log(` (${answer.end}; decoded ${model.counters.decodes}, tower passes ${model.counters.towerPasses})`);
 }
-await session[Symbol.asyncDispose]();
-await model[Symbol.asyncDispose]();
+await session.dispose();
+await model.dispose();

@@ -2,8 +2,12 @@
 import { fileURLToPath } from "node:url";
 import { readSamples, trainIteration, writeWorld } from "isr-dpo";
 
-const model = fileURLToPath(new URL("../models/world", import.meta.url));
-const dir = process.argv[2];
+const model = fileURLToPath(import.meta.resolve("isr-dpo/models/world")); // 1.1 M parameters, part of the package
+const [dir, ...rest] = process.argv.slice(2);
+if (!dir || dir.startsWith("-") || rest.length > 0) {
+  console.error("usage: node iterate.mjs FOLDER");
+  process.exit(2);
+}
 const { samples, videos } = await writeWorld(`${dir}/clips`, { name: "train", seed: 1, clips: 32 });
 const config = { videos, seed: 1, prompts: `${model}/prompts.json`, video: { looks: "varied", frames: 4 } };
 config.response = config.context = { maxTokens: 50 };

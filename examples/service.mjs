@@ -3,7 +3,12 @@ import { createServer } from "node:http";
 import { json } from "node:stream/consumers";
 import { isIsrDpoError, loadModel } from "isr-dpo";
 
-const model = await loadModel(process.argv[2]);
+const [dir, port, ...rest] = process.argv.slice(2);
+if (!dir || dir.startsWith("-") || !/^\d{1,5}$/.test(port) || rest.length > 0) {
+  console.error("usage: node examples/service.mjs CHECKPOINT PORT (0: any)");
+  process.exit(2);
+}
+const model = await loadModel(dir);
 const server = createServer(async (request, response) => {
   const gone = new AbortController();
   response.on("close", () => gone.abort());
@@ -16,4 +21,4 @@ const server = createServer(async (request, response) => {
     response.end(JSON.stringify({ code: error.code, message: error.message }));
   }
 });
-server.listen(Number(process.argv[3]), "127.0.0.1", () => console.log(`listening on ${server.address().port}`));
+server.listen(Number(port), "127.0.0.1", () => console.log(`listening on ${server.address().port}`));

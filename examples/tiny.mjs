@@ -3,7 +3,11 @@
 //   npx isr-dpo train sft --model tiny/model --data tiny/train.jsonl --eval-data tiny/eval.jsonl --run-dir tiny/run --learning-rate 2e-3 --epochs 4
 import { mkdirSync, writeFileSync } from "node:fs";
 
-const dir = process.argv[2] ?? "tiny";
+const [dir, ...rest] = process.argv.slice(2);
+if (!dir || dir.startsWith("-") || rest.length > 0) {
+  console.error("usage: node examples/tiny.mjs FOLDER");
+  process.exit(2);
+}
 const [width, mlp, layers, heads] = [128, 384, 7, 4];
 const special = ["<pad>", "<s>", "</s>"];
 const characters = Array.from({ length: 95 }, (_, i) => String.fromCharCode(32 + i));

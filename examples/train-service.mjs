@@ -1,20 +1,30 @@
 // Trains over HTTP: iterations as jobs with progress and cancel; SIGTERM leaves every run resumable.
-//   node examples/train-service.mjs [port]
+//   node examples/train-service.mjs 8010
 //   curl -s localhost:8010/runs -d '{"runDir":"runs/a","model":"CHECKPOINT","iteration":1,"samples":"samples.jsonl","config":{"videos":"videos"}}'
 //   curl -N localhost:8010/runs/0      # events as they come
 //   curl -X DELETE localhost:8010/runs/0
 import { createServer } from "node:http";
 import { isIsrDpoError, readSamples, trainIteration } from "isr-dpo";
 
+const [port, ...rest] = process.argv.slice(2);
+if (!/^\d{1,5}$/.test(port) || rest.length > 0) {
+  console.error("usage: node examples/train-service.mjs PORT (0: any)");
+  process.exit(2);
+}
 const jobs = [];
 const maxBody = 1 << 20;
 
 function start({ samples, ...options }) {
   const job = { state: "running", last: null, readers: new Set(), run: undefined, end: new AbortController() };
   const given = typeof samples === "string" ? readSamples(samples) : samples;
+  let begin;
+  job.begun = new Promise((resolve) => {
+    begin = resolve;
+  });
   job.run = trainIteration({ ...options, samples: given, finish: job.end.signal });
   const tell = (event) => {
     job.last = event;
+    begin();
     for (const reader of job.readers) reader.write(`data: ${JSON.stringify(event)}\n\n`);
   };
   const follow = async () => {
@@ -31,7 +41,8 @@ function start({ samples, ...options }) {
     .finally(() => {
       for (const reader of job.readers) reader.end();
     });
-  return jobs.push(job) - 1;
+  jobs.push(job);
+  return job;
 }
 
 async function body(request) {
@@ -47,7 +58,12 @@ const server = createServer(async (request, response) => {
   const reply = (status, value) =>
     response.writeHead(status, { "content-type": "application/json" }).end(`${JSON.stringify(value)}\n`);
   try {
-    if (request.method === "POST" && request.url === "/runs") return reply(201, { id: start(await body(request)) });
+    if (request.method === "POST" && request.url === "/runs") {
+      const job = start(await body(request));
+      await job.begun; // its first event, or why there is none
+      if (job.last.type === "error") return reply(400, job.last);
+      return reply(201, { id: jobs.indexOf(job) });
+    }
     const job = jobs[/^\/runs\/(\d+)$/.exec(request.url ?? "")?.[1] ?? -1];
     if (!job) return reply(404, { error: "no such run" });
     if (request.method === "DELETE") {
@@ -71,6 +87,6 @@ process.once("SIGTERM", async () => {
   process.exit(0);
 });
 
-server.listen(Number(process.argv[2] ?? 8010), "127.0.0.1", () => {
+server.listen(Number(port), "127.0.0.1", () => {
   console.log(`listening on http://127.0.0.1:${server.address().port}`);
 });

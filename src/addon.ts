@@ -1,8 +1,8 @@
 // Finds and loads the binary, at first use and never at import; the typed mirror of native/binding; and Host, which turns
 // native jobs into promises: cancellation, the caller's stack on errors, disposal.
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join } from "node:path";
+import { join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type ErrorCode, IsrDpoError, withFrames } from "./errors.js";
 
@@ -168,12 +168,52 @@ interface Native extends Record<JobName, Job> {
   dpoLoss(args: object): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] };
 }
 
-/** The package's folder. */
-export const root = fileURLToPath(new URL("..", import.meta.url)); // src/ and dist/ both stand one level below it
+/** What should be the package's folder: src/ and dist/ both stand one level below it. "": this code has no address. */
+function above(): string {
+  try {
+    return fileURLToPath(new URL("..", import.meta.url));
+  } catch {
+    return ""; // made CommonJS by a bundler
+  }
+}
+
+const root = above();
+
+function isOurs(): boolean {
+  try {
+    return JSON.parse(readFileSync(join(root, "package.json"), "utf8")).name === "isr-dpo";
+  } catch {
+    return false;
+  }
+}
+
+/** The package's folder. BINARY_MISSING where a bundler has taken the code out of it. */
+export function packageRoot(): string {
+  if (root !== "" && isOurs()) return root;
+  throw new IsrDpoError(
+    "BINARY_MISSING",
+    `isr-dpo: expected its own folder, got ${root || "code without an address"}`,
+    {
+      hint: "the package was bundled, and its binary and files cannot be: mark it external (esbuild --external:isr-dpo, `external` of rollup and vite, `externals` of webpack, serverExternalPackages of Next.js)",
+      path: root,
+    },
+  );
+}
+
+/**
+ * Folder of the model that ships with the package: 1.1 M parameters, answers about clips of coloured shapes (docs/world.md).
+ * Its prompts are in `prompts.json` there. The same as `import.meta.resolve("isr-dpo/models/world")`, as a path.
+ */
+export const worldModel: string = join(root, "models", "world");
 
 let loaded: { native: Native; path: string } | undefined;
 
+/** How the binary is built, where the package stands as it does. */
+const buildHint = (dir: string): string =>
+  `${dir.split(sep).includes("node_modules") ? "build it with `npm rebuild isr-dpo --foreground-scripts`" : "build it in the package's folder with `npm run build:native`"} (CMake 3.20+ and a C++20 compiler, Linux x64)`;
+
 function load(): { native: Native; path: string } {
+  const root = packageRoot();
   const require = createRequire(import.meta.url);
   const target = `${process.platform}-${process.arch}`;
   const places = [
@@ -197,7 +237,7 @@ function load(): { native: Native; path: string } {
     "BINARY_MISSING",
     `no usable native binary for ${target}, node ${process.version}; tried\n${tried.join("\n")}`,
     {
-      hint: "build it in the package's folder with `npm run build:native` (CMake 3.20+ and a C++20 compiler, Linux x64)",
+      hint: buildHint(root),
       ...(path === "" ? {} : { path }),
       detail: { tried: places },
       cause,

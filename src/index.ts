@@ -1,4 +1,5 @@
 // The public surface. Importing it loads no binary and starts no thread: both happen at first use.
+export { worldModel } from "./addon.js";
 export * from "./communicator.js";
 export type { ErrorCode, ErrorFacts } from "./errors.js";
 export { IsrDpoError, isIsrDpoError } from "./errors.js";

@@ -1,6 +1,6 @@
 // The documentation stays true: files and scripts that it names exist, every error code has its row, the README's examples
 // are the files in examples/, and those run.
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -34,8 +34,23 @@ test("every page links to files that exist", () => {
   for (const page of pages)
     for (const [, target] of read(page).matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g)) {
       ++links;
+      if (page === "README.md") broken.push(`${page}: ${target}: relative, and npm shows it elsewhere`);
       if (!existsSync(join(top, dirname(page), target!))) broken.push(`${page}: ${target}`);
     }
+  const { homepage } = JSON.parse(read("package.json")) as { homepage: string };
+  const own = homepage.replace(/#.*/, "").replace("https://github.com/", "");
+  const inRepository = new RegExp(
+    `(?:\\]\\(|\\]: )https://(?:github|raw\\.githubusercontent)\\.com/${own}/(?:blob/)?main/([^)#\\n]+)`,
+    "g",
+  );
+  for (const page of pages)
+    for (const [, target] of read(page).matchAll(inRepository)) {
+      ++links;
+      if (!existsSync(join(top, target!))) broken.push(`${page}: ${target}`);
+    }
+  const readme = read("README.md");
+  for (const [, name] of readme.matchAll(/\]\[([^\]]+)\]/g))
+    if (!readme.includes(`\n[${name}]: `)) broken.push(`README.md: [${name}] is not defined`);
   assert.ok(links > 20, "links were found");
   assert.equal(broken, []);
 });
@@ -138,6 +153,29 @@ test("the README shows the examples as they are", () => {
   const blocks = [...read("README.md").matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code!);
   assert.equal(blocks, [example("iterate.mjs")]);
 });
+
+const examples = readdirSync(join(top, "examples"));
+const wrongArguments: [what: string, args: string[]][] = [
+  ["none", []],
+  ["an empty one", [""]],
+  ["--help", ["--help"]],
+  ["too many", ["a", "b", "c", "d"]],
+];
+for (const name of examples)
+  for (const [what, args] of wrongArguments)
+    test(`examples/${name} with wrong arguments (${what}): its usage, and nothing is written`, () => {
+      const cwd = mkdtempSync(join(tmpdir(), "isr-dpo-usage-"));
+      const ended = spawnSync(process.execPath, [join(top, "examples", name), ...args], {
+        cwd,
+        encoding: "utf8",
+        timeout: 60_000,
+      });
+      assert.is(ended.status, 2, ended.stderr);
+      assert.match(ended.stderr, new RegExp(`^usage: node .*${name} [A-Z]`));
+      assert.is(ended.stdout, "");
+      assert.equal(readdirSync(cwd), []);
+      rmSync(cwd, { recursive: true });
+    });
 
 test("the examples run", () => {
   const dir = mkdtempSync(join(tmpdir(), "isr-dpo-examples-"));

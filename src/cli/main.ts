@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
-import { root } from "../addon.js";
+import { packageRoot } from "../addon.js";
 import { chatCommand } from "./chat.js";
 import { configCommand } from "./config.js";
 import { exitCode, report } from "./exit.js";
@@ -19,7 +19,7 @@ import { runCommand } from "./run.js";
 import { trainCommand } from "./train.js";
 
 async function main(): Promise<number> {
-  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
+  const { version } = JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string };
   const program = new Command("isr-dpo")
     .description("train and run video language models by iterative DPO")
     .version(version)

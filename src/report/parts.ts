@@ -2,13 +2,13 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { root } from "../addon.js";
+import { packageRoot } from "../addon.js";
 
 /** Source of a content security policy for a style or script that stands in the page. */
 export const hash = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 
 /** Files of src/, one after the other. */
 export async function joined(names: readonly string[]): Promise<string> {
-  const parts = names.map((name) => readFile(join(root, "src", name), "utf8"));
+  const parts = names.map((name) => readFile(join(packageRoot(), "src", name), "utf8"));
   return (await Promise.all(parts)).join("");
 }

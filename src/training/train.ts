@@ -2,7 +2,7 @@
 // run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { asyncDispose, root } from "../addon.js";
+import { asyncDispose, packageRoot } from "../addon.js";
 import { signalOf } from "../check.js";
 import type { DataNote } from "../data/notes.js";
 import type { SkippedRow } from "../data/rows.js";
@@ -55,7 +55,7 @@ const free: readonly string[] = [
 ];
 
 export const engineVersion = (): string =>
-  (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }).version;
+  (JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string }).version;
 
 const without = (value: object, ...keys: readonly string[]): Record<string, unknown> =>
   Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key)));

@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { cp, rename } from "node:fs/promises";
 import { join } from "node:path";
-import { asyncDispose, root } from "../addon.js";
+import { asyncDispose, worldModel } from "../addon.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { runIterations } from "../isr/run.js";
 import type { ContextDesign } from "../isr/settings.js";
@@ -307,7 +307,7 @@ class Demo {
 
 /** The method on the world: clips, all designs, measures, and the files of the report. Called again it goes on. */
 export function demo(options: DemoOptions): Run<DemoEvent, DemoResult> {
-  const { dir, seed = 1, clips = 160, heldOut = 100, iterations = 3, model = join(root, "models", "world") } = options;
+  const { dir, seed = 1, clips = 160, heldOut = 100, iterations = 3, model = worldModel } = options;
   for (const [name, n] of Object.entries({ clips, heldOut, iterations }))
     if (!Number.isSafeInteger(n) || n < 1)
       throw new IsrDpoError("INVALID_ARGUMENT", `options.${name}: expected a whole number of at least 1, got ${n}`);
