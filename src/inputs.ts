@@ -344,8 +344,8 @@ export function messagesOf(field: string, prompt: unknown, media: unknown): read
 }
 
 export interface BuiltSequence extends Expanded {
-  /** Mask over ids of assistant tokens. */
-  scored: Uint8Array;
+  /** Mask over ids of assistant tokens; found when it is read, for not every template can tell. */
+  readonly scored: Uint8Array;
   /** Before expansion, as a Sequence holds them. */
   given: Int32Array;
   media: readonly Media[];
@@ -361,9 +361,16 @@ export async function build(
   const { buildPrompt } = await import("./text/prompt.js");
   const built = buildPrompt(call.tokenizer(field), call.rules, messages, { generate });
   const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
-  const scored = new Uint8Array(e.ids.length);
-  built.scored.forEach((x, i) => {
-    if (x) scored[e.starts[i]!] = 1;
-  });
-  return { ...e, scored, given: built.ids, media: built.media };
+  return {
+    ...e,
+    given: built.ids,
+    media: built.media,
+    get scored() {
+      const scored = new Uint8Array(e.ids.length);
+      built.scored.forEach((x, i) => {
+        if (x) scored[e.starts[i]!] = 1;
+      });
+      return scored;
+    },
+  };
 }

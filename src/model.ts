@@ -290,7 +290,8 @@ function memoised<T>(make: () => Promise<T>): () => Promise<T> {
 
 /** The mask over a sequence's ids before their expansion. */
 function givenMask(built: BuiltSequence): Uint8Array {
-  return Uint8Array.from(built.given, (_, i) => built.scored[built.starts[i]!]!);
+  const { scored } = built;
+  return Uint8Array.from(built.given, (_, i) => scored[built.starts[i]!]!);
 }
 
 class LoadedModel implements VideoLM {

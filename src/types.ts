@@ -135,10 +135,14 @@ export interface Tokenizer {
   encode(text: string, o?: { special?: boolean }): Int32Array;
   decode(ids: TokenIds, o?: { skipSpecial?: boolean }): string;
   stream(): { push(id: number): string; end(): string };
+  /**
+   * A conversation by the chat template. `scored` (over ids: what the assistant said, with its end tokens) is found when it
+   * is read; reading it throws TOKENIZER for a template that renders earlier turns otherwise once others follow.
+   */
   apply(
     messages: readonly Message[],
     o?: { generate?: boolean },
-  ): { text: string; ids: Int32Array; scored: Uint8Array };
+  ): { text: string; ids: Int32Array; readonly scored: Uint8Array };
 }
 
 export interface ForwardOutput {

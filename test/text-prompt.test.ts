@@ -356,15 +356,28 @@ const bad: [string, string, RegExp][] = [
   [
     "what it raises",
     "{{ raise_exception('roles must alternate') }}",
-    /t\.jinja: the chat template says: roles must alternate/,
+    /t\.jinja:1: the chat template says: roles must alternate/,
   ],
-  ["a syntax fault", "{% for %}", /chat template says/],
+  ["a syntax fault", "a\n{% for %}", /t\.jinja:2: the chat template cannot be used: expected name, got block_end/],
+  ["a tag that is not known", "\n\n{% include 'x' %}", /t\.jinja:3: .*\{% include %\} is not supported/],
+  ["a filter that is not known", "{{ 'x' | shout }}", /t\.jinja:1: .*no filter named 'shout'/],
+  ["a filter that is not supported", "{{ [1] | random }}", /the filter 'random' is not supported/],
+  ["a test that is not known", "{{ 1 is big }}", /no test named 'big'/],
+  [
+    "HTML marks where they would change the text",
+    "{{ 'a' + ('<' | safe) }}",
+    /the filter 'safe' is not supported inside/,
+  ],
+  ["what is undefined", "a\n{{ messages[0].nothing.more }}", /t\.jinja:2: .*'dict object' has no attribute 'nothing'/],
+  ["changes of lists", "{{ messages.append(1) }}", /list\.append\(\) changes its object/],
+  ["what Python does not print alike twice", "{{ messages | map(attribute='role') }}", /printing a generator/],
+  ["the insides of objects", "{{ ''.__class__ }}", /'__class__' of 'str' object is unsafe/],
   [
     "an endless loop",
     "{% for a in range(9000) %}{% for b in range(9000) %}{% set c = b %}{% endfor %}{% endfor %}",
-    /more than 300000 steps/,
+    /more than 4000000 steps/,
   ],
-  ["a long range", "{% for a in range(1000000000) %}x{% endfor %}", /more than 10000 numbers/],
+  ["a long range", "{% for a in range(1000000000) %}x{% endfor %}", /more than 100000 numbers/],
   [
     "a text that doubles",
     `{% set ns = namespace(s='xx') %}{% for a in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}`,
@@ -376,7 +389,25 @@ const bad: [string, string, RegExp][] = [
     /list of more than/,
   ],
   ["too long", "a".repeat((1 << 20) + 1), /1048576 characters/],
-  ["a run of blanks", " ".repeat(1 << 19), /1000 blanks in a row/],
+  ["expressions nested deep", `{{ ${"(".repeat(5000)}1${")".repeat(5000)} }}`, /100 deep/],
+  ["not nested deep", `{{ ${"not ".repeat(5000)}1 }}`, /120 deep/],
+  ["minus nested deep", `{{ ${"- ".repeat(5000)}1 }}`, /120 deep/],
+  ["blocks nested deep", `${"{% if 1 %}".repeat(5000)}${"{% endif %}".repeat(5000)}`, /100 deep/],
+  ["endless recursion", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", /200 deep/],
+  [
+    "values nested deep",
+    "{% set ns = namespace(v=[]) %}{% for i in range(90000) %}{% set ns.v = [ns.v] %}{% endfor %}{{ ns.v }}",
+    /too deep|steps/,
+  ],
+  ["a text repeated", "{{ 'abc' * 999999999 }}", /text of more than/],
+  ["a list repeated", "{{ [1] * 999999999 }}", /list of more than/],
+  ["a wide field", "{{ '%999999999d' % 1 }}", /text of more than|not supported/],
+  ["padding", "{{ 'a'.ljust(999999999) }}", /text of more than/],
+  [
+    "what is printed again and again",
+    "{% set s = 'x' * 9999999 %}{% for i in range(99) %}{{ s }}{% endfor %}",
+    /characters are rendered/,
+  ],
 ];
 for (const [what, source, message] of bad)
   test(`template refused: ${what}`, () => rejects(() => render(source), "TOKENIZER", message, what));
@@ -395,11 +426,17 @@ test("a template that renders the beginning of a conversation differently later 
   );
   const t = await loadTokenizer(dir);
   assert.is(t.apply([ask("a")]).text, "1a");
-  await rejects(() => t.apply([ask("a"), reply("b")]), "TOKENIZER", /assistant's tokens cannot be told/, "scored");
+  assert.is(t.apply([ask("a"), reply("b"), ask("c")], { generate: true }).text, "3abc");
+  await rejects(
+    () => t.apply([ask("a"), reply("b")]).scored,
+    "TOKENIZER",
+    /assistant's tokens cannot be told/,
+    "scored",
+  );
   // Here the text begins alike, but the tokens do not: "the" and "re" merge over the border.
   writeFileSync(join(dir, "chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}");
   const joined = await loadTokenizer(dir);
-  await rejects(() => joined.apply([ask("th"), reply("e man")]), "TOKENIZER", /others at/, "tokens");
+  await rejects(() => joined.apply([ask("th"), reply("e man")]).scored, "TOKENIZER", /others at/, "tokens");
 });
 
 test("where a template is found", async () => {
@@ -422,7 +459,16 @@ test("where a template is found", async () => {
   writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: named }));
   assert.is(await rendered(), "named");
   writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: 5 }));
-  await rejects(() => loadTokenizer(dir), "TOKENIZER", /chat_template: expected a string/, "number");
+  for (const [value, message] of [
+    [5, /expected a string or one named "default", got 5/],
+    [named.slice(0, 1), /tokenizer_config\.json: the chat template cannot be used: .*templates named "tool_use"/],
+    ["{% raw %}a", /tokenizer_config\.json:1: .*raw/],
+  ] as const) {
+    writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: value }));
+    const t = await loadTokenizer(dir);
+    assert.is(t.decode(t.encode("a dog")), "a dog", "what needs no template works");
+    await rejects(() => t.apply([ask("a")]), "TOKENIZER", message, String(value));
+  }
 });
 
 test.run();

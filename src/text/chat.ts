@@ -2,6 +2,7 @@
 import { array, choice, object, refuse, text as string } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Message } from "../types.js";
+import { type ChatTemplate, withoutTemplate } from "./template.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 
 const roles = ["system", "user", "assistant"] as const;
@@ -49,6 +50,42 @@ export function answerEnd(tokenizer: ModelTokenizer, ids: Int32Array, from: numb
   return lastOf((id) => id === tokenizer.endId) ?? lastOf((id) => tokenizer.isSpecial(id)) ?? to;
 }
 
+export interface Rendered {
+  text: string;
+  ids: Int32Array;
+  /**
+   * Over `ids`: the assistant's tokens and the end token after them. Found when it is read, by what the beginnings of the
+   * conversation render to; throws TOKENIZER for a template that renders earlier turns otherwise once others follow.
+   */
+  readonly scored: Uint8Array;
+}
+
+/** `scored` is found when it is first read: only training needs it. */
+export function withMask<T extends object>(rendered: T, find: () => Uint8Array): T & { readonly scored: Uint8Array } {
+  let found: Uint8Array | undefined;
+  return Object.defineProperty(rendered, "scored", {
+    enumerable: true,
+    get: () => {
+      found ??= find();
+      return found;
+    },
+  }) as T & { readonly scored: Uint8Array };
+}
+
+function templateOf(tokenizer: ModelTokenizer): ChatTemplate {
+  if (tokenizer.template) return tokenizer.template;
+  const fault = tokenizer.templateFault;
+  if (fault)
+    throw new IsrDpoError("TOKENIZER", `messages: ${fault.message}`, {
+      hint: fault.hint ?? withoutTemplate,
+      ...(fault.path === undefined ? {} : { path: fault.path }),
+      cause: fault,
+    });
+  throw new IsrDpoError("TOKENIZER", "messages: expected a tokenizer with a chat template, got one without", {
+    hint: "put a chat_template.jinja beside the tokenizer, or give a Sequence: { ids: Int32Array }",
+  });
+}
+
 /**
  * Text, ids and mask of a conversation. `addBos`: as processors do, the tokenizer's own special tokens are added unless the
  * rendered text begins with the bos token; else the text is taken as it is.
@@ -57,13 +94,9 @@ export function applyTemplate(
   tokenizer: ModelTokenizer,
   given: readonly Message[],
   o: { generate: boolean; addBos: boolean },
-): { text: string; ids: Int32Array; scored: Uint8Array } {
+): Rendered {
   const messages = checkedMessages("messages", given);
-  const { template } = tokenizer;
-  if (!template)
-    throw new IsrDpoError("TOKENIZER", "messages: expected a tokenizer with a chat template, got one without", {
-      hint: "put a chat_template.jinja beside the tokenizer, or give a Sequence: { ids: Int32Array }",
-    });
+  const template = templateOf(tokenizer);
   const bos = tokenizer.bosId === null ? null : tokenizer.piece(tokenizer.bosId);
   const text = template.render(messages, { generate: o.generate });
   const special = o.addBos && !(bos !== null && text.startsWith(bos));
@@ -77,11 +110,13 @@ export function applyTemplate(
       );
     return prefixLength(ids, encode(beginning));
   };
-  const scored = new Uint8Array(ids.length);
-  messages.forEach(({ role }, i) => {
-    if (role !== "assistant") return;
-    const from = until(i, true);
-    scored.fill(1, Math.max(from, 1), answerEnd(tokenizer, ids, from, until(i + 1, false)));
+  return withMask({ text, ids }, () => {
+    const scored = new Uint8Array(ids.length);
+    messages.forEach(({ role }, i) => {
+      if (role !== "assistant") return;
+      const from = until(i, true);
+      scored.fill(1, Math.max(from, 1), answerEnd(tokenizer, ids, from, until(i + 1, false)));
+    });
+    return scored;
   });
-  return { text, ids, scored };
 }

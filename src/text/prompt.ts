@@ -3,7 +3,7 @@
 import { show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Media, Message } from "../types.js";
-import { applyTemplate, checkedMessages, prefixLength } from "./chat.js";
+import { answerEnd, applyTemplate, checkedMessages, prefixLength, withMask } from "./chat.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 import { type Segment, type VicunaTurn, vicunaPrompt } from "./vicuna.js";
 
@@ -23,8 +23,8 @@ export interface PlaceholderRules {
 export interface BuiltPrompt {
   /** With placeholders. */
   ids: Int32Array;
-  /** Over `ids`: the assistant's tokens and the end token after them. */
-  scored: Uint8Array;
+  /** Over `ids`: the assistant's tokens and the end token after them; found when it is read (see Rendered). */
+  readonly scored: Uint8Array;
   /** One placeholder's text a medium (original layouts: a placeholder). */
   text: string;
   /** In the order of their placeholders. */
@@ -93,7 +93,7 @@ function original(
   const last = turns.at(-1)?.role ?? "system";
   if (generate && last !== "user") wrongOrder("messages", "a user turn at the end", last);
   const spell = (id: number) => (id === rules.video && id !== rules.image ? "<video>" : "<image>");
-  return { ...vicunaPrompt(tokenizer, turns, { generate, spell, system }), media };
+  return Object.assign(vicunaPrompt(tokenizer, turns, { generate, spell, system }), { media });
 }
 
 function wrongOrder(field: string, expected: string, received: string): never {
@@ -150,22 +150,25 @@ function expanded(
   messages: readonly Message[],
   generate: boolean,
 ): BuiltPrompt {
-  const { text, ids, scored } = applyTemplate(tokenizer, messages, { generate, addBos: true });
+  const rendered = applyTemplate(tokenizer, messages, { generate, addBos: true });
+  const { text, ids } = rendered;
   const kinds = kindsOf(rules, messages);
   checkPlaceholders(tokenizer, messages, ids, kinds);
   const media: Media[] = [];
   const out: number[] = [];
-  const marks: number[] = [];
+  const copied: number[] = []; // of each id, which rendered one it is
   ids.forEach((id, i) => {
     const medium = kinds.get(id);
     const copies = medium ? rules.visualTokens(medium.kind) : 1;
     if (medium) media.push(medium.media.shift()!);
     for (let k = 0; k < copies; k++) {
       out.push(id);
-      marks.push(scored[i]!);
+      copied.push(i);
     }
   });
-  return { ids: Int32Array.from(out), scored: Uint8Array.from(marks), text, media };
+  return withMask({ ids: Int32Array.from(out), text, media }, () =>
+    Uint8Array.from(copied, (i) => rendered.scored[i]!),
+  );
 }
 
 /**
@@ -183,7 +186,7 @@ export function buildPrompt(
   refuseMedia(rules, checked);
   if (rules.style === "original") return original(tokenizer, rules, checked, o.generate);
   if (rules.style === "expanded") return expanded(tokenizer, rules, checked, o.generate);
-  return { ...applyTemplate(tokenizer, checked, { generate: o.generate, addBos: false }), media: [] };
+  return Object.assign(applyTemplate(tokenizer, checked, { generate: o.generate, addBos: false }), { media: [] });
 }
 
 /**
@@ -201,5 +204,5 @@ export function answerIds(
     generate: false,
   });
   const from = prefixLength(whole.ids, prompt.ids);
-  return whole.ids.slice(from, whole.scored.lastIndexOf(1) + 1);
+  return whole.ids.slice(from, answerEnd(tokenizer, whole.ids, from, whole.ids.length));
 }

@@ -1,17 +1,11 @@
-// Jinja chat templates. A template comes with a checkpoint and is not trusted: its size, the steps of a rendering and the
-// sizes of what it builds are bounded, and it sees nothing but the messages as plain data and the special tokens.
+// Chat templates: the checkpoint's Jinja, given the messages as plain data and the special tokens by their names.
 import { IsrDpoError } from "../errors.js";
 import type { Message } from "../types.js";
 import { strftime, type WallClock } from "./date.js";
-import { tokenizerError } from "./files.js";
+import { compile, JinjaFault, type Template } from "./jinja/index.js";
 
-export const templateLimits = {
-  characters: 1 << 20,
-  blanks: 1000,
-  steps: 300_000,
-  items: 10_000,
-  text: 64 << 20,
-} as const;
+/** Characters of a template. */
+export const maxTemplate = 1 << 20;
 
 export interface ChatTemplate {
   readonly source: string;
@@ -36,104 +30,67 @@ function plain(messages: readonly Message[]): PlainMessage[] {
   }));
 }
 
-function range(...given: unknown[]): number[] {
-  const numbers = given.filter((x) => typeof x === "number");
-  const [start, stop, step] = numbers.length > 1 ? numbers : [0, numbers[0]];
-  const by = step ?? 1;
-  if (stop === undefined || !Number.isFinite(start) || !Number.isFinite(stop) || !(Math.abs(by) >= 1))
-    throw new Error("range: expected whole numbers");
-  const length = Math.max(0, Math.ceil((stop - start!) / by));
-  if (length > templateLimits.items) throw new Error(`range: more than ${templateLimits.items} numbers`);
-  return Array.from({ length }, (_, i) => start! + i * by);
-}
-
-/** What of @huggingface/jinja is used; its own declarations do not resolve under "nodenext". */
-interface Jinja {
-  Template: new (source: string) => { parsed: unknown };
-  Environment: new () => { set(name: string, value: unknown): unknown };
-  Interpreter: new (
-    env: unknown,
-  ) => { run(program: unknown): { value: unknown }; evaluate(node: unknown, env: unknown): { value?: unknown } };
-}
-
-/** Runs a parsed template with its budget. */
-function boundedInterpreter({ Interpreter }: Jinja) {
-  return class extends Interpreter {
-    steps = 0;
-
-    override evaluate(node: unknown, env: unknown): { value?: unknown } {
-      if (++this.steps > templateLimits.steps) throw new Error(`more than ${templateLimits.steps} steps`);
-      const result = super.evaluate(node, env);
-      const { value } = result;
-      if (Array.isArray(value)) this.steps += value.length / 100;
-      if (typeof value === "string" && value.length > templateLimits.text)
-        throw new Error(`a text of more than ${templateLimits.text} characters`);
-      if (Array.isArray(value) && value.length > templateLimits.items)
-        throw new Error(`a list of more than ${templateLimits.items} items`);
-      return result;
-    }
-  };
-}
-
-/** What every template may name. */
-const globals = {
-  ...{ true: true, false: false, none: null, True: true, False: false, None: null },
-  range,
-  raise_exception(message: unknown) {
-    throw new Error(String(message));
-  },
-};
-
 const probe = "probe-5d1c";
 
-function checkSize(path: string, source: string): void {
-  if (source.length > templateLimits.characters)
-    throw tokenizerError(
+/** What is wrong with a template, and where; what does not need it works all the same. */
+export function templateFault(path: string, line: number, what: string, hint: string, cause?: unknown): IsrDpoError {
+  const at = line > 0 ? `${path}:${line}` : path;
+  return new IsrDpoError("TOKENIZER", `${at}: the chat template ${what}`, {
+    hint,
+    path,
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+export const withoutTemplate =
+  "put a chat template that can be used beside the tokenizer (chat_template.jinja); prompts as ids need none";
+
+function failed(path: string, e: unknown): IsrDpoError {
+  if (!(e instanceof JinjaFault)) throw e;
+  if (e.raised)
+    return templateFault(
       path,
-      `expected a template of at most ${templateLimits.characters} characters, got ${source.length}`,
+      e.line,
+      `says: ${e.message}`,
+      "give the conversation in the form that this model was trained on",
+      e,
     );
-  // The lexer's time is quadratic in a run of white space.
-  if (new RegExp(`\\s{${templateLimits.blanks}}`).test(source))
-    throw tokenizerError(
+  return templateFault(path, e.line, `cannot render the conversation: ${e.message}`, withoutTemplate, e);
+}
+
+function compiled(path: string, source: string, clock: WallClock): Template {
+  if (source.length > maxTemplate)
+    throw templateFault(
       path,
-      `expected fewer than ${templateLimits.blanks} blanks in a row in the template, got more`,
+      0,
+      `is too long: expected at most ${maxTemplate} characters, got ${source.length}`,
+      withoutTemplate,
     );
+  try {
+    return compile(source, (format) => strftime(format, clock));
+  } catch (e) {
+    if (!(e instanceof JinjaFault)) throw e;
+    throw templateFault(path, e.line, `cannot be used: ${e.message}`, withoutTemplate, e);
+  }
 }
 
 /**
  * Compiles a template. `specials` are the tokens that it may name: bos_token, eos_token, ...; `clock` is what strftime_now
- * prints.
+ * prints. Throws TOKENIZER with the file, the line and the construct that cannot be used.
  */
-export async function compileTemplate(
+export function compileTemplate(
   path: string,
   source: string,
   specials: Readonly<Record<string, string>>,
   clock: WallClock,
-): Promise<ChatTemplate> {
-  checkSize(path, source);
-  const jinja = (await import("@huggingface/jinja")) as unknown as Jinja;
-  const Interpreter = boundedInterpreter(jinja);
-  const failed = (e: unknown) =>
-    new IsrDpoError("TOKENIZER", `${path}: the chat template says: ${e instanceof Error ? e.message : e}`, {
-      hint: "give the conversation in the form that this model was trained on",
-      path,
-      cause: e,
-    });
-  let parsed: unknown;
-  try {
-    parsed = new jinja.Template(source).parsed;
-  } catch (e) {
-    throw failed(e);
-  }
+): ChatTemplate {
+  const template = compiled(path, source, clock);
   const run = (messages: PlainMessage[], generate: boolean): string => {
     try {
-      const env = new jinja.Environment();
-      const strftime_now = (format: unknown) => strftime(String(format), clock);
-      const data = { strftime_now, messages, add_generation_prompt: generate, tools: null, documents: null };
-      for (const [key, value] of Object.entries({ ...globals, ...specials, ...data })) env.set(key, value);
-      return String(new Interpreter(env).run(parsed).value);
+      const data = { messages, add_generation_prompt: generate, tools: null, documents: null };
+      return template.render({ ...specials, ...data });
     } catch (e) {
-      throw failed(e);
+      throw failed(path, e);
     }
   };
   let knowsParts: boolean | undefined;

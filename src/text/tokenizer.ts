@@ -2,10 +2,10 @@
 // a SentencePiece tokenizer.model. Both are given the same face; the library is imported when the first one is loaded.
 import { join } from "node:path";
 import { path as checkedPath, refuse, show } from "../check.js";
-import { IsrDpoError } from "../errors.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import type { Message, TokenIds, Tokenizer, TokenizerOptions } from "../types.js";
 import { applyTemplate } from "./chat.js";
-import { clockText, wallClock } from "./date.js";
+import { clockText, type WallClock, wallClock } from "./date.js";
 import { type StageFactory, stagesOf, type TextStream, textStream } from "./detokenizer.js";
 import {
   isObject,
@@ -20,7 +20,7 @@ import {
 import { readSentencePiece } from "./sentencepiece.js";
 import { type AddedToken, checkTokenizerJson } from "./shape.js";
 import { slowCodec } from "./slow.js";
-import { type ChatTemplate, compileTemplate } from "./template.js";
+import { type ChatTemplate, compileTemplate, templateFault, withoutTemplate } from "./template.js";
 
 export interface ModelTokenizer extends Tokenizer {
   /** One more than the largest id; a model's own vocabulary may be padded beyond it. */
@@ -29,6 +29,8 @@ export interface ModelTokenizer extends Tokenizer {
   /** The token that ends an answer: the eos token of the tokenizer's configuration. */
   readonly endId: number | null;
   readonly template: ChatTemplate | null;
+  /** Why there is no template though the files hold one; all that needs none works. */
+  readonly templateFault: IsrDpoError | null;
   tokenId(piece: string): number | null;
   /** The text of a token as the files spell it. */
   piece(id: number): string | null;
@@ -55,14 +57,18 @@ class CodecTokenizer implements ModelTokenizer {
   readonly vocabSize: number;
   readonly bosId: number | null;
   readonly endId: number | null;
+  readonly template: ChatTemplate | null;
+  readonly templateFault: IsrDpoError | null;
 
   constructor(
     private readonly path: string,
     private readonly codec: Codec,
     specials: Readonly<Record<string, string>>,
-    readonly template: ChatTemplate | null,
+    template: ChatTemplate | IsrDpoError | null,
     readonly templateDate: string,
   ) {
+    this.template = template instanceof IsrDpoError ? null : template;
+    this.templateFault = template instanceof IsrDpoError ? template : null;
     this.vocabSize = codec.pieces.length;
     this.bosId = this.tokenId(specials.bos_token);
     this.endId = this.tokenId(specials.eos_token);
@@ -188,6 +194,23 @@ function namedSpecials(...sources: readonly Json[]): Record<string, string> {
   return named;
 }
 
+/** Of named templates the default one, as transformers chooses it. */
+function chosenTemplate(path: string, value: unknown): string {
+  if (typeof value === "string") return value;
+  const named = Array.isArray(value)
+    ? new Map(value.flatMap((x) => (isObject(x) && typeof x.name === "string" ? [[x.name, x.template] as const] : [])))
+    : null;
+  const source = named?.get("default");
+  if (typeof source === "string") return source;
+  const names = named && named.size > 0 ? `templates named ${[...named.keys()].map(show).join(", ")}` : show(value);
+  throw templateFault(
+    path,
+    0,
+    `cannot be used: expected a string or one named "default", got ${names}`,
+    withoutTemplate,
+  );
+}
+
 /** The source of a chat template and the file it stands in: a file of its own, or a field of a JSON file. */
 async function findTemplate(dir: string, config: Json): Promise<{ path: string; source: string } | null> {
   const own = join(dir, "chat_template.jinja");
@@ -199,14 +222,29 @@ async function findTemplate(dir: string, config: Json): Promise<{ path: string; 
     [processor, json ? parseObject(processor, json).chat_template : undefined],
     [join(dir, "tokenizer_config.json"), config.chat_template],
   ];
-  for (const [path, value] of places) {
-    const named = Array.isArray(value) ? value.find((x) => isObject(x) && x.name === "default") : undefined;
-    const source = isObject(named) ? named.template : value;
-    if (source === undefined || source === null) continue;
-    if (typeof source !== "string") throw tokenizerError(path, `chat_template: expected a string, got ${show(source)}`);
-    return { path, source };
-  }
+  for (const [path, value] of places)
+    if (value !== undefined && value !== null) return { path, source: chosenTemplate(path, value) };
   return null;
+}
+
+const hasTemplate = async (dir: string): Promise<boolean> =>
+  (await readIfThere(join(dir, "chat_template.jinja"), limits.small)) !== null ||
+  (await readIfThere(join(dir, "chat_template.json"), limits.small)) !== null;
+
+/** The template, or why what is there cannot be used: it costs what needs a template, and nothing else. */
+async function readTemplate(
+  dir: string,
+  config: Json,
+  specials: Readonly<Record<string, string>>,
+  clock: WallClock,
+): Promise<ChatTemplate | IsrDpoError | null> {
+  try {
+    const found = await findTemplate(dir, config);
+    return found && compileTemplate(found.path, found.source, specials, clock);
+  } catch (e) {
+    if (isIsrDpoError(e)) return e;
+    throw e;
+  }
 }
 
 async function optionalObject(path: string): Promise<Json | null> {
@@ -234,18 +272,17 @@ export async function loadTokenizer(dir: string, o: TokenizerOptions = {}): Prom
   const config = await optionalObject(file("tokenizer_config.json"));
   const map = await optionalObject(file("special_tokens_map.json"));
   const specials = namedSpecials(config ?? {}, map ?? {});
-  const template = await findTemplate(dir, config ?? {});
   const path = file(json ? "tokenizer.json" : "tokenizer.model");
   let codec: Codec;
   if (json) codec = await jsonCodec(path, json);
   else {
     const read = readSentencePiece(path, model!);
     const added = await optionalObject(file("added_tokens.json"));
-    const bare = !config && !map && !added && !template;
+    const bare = !config && !map && !added && !(await hasTemplate(dir));
     codec = slowCodec(path, read, { config: config ?? {}, added: added ?? {}, bare });
     if (read.bosId !== null) specials.bos_token ??= read.pieces[read.bosId]!;
     if (read.eosId !== null) specials.eos_token ??= read.pieces[read.eosId]!;
   }
-  const compiled = template ? await compileTemplate(template.path, template.source, specials, clock) : null;
-  return new CodecTokenizer(path, codec, specials, compiled, clockText(clock));
+  const template = await readTemplate(dir, config ?? {}, specials, clock);
+  return new CodecTokenizer(path, codec, specials, template, clockText(clock));
 }

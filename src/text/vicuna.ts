@@ -2,7 +2,7 @@
 //   SYSTEM USER: <video>\nquestion ASSISTANT: answer</s>USER: ...
 // Text between placeholders is cut into tokens piece by piece, each as a text of its own.
 import { IsrDpoError } from "../errors.js";
-import { prefixLength } from "./chat.js";
+import { prefixLength, withMask } from "./chat.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 
 export const vicunaSystem =
@@ -55,10 +55,10 @@ export interface VicunaPrompt {
   text: string;
   ids: Int32Array;
   /** The answers' tokens and the end token after each. */
-  scored: Uint8Array;
+  readonly scored: Uint8Array;
 }
 
-/** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn. Throws TOKENIZER when the answers' tokens cannot be told apart. */
+/** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn. Reading `scored` throws TOKENIZER when the answers' tokens cannot be told apart. */
 export function vicunaPrompt(
   tokenizer: ModelTokenizer,
   turns: readonly VicunaTurn[],
@@ -70,11 +70,14 @@ export function vicunaPrompt(
     });
   const segments = vicunaSegments(turns, o.generate, o.system);
   const ids = encodeSegments(tokenizer, segments);
-  const scored = new Uint8Array(ids.length);
   const until = (count: number) =>
     prefixLength(ids, encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system)));
-  turns.forEach(({ role }, i) => {
-    if (role === "assistant") scored.fill(1, until(i), until(i + 1));
+  const text = segments.map((s) => (typeof s === "string" ? s : o.spell(s))).join("");
+  return withMask({ text, ids }, () => {
+    const scored = new Uint8Array(ids.length);
+    turns.forEach(({ role }, i) => {
+      if (role === "assistant") scored.fill(1, until(i), until(i + 1));
+    });
+    return scored;
   });
-  return { text: segments.map((s) => (typeof s === "string" ? s : o.spell(s))).join(""), ids, scored };
 }
