@@ -1,7 +1,9 @@
 // What this machine and a checkpoint are, without loading weights.
 import { binaryPath, machine, type NativeReport, sharedHost } from "./addon.js";
 import { options, path } from "./check.js";
+import { isIsrDpoError } from "./errors.js";
 import { visualTokens } from "./media.js";
+import type { ModelTokenizer } from "./text/tokenizer.js";
 import type { ModelInfo, Tokenizer, TokenizerOptions } from "./types.js";
 
 export interface DeviceReport {
@@ -33,12 +35,49 @@ export interface CheckpointReport extends Omit<ModelInfo, "device" | "isa"> {
   missing: readonly string[];
   /** Tensors of the files that the model does not use. */
   unused: readonly string[];
-  /** What is unusual, for people. */
+  /** What is unusual, for people: what is read in another way than one may expect, and what does not fit together. */
   notes: readonly string[];
+}
+
+/** What of a tokenizer does not fit its checkpoint's other files. */
+function tokenizerNotes(t: ModelTokenizer, r: NativeReport): string[] {
+  const notes: string[] = [];
+  const spelled = (id: number) => `${t.piece(id)} (${id})`;
+  const beyond = Array.from({ length: Math.max(0, t.vocabSize - r.vocabSize) }, (_, i) => r.vocabSize + i).filter(
+    (id) => t.piece(id) !== null,
+  );
+  if (beyond.length > 0) {
+    const shown = beyond.slice(0, 4).map(spelled).join(", ");
+    const more = beyond.length > 4 ? ` and ${beyond.length - 4} more` : "";
+    notes.push(
+      `the tokenizer has ${beyond.length} tokens that the embedding of ${r.vocabSize} rows lacks: ${shown}${more}; a text that holds one is refused`,
+    );
+  }
+  const ends = [...r.endTokenIds];
+  if (ends.length === 0) notes.push("no end token in config.json and generation_config.json: answers end at maxTokens");
+  else if (t.endId !== null && !ends.includes(t.endId))
+    notes.push(
+      `the tokenizer's end token is ${spelled(t.endId)}, at which generation does not stop: it stops at ${ends.map(spelled).join(", ")}`,
+    );
+  for (const id of ends)
+    if (t.piece(id) === null) notes.push(`the end token ${id} is none of the tokenizer's, so that no text can hold it`);
+  return notes;
+}
+
+async function textNotes(dir: string, r: NativeReport): Promise<string[]> {
+  try {
+    const { loadTokenizer } = await import("./text/tokenizer.js");
+    return tokenizerNotes(await loadTokenizer(dir), r);
+  } catch (e) {
+    if (isIsrDpoError(e, "NOT_FOUND")) return ["no tokenizer: only token ids can be given"];
+    if (isIsrDpoError(e)) return [`the tokenizer cannot be used: ${e.message}`];
+    throw e;
+  }
 }
 
 export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> {
   const r = await sharedHost().call<NativeReport>("inspect", { dir: path("dir", dir) });
+  const text = await textNotes(dir, r);
   return {
     family: r.family,
     modelType: r.modelType,
@@ -53,7 +92,7 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
     parts: r.parts,
     missing: r.missing,
     unused: r.unused,
-    notes: r.notes,
+    notes: [...r.notes, ...text],
   };
 }
 

@@ -1,8 +1,10 @@
 // What config.json and the tensors beside it mean: used as transformers uses it, refused by name, or told. A new key is a row.
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { type ErrorCode, inspectCheckpoint, loadModel } from "../src/index.js";
+import { parsePythonJson } from "../src/python-json.js";
 import { near, rejects } from "./helpers/assert.js";
 import {
   type Config,
@@ -322,6 +324,67 @@ ends("Infinity in a generation_config", async () => {
   assert.equal(model.info.endTokenIds, [2]);
 });
 ends.run();
+
+// ---- the tokenizer beside them
+const words = suite("tokenizers against their checkpoints");
+const addedTokens = (first: number, ...contents: string[]): Edit =>
+  editJson("tokenizer.json", (o) => {
+    const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+    const all = contents.map((content, i) => ({ id: first + i, content, ...flags }));
+    return { ...o, added_tokens: [...(o.added_tokens as Config[]), ...all] };
+  });
+const wordRows: [what: string, edit: Edit, note: RegExp | undefined][] = [
+  [
+    "two tokens more than rows",
+    addedTokens(448, "<more0>", "<more1>"),
+    /2 tokens .* 448 rows lacks: <more0> \(448\), <more1> \(449\); a text/,
+  ],
+  ["six tokens more", addedTokens(448, "<a>", "<b>", "<c>", "<d>", "<e>", "<f>"), /6 tokens .*<d> \(451\) and 2 more/],
+  ["another end token", config({ eos_token_id: 7 }), /end token is <\/s> \(2\).*stops at .* \(7\)/],
+  ["no end token", config({ eos_token_id: null }), /no end token/],
+  [
+    "no tokenizer",
+    (d) => ["tokenizer.json", "tokenizer_config.json"].map((f) => rmSync(join(d, f))),
+    /no tokenizer: only token ids/,
+  ],
+  [
+    "a tokenizer that is no JSON",
+    (d) => writeFileSync(join(d, "tokenizer.json"), "{"),
+    /the tokenizer cannot be used: .*tokenizer\.json/,
+  ],
+  [
+    "Infinity where nothing counts it",
+    editJson("tokenizer_config.json", (o) => ({ ...o, model_max_length: "@", odd: ["NaN in words"] }), "Infinity"),
+    undefined,
+  ],
+  [
+    "NaN where nothing counts it",
+    editJson("tokenizer_config.json", (o) => ({ ...o, scale: ["@", '-Infinity \\" \\'] }), "NaN"),
+    undefined,
+  ],
+];
+for (const [what, edit, note] of wordRows)
+  words(what, async () => {
+    const generation = editJson("generation_config.json", (o) => ({ ...o, eos_token_id: null }));
+    const report = await inspectCheckpoint(edited(folder("text_llama"), generation, edit));
+    if (note)
+      assert.ok(
+        report.notes.some((n) => note.test(n)),
+        `${note} in ${JSON.stringify(report.notes)}`,
+      );
+    else assert.equal(report.notes, []);
+  });
+words("Python's numbers, and what is none", () => {
+  const read = parsePythonJson('{"a": [NaN, Infinity, -Infinity, "NaN \\" Infinity"], "Infinity": -1}');
+  assert.equal(read, { a: [Number.NaN, Infinity, -Infinity, 'NaN " Infinity'], Infinity: -1 });
+  for (const text of ["[Nan]", "[+Infinity]", "[NaN", '{"a": NaN, }', "[NaNNaN]", '["NaN]', "{Infinity: 1}"])
+    assert.throws(
+      () => parsePythonJson(text),
+      (e: unknown) => e instanceof SyntaxError,
+      text,
+    );
+});
+words.run();
 
 // ---- video models
 const video = suite("configs of video models");

@@ -23,7 +23,7 @@ const native: Ladder = {
 
 const src: Ladder = {
   steps: [
-    ["errors", "types"],
+    ["errors", "types", "python-json"],
     ["addon", "check", "handler", "run"],
     ["text", "video"],
     ["media", "stream"],

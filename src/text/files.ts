@@ -1,6 +1,7 @@
 // Files of a tokenizer folder: read whole, but never more than a limit.
 import { open, stat } from "node:fs/promises";
 import { IsrDpoError } from "../errors.js";
+import { parsePythonJson } from "../python-json.js";
 
 /** Bytes; the largest published tokenizer.json are about 35 MB. */
 export const limits = { json: 128 << 20, model: 64 << 20, small: 4 << 20 } as const;
@@ -58,7 +59,7 @@ export const isObject = (x: unknown): x is Json => typeof x === "object" && x !=
 export function parseObject(path: string, bytes: Uint8Array): Json {
   let value: unknown;
   try {
-    value = JSON.parse(parseText(path, bytes));
+    value = parsePythonJson(parseText(path, bytes));
   } catch (e) {
     if (e instanceof IsrDpoError) throw e;
     throw tokenizerError(path, `expected JSON, got a fault: ${e instanceof Error ? e.message : e}`, e);

@@ -3,6 +3,7 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { refuse, show } from "../check.js";
 import { type ErrorCode, IsrDpoError } from "../errors.js";
+import { parsePythonJson } from "../python-json.js";
 import { channels, clipMean, clipStd } from "./preprocess.js";
 
 export interface VisionSpec {
@@ -51,7 +52,7 @@ async function readJson(path: string): Promise<Json | undefined> {
   try {
     const { size } = await stat(path);
     if (size > maxFileBytes) throw new Error(`${size} bytes, above the limit of ${maxFileBytes}`);
-    const json: unknown = JSON.parse(await readFile(path, "utf8"));
+    const json = parsePythonJson(await readFile(path, "utf8"));
     if (!isObject(json)) throw new Error("no JSON object");
     return json;
   } catch (e) {
