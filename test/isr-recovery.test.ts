@@ -202,7 +202,11 @@ test("a clock that is set back changes nothing", async () => {
 const changes: [string, Partial<RunIterationsOptions>, RegExp][] = [
   ["configuration", { config: { ...isrOptions(data, "x").config, seed: 12 } }, /config\.seed/],
   ["context design", { context: "renew" }, /config\.context\.design/],
-  ["prompts", { prompts: { ...defaultPrompts, response: "Say it: {question}" } }, /facts\.promptsSha256/],
+  [
+    "prompts",
+    { prompts: { ...defaultPrompts, response: "Say it: {question}" } },
+    /inputs\.prompts: expected the content of 20/,
+  ],
   ["samples", { samples: samples.slice(1) }, /facts\.samples/],
   ["judge", { judge: { id: "mine", compare: async () => [] } }, /facts\.judge/],
 ];

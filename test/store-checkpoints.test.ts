@@ -166,7 +166,7 @@ test("a fault at every call: an older step stands, and the next save succeeds", 
     assert.ok(isIsrDpoError(error, expected), `call ${at}: ${error}`);
     const { newest, bad } = await newestStep(dir);
     assert.ok((newest?.step === 20 || newest?.step === 30) && bad.length === 0, `call ${at}: ${JSON.stringify(bad)}`);
-    await removeTemporaries(dir);
+    await removeTemporaries([dir]);
     await save(dir, 40);
     assert.is((await newestStep(dir)).newest?.step, 40);
     assert.equal(readdirSync(dir).sort(), [`step-0000${newest?.step}`, "step-000040"], `call ${at}`);

@@ -52,7 +52,7 @@ for (const [code, expected] of faults)
     }
   });
 
-test("an error of the source passes as it is, a missing folder is not found, a link is no place for a temporary file", async () => {
+test("an error of the source passes as it is, a missing folder is not found, names beside are not taken", async () => {
   const dir = temporaryFolder();
   const fails = (async function* () {
     yield Buffer.from("half");
@@ -67,9 +67,10 @@ test("an error of the source passes as it is, a missing folder is not found, a l
     /none.a.tmp: expected to create it/,
     "folder",
   );
-  symlinkSync(join(dir, "victim"), join(dir, "b.tmp"));
-  await rejects(() => writeAtomic(join(dir, "b"), "x"), "IO", /b\.tmp: expected to create it/, "link");
-  assert.not(existsSync(join(dir, "victim")));
+  for (const name of ["b.tmp", "f.tmp"]) writeFileSync(join(dir, name), "mine");
+  await writeAtomic(join(dir, "b"), "x");
+  await (await AtomicDir.create(join(dir, "f"))).commit();
+  for (const name of ["b.tmp", "f.tmp"]) assert.is(readFileSync(join(dir, name), "utf8"), "mine");
 });
 
 async function fill(path: string): Promise<void> {
@@ -81,8 +82,6 @@ async function fill(path: string): Promise<void> {
 test("a folder appears whole, or not at all", async () => {
   const dir = temporaryFolder();
   const final = join(dir, "f");
-  mkdirSync(`${final}.tmp`);
-  writeFileSync(join(`${final}.tmp`, "stale"), "");
   const folder = await AtomicDir.create(final);
   await fill(folder.path);
   assert.not(existsSync(final));
@@ -113,17 +112,32 @@ for (const [code, expected] of faults)
     }
   });
 
-test("temporaries go, at every depth; links are not followed", async () => {
+test("temporaries of ours go, in the folders that are named alone; links are not followed, other names stay", async () => {
   const [dir, other] = [temporaryFolder(), temporaryFolder()];
-  writeFileSync(join(other, "keep.tmp"), "");
-  mkdirSync(join(dir, "a", "b.tmp", "c"), { recursive: true });
-  for (const name of ["x.tmp", "x", "a/y.tmp", "a/y.tmpx", "a/b.tmp/c/z"]) writeFileSync(join(dir, name), "");
+  const ours = (name: string) => `.${name}.isr-dpo-0123456789ab.tmp`;
+  mkdirSync(join(dir, "a", ours("step"), "c"), { recursive: true });
+  mkdirSync(join(dir, "b"));
+  const kept = ["x.tmp", ".x.tmp", "chapter.isr-dpo-0123456789ab.tmp", ".x.isr-dpo-0123456789AB.tmp", `${ours("x")}x`];
+  for (const name of [...kept, ours("x"), "model.tmp", `a/${ours("y")}`, `b/${ours("z")}`])
+    writeFileSync(join(dir, name), "");
+  writeFileSync(join(other, ours("mine")), "");
   symlinkSync(other, join(dir, "link"));
-  const removed = await removeTemporaries(dir);
-  assert.equal(removed.sort(), ["a/b.tmp", "a/y.tmp", "x.tmp"].map((name) => join(dir, name)).sort());
-  assert.equal([readdirSync(dir).sort(), readdirSync(join(dir, "a"))], [["a", "link", "x"], ["y.tmpx"]]);
-  assert.equal(readdirSync(other), ["keep.tmp"]);
-  assert.equal(await removeTemporaries(join(dir, "none")), []);
+  const removed = await removeTemporaries([dir, join(dir, "a"), join(dir, "link"), join(dir, "none")], ["model.tmp"]);
+  const expected = [ours("x"), "model.tmp", `a/${ours("step")}`, `a/${ours("y")}`].map((name) => join(dir, name));
+  assert.equal(removed.sort(), expected.sort());
+  assert.equal(readdirSync(dir).sort(), [...kept, "a", "b", "link"].sort());
+  assert.equal([readdirSync(join(dir, "b")), readdirSync(other)], [[ours("z")], [ours("mine")]]);
+});
+
+test("folders that two make at once are made", async () => {
+  const top = temporaryFolder();
+  for (let i = 0; i < 20; i++) {
+    const made = await Promise.all(Array.from({ length: 8 }, (_, k) => makeFolders(join(top, `${i}/a/b`, `${k & 1}`))));
+    assert.ok(
+      made.some((path) => path === join(top, String(i))),
+      JSON.stringify(made),
+    );
+  }
 });
 
 test("folders are made with their parents", async () => {

@@ -127,8 +127,13 @@ test("a changed file, and one of another format", async () => {
       JSON.stringify(change),
     );
   }
-  put({ format: 2 });
-  await rejects(() => openRun(dir, asked), "RUN_MISMATCH", /expected format 1, got 2/, "format");
+  put({ format: 1, facts: { engine: "0.9.0" } });
+  await rejects(
+    () => openRun(dir, asked),
+    "RUN_MISMATCH",
+    /expected format 2, got 1, written by version 0\.9\.0/,
+    "format",
+  );
 });
 
 test("under a fault at every call there is a whole file or none", async () => {

@@ -14,11 +14,11 @@ import {
 } from "../src/index.js";
 import { close, rejects, sameBits } from "./helpers/assert.js";
 import { script } from "./helpers/child.js";
-import { caught } from "./helpers/data.js";
+import { caught, rowsFile } from "./helpers/data.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 import { floatsOf, readSafetensors } from "./helpers/safetensors.js";
-import { bytesOf, eventsOf, idPairs, pixelPairs, setups } from "./helpers/training.js";
+import { bytesOf, eventsOf, idPairs, pixelPairs, setups, textRows } from "./helpers/training.js";
 
 const test = suite("training run");
 const newDir = () => join(temporaryFolder(), "run");
@@ -230,11 +230,11 @@ const changes: [change: Partial<TrainOptions>, key: string][] = [
     "config.trainer.seed",
   ],
   [{ kind: "sft", trainer: {} }, "kind"],
-  [{ data: join(temporaryFolder(), "other.jsonl") }, "config.data"],
+  [{ data: rowsFile(textRows(9)) }, "inputs.data"],
   [{ onLong: "truncate" }, "config.onLong"],
   [{ onBadRow: "skip" }, "config.onBadRow"],
   [{ load: { dtype: "bf16" } }, "facts.dtype"],
-  [{ evalData: join(temporaryFolder(), "eval.jsonl") }, "config.evalData"],
+  [{ evalData: rowsFile(textRows(2)) }, "inputs.evalData"],
 ];
 for (const [change, key] of changes)
   test(`a changed ${key} is refused, and nothing is touched`, async () => {

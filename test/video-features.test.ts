@@ -120,11 +120,17 @@ test("the bound holds: what was used longest ago goes, what is too large stays o
 test("what a process that died left is swept, what another writes now is not", async () => {
   const { cache, dir } = cacheOf(fileBytes);
   mkdirSync(dir);
-  const [old, now] = ["x.feat.1-aa.tmp", "y.feat.2-bb.tmp"].map((name) => join(dir, name)) as [string, string];
-  for (const path of [old, now]) writeFileSync(path, "half");
-  utimesSync(old, new Date(0), new Date(0));
+  const own = (digit: string) => `${digit.repeat(64)}.feat`;
+  const [old, now] = [`${own("1")}.7-0123456789ab.tmp`, `${own("2")}.8-0123456789ab.tmp`];
+  const others = ["x.feat", "notes.feat.old", "x.feat.1-aa.tmp"];
+  for (const name of [old, now, ...others]) writeFileSync(join(dir, name), Buffer.alloc(2 * fileBytes));
+  for (const name of [old, ...others]) utimesSync(join(dir, name), new Date(0), new Date(0));
   await cache.put("a", tensor(1));
-  assert.equal([existsSync(old), existsSync(now)], [false, true]);
+  assert.equal(
+    [old, now, ...others].map((name) => existsSync(join(dir, name))),
+    [false, true, true, true, true],
+    "what other programs call .feat is neither counted nor removed",
+  );
 });
 
 test("several processes share a folder", async () => {

@@ -1,15 +1,16 @@
 // The run folder of iterations: lock, run.json, samples.jsonl, and a folder for each iteration (docs/run-folder.md).
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathOf } from "../data/fields.js";
 import type { Sample } from "../data/samples.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import { guarded, makeFolders, removeTemporaries, writeAtomic } from "../store/files.js";
-import { acquireLock, type Lock } from "../store/lock.js";
-import { mayDiffer, openRun, type RunOptions } from "../store/run.js";
+import { Claim } from "../store/claim.js";
+import { guarded, writeAtomic } from "../store/files.js";
+import { type InputPlace, refuseMeeting, samePlace } from "../store/places.js";
+import { mayDiffer, openRun, type RunFile, type RunOptions, readRun, runName, templateDateOf } from "../store/run.js";
 import { engineVersion } from "../training/train.js";
+import type { LoadOptions } from "../types.js";
 import { type Prompts, promptsHash } from "./prompts.js";
 import type { RunSettings } from "./settings.js";
 
@@ -21,6 +22,7 @@ const free: readonly string[] = [
     "to",
     "model",
     "samples",
+    "seedData",
     "videos",
     "keep",
     "features",
@@ -72,61 +74,145 @@ export interface RunIdentity {
   prompts: Prompts;
   judge: string;
   samples: AsyncIterable<Sample> | Iterable<Sample>;
+  load: LoadOptions;
+  /** Indices of the models that are used. */
+  iterations: readonly number[];
 }
+
+/** What a run writes, relative to its folder; models of other iterations may be read there. */
+const written = (iterations: readonly number[]): string[] => [
+  ...[
+    runName,
+    "lock",
+    "samples.jsonl",
+    "features",
+    "judgements.jsonl",
+    "seed",
+    "evaluation",
+    "report.html",
+    "tensorboard",
+  ],
+  ...iterations.map((t) => join("iterations", String(t))),
+];
+
+function inputPlaces({ settings, load }: Pick<RunIdentity, "settings" | "load">): InputPlace[] {
+  const { model, samples, seedData, prompts, videos, evaluate, features } = settings;
+  const cache = load.featureCache ? load.featureCache.dir : features !== false ? features.dir : undefined;
+  const files = { samples, seedData, prompts, videos, "evaluate.samples": evaluate?.samples, "features.dir": cache };
+  return [
+    { name: "model", path: model, whole: true },
+    ...Object.entries({ ...files, "evaluate.videos": evaluate?.videos }).flatMap(([name, path]) =>
+      path === undefined || path === sampleless ? [] : [{ name, path }],
+    ),
+  ];
+}
+
+/** Stands for the path of samples that a program gives. */
+export const sampleless = "given by the program";
+
+/** Refuses what is to be read from where the run writes, and a cache in the model's folder. */
+export async function checkPlaces(dir: string, o: Omit<RunIdentity, "samples" | "judge" | "prompts">): Promise<void> {
+  const inputs = inputPlaces(o);
+  const cache = inputs.find(({ name }) => name === "features.dir");
+  const own = cache && (await samePlace(cache.path, join(dir, "features")));
+  await refuseMeeting(dir, written(o.iterations), own ? inputs.filter((i) => i !== cache) : inputs);
+  if (cache)
+    await refuseMeeting(
+      cache.path,
+      [],
+      inputs.filter(({ whole }) => whole),
+    );
+}
+
+const owner = (iterations: readonly number[]) => ({
+  mark: runName,
+  what: "the folder of a run",
+  read: (path: string, found: Record<string, unknown>) => readRun(path, found, "isr"),
+  drafts: {
+    files: ["samples.jsonl"],
+    folders: [...iterations.flatMap((t) => [`iterations/${t}`]), "iterations", "seed"],
+  },
+});
+
+/** Temporaries of model.save(), and of other parts, beside their places. */
+const otherTemporaries = ["model.tmp", "model.old.tmp"];
 
 export class RunFolder {
   readonly #run: RunOptions;
   readonly #lines: string;
+  readonly #claim: Claim<RunFile>;
 
   private constructor(
     readonly dir: string,
-    readonly lock: Lock,
+    claim: Claim<RunFile>,
     readonly samples: readonly Sample[],
-    /** Nothing was run here yet: there is no run.json. */
-    readonly fresh: boolean,
     run: RunOptions,
     lines: string,
   ) {
+    this.#claim = claim;
     this.#run = run;
     this.#lines = lines;
   }
 
-  /** Takes the folder's lock, tidies what a crash left, and checks that the run is the one that was started here. */
+  /** Nothing was run here yet: there is no run.json. */
+  get fresh(): boolean {
+    return this.#claim.found === null;
+  }
+
+  /** What chat templates print as the date, in all starts of the run. */
+  get templateDate(): string {
+    return this.#run.templateDate!;
+  }
+
+  /** Takes the folder and its lock, checks that the run is the one that was started here, and tidies what a crash left. */
   static async open(dir: string, o: RunIdentity): Promise<RunFolder> {
-    await makeFolders(dir);
-    const lock = await acquireLock(dir);
+    const claim = await Claim.take(dir, owner(o.iterations));
     try {
-      await removeTemporaries(dir);
       const { list, text } = await linesOf(o.samples);
-      const samplesSha256 = createHash("sha256").update(text).digest("hex");
       const { runDir: _, ...config } = o.settings;
-      const facts = {
-        engine: engineVersion(),
-        judge: o.judge,
-        promptsSha256: promptsHash(o.prompts),
-        ranks: 1,
-        samples: list.length,
-        samplesSha256,
+      const facts = { engine: engineVersion(), judge: o.judge, ranks: 1, samples: list.length };
+      const inputs = {
+        prompts: { sha256: promptsHash(o.prompts) },
+        samples: { sha256: createHash("sha256").update(text).digest("hex") },
       };
-      const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free };
-      const fresh = !existsSync(join(dir, "run.json"));
-      if (!fresh) await openRun(dir, { ...run, mayDiffer: [...free, ...loadedFacts] }); // before a large model is loaded
-      return new RunFolder(dir, lock, list, fresh, run, text);
+      const templateDate = templateDateOf(dir, claim.found, o.load.templateDate ?? undefined);
+      const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free, inputs, templateDate };
+      const folder = new RunFolder(dir, claim, list, run, text);
+      if (claim.found) await openRun(dir, { ...run, mayDiffer: [...free, ...loadedFacts] }); // before a large model is loaded
+      await folder.#tidy();
+      return folder;
     } catch (e) {
-      lock.release();
+      await claim.end();
       throw e;
     }
+  }
+
+  /** Puts parts of these iterations into a folder that is ours, or becomes ours, while nobody else works in it. */
+  static async plant(dir: string, iterations: readonly number[], work: () => Promise<void>): Promise<void> {
+    const claim = await Claim.take(dir, owner(iterations));
+    try {
+      await work();
+    } finally {
+      await claim.end();
+    }
+  }
+
+  async #tidy(): Promise<void> {
+    const each = (await this.iterations()).map((t) => join("iterations", String(t)));
+    const folders = [".", "iterations", "evaluation", ...each, ...each.map((dir) => join(dir, "train"))];
+    await this.#claim.tidy(folders, otherTemporaries);
   }
 
   /** Writes run.json and samples.jsonl, or checks that they are of this run; the instruction-set level that it began with. */
   async begin(loaded: Loaded): Promise<string> {
     const { run } = await openRun(this.dir, { ...this.#run, facts: { ...this.#run.facts, ...loaded } });
+    await this.#claim.settled();
     await writeAtomic(join(this.dir, "samples.jsonl"), this.#lines);
     return String(run.facts.isa);
   }
 
-  close(): void {
-    this.lock.release();
+  close(): Promise<void> {
+    return this.#claim.end();
   }
 
   iteration(t: number): string {

@@ -1,12 +1,13 @@
 // One iteration: generate -> score -> train -> save -> done, each stage from what the one before has left on disk. The same
 // call goes on where a killed process stood, to the same bytes.
-import { rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { asyncDispose } from "../addon.js";
 import { IsrDpoError } from "../errors.js";
 import type { Judge } from "../judge/judge.js";
 import { loadModel, type VideoLM } from "../model.js";
 import { newestStep } from "../store/checkpoints.js";
+import { modelContents } from "../store/content.js";
 import { guarded, makeFolders, readState, writeAtomic } from "../store/files.js";
 import { Journal } from "../store/journal.js";
 import { finished, finishedGroups } from "../store/records.js";
@@ -69,6 +70,7 @@ export class Iteration {
   readonly #closing = new Closing();
   #resumed = false;
   #judgeCalls = 0;
+  #files: Record<string, string> = {}; // of the model but its weights, by their content
 
   constructor(o: IterationInput) {
     this.#o = o;
@@ -119,8 +121,13 @@ export class Iteration {
 
   async #load(): Promise<VideoLM> {
     const { settings, load, folder, signal } = this.#o;
-    const model = await loadModel(this.#o.model, { ...loadingOf(settings, folder.dir, load), signal });
-    return this.#closing.keep(model, () => model[asyncDispose]());
+    const { templateDate } = folder;
+    const contents = await modelContents(this.#o.model);
+    const model = await loadModel(this.#o.model, { ...loadingOf(settings, folder.dir, load), templateDate, signal });
+    this.#closing.keep(model, () => model[asyncDispose]());
+    for (const content of contents.values()) await content.unchanged();
+    this.#files = Object.fromEntries([...contents].map(([name, { sha256 }]) => [name, sha256]));
+    return model;
   }
 
   async #evaluate(model: VideoLM, index: number): Promise<void> {
@@ -171,6 +178,7 @@ export class Iteration {
     const start = {
       iteration,
       model: await model.hash(),
+      files: this.#files,
       context: settings.context.design,
       groups: groups.map((g) => g.videos.map((v) => v.video)),
       previousContexts: before.sha256,
@@ -179,17 +187,20 @@ export class Iteration {
     const path = this.#at("start.json");
     const found = await readState(path);
     if (found === null) return writeAtomic(path, `${canonicalJson(start)}\n`);
-    const differing = Object.entries(start).filter(
-      ([key, value]) => canonicalJson(found[key] ?? null) !== canonicalJson(value),
-    );
+    const same = (a: unknown, b: unknown) => canonicalJson(a ?? null) === canonicalJson(b ?? null);
+    const differing = Object.entries(start).flatMap(([key, value]) => (same(found[key], value) ? [] : [key]));
     if (differing.length === 0) return;
+    const old = (found.files ?? {}) as Record<string, string>;
+    const files = Object.keys({ ...old, ...this.#files }).filter((name) => old[name] !== this.#files[name]);
+    const told = differing.map((key) => (key === "files" ? `content of the model's ${files.join(", ")}` : key));
+    const { mtime } = await guarded(path, "stat", () => stat(path));
     throw new IsrDpoError(
       "RUN_MISMATCH",
-      `${path}: the iteration was started with another ${differing.map(([key]) => key).join(", ")}`,
+      `${path}: the iteration was started, on ${mtime.toISOString()}, with another ${told.join(", ")}`,
       {
         hint: "give the model and the settings that it was started with, or start in a new folder",
         path,
-        detail: { differences: differing.map(([key]) => key) },
+        detail: { differences: differing },
       },
     );
   }

@@ -9,11 +9,12 @@ import { loadModel } from "../model.js";
 import { type Run, startRun } from "../run.js";
 import { removeFolder } from "../store/files.js";
 import type { IterationEvent, IterationResult, Stop } from "../training/events.js";
+import { runName } from "../store/run.js";
 import { finishOf } from "../training/options.js";
 import { coalesceProgress, type Emit, published } from "../training/progress.js";
 import { train } from "../training/train.js";
 import type { LoadOptions } from "../types.js";
-import { linesOf, RunFolder } from "./folder.js";
+import { checkPlaces, linesOf, RunFolder, sampleless } from "./folder.js";
 import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./looks.js";
 import { preflight, proveWindow } from "./preflight.js";
@@ -126,7 +127,7 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
       ...(o.preset === undefined ? {} : { preset: o.preset }),
       context,
       ...{ runDir, model, from, to },
-      samples: (config.samples as string | undefined) ?? "given by the program",
+      samples: (config.samples as string | undefined) ?? sampleless,
     },
     prompts: o.prompts === undefined ? undefined : promptsOf(o.prompts),
     judge: judgeOf(o.judge),
@@ -145,30 +146,26 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
     prompts: given.prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts)),
     judge: given.judge ?? (await configuredJudge(settings.judge, given.runDir)),
   };
-  const { prompts } = c;
+  const { prompts, load } = c;
+  const { from, to } = settings;
+  const iterations = Array.from({ length: to - from }, (_, i) => from + i);
+  await checkPlaces(c.runDir, { settings, load, iterations });
   const { list: samples } = await linesOf(c.samples);
-  const fresh = !existsSync(join(c.runDir, "run.json"));
+  const fresh = !existsSync(join(c.runDir, runName));
   if (fresh) await proveInputs({ settings, emit, signal }, samples); // before there is a folder
   const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
-  const ours = !existsSync(c.runDir);
-  const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples });
+  const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples, load, iterations });
   try {
     return await work(c, folder);
-  } catch (e) {
-    if (ours && !begun(c.runDir)) await removeFolder(c.runDir); // refused: nothing is left of it
-    throw e;
   } finally {
-    folder.close();
+    await folder.close(); // a start that was refused leaves nothing
   }
 }
 
-/** Something was computed in the folder that the same command goes on with. */
-const begun = (dir: string): boolean => ["run.json", "seed"].some((name) => existsSync(join(dir, name)));
-
 /** Loads the start model once before a stage of seed data, to try all that the iterations will need. */
-async function proveStart(c: Settled, { samples, dir }: RunFolder, signal: AbortSignal): Promise<void> {
+async function proveStart(c: Settled, { samples, dir, templateDate }: RunFolder, signal: AbortSignal): Promise<void> {
   const { settings, prompts } = c;
-  const model = await loadModel(c.model, { ...loadingOf(settings, dir, c.load), signal });
+  const model = await loadModel(c.model, { ...loadingOf(settings, dir, c.load), templateDate, signal });
   try {
     const all = { model, samples, settings, prompts, looks: lookRuleOf(settings), signal };
     await proveWindow(all);

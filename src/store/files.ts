@@ -1,13 +1,22 @@
-// Files and folders that appear whole or not at all: written beside their place as <name>.tmp, synced, renamed, and the
-// folder synced. A path has one writer at a time: who holds the run's lock.
-import { createHash } from "node:crypto";
+// Files and folders that appear whole or not at all: written beside their place under a name that nobody else gives
+// (.<name>.isr-dpo-<12 digits>.tmp), synced, renamed, and the folder synced. A path has one writer at a time: who holds the
+// run's lock.
+import { createHash, randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { IsrDpoError } from "../errors.js";
 import { between, die, due } from "./failpoint.js";
 
-export const temporarySuffix = ".tmp";
+/** A name of our own beside `path`, new with each call; what is written there is put in place at the end. */
+export const temporaryOf = (path: string): string =>
+  join(dirname(path), `.${basename(path)}.isr-dpo-${randomBytes(6).toString("hex")}.tmp`);
+
+/** Names that temporaryOf() gives, and no other program. */
+export const isTemporary = (name: string): boolean => /^\..+\.isr-dpo-[0-9a-f]{12}\.tmp$/.test(name);
+
+/** The name of a temporary for failpoints, which must be the same each time. */
+const failpointOf = (path: string): string => `${path}.tmp`;
 
 const codeOf = (e: unknown): string => (e as { code?: string }).code ?? "";
 
@@ -103,8 +112,8 @@ async function makeMissing(dir: string): Promise<string | undefined> {
     const above = dirname(dir);
     if (codeOf(e) === "ENOENT" && above !== dir) {
       const first = await makeMissing(above);
-      await mkdir(dir);
-      return first ?? dir;
+      const here = await makeMissing(dir); // another process may have made it meanwhile
+      return first ?? here;
     }
     const is = await stat(dir).catch(() => null);
     if (is?.isDirectory()) return undefined;
@@ -112,17 +121,22 @@ async function makeMissing(dir: string): Promise<string | undefined> {
   }
 }
 
-/** A folder with its parents, as `mkdir -p`; their names are durable. */
-export async function makeFolders(dir: string): Promise<void> {
+/** A folder with its parents, as `mkdir -p`; their names are durable. The topmost one that had to be made. */
+export async function makeFolders(dir: string): Promise<string | undefined> {
   const first = await guarded(dir, "make", () => makeMissing(resolve(dir)));
-  if (first === undefined) return;
+  if (first === undefined) return undefined;
   const top = resolve(first);
   for (let made = resolve(dir); made.length >= top.length; made = dirname(made)) await syncFolder(dirname(made));
+  return top;
 }
 
-async function writeSynced(path: string, data: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
-  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW;
-  const file = await guarded(path, "create", () => open(path, flags, 0o666));
+async function writeSynced(
+  temporary: string,
+  final: string,
+  data: string | Uint8Array | AsyncIterable<Uint8Array>,
+): Promise<void> {
+  const path = failpointOf(final);
+  const file = await guarded(path, "create", () => open(temporary, "wx", 0o666));
   try {
     const whole = typeof data === "string" ? Buffer.from(data) : data;
     let at = 0;
@@ -143,9 +157,9 @@ async function writeSynced(path: string, data: string | Uint8Array | AsyncIterab
  * DISK_FULL, NOT_FOUND (no such folder), IO.
  */
 export async function writeAtomic(path: string, data: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
-  const temporary = path + temporarySuffix;
+  const temporary = temporaryOf(path);
   try {
-    await writeSynced(temporary, data);
+    await writeSynced(temporary, path, data);
     await guarded(path, "put in place", () => between("rename", path, () => rename(temporary, path)));
   } catch (e) {
     await unlink(temporary).catch(() => {}); // the error at hand says more
@@ -166,24 +180,17 @@ async function syncTree(dir: string): Promise<void> {
 
 /** A folder that appears whole: filled at `path`, put in place by commit(). */
 export class AtomicDir {
-  /** Where its files go until then: <final>.tmp */
+  /** Where its files go until then. */
   readonly path: string;
 
   private constructor(readonly final: string) {
-    this.path = AtomicDir.temporaryOf(final);
+    this.path = temporaryOf(final);
   }
 
-  static temporaryOf(final: string): string {
-    return final + temporarySuffix;
-  }
-
-  /** An empty temporary folder; what a crash left there is removed. The parent must exist. */
+  /** A new, empty temporary folder. The parent must exist. */
   static async create(final: string): Promise<AtomicDir> {
     const dir = new AtomicDir(final);
-    await guarded(dir.path, "make", async () => {
-      await rm(dir.path, { recursive: true, force: true });
-      await mkdir(dir.path);
-    });
+    await guarded(final, "make", () => mkdir(dir.path));
     return dir;
   }
 
@@ -212,28 +219,33 @@ export class AtomicDir {
 
 /** Removes a folder so that no reader ever sees a part of it. */
 export async function removeFolder(dir: string): Promise<void> {
-  const temporary = AtomicDir.temporaryOf(dir);
+  const temporary = temporaryOf(dir);
   await guarded(dir, "remove", async () => {
-    await rm(temporary, { recursive: true, force: true });
-    await between("rename", temporary, () => rename(dir, temporary));
-    await between("remove", temporary, () => rm(temporary, { recursive: true, force: true }));
+    await between("rename", failpointOf(dir), () => rename(dir, temporary));
+    await between("remove", failpointOf(dir), () => rm(temporary, { recursive: true, force: true }));
   });
 }
 
-/** Deletes every file and folder named *.tmp under `dir`, links not followed. Their paths; none where `dir` is missing. */
-export async function removeTemporaries(dir: string): Promise<string[]> {
+/** Names in a folder that is a folder and no link to one; none where there is nothing. */
+async function ownNames(dir: string): Promise<string[]> {
+  const facts = await lstat(dir).catch(() => null);
+  if (!facts?.isDirectory()) return [];
+  return guarded(dir, "list", () => readdir(dir));
+}
+
+/**
+ * Deletes what killed processes left in the named folders of a run: names that temporaryOf() gave, and of a folder's `more`
+ * the ones listed. Neither other names nor other folders are looked at, and links are not followed. The deleted paths.
+ */
+export async function removeTemporaries(folders: readonly string[], more: readonly string[] = []): Promise<string[]> {
   const removed: string[] = [];
-  const entries = await readdir(dir, { withFileTypes: true }).catch((e) => {
-    if (codeOf(e) === "ENOENT") return [];
-    throw fileError(e, dir, "list");
-  });
-  for (const entry of entries) {
-    const path = join(dir, entry.name);
-    if (entry.name.endsWith(temporarySuffix)) {
+  for (const dir of folders)
+    for (const name of await ownNames(dir)) {
+      if (!isTemporary(name) && !more.includes(name)) continue;
+      const path = join(dir, name);
       await guarded(path, "remove", () => between("remove", path, () => rm(path, { recursive: true, force: true })));
       removed.push(path);
-    } else if (entry.isDirectory()) removed.push(...(await removeTemporaries(path)));
-  }
+    }
   return removed;
 }
 

@@ -3,9 +3,10 @@ import { createHash, randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
+import { clockText, wallClock } from "../text/date.js";
 import { readState, writeAtomic } from "./files.js";
 
-const format = 1;
+const format = 2;
 const maxListed = 12;
 
 /** Keys of config and facts that may differ between starts, with all below them: they change no result. */
@@ -20,7 +21,14 @@ export interface RunOptions {
   facts: Readonly<Record<string, unknown>>;
   /** Dotted keys; default `mayDiffer`. */
   mayDiffer?: readonly string[];
+  /** What is read, by its content. */
+  inputs?: Inputs;
+  /** The date that chat templates print (LoadOptions.templateDate), kept for all starts. */
+  templateDate?: string;
 }
+
+/** What a run reads: data, evalData, samples, ... A file at another place with the same content is the same. */
+export type Inputs = Readonly<Record<string, { sha256: string; path?: string }>>;
 
 export interface RunFile {
   format: number;
@@ -29,6 +37,10 @@ export interface RunFile {
   config: Record<string, unknown>;
   configSha256: string;
   facts: Record<string, unknown>;
+  /** When the run began. */
+  recorded: string;
+  inputs: Record<string, { sha256: string; path?: string }>;
+  templateDate: string | null;
 }
 
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
@@ -52,37 +64,72 @@ export const canonicalJson = (value: unknown): string => JSON.stringify(plain(va
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 /**
- * Creates `dir`/run.json, or checks the one that is there: RUN_MISMATCH lists the keys of config and facts that differ,
+ * Creates `dir`/run.json, or checks the one that is there: RUN_MISMATCH lists the keys of config, facts and inputs that differ,
  * with both values; JOURNAL_CORRUPT for a file that was changed. The folder must exist.
  */
 export async function openRun(dir: string, o: RunOptions): Promise<{ run: RunFile; created: boolean }> {
-  const path = join(dir, "run.json");
+  const path = join(dir, runName);
   const config = plain(o.config, "config") as Record<string, unknown>;
   const facts = plain(o.facts, "facts") as Record<string, unknown>;
   const found = await readState(path);
   if (found !== null) {
     const run = checked(path, found);
     const asked = { kind: o.kind, config, facts };
-    compare(path, { kind: run.kind, config: run.config, facts: run.facts }, asked, o.mayDiffer ?? mayDiffer);
+    const before = { kind: run.kind, config: run.config, facts: run.facts };
+    const free = o.mayDiffer ?? mayDiffer;
+    refuse(path, [...differencesOf(before, asked, free), ...inputDifferences(run, o.inputs ?? {})]);
     return { run, created: false };
   }
-  const run: RunFile = { format, id: randomUUID(), kind: o.kind, config, configSha256: hashOf(config), facts };
+  const run: RunFile = {
+    ...{ format, id: randomUUID(), kind: o.kind, config, configSha256: hashOf(config), facts },
+    recorded: new Date().toISOString(),
+    inputs: plain(o.inputs ?? {}, "inputs") as RunFile["inputs"],
+    templateDate: o.templateDate ?? null,
+  };
   await writeAtomic(path, `${JSON.stringify(run, null, 2)}\n`);
   return { run, created: true };
+}
+
+/** RUN_MISMATCH, with which of them and since when, for inputs that do not hold what the run began with. */
+export function checkInputs(dir: string, run: RunFile, inputs: Inputs): void {
+  refuse(join(dir, runName), inputDifferences(run, inputs));
+}
+
+/** The date of a run's chat templates: that of run.json, else the one that is asked for, else now. RUN_MISMATCH for another. */
+export function templateDateOf(dir: string, run: RunFile | null, asked: Date | string | undefined): string {
+  const date = clockText(wallClock("options.load.templateDate", asked));
+  if (!run || run.templateDate === null) return date;
+  const difference = { key: "templateDate", before: run.templateDate, now: date };
+  if (asked !== undefined && date !== run.templateDate) refuse(join(dir, runName), [difference]);
+  return run.templateDate;
+}
+
+export const runName = "run.json";
+
+/** What run.json says, for a run of one of these kinds: RUN_MISMATCH for another; null for a file of another program. */
+export function readRun(path: string, found: Record<string, unknown>, kind: string): RunFile | null {
+  if (typeof found.format !== "number" || typeof found.configSha256 !== "string") return null;
+  const run = checked(path, found);
+  if (run.kind !== kind) refuse(path, differencesOf({ kind: run.kind }, { kind }, []));
+  return run;
 }
 
 const hashOf = (config: unknown): string => sha256(canonicalJson(config));
 
 function checked(path: string, found: Record<string, unknown>): RunFile {
-  if (found.format !== format)
-    throw new IsrDpoError("RUN_MISMATCH", `${path}: expected format ${format}, got ${show(found.format)}`, {
+  const isObject = (v: unknown) => typeof v === "object" && v !== null && !Array.isArray(v);
+  if (found.format !== format) {
+    const { engine } = (isObject(found.facts) ? found.facts : {}) as { engine?: unknown };
+    const by = typeof engine === "string" ? `, written by version ${engine}` : "";
+    throw new IsrDpoError("RUN_MISMATCH", `${path}: expected format ${format}, got ${show(found.format)}${by}`, {
       hint: "the run was made by another version of this package: resume it with that, or start in a new folder",
       path,
       detail: { differences: [{ key: "format", before: found.format, now: format }] },
     });
-  const isObject = (v: unknown) => typeof v === "object" && v !== null && !Array.isArray(v);
+  }
   const whole = typeof found.id === "string" && typeof found.kind === "string" && isObject(found.facts);
-  if (!whole || !isObject(found.config) || found.configSha256 !== hashOf(found.config))
+  const content = isObject(found.inputs) && typeof found.recorded === "string";
+  if (!whole || !content || !isObject(found.config) || found.configSha256 !== hashOf(found.config))
     throw new IsrDpoError("JOURNAL_CORRUPT", `${path}: expected the file as it was written, got a changed one`, {
       hint: "restore it, or start in a new folder",
       path,
@@ -98,28 +145,54 @@ function* leaves(value: unknown, key = ""): Generator<[string, unknown]> {
   for (const [name, below] of entries) yield* leaves(below, key === "" ? name : `${key}.${name}`);
 }
 
-function compare(path: string, before: object, now: object, allowed: readonly string[]): void {
+interface Difference {
+  key: string;
+  before: unknown;
+  now: unknown;
+  /** In place of both values. */
+  text?: string;
+}
+
+function differencesOf(before: object, now: object, allowed: readonly string[]): Difference[] {
   const [old, asked] = [new Map(leaves(before)), new Map(leaves(now))];
   const same = (key: string) =>
     old.has(key) === asked.has(key) && JSON.stringify(old.get(key)) === JSON.stringify(asked.get(key));
   const free = (key: string) => allowed.some((a) => key === a || key.startsWith(`${a}.`));
-  const differences = [...new Set([...old.keys(), ...asked.keys()])]
+  return [...new Set([...old.keys(), ...asked.keys()])]
     .filter((key) => !same(key) && !free(key))
     .map((key) => ({ key, before: old.get(key), now: asked.get(key) }));
+}
+
+const short = (sha256: string) => sha256.slice(0, 12);
+
+function inputDifferences({ inputs, recorded }: RunFile, now: Inputs): Difference[] {
+  return Object.entries(now).flatMap(([name, { sha256, path }]): Difference[] => {
+    const before = inputs[name];
+    if (before?.sha256 === sha256) return [];
+    const was = before
+      ? `the content of ${recorded} (sha256 ${short(before.sha256)}${before.path ? `, then ${before.path}` : ""})`
+      : `none, as on ${recorded}`;
+    const is = `other content (sha256 ${short(sha256)}${path === undefined ? "" : `, ${path}`})`;
+    return [{ key: `inputs.${name}`, before: before?.sha256, now: sha256, text: `expected ${was}, got ${is}` }];
+  });
+}
+
+/** RUN_MISMATCH for differences, if there are any. */
+function refuse(path: string, differences: readonly Difference[]): void {
   if (differences.length === 0) return;
-  const text = (v: unknown) =>
+  const value = (v: unknown) =>
     v === undefined ? "nothing" : Array.isArray(v) ? JSON.stringify(v).slice(0, 60) : show(v);
   const listed = differences
     .slice(0, maxListed)
-    .map((d) => `  ${d.key}: expected ${text(d.before)}, got ${text(d.now)}`);
+    .map((d) => `  ${d.key}: ${d.text ?? `expected ${value(d.before)}, got ${value(d.now)}`}`);
   const more = differences.length > maxListed ? [`  and ${differences.length - maxListed} more`] : [];
-  throw new IsrDpoError(
-    "RUN_MISMATCH",
-    [`${path}: the run was started with other values`, ...listed, ...more].join("\n"),
-    {
-      hint: "resume with the configuration of the run, or start in a new folder",
-      path,
-      detail: { differences },
-    },
-  );
+  const content = differences.every((d) => d.text !== undefined);
+  const [what, hint] = content
+    ? ["other content", "restore the file, or start in a new folder"]
+    : ["other values", "resume with the configuration of the run, or start in a new folder"];
+  throw new IsrDpoError("RUN_MISMATCH", [`${path}: the run was started with ${what}`, ...listed, ...more].join("\n"), {
+    hint,
+    path,
+    detail: { differences: differences.map(({ key, before, now }) => ({ key, before, now })) },
+  });
 }

@@ -85,16 +85,18 @@ function ofRow(e: unknown): unknown {
   });
 }
 
+const rootOf = (o: GatherOptions): string | undefined =>
+  o.videos ?? (typeof o.data === "string" ? dirname(o.data) : undefined);
+
 function preparation(o: GatherOptions) {
   const presence = new Presence();
-  const root = o.videos ?? (typeof o.data === "string" ? dirname(o.data) : undefined);
+  const root = rootOf(o);
   return async (given: TrainItem): Promise<FittedItem> => {
     o.signal.throwIfAborted();
     try {
       const ready = await fitted(o.model, given, o.kind === "sft", o.onLong === "truncate");
-      const item = root === undefined ? ready.item : rooted(ready.item, root);
-      await presence.check(item);
-      return { ...ready, item };
+      await presence.check(root === undefined ? ready.item : rooted(ready.item, root));
+      return ready;
     } catch (e) {
       throw ofRow(e);
     }
@@ -164,10 +166,10 @@ const sourceOf = (o: GatherOptions): AsyncIterable<FittedItem> =>
 
 /** The set at `path` as an earlier process left it (`resumed`), or read from the source now. DATA_INVALID where it is empty. */
 export async function gather(path: string, resumed: boolean, o: GatherOptions): Promise<ItemSet> {
-  const found = resumed
-    ? await ItemSet.reopen(path, () => sourceOf({ ...o, onSkip: () => {}, onNote: () => {} }))
-    : null;
-  const set = found ?? (await ItemSet.gather(sourceOf(o), path));
+  const root = rootOf(o);
+  const again = () => sourceOf({ ...o, onSkip: () => {}, onNote: () => {} });
+  const found = resumed ? await ItemSet.reopen(path, again, root) : null;
+  const set = found ?? (await ItemSet.gather(sourceOf(o), path, root));
   if (set.length > 0) return set;
   await set.close();
   const file = typeof o.data === "string" ? { path: o.data } : {};

@@ -87,10 +87,12 @@ export class ItemSet {
   readonly #tokens: Uint32Array;
   readonly #cut: ReadonlySet<number>;
   readonly #held: ReadonlyMap<number, TrainItem>;
+  readonly #root: string | undefined;
   /** sha256 of the lines; items held in memory count by their order alone. */
   readonly hash: string;
 
-  private constructor(path: string, file: FileHandle, index: Index) {
+  private constructor(path: string, file: FileHandle, index: Index, root: string | undefined) {
+    this.#root = root;
     this.#path = path;
     this.#file = file;
     this.#ends = Float64Array.from(index.ends);
@@ -101,27 +103,30 @@ export class ItemSet {
     this.hash = index.hash;
   }
 
-  static async #open(path: string, index: Index): Promise<ItemSet> {
-    return new ItemSet(path, await guarded(path, "open", () => open(path, "r")), index);
+  static async #open(path: string, index: Index, root: string | undefined): Promise<ItemSet> {
+    return new ItemSet(path, await guarded(path, "open", () => open(path, "r")), index, root);
   }
 
-  /** Reads the source to its end into `path`, which appears whole. */
-  static async gather(source: AsyncIterable<FittedItem>, path: string): Promise<ItemSet> {
+  /**
+   * Reads the source to its end into `path`, which appears whole. `root`: folder that media paths are relative to; it does not
+   * stand in the file, so that data may be moved.
+   */
+  static async gather(source: AsyncIterable<FittedItem>, path: string, root?: string): Promise<ItemSet> {
     const index = emptyIndex();
     const hash = createHash("sha256");
     await writeAtomic(path, linesOf(source, index, hash));
     index.hash = hash.digest("hex");
-    return ItemSet.#open(path, index);
+    return ItemSet.#open(path, index, root);
   }
 
   /**
    * The set that gather() left at `path`; null where there is none. Items with media by value are taken from `source` again,
    * which must give what it gave before (RUN_MISMATCH).
    */
-  static async reopen(path: string, source: () => AsyncIterable<FittedItem>): Promise<ItemSet | null> {
+  static async reopen(path: string, source: () => AsyncIterable<FittedItem>, root?: string): Promise<ItemSet | null> {
     const index = await indexOf(path);
     if (!index) return null;
-    if (index.held.size === 0) return ItemSet.#open(path, index);
+    if (index.held.size === 0) return ItemSet.#open(path, index, root);
     const again = emptyIndex();
     const hash = createHash("sha256");
     for await (const _ of linesOf(source(), again, hash)); // for what it notes
@@ -131,7 +136,7 @@ export class ItemSet {
         hint: "resume with the same data, or start in a new folder",
         path,
       });
-    return ItemSet.#open(path, again);
+    return ItemSet.#open(path, again, root);
   }
 
   get length(): number {
@@ -156,8 +161,11 @@ export class ItemSet {
   }
 
   async item(i: number): Promise<TrainItem> {
-    const held = this.#held.get(i);
-    if (held) return held;
+    const item = this.#held.get(i) ?? (await this.#read(i));
+    return this.#root === undefined ? item : rooted(item, this.#root);
+  }
+
+  async #read(i: number): Promise<TrainItem> {
     const begin = i === 0 ? 0 : this.#ends[i - 1]!;
     const bytes = Buffer.alloc(this.#ends[i]! - begin);
     const got = await guarded(this.#path, "read", () => readAll(this.#file, bytes, begin));

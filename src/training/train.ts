@@ -1,7 +1,7 @@
 // train(): a supervised or preference run over a file of rows, in a folder that a killed process leaves resumable. Files:
 // run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
-import { existsSync, readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { asyncDispose, packageRoot } from "../addon.js";
 import { signalOf } from "../check.js";
 import type { DataNote } from "../data/notes.js";
@@ -9,12 +9,24 @@ import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError } from "../errors.js";
 import { loadModel, type VideoLM } from "../model.js";
 import { type Run, startRun } from "../run.js";
-import { makeFolders, removeTemporaries } from "../store/files.js";
-import { acquireLock } from "../store/lock.js";
-import { mayDiffer, openRun } from "../store/run.js";
+import { Claim } from "../store/claim.js";
+import { Content, modelContents } from "../store/content.js";
+import { makeFolders } from "../store/files.js";
+import { type InputPlace, refuseMeeting, samePlace } from "../store/places.js";
+import {
+  checkInputs,
+  type Inputs,
+  mayDiffer,
+  openRun,
+  type RunFile,
+  readRun,
+  runName,
+  templateDateOf,
+} from "../store/run.js";
 import { moveStage, readStage } from "../store/stage.js";
 import { createTrainer, type Trainer, type TrainerOptions } from "../trainer.js";
 import { Closing } from "./closing.js";
+import { type Digested, digested } from "./digest.js";
 import { Evaluator } from "./evaluate.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./events.js";
 import { gather, mediaFiles } from "./gather.js";
@@ -49,7 +61,7 @@ const free: readonly string[] = [
   ...mayDiffer,
   "config.load.threads",
   "config.load.featureCache",
-  "config.model", // its hash is compared
+  ...["config.model", "config.videos"], // known by their content
   "config.saveEverySteps",
   "facts.isa", // told
 ];
@@ -60,21 +72,63 @@ export const engineVersion = (): string =>
 const without = (value: object, ...keys: readonly string[]): Record<string, unknown> =>
   Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key)));
 
+const given = (value: unknown) => (value === undefined ? undefined : "given");
+
 function configOf(s: TrainSettings): Record<string, unknown> {
   const { seed, data, load, trainer } = s;
-  const place = (path: string | undefined) => (path === undefined ? undefined : resolve(path));
   return {
     ...without(s, "finish"),
     seed,
-    data: typeof data === "string" ? resolve(data) : "given by the program",
-    evalData: place(s.evalData),
-    videos: place(s.videos),
-    model: resolve(s.model),
+    data: typeof data === "string" ? "a file" : "given by the program", // what they hold is in `inputs`
+    evalData: given(s.evalData),
     runDir: undefined,
-    load: without(load, "signal", "onProgress", "onMedia", "mediaTimeoutMs"),
+    load: without(load, "signal", "onProgress", "onMedia", "mediaTimeoutMs", "templateDate"),
     trainer: without(trainer, "communicator"),
   };
 }
+
+/** What a run writes, relative to its folder. */
+const written = [
+  ...[runName, "lock", "items.jsonl", "eval-items.jsonl", "refs.f32", "eval-refs.f32", "stage.json", "report.html"],
+  ...["train", "model", "tensorboard", "features"],
+];
+
+function inputPlaces({ model, data, evalData, videos, load }: TrainSettings): InputPlace[] {
+  const cache = load.featureCache;
+  return [
+    { name: "model", path: model, whole: true },
+    ...(typeof data === "string" ? [{ name: "data", path: data }] : []),
+    ...(evalData === undefined ? [] : [{ name: "evalData", path: evalData }]),
+    ...(videos === undefined ? [] : [{ name: "videos", path: videos }]),
+    ...(cache ? [{ name: "load.featureCache", path: cache.dir }] : []),
+    ...(load.visionTower === undefined ? [] : [{ name: "load.visionTower", path: load.visionTower, whole: true }]),
+  ];
+}
+
+/** Refuses what is to be read from where a run in `runDir` writes, and a cache in the model's folder. */
+async function checkPlaces(s: TrainSettings): Promise<void> {
+  const cache = s.load.featureCache;
+  const inputs = inputPlaces(s);
+  const own = cache && (await samePlace(cache.dir, join(s.runDir, "features")));
+  await refuseMeeting(s.runDir, written, own ? inputs.filter(({ name }) => name !== "load.featureCache") : inputs);
+  if (cache)
+    await refuseMeeting(
+      cache.dir,
+      [],
+      inputs.filter(({ whole }) => whole),
+    );
+}
+
+/** The owner of the folder of a run of this kind. */
+const ownerOf = (kind: TrainSettings["kind"]) => ({
+  mark: runName,
+  what: "the folder of a run",
+  read: (path: string, found: Record<string, unknown>) => readRun(path, found, kind),
+  drafts: { files: ["items.jsonl", "eval-items.jsonl"], folders: [] },
+});
+
+/** Temporaries of model.save() beside its folder. */
+const savedTemporaries = ["model.tmp", "model.old.tmp"];
 
 class TrainRun {
   readonly #s: TrainSettings;
@@ -83,9 +137,15 @@ class TrainRun {
   readonly #emit: Emit;
   readonly #closing = new Closing();
   #begun: TrainStage | null = null; // the stage that an earlier process had come to
+  #claim!: Claim<RunFile>;
+  #watched: Content[] = []; // files that must stay as they are until they have been read
+  #inputs: Inputs = {};
+  readonly #items: Digested | null; // data of a program
+  #templateDate = "";
 
   constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
-    this.#s = s;
+    this.#items = typeof s.data === "string" ? null : digested(s.data);
+    this.#s = this.#items ? { ...s, data: this.#items } : s;
     this.#dir = s.runDir;
     this.#signal = signal;
     this.#emit = emit;
@@ -99,23 +159,60 @@ class TrainRun {
     return this.#closing.after(() => this.#work());
   }
 
+  /** Takes the folder, and says how far its run has come. */
+  async #enter(): Promise<Awaited<ReturnType<typeof readStage<TrainStage>>>> {
+    await checkPlaces(this.#s);
+    this.#claim = await Claim.take(this.#dir, ownerOf(this.#s.kind));
+    this.#closing.keep(this.#claim, () => this.#claim.end());
+    const { found } = this.#claim;
+    this.#templateDate = templateDateOf(this.#dir, found, this.#s.load.templateDate);
+    await this.#lookAtInputs();
+    if (found) checkInputs(this.#dir, found, this.#inputs);
+    await this.#claim.tidy([".", "train"], savedTemporaries);
+    const stage = found && (await readStage<TrainStage>(this.#dir, stages));
+    this.#begun = stage?.stage ?? null;
+    return stage;
+  }
+
+  /** What the files hold that results depend on. */
+  async #lookAtInputs(): Promise<void> {
+    const { model, data, evalData } = this.#s;
+    const inputs: Record<string, { sha256: string; path: string }> = {};
+    const look = async (name: string, path: string) => this.#watch(inputs, name, await Content.of(path));
+    if (typeof data === "string") await look("data", data);
+    if (evalData !== undefined) await look("evalData", evalData);
+    for (const [name, content] of await modelContents(model)) this.#watch(inputs, `model/${name}`, content);
+    this.#inputs = inputs;
+  }
+
+  #watch(inputs: Record<string, { sha256: string; path: string }>, name: string, content: Content): void {
+    this.#watched.push(content);
+    inputs[name] = { sha256: content.sha256, path: content.path };
+  }
+
+  async #unchanged(): Promise<void> {
+    for (const content of this.#watched) await content.unchanged();
+  }
+
+  /** A finished run: the same data give its result. */
+  async #finished(model: VideoLM, stage: Record<string, unknown>): Promise<IterationResult> {
+    if (this.#items) checkInputs(this.#dir, this.#claim.found!, { data: await this.#items.sum() });
+    return this.#result(model, factsOf(stage), String(stage.hash));
+  }
+
   async #work(): Promise<IterationResult> {
     const s = this.#s;
-    await makeFolders(this.#dir);
-    const lock = await acquireLock(this.#dir);
-    this.#closing.keep(lock, () => lock.release());
-    await removeTemporaries(this.#dir);
-    const stage = await readStage<TrainStage>(this.#dir, stages);
-    this.#begun = stage?.stage ?? null;
+    const stage = await this.#enter();
+    const known = this.#claim.found !== null;
     const model = await this.#load();
-    const known = stage !== null || existsSync(this.#at("run.json"));
     if (known) await this.#openRun(model);
-    if (stage?.stage === "done") return await this.#result(model, factsOf(stage), String(stage.hash));
+    if (stage?.stage === "done") return await this.#finished(model, stage);
     const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     if (stage === null) proveRate(s.trainer, plan.totalSteps, "trainer");
     const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
     const evalSet = await this.#gatherEvaluation(model);
+    await this.#unchanged();
     if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
     const trainer = await createTrainer(model, options);
     this.#closing.keep(trainer, () => trainer[asyncDispose]());
@@ -146,14 +243,19 @@ class TrainRun {
   async #load(): Promise<VideoLM> {
     const { load, model: dir } = this.#s;
     const cache = load.featureCache === undefined ? { dir: this.#at("features") } : load.featureCache;
-    const model = await loadModel(dir, { ...load, featureCache: cache, signal: this.#signal });
+    const given = { ...load, templateDate: this.#templateDate, featureCache: cache, signal: this.#signal };
+    const model = await loadModel(dir, given);
     return this.#closing.keep(model, () => model[asyncDispose]());
   }
 
   async #openRun(model: VideoLM): Promise<void> {
     const { isa, device, dtype, family } = model.info;
     const facts = { engine: engineVersion(), isa, device, dtype, family, ranks: 1, modelSha256: await model.hash() };
-    const { run } = await openRun(this.#dir, { kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: free });
+    const { run } = await openRun(this.#dir, {
+      ...{ kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: free },
+      ...{ inputs: this.#inputs, templateDate: this.#templateDate },
+    });
+    await this.#claim.settled();
     if (run.facts.isa !== isa)
       this.#emit({
         type: "warning",
@@ -178,6 +280,7 @@ class TrainRun {
     const path = this.#at("items.jsonl");
     const set = await gather(path, before !== null, this.#gatherOptions(model, this.#s.data, skipped));
     this.#closing.keep(set, () => set.close());
+    await this.#knowItems();
     if (before && before.itemsSha256 !== set.hash)
       throw new IsrDpoError("RUN_MISMATCH", `${path}: expected the items that the run began with, got others`, {
         hint: "the file was changed: restore it, or start in a new folder",
@@ -185,6 +288,14 @@ class TrainRun {
       });
     const fresh = { items: set.length, itemsSha256: set.hash, skippedRows: skipped.length, truncated: set.cutCount };
     return { set, facts: before ?? fresh };
+  }
+
+  /** Data of a program are known by what it has given. */
+  async #knowItems(): Promise<void> {
+    if (!this.#items) return;
+    const data = await this.#items.sum();
+    if (this.#claim.found) checkInputs(this.#dir, this.#claim.found, { data });
+    this.#inputs = { ...this.#inputs, data };
   }
 
   async #gatherEvaluation(model: VideoLM): Promise<ItemSet | null> {
@@ -331,8 +442,8 @@ class TrainRun {
 /**
  * Trains by DPO on pairs or supervised on examples, in `runDir`; the same call resumes a run that was stopped or killed, to
  * the same bits. Events: stages score (DPO), train, save; steps; progress; evaluations; warnings (rows left out). Throws
- * DATA_INVALID with file, row and field for the first bad row, RUN_MISMATCH for a folder that was started otherwise,
- * RUN_LOCKED, NUMERIC with the samples of a loss that is not finite, DISK_FULL, IO, and what loadModel throws.
+ * DATA_INVALID with file, row and field for the first bad row, RUN_MISMATCH for a folder that was started otherwise
+ * or with other content, INVALID_ARGUMENT for a folder that is not a run's and for inputs where the run writes, RUN_LOCKED, NUMERIC with the samples of a loss that is not finite, DISK_FULL, IO, and what loadModel throws.
  */
 export function train(options: TrainOptions): Run<IterationEvent, IterationResult> {
   return startRun<IterationEvent, IterationResult>(

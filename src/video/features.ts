@@ -3,7 +3,7 @@
 // shrinks under a map would kill the process.
 import { createHash, randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, unlink, utimes } from "node:fs/promises";
+import { type FileHandle, lstat, mkdir, open, readdir, readFile, rename, stat, unlink, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { integer, options, path as checkPath } from "../check.js";
 import { IsrDpoError } from "../errors.js";
@@ -38,6 +38,8 @@ export interface FeatureShape {
 const magic = "ISRFEAT1";
 const headerBytes = 64;
 const suffix = ".feat";
+const named = /^[0-9a-f]{64}\.feat$/;
+const unfinished = /^[0-9a-f]{64}\.feat\.\d+-[0-9a-f]{12}\.tmp$/;
 const types = ["f32", "bf16", "u8", "i32"] as const;
 const arrays = { f32: Float32Array, bf16: Uint16Array, u8: Uint8Array, i32: Int32Array };
 const maxBytesOfFile = 2 ** 31;
@@ -69,6 +71,9 @@ async function writeWhole(file: FileHandle, parts: readonly Uint8Array[]): Promi
     for (let at = 0; at < part.length; ) at += (await file.write(part, at, part.length - at)).bytesWritten;
   await file.sync();
 }
+
+/** Names that the cache gives: only such files are ever counted or removed, whatever else lies in its folder. */
+export const isFeatureName = (name: string): boolean => named.test(name) || unfinished.test(name);
 
 /** Features by key. A missing folder is made at the first put. */
 export class FeatureCache {
@@ -182,10 +187,10 @@ export class FeatureCache {
     const files: { path: string; size: number; used: number }[] = [];
     for (const name of await readdir(this.#dir)) {
       const path = join(this.#dir, name);
-      const facts = await stat(path).catch(() => undefined); // another process may have removed it
+      const facts = await lstat(path).catch(() => undefined); // another process may have removed it
       if (!facts?.isFile()) continue;
-      if (name.endsWith(suffix)) files.push({ path, size: facts.size, used: facts.mtimeMs });
-      else if (name.includes(`${suffix}.`) && Date.now() - facts.mtimeMs > staleMs) await unlink(path).catch(() => {});
+      if (named.test(name)) files.push({ path, size: facts.size, used: facts.mtimeMs });
+      else if (unfinished.test(name) && Date.now() - facts.mtimeMs > staleMs) await unlink(path).catch(() => {});
     }
     files.sort((a, b) => a.used - b.used);
     this.#bytes = files.reduce((sum, f) => sum + f.size, 0);

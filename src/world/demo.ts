@@ -1,15 +1,17 @@
 // The whole method on the synthetic world with the model that ships: the context designs side by side, each model measured on
 // clips that no training saw. Writes a comparison folder that the report reads. Designs that share an iteration share its files.
 import { existsSync } from "node:fs";
-import { cp, rename } from "node:fs/promises";
+import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import { asyncDispose, worldModel } from "../addon.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { RunFolder } from "../isr/folder.js";
 import { runIterations } from "../isr/run.js";
 import type { ContextDesign } from "../isr/settings.js";
 import { loadModel } from "../model.js";
 import { type Run, startRun } from "../run.js";
-import { makeFolders, readState, writeAtomic } from "../store/files.js";
+import { Claim, type Owner } from "../store/claim.js";
+import { AtomicDir, makeFolders, readState, writeAtomic } from "../store/files.js";
 import { Journal } from "../store/journal.js";
 import { finished } from "../store/records.js";
 import { canonicalJson } from "../store/run.js";
@@ -105,6 +107,24 @@ export const demoConfig = (design: ContextDesign, { seed, dir }: { seed: number;
 
 const first = 1; // index of the start model
 
+const mark = "demo.json";
+
+const owner = (asked: Record<"seed" | "clips" | "heldOut", number>): Owner<Record<string, unknown>> => ({
+  mark,
+  what: "the folder of a demo",
+  read(path, found) {
+    if (found.format !== 1 || !Object.keys(asked).every((key) => typeof found[key] === "number")) return null;
+    const differing = Object.entries(asked).filter(([key, value]) => found[key] !== value);
+    if (differing.length === 0) return found;
+    const said = differing.map(([key, value]) => `${key}: expected ${String(found[key])}, got ${value}`).join("; ");
+    throw new IsrDpoError("RUN_MISMATCH", `${path}: the demo was begun with other values: ${said}`, {
+      hint: "give the values that it was begun with, or another folder",
+      path,
+      detail: { differences: differing.map(([key, now]) => ({ key, before: found[key], now })) },
+    });
+  },
+});
+
 interface Settled extends Required<DemoOptions> {
   emit(event: DemoEvent): void;
 }
@@ -178,11 +198,14 @@ class Demo {
   async #share(from: ContextDesign, to: ContextDesign): Promise<void> {
     const [source, target] = [from, to].map((d) => this.#dir(d, "iterations", String(first))) as [string, string];
     if (await readState(join(target, "stage.json"))) return;
-    await makeFolders(this.#dir(to, "iterations"));
-    await cp(source, `${target}.tmp`, { recursive: true });
     const start = await readState(join(source, "start.json"));
-    await writeAtomic(join(`${target}.tmp`, "start.json"), `${canonicalJson({ ...start, context: to })}\n`);
-    await rename(`${target}.tmp`, target);
+    await RunFolder.plant(this.#dir(to), [first], async () => {
+      await makeFolders(this.#dir(to, "iterations"));
+      const folder = await AtomicDir.create(target);
+      await cp(source, folder.path, { recursive: true });
+      await writeAtomic(join(folder.path, "start.json"), `${canonicalJson({ ...start, context: to })}\n`);
+      await folder.commit();
+    });
   }
 
   /** Answers of a model on held-out clips; a model of several designs is measured once. */
@@ -209,7 +232,6 @@ class Demo {
     const dir = index === first ? this.#o.model : this.#dir(design, "iterations", String(index - 1), "model");
     const found = await this.#measure(index === first ? "start" : design, dir, index);
     const { sampled, greedy, interval } = found;
-    await makeFolders(this.#dir(design, "evaluation"));
     const row = {
       ...{ name: "world", title: "Held-out clips", kind: "exact", model: index, domain: "world" },
       ...{ count: sampled.count, accuracy: sampled.exact, interval, chance, words: sampled.words },
@@ -220,7 +242,10 @@ class Demo {
         invented: sampled.invented,
       },
     };
-    await writeAtomic(this.#dir(design, "evaluation", `world.${index}.json`), `${JSON.stringify(row)}\n`);
+    await RunFolder.plant(this.#dir(design), [first], async () => {
+      await makeFolders(this.#dir(design, "evaluation"));
+      await writeAtomic(this.#dir(design, "evaluation", `world.${index}.json`), `${JSON.stringify(row)}\n`);
+    });
     return found;
   }
 
@@ -248,10 +273,23 @@ class Demo {
     return share;
   }
 
+  /** In a folder that is a demo's, or becomes one: demo.json says with what. */
   async run(): Promise<DemoResult> {
-    const { iterations, dir } = this.#o;
+    const { dir, seed, clips, heldOut } = this.#o;
+    const claim = await Claim.take(dir, owner({ seed, clips, heldOut }));
+    try {
+      if (!claim.found) await writeAtomic(join(dir, mark), `${canonicalJson({ format: 1, seed, clips, heldOut })}\n`);
+      await claim.settled();
+      await claim.tidy([".", "videos"]);
+      return await this.#work();
+    } finally {
+      await claim.end();
+    }
+  }
+
+  async #work(): Promise<DemoResult> {
+    const { iterations } = this.#o;
     const last = first + iterations;
-    await makeFolders(dir);
     await this.#clips();
     const chance = chanceOf(worldSamples(this.#heldOut));
     const accuracy = {} as Record<ContextDesign, Measured[]>;

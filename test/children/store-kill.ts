@@ -11,7 +11,7 @@ import { facts, lossOf, type Paths, pathsOf, recordsOf, reportOf } from "../help
 
 async function recover(p: Paths) {
   await acquireLock(p.dir);
-  await removeTemporaries(p.dir);
+  await removeTemporaries([p.dir, p.train]);
   await makeFolders(p.train);
   const { journal, records } = await Journal.open(p.journal);
   const { newest } = await newestStep(p.train);
