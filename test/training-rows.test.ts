@@ -1,6 +1,6 @@
 // Rows that a run cannot use: refused with file, row and field, or left out and listed; answers that are too long are cut
 // where that was asked for, and counted.
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
@@ -84,7 +84,7 @@ for (const [kind, first, rows] of [
       assert.equal(e.detail, { line: 3, ...(field === undefined ? {} : { field }) });
       assert.is(e.path, data);
       assert.match(e.hint!, /onBadRow: "skip"/);
-      assert.equal(Object.keys(bytesOf(o.runDir)), []);
+      assert.not.ok(existsSync(o.runDir));
       // the hint may be followed in the same folder
       const { result } = await eventsOf({ ...o, onBadRow: "skip" });
       assert.is(result.pairs, 2);

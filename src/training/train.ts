@@ -1,6 +1,7 @@
 // train(): a supervised or preference run over a file of rows, in a folder that a killed process leaves resumable. Files:
 // run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
 import { readFileSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { asyncDispose, packageRoot } from "../addon.js";
 import { signalOf } from "../check.js";
@@ -178,7 +179,11 @@ class TrainRun {
   async #lookAtInputs(): Promise<void> {
     const { model, data, evalData } = this.#s;
     const inputs: Record<string, { sha256: string; path: string }> = {};
-    const look = async (name: string, path: string) => this.#watch(inputs, name, await Content.of(path));
+    const look = async (name: string, path: string) => {
+      const place = await stat(path).catch(() => null);
+      if (place && !place.isFile() && !this.#claim.found) return; // its reader says what it expects
+      this.#watch(inputs, name, await Content.of(path));
+    };
     if (typeof data === "string") await look("data", data);
     if (evalData !== undefined) await look("evalData", evalData);
     for (const [name, content] of await modelContents(model)) this.#watch(inputs, `model/${name}`, content);
