@@ -19,7 +19,8 @@ import { byVideo, groupsOf } from "../src/isr/groups.js";
 import { type LookRule, lookOf, type Purpose, stretchOf } from "../src/isr/looks.js";
 import { type Policies, statuses } from "../src/judge/judge.js";
 import { rejects } from "./helpers/assert.js";
-import { all } from "./helpers/data.js";
+import { node } from "./helpers/child.js";
+import { all, caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const test = suite("isr-pairs");
@@ -104,7 +105,7 @@ for (const [name, list] of [
   });
 
 test("pairs keep the sampled ids; the margin is the chosen one's; agreement is of two orders", () => {
-  const pairs = pairsOf(samples, records, (video) => (video === "v0.mp4" ? "A cat." : null), average);
+  const pairs = [...pairsOf(samples, records, (video) => (video === "v0.mp4" ? "A cat." : null), average)];
   assert.equal(
     pairs.map((p) => [p.sample.id, p.chosen.ids, p.rejected.ids, p.margin, p.agreement, p.context]),
     [
@@ -116,12 +117,14 @@ test("pairs keep the sampled ids; the margin is the chosen one's; agreement is o
 });
 
 test("shares: the place that was shown first, whatever response stood there", () => {
-  // s0: first, second (order 1 shows response 1 first); s1: second, second; s3: first, first; s4: second
-  assert.equal(shares(records, samples.length), { first: 3 / 7, verdicts: 7, usable: 3 / 7 });
+  // s4 alone was asked in one order, and the second place won; in two orders a liking for a place is in no pair.
+  assert.equal(shares(records, samples.length), { first: 0, verdicts: 1, usable: 3 / 7 });
+  const other = sorted([{ type: "verdict", sample: "s8", order: 1, choice: "1" }]);
+  assert.equal(shares(other, 1), { first: 1, verdicts: 1, usable: 0 }, "order 1 shows response 1 first");
   assert.equal(shares(sorted([]), 5), { first: 0.5, verdicts: 0, usable: 0 });
 });
 
-/** `first` of `n` verdicts for the place shown first, `usable` of `n` samples pairs, in two orders. */
+/** `first` of `n` verdicts for the place shown first, `usable` of `n` samples pairs; one order each, this one or that. */
 const crowd = (n: number, first: number, usable: number) =>
   sorted(
     Array.from({ length: n }, (_, i): GroupRecord[] => {
@@ -146,30 +149,122 @@ const guards: [name: string, n: number, first: number, usable: number, guards: G
   ["too few verdicts to tell", 19, 19, 19, usual],
   ["just enough", 20, 20, 20, usual, /^the judge chose the first answer in 100\.0 % of 20 verdicts/],
   ["at the bound of use", 40, 20, 4, usual],
-  ["below it", 40, 20, 3, usual, /^7\.5 % of the samples became pairs, fewer than 10\.0 %$/],
+  ["below it", 40, 20, 3, usual, /^7\.5 % of the samples became pairs, fewer than 10\.0 %; the others: 37 tie$/],
   ["no pair", 40, 20, 0, usual, /^0\.0 % of the samples/],
   ["no pair, switched off", 40, 20, 0, { ...usual, minUsable: 0 }],
 ];
 for (const [name, n, first, usable, bounds, message] of guards)
   test(`guard: ${name}`, () => {
-    const work = () => guard(crowd(n, first, usable), n, bounds);
+    const work = () => guard(crowd(n, first, usable), n, bounds, policies);
     return message ? rejects(work, "DEGENERATE", message, name) : work();
+  });
+
+/** What readers of others do with a line: the fields that they take, as they take them. */
+const readers: readonly [name: string, read: (row: Record<string, unknown>) => unknown][] = [
+  // LLaVA-Hound's DPO data set: words of `video`, `prompt`, `chosen`, `rejected`; a folder of frames named by `video`.
+  ["LLaVA-Hound", (r) => [`<video>\n${text(r.prompt)}`, text(r.chosen), text(r.rejected), `frames/${text(r.video)}`]],
+  // TRL's standard preference form: columns of text, each of one type in all rows.
+  ["TRL", (r) => [text(r.prompt), text(r.chosen), text(r.rejected)]],
+];
+function text(value: unknown): string {
+  assert.type(value, "string");
+  assert.is.not((value as string).trim(), "");
+  return value as string;
+}
+
+for (const [name, read] of readers)
+  test(`exports: rows of pairs.jsonl as ${name} reads them`, async () => {
+    const dir = temporaryFolder();
+    const pairs = () => pairsOf(samples, records, () => "A cat.", average);
+    await writeExports(dir, [], pairs, { iteration: 1, seed: 3n, promptHash: "p", modelHash: "m" });
+    const rows = readFileSync(join(dir, "pairs.jsonl"), "utf8").trimEnd().split("\n");
+    const found = rows.map((l) => read(JSON.parse(l)) as unknown[]);
+    assert.equal(found[0]!.map((v) => String(v).replace("<video>\n", "")).slice(0, 3), [
+      "What is it 0?",
+      "yes 0",
+      "no 0",
+    ]);
+    assert.is(found.length, 3);
+    const kinds = (l: string) => Object.entries(JSON.parse(l)).map(([k, v]) => [k, v === null ? "null" : typeof v]);
+    for (const l of rows)
+      for (const [i, [key, kind]] of kinds(l).entries()) {
+        const [first, of] = kinds(rows[0]!)[i]!;
+        assert.is(key, first, "the same columns in each row");
+        assert.ok(kind === of || kind === "null" || of === "null", `${key}: ${kind} and ${of}`);
+      }
+  });
+
+test("exports: any number of pairs in bounded memory", () => {
+  const ended = node([
+    "--max-old-space-size=64",
+    "--import",
+    "tsx",
+    "test/children/exports-memory.ts",
+    temporaryFolder(),
+  ]);
+  assert.is(ended.code, 0, ended.err.slice(-2000));
+  assert.is(ended.out.trim(), "150000 lines, 0 left out");
+});
+
+/** A judge that always likes the first place, asked in both orders: with what is left of it. */
+const biased = (status: string, chosen?: 0 | 1) =>
+  sorted(
+    Array.from({ length: 40 }, (_, i) =>
+      recordsOf(
+        i,
+        status,
+        [
+          { choice: "0", margin: 2 },
+          { choice: "1", margin: chosen === undefined ? -2 : -1 },
+        ],
+        chosen,
+      ),
+    ).flat(),
+  );
+
+test("guard: a liking for a place that both orders cancel is no fault", () => {
+  assert.is(guard(biased("pair", 0), 40, usual, average), undefined);
+});
+
+const remedies: readonly [status: string, change: object, hint: RegExp][] = [
+  ["disagree", { orders: "both" }, /^the judge contradicts itself.*judge\.disagree "average"/],
+  ["disagree", { orders: "both", disagree: "average" }, /^look at the counts of the other samples; guards\.minUsable/],
+  ["truncated", {}, /^answers are cut off: raise response\.maxTokens/],
+  ["identical", {}, /^both answers are often the same: raise response\.temperature/],
+  ["unparsed", { method: "text" }, /^replies hold no choice: judge\.method "logprob"/],
+  ["unparsed", { method: "logprob" }, /^look at the counts/],
+  ["skipped", {}, /^videos cannot be read or questions do not fit/],
+  ["tie", {}, /^look at the counts/],
+];
+for (const [status, change, hint] of remedies)
+  test(`guard: too few pairs by ${status} with ${JSON.stringify(change)} says what is not yet done`, async () => {
+    const e = await caught(async () => guard(biased(status), 40, usual, { ...policies, ...change }));
+    assert.match(e.message, new RegExp(`^0\\.0 % .*; the others: 40 ${status}$`));
+    assert.match(e.hint!, hint);
+    assert.not.match(e.hint!, /orders/);
   });
 
 test("exports: what is read back is what was sampled", async () => {
   const provenance: Provenance = { iteration: 2, seed: 2n ** 60n, promptHash: "p", modelHash: "m" };
-  const pairs = pairsOf(samples, records, () => "A \u2028 cat.", average);
+  const pairs = [...pairsOf(samples, records, () => "A \u2028 cat.", average)];
   const contexts = [{ video: "v0.mp4", text: "A \u2028 cat.", ids: [9], previous: null }];
   const bytes: Buffer[] = [];
   for (const name of ["a", "b"]) {
     const dir = join(temporaryFolder(), name);
     mkdirSync(dir);
-    assert.is(await writeExports(dir, contexts, pairs, provenance), 0);
-    const read = await all(readPairs(join(dir, "pairs.parquet")));
-    assert.equal(
-      read.map((p) => [p.id, p.prompt, Array.from(p.chosen as Int32Array), Array.from(p.rejected as Int32Array)]),
-      pairs.map((p) => [p.sample.id, p.sample.question, p.chosen.ids, p.rejected.ids]),
-    );
+    assert.is(await writeExports(dir, contexts, () => pairs, provenance), 0);
+    for (const file of ["pairs.parquet", "pairs.jsonl"])
+      assert.equal(
+        (await all(readPairs(join(dir, file)))).map((p) => [
+          p.id,
+          p.media,
+          p.prompt,
+          Array.from(p.chosen as Int32Array),
+          Array.from(p.rejected as Int32Array),
+        ]),
+        pairs.map((p) => [p.sample.id, [p.sample.video], p.sample.question, p.chosen.ids, p.rejected.ids]),
+        file,
+      );
     const lines = (file: string) =>
       readFileSync(join(dir, file), "utf8")
         .split("\n")
@@ -177,11 +272,11 @@ test("exports: what is read back is what was sampled", async () => {
         .map((l) => JSON.parse(l));
     assert.equal(lines("contexts.jsonl"), contexts);
     assert.equal(
-      lines("pairs.jsonl").map((l) => [l.sample, l.chosen, l.rejectedIds, l.margin, l.agreement, l.context, l.status]),
+      lines("pairs.jsonl").map((l) => [l.id, l.chosen, l.rejected_ids, l.margin, l.agreement, l.context, l.iteration]),
       [
-        ["s0", "yes 0", [0, 7, 2], 1.5, true, "A \u2028 cat.", "pair"],
-        ["s1", "no 1", [1, 5, 6, 2], 0.5, false, "A \u2028 cat.", "pair"],
-        ["s4", "no 4", [4, 5, 6, 2], null, null, "A \u2028 cat.", "pair"],
+        ["s0", "yes 0", [0, 7, 2], 1.5, true, "A \u2028 cat.", 2],
+        ["s1", "no 1", [1, 5, 6, 2], 0.5, false, "A \u2028 cat.", 2],
+        ["s4", "no 4", [4, 5, 6, 2], null, null, "A \u2028 cat.", 2],
       ],
     );
     bytes.push(
@@ -200,7 +295,7 @@ test("exports: a pair of no words stays in pairs.jsonl, and is counted", async (
     { type: "verdict", sample: "s9", order: 0, choice: "1" },
     { type: "pair", sample: "s9", status: "pair", chosen: 1 },
   ]);
-  const pairs = pairsOf([sample(0), sample(9)], empty, () => null, policies);
+  const pairs = () => pairsOf([sample(0), sample(9)], empty, () => null, policies);
   assert.is(await writeExports(dir, [], pairs, { iteration: 1, seed: 0n, promptHash: "p", modelHash: "m" }), 1);
   assert.is(readFileSync(join(dir, "pairs.jsonl"), "utf8").split("\n").length, 3);
   assert.is((await all(readPairs(join(dir, "pairs.parquet")))).length, 1);

@@ -23,7 +23,11 @@ export function sorted(records: readonly GroupRecord[]): Records {
   const responses = new Map<string, Of<"rsp">[]>();
   const verdicts = new Map<string, Of<"verdict">[]>();
   const pairs = new Map<string, Of<"pair">>();
-  const push = <T>(map: Map<string, T[]>, key: string, value: T) => map.set(key, [...(map.get(key) ?? []), value]);
+  const push = <T>(map: Map<string, T[]>, key: string, value: T) => {
+    const list = map.get(key);
+    if (list) list.push(value);
+    else map.set(key, [value]);
+  };
   for (const r of records) {
     if (r.type === "ctx") contexts.set(r.video, r);
     else if (r.type === "rsp") push(responses, r.sample, r);
@@ -58,25 +62,55 @@ export interface Guards {
   minUsable: number;
 }
 
-/** Share of verdicts for the response that was shown first, and of samples that became pairs. */
+/**
+ * Share of verdicts for the response that was shown first, and of samples that became pairs. Where both orders were asked, a
+ * liking for a place is in no pair: opposite choices are dropped, or it cancels in the mean of both margins. Such verdicts do
+ * not count.
+ */
 export function shares(records: Records, samples: number): { first: number; verdicts: number; usable: number } {
   let [first, count] = [0, 0];
-  for (const list of records.verdicts.values())
-    for (const record of list) {
-      const v = verdictOf(record);
-      const shown = record.order === 1 ? unswapped(v) : v;
-      if (shown.prefer === null) continue;
-      count += 1;
-      if (shown.prefer === 0) first += 1;
-    }
-  const usable = [...records.pairs.values()].filter((p) => p.status === "pair").length;
+  for (const [only, ...other] of records.verdicts.values()) {
+    if (only === undefined || other.length > 0) continue;
+    const verdict = verdictOf(only);
+    const shown = only.order === 1 ? unswapped(verdict) : verdict;
+    if (shown.prefer === null) continue;
+    count += 1;
+    if (shown.prefer === 0) first += 1;
+  }
+  let usable = 0;
+  for (const { status } of records.pairs.values()) if (status === "pair") usable += 1;
   return { first: count === 0 ? 0.5 : first / count, verdicts: count, usable: usable / samples };
 }
 
 const fewVerdicts = 20; // below, a share of one position says nothing
 
+/** What to do about the status that took the most samples; only what has not been done yet. */
+function remedy(status: string | undefined, policies: Policies & { orders?: string; method?: string }): string {
+  const known: Record<string, string | false> = {
+    disagree:
+      policies.disagree !== "average" &&
+      'the judge contradicts itself when answers change places: judge.disagree "average" lets its mean margin decide, where it gives margins',
+    truncated: "answers are cut off: raise response.maxTokens, or ask for shorter ones in the prompts",
+    identical: "both answers are often the same: raise response.temperature",
+    unparsed:
+      policies.method !== "logprob" &&
+      'replies hold no choice: judge.method "logprob" reads it from the labels instead',
+    skipped:
+      "videos cannot be read or questions do not fit: look at the warnings and at the skip records of the journal",
+  };
+  return known[status ?? ""] || "look at the counts of the other samples";
+}
+
+/** Samples by status, the most frequent first; pairs left out. */
+function lostOf(records: Records): [status: string, count: number][] {
+  const counts = new Map<string, number>();
+  for (const { status } of records.pairs.values())
+    if (status !== "pair") counts.set(status, (counts.get(status) ?? 0) + 1);
+  return [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+}
+
 /** DEGENERATE for an iteration that would teach nothing, or the wrong thing. */
-export function guard(records: Records, samples: number, { maxPosition, minUsable }: Guards): void {
+export function guard(records: Records, samples: number, { maxPosition, minUsable }: Guards, policies: Policies): void {
   const { first, verdicts, usable } = shares(records, samples);
   const position = Math.max(first, 1 - first);
   const percent = (x: number) => `${(100 * x).toFixed(1)} %`;
@@ -89,15 +123,17 @@ export function guard(records: Records, samples: number, { maxPosition, minUsabl
         detail: { first, verdicts, maxPosition },
       },
     );
-  if (usable < minUsable)
-    throw new IsrDpoError(
-      "DEGENERATE",
-      `${percent(usable)} of the samples became pairs, fewer than ${percent(minUsable)}`,
-      {
-        hint: "look at the counts of the other samples, or lower guards.minUsable",
-        detail: { usable, minUsable },
-      },
-    );
+  if (usable >= minUsable) return;
+  const lost = lostOf(records);
+  const counts = lost.map(([status, count]) => `${count} ${status}`).join(", ");
+  throw new IsrDpoError(
+    "DEGENERATE",
+    `${percent(usable)} of the samples became pairs, fewer than ${percent(minUsable)}${counts === "" ? "" : `; the others: ${counts}`}`,
+    {
+      hint: `${remedy(lost[0]?.[0], policies)}; guards.minUsable is the bound`,
+      detail: { usable, minUsable, counts: Object.fromEntries(lost) },
+    },
+  );
 }
 
 export interface ChosenPair {
@@ -110,30 +146,28 @@ export interface ChosenPair {
   agreement: boolean | null;
 }
 
-/** The pairs of an iteration in the order of its samples. */
-export function pairsOf(
-  samples: readonly Sample[],
+/** The pairs of an iteration in the order of its samples, one at a time. */
+export function* pairsOf(
+  samples: Iterable<Sample>,
   records: Records,
   contextOf: (video: string) => string | null,
   policies: Policies,
-): ChosenPair[] {
-  return samples.flatMap((sample): ChosenPair[] => {
+): Generator<ChosenPair> {
+  for (const sample of samples) {
     const pair = records.pairs.get(sample.id)!;
-    if (pair.status !== "pair") return [];
+    if (pair.status !== "pair") continue;
     const chosen = pair.chosen as 0 | 1;
     const responses = records.responses.get(sample.id)!;
     const verdicts = records.verdicts.get(sample.id)!.map(verdictOf);
-    return [
-      {
-        sample,
-        context: contextOf(sample.video),
-        chosen: responses[chosen],
-        rejected: responses[chosen === 0 ? 1 : 0],
-        margin: decide(verdicts, policies).margin ?? null,
-        agreement: verdicts.length < 2 ? null : verdicts[0]!.prefer === verdicts[1]!.prefer,
-      },
-    ];
-  });
+    yield {
+      sample,
+      context: contextOf(sample.video),
+      chosen: responses[chosen],
+      rejected: responses[chosen === 0 ? 1 : 0],
+      margin: decide(verdicts, policies).margin ?? null,
+      agreement: verdicts.length < 2 ? null : verdicts[0]!.prefer === verdicts[1]!.prefer,
+    };
+  }
 }
 
 export interface Provenance {
@@ -160,40 +194,66 @@ const recordOf = ({ sample, chosen, rejected, margin, agreement }: ChosenPair, p
   lengths: { chosen: chosen.ids.length, rejected: rejected.ids.length },
 });
 
-const line = (value: object): string => `${JSON.stringify(value)}\n`;
+/** A row that readPairs, LLaVA-Hound (video, prompt, chosen, rejected) and TRL (prompt, chosen, rejected) read. */
+function rowOf({ sample, context, chosen, rejected, margin, agreement }: ChosenPair, p: Provenance): object {
+  return {
+    id: sample.id,
+    video: sample.video,
+    prompt: sample.question,
+    chosen: chosen.text,
+    rejected: rejected.text,
+    chosen_ids: chosen.ids,
+    rejected_ids: rejected.ids,
+    ...{ iteration: p.iteration, seeds: [String(p.seed)], prompt_hash: p.promptHash, model_hash: p.modelHash },
+    ...{ margin, agreement, chosen_length: chosen.ids.length, rejected_length: rejected.ids.length },
+    context,
+  };
+}
 
-/** contexts.jsonl, pairs.jsonl and pairs.parquet of an iteration's folder. How many pairs the Parquet file cannot hold. */
+/** Lines of JSON as blocks of about a megabyte: a file of any number of rows is written in bounded memory. */
+async function* blocksOf(rows: Iterable<object>): AsyncGenerator<Uint8Array> {
+  let held = "";
+  for (const row of rows) {
+    held += `${JSON.stringify(row)}\n`;
+    if (held.length < 1 << 20) continue;
+    yield Buffer.from(held);
+    held = "";
+  }
+  yield Buffer.from(held);
+}
+
+function* mapped<T, U>(list: Iterable<T>, of: (item: T) => U): Generator<U> {
+  for (const item of list) yield of(item);
+}
+
+export interface ExportedContext {
+  video: string;
+  text: string;
+  ids: readonly number[];
+  previous: string | null;
+}
+
+/**
+ * contexts.jsonl, pairs.jsonl and pairs.parquet of an iteration's folder. `pairs` begins anew at each call. How many pairs the
+ * Parquet file cannot hold.
+ */
 export async function writeExports(
   dir: string,
-  contexts: readonly { video: string; text: string; ids: readonly number[]; previous: string | null }[],
-  pairs: readonly ChosenPair[],
+  contexts: Iterable<ExportedContext>,
+  pairs: () => Iterable<ChosenPair>,
   p: Provenance,
 ): Promise<number> {
-  await writeAtomic(join(dir, "contexts.jsonl"), contexts.map(line).join(""));
-  const rows = pairs.map((pair) => {
-    const { sample, context, chosen, rejected, margin, agreement } = pair;
-    return line({
-      sample: sample.id,
-      video: sample.video,
-      question: sample.question,
-      context,
-      chosen: chosen.text,
-      rejected: rejected.text,
-      chosenIds: chosen.ids,
-      rejectedIds: rejected.ids,
-      margin,
-      agreement,
-      status: "pair",
-    });
-  });
-  await writeAtomic(join(dir, "pairs.jsonl"), rows.join(""));
-  const exportable = pairs.filter(isExportable);
-  await writePairs(
-    join(dir, "pairs.parquet"),
-    exportable.map((pair) => recordOf(pair, p)),
-    { format: "hound" },
-  );
-  return pairs.length - exportable.length;
+  await writeAtomic(join(dir, "contexts.jsonl"), blocksOf(contexts));
+  await writeAtomic(join(dir, "pairs.jsonl"), blocksOf(mapped(pairs(), (pair) => rowOf(pair, p))));
+  let left = 0;
+  function* exportable(): Generator<PairRecord> {
+    for (const pair of pairs()) {
+      if (isExportable(pair)) yield recordOf(pair, p);
+      else left += 1;
+    }
+  }
+  await writePairs(join(dir, "pairs.parquet"), exportable(), { format: "hound" });
+  return left;
 }
 
 const words = (text: string) => text.trim() !== "" && !/\p{Surrogate}/u.test(text);

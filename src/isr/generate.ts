@@ -268,8 +268,8 @@ class GroupRun {
   }
 
   #context(video: string, found: ReadonlyMap<string, Completion[]>): string | null {
-    if (!this.#g.writes) return this.#g.previous(video);
-    return found.get(`ctx/${video}`)![0]!.text.trim() || null;
+    const text = this.#g.writes ? found.get(`ctx/${video}`)![0]!.text : this.#g.previous(video);
+    return text?.trim() || null; // the same words whether they were written now or before
   }
 
   #verdict(item: JudgeItem, verdicts: readonly Verdict[]): void {

@@ -25,7 +25,16 @@ import { scoreReferences } from "../training/score.js";
 import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
 import type { FittedItem } from "../sequence.js";
 import type { LoadOptions, Media } from "../types.js";
-import { type ChosenPair, countsOf, guard, pairsOf, type Records, sorted, writeExports } from "./exports.js";
+import {
+  type ChosenPair,
+  countsOf,
+  type ExportedContext,
+  guard,
+  pairsOf,
+  type Records,
+  sorted,
+  writeExports,
+} from "./exports.js";
 import { evaluateSlice } from "./evaluate.js";
 import type { RunFolder } from "./folder.js";
 import { type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
@@ -224,7 +233,7 @@ export class Iteration {
       looks: this.#looks,
       iteration,
       writes: before.writes,
-      previous: (video) => (renew ? null : (before.previous.get(video) ?? null)),
+      previous: (video) => (renew ? null : said(before.previous.get(video))),
       judge,
       signal,
     };
@@ -280,8 +289,8 @@ export class Iteration {
     const { folder, settings, prompts, iteration } = this.#o;
     const counts = countsOf(folder.samples, records);
     const { contexts, of } = contextsOf(records, before);
-    guard(records, folder.samples.length, settings.guards);
-    const pairs = pairsOf(folder.samples, records, of, settings.judge);
+    guard(records, folder.samples.length, settings.guards, settings.judge);
+    const pairs = () => pairsOf(folder.samples, records, of, settings.judge);
     const left = await writeExports(this.#dir, contexts, pairs, {
       iteration,
       seed: settings.seed,
@@ -376,17 +385,17 @@ export class Iteration {
     await journal.close();
     const all = sorted(finished(records));
     const { folder, settings } = this.#o;
-    const pairs = pairsOf(folder.samples, all, contextsOf(all, before).of, settings.judge);
-    if (pairs.length === 0)
+    if ((countsOf(folder.samples, all).pair ?? 0) === 0)
       throw new IsrDpoError("DEGENERATE", "no sample became a pair: there is nothing to train on", {
         hint: "look at the counts of the samples",
       });
+    const pairs = pairsOf(folder.samples, all, contextsOf(all, before).of, settings.judge);
     const source = () => this.#trainItems(pairs);
     const set = await ItemSet.gather(source(), this.#at("train/items.jsonl"));
     return this.#closing.keep(set, () => set.close());
   }
 
-  async *#trainItems(pairs: readonly ChosenPair[]): AsyncGenerator<FittedItem> {
+  async *#trainItems(pairs: Iterable<ChosenPair>): AsyncGenerator<FittedItem> {
     const { prompts, settings, iteration } = this.#o;
     const make = settings.train.trainPrompt === "plain" ? plainPrompt : responsePrompt;
     for (const { sample, chosen, rejected } of pairs) {
@@ -433,21 +442,17 @@ const noWork: IterationResult["work"] = {
   judgeCalls: 0,
 };
 
-interface ContextLine {
-  video: string;
-  text: string;
-  ids: readonly number[];
-  previous: string | null;
-}
+/** A context of no words is none, in the iteration that wrote it and in later ones. */
+const said = (text: string | undefined): string | null => (text?.trim() ? text : null);
 
 /** The contexts that the iteration's judge had: written now, or with `fixed` those of before. */
 function contextsOf(records: Records, { writes, previous }: Before) {
-  const contexts: ContextLine[] = writes
+  const contexts: ExportedContext[] = writes
     ? [...records.contexts.values()].map(({ video, text, ids }) => ({
         video,
         text,
         ids,
-        previous: previous.get(video) ?? null,
+        previous: said(previous.get(video)),
       }))
     : [...previous].map(([video, text]) => ({ video, text, ids: [], previous: text }));
   const byVideo = new Map(contexts.map((c) => [c.video, c.text.trim() || null]));
