@@ -133,6 +133,10 @@ class FileOutput implements Output {
  * `force`, and what is no regular file always.
  */
 export async function openOutput(path: string, force: boolean): Promise<Output> {
+  if (path === "-" && force)
+    throw new IsrDpoError("INVALID_ARGUMENT", "--force: expected --out with a file beside it, got none", {
+      hint: "stdout replaces nothing: leave --force out",
+    });
   if (path === "-") return toStdout;
   const found = statSync(path, { throwIfNoEntry: false });
   if (found && !found.isFile())

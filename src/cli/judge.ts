@@ -14,8 +14,8 @@ import {
   type VideoLM,
 } from "../index.js";
 import { fitJudgePrompt } from "../isr/fit.js";
-import { type Prompts, promptsOf, readPrompts } from "../isr/prompts.js";
-import { compareBoth, compareOnce, decide, type Verdict } from "../judge/judge.js";
+import { endpointWords, type Prompts, promptsOf, readPrompts } from "../isr/prompts.js";
+import { compareBoth, compareOnce, type Decision, decide, statuses, type Verdict } from "../judge/judge.js";
 import { openInput, openOutput, readLines, readUntil } from "./files.js";
 import { addFrames, addLoading, frameSamplingOf, type LoadFlags, load, wholeNumber } from "./flags.js";
 import type { FrameSampling } from "../types.js";
@@ -33,30 +33,45 @@ interface JudgeFlags extends LoadFlags, FrameSampling {
   endpoint?: string;
   endpointModel?: string;
   keyEnv?: string;
+  videos?: string;
   batch: number;
 }
 
 const keys = ["id", "video", "question", "context", "responses"];
 
-function itemOf(value: unknown, line: number, base: string): JudgeItem {
-  const row = options("row", value, keys);
+/** What an iteration's pairs hold beside what is judged; `chosen` is shown first. */
+const pairKeys = [
+  ...["id", "video", "prompt", "chosen", "rejected", "context", "chosen_ids", "rejected_ids", "iteration", "seeds"],
+  ...["prompt_hash", "model_hash", "margin", "agreement", "chosen_length", "rejected_length"],
+];
+
+/** A row of pairs.jsonl as a row to judge. */
+function judgeable(value: Record<string, unknown>): Record<string, unknown> {
+  if (value.responses !== undefined || value.chosen === undefined || value.rejected === undefined)
+    return options("row", value, keys);
+  const { id, video, prompt, context, chosen, rejected } = options("row", value, pairKeys);
+  return { id, video, question: prompt, context, responses: [chosen, rejected] };
+}
+
+function itemOf(value: Record<string, unknown>, line: number, base: string): JudgeItem {
+  const row = judgeable(value);
   const responses = array("responses", row.responses).map((r, i) => text(`responses[${i}]`, r));
   if (responses.length !== 2)
     throw new IsrDpoError("INVALID_ARGUMENT", `responses: expected two, got ${responses.length}`);
-  const video = row.video === undefined ? "" : text("video", row.video);
+  const video = row.video == null ? "" : text("video", row.video);
   return {
     sample: {
-      id: row.id === undefined ? String(line) : String(row.id),
+      id: row.id == null ? String(line) : String(row.id),
       video: video === "" || isAbsolute(video) ? video : resolve(base, video),
       question: text("question", row.question),
     },
-    context: row.context === undefined || row.context === null ? null : text("context", row.context),
+    context: row.context == null || String(row.context).trim() === "" ? null : text("context", row.context),
     responses: responses as [string, string],
   };
 }
 
 async function* itemsOf(flags: JudgeFlags, signal: AbortSignal): AsyncGenerator<JudgeItem> {
-  const base = flags.in === "-" ? process.cwd() : dirname(resolve(flags.in));
+  const base = flags.videos ?? (flags.in === "-" ? process.cwd() : dirname(resolve(flags.in)));
   const input = readUntil(signal, await openInput(flags.in));
   for await (const { number, bytes } of readLines(input, flags.in)) {
     const line = bytes.toString("utf8");
@@ -91,43 +106,108 @@ function ownJudge(model: VideoLM, prompts: Prompts, flags: JudgeFlags): Judge {
   });
 }
 
-/** How a row is told: what was preferred, and how sure. */
-function told({ sample: { id } }: JudgeItem, verdicts: readonly Verdict[]): object {
-  const policies = { tie: "drop", disagree: "drop", identical: "drop", unparsed: "drop", truncated: "drop" } as const;
-  const { status, chosen, margin } = decide(verdicts, policies);
-  const raw = verdicts.flatMap((v) => (v.raw === undefined ? [] : [v.raw]));
-  return { id, prefer: chosen ?? null, status, margin: margin ?? null, ...(raw.length > 0 ? { raw } : {}) };
+const policies = { tie: "drop", disagree: "drop", identical: "drop", unparsed: "drop", truncated: "drop" } as const;
+
+/** What became of an item: the same words twice are nothing to prefer, and no judge is asked. */
+const decisionOf = (verdicts: readonly Verdict[] | null): Decision =>
+  verdicts === null ? { status: "identical" } : decide(verdicts, policies);
+
+/** How a row is told: what was preferred, how sure, and by whom. */
+function told({ sample: { id } }: JudgeItem, verdicts: readonly Verdict[] | null, judge: string): object {
+  const { status, chosen, margin } = decisionOf(verdicts);
+  const raw = (verdicts ?? []).flatMap((v) => (v.raw === undefined ? [] : [v.raw]));
+  return { id, prefer: chosen ?? null, status, margin: margin ?? null, ...(raw.length > 0 ? { raw } : {}), judge };
 }
 
-async function judge(dir: string | undefined, flags: JudgeFlags): Promise<void> {
+/** Flags that only a model of our own looks at. */
+const ofModel: readonly (keyof JudgeFlags)[] = [
+  ...(["method", "frames", "window", "fps", "dtype", "threads", "visionTower", "featureCache"] as const),
+];
+const ofEndpoint = ["endpointModel", "keyEnv"] as const;
+
+const dashed = (flag: string) => `--${flag.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+
+/** INVALID_ARGUMENT for a flag that would have no effect. */
+function refuseUnused(dir: string | undefined, flags: JudgeFlags, given: (flag: string) => boolean): void {
+  const endpoint = flags.endpoint !== undefined;
+  const unused = (endpoint ? ofModel : ofEndpoint).find((flag) => given(flag));
+  const name = unused !== undefined ? dashed(unused) : endpoint && dir !== undefined ? "dir" : undefined;
+  if (name === undefined) return;
+  throw new IsrDpoError(
+    "INVALID_ARGUMENT",
+    `${name}: expected nothing ${endpoint ? "beside --endpoint, which reads words alone" : "without --endpoint"}, got a value`,
+    { hint: endpoint ? `leave ${name} out` : "give --endpoint, or leave it out", detail: { field: name } },
+  );
+}
+
+async function judgeFor(
+  dir: string | undefined,
+  flags: JudgeFlags,
+  signal: AbortSignal,
+): Promise<{ asked: Judge; model?: VideoLM }> {
+  const prompts = flags.prompts === undefined ? promptsOf(undefined) : await readPrompts(flags.prompts);
+  if (flags.endpoint !== undefined) {
+    if (flags.endpointModel === undefined)
+      throw new IsrDpoError(
+        "INVALID_ARGUMENT",
+        "--endpoint-model: expected the model's name beside --endpoint, got none",
+      );
+    const key = flags.keyEnv === undefined ? {} : { keyEnv: flags.keyEnv };
+    return {
+      asked: openaiJudge({ url: flags.endpoint, model: flags.endpointModel, ...key, ...endpointWords(prompts) }),
+    };
+  }
+  if (dir === undefined)
+    throw new IsrDpoError("INVALID_ARGUMENT", "dir: expected a checkpoint's folder or --endpoint, got neither");
+  const model = await load(dir, flags, signal, false);
+  return { asked: ownJudge(model, prompts, flags), model };
+}
+
+/** Verdicts of a batch in its order; null for answers of the same words. */
+async function verdictsOf(asked: Judge, batch: readonly JudgeItem[], flags: JudgeFlags, signal: AbortSignal) {
+  const open = batch.filter(({ responses: [a, b] }) => a.trim() !== b.trim());
+  const found =
+    open.length === 0
+      ? []
+      : flags.orders === "both"
+        ? await compareBoth(asked, open, { signal })
+        : (await compareOnce(asked, open, { signal })).map((v) => [v]);
+  const byItem = new Map<JudgeItem, readonly Verdict[]>(open.map((item, i) => [item, found[i]!]));
+  return batch.map((item) => byItem.get(item) ?? null);
+}
+
+/** The judge of the rows that stand in a file, if its first row names one. */
+async function judgeOfFile(path: string): Promise<string | undefined> {
+  try {
+    for await (const { bytes } of readLines(await openInput(path), path))
+      return (JSON.parse(bytes.toString("utf8")) as { judge?: string }).judge;
+  } catch {
+    return undefined; // not ours
+  }
+  return undefined;
+}
+
+async function judge(dir: string | undefined, flags: JudgeFlags, command: Command): Promise<void> {
+  refuseUnused(dir, flags, (flag) => command.getOptionValueSource(flag) === "cli");
   const { signal, off } = interruption();
   let model: VideoLM | undefined;
   const output = await openOutput(flags.out, flags.force === true);
   try {
-    let asked: Judge;
-    if (flags.endpoint !== undefined) {
-      if (flags.endpointModel === undefined)
-        throw new IsrDpoError(
-          "INVALID_ARGUMENT",
-          "--endpoint-model: expected the model's name beside --endpoint, got none",
-        );
-      const key = flags.keyEnv === undefined ? {} : { keyEnv: flags.keyEnv };
-      asked = openaiJudge({ url: flags.endpoint, model: flags.endpointModel, ...key });
-    } else {
-      if (dir === undefined)
-        throw new IsrDpoError("INVALID_ARGUMENT", "dir: expected a checkpoint's folder or --endpoint, got neither");
-      const prompts = flags.prompts === undefined ? promptsOf(undefined) : await readPrompts(flags.prompts);
-      model = await load(dir, flags, signal, false);
-      asked = ownJudge(model, prompts, flags);
-    }
+    const made = await judgeFor(dir, flags, signal);
+    model = made.model;
+    const { asked } = made;
+    const before = flags.force && flags.out !== "-" ? await judgeOfFile(flags.out) : undefined;
+    if (before !== undefined && before !== asked.id) say(`${flags.out}: the verdicts of ${before} are replaced`);
+    const counts = new Map<string, number>();
     let rows = 0;
     let batch: JudgeItem[] = [];
     const flush = async () => {
-      const verdicts =
-        flags.orders === "both"
-          ? await compareBoth(asked, batch, { signal })
-          : (await compareOnce(asked, batch, { signal })).map((v) => [v]);
-      for (const [i, item] of batch.entries()) await output.write(jsonLine(told(item, verdicts[i]!)));
+      const verdicts = await verdictsOf(asked, batch, flags, signal);
+      for (const [i, item] of batch.entries()) {
+        await output.write(jsonLine(told(item, verdicts[i]!, asked.id)));
+        const { status } = decisionOf(verdicts[i]!);
+        counts.set(status, (counts.get(status) ?? 0) + 1);
+      }
       rows += batch.length;
       batch = [];
     };
@@ -137,7 +217,8 @@ async function judge(dir: string | undefined, flags: JudgeFlags): Promise<void> 
     }
     if (batch.length > 0) await flush();
     await output.commit();
-    say(`${rows} rows judged by ${asked.id}`);
+    const said = statuses.flatMap((s) => (counts.has(s) ? [`${counts.get(s)} ${s}`] : [])).join(", ");
+    say(`${rows} rows judged by ${asked.id}${said === "" ? "" : `: ${said}`}`);
   } finally {
     off();
     await output.discard();
@@ -149,7 +230,8 @@ export function judgeCommand(): Command {
   const command = new Command("judge")
     .description("which of two answers about a video a model prefers, for a file of rows")
     .argument("[dir]", "folder of a checkpoint or of a run; not with --endpoint")
-    .option("--in <file>", "rows: question, responses, and video, context, id (default: stdin)", "-")
+    .option("--in <file>", "rows: question, responses, and video, context, id; or pairs.jsonl (default: stdin)", "-")
+    .option("--videos <dir>", "folder that video paths are relative to (default: that of the rows)")
     .option("--out <file>", "a line of JSON a row (default: stdout)", "-")
     .option("--force", "replace the output file")
     .addOption(

@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import { nearest, show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
+import { type OpenAIJudgeOptions, replyRequest } from "../judge/openai.js";
 import { canonicalJson } from "../store/run.js";
 import type { Media, Message } from "../types.js";
 
@@ -147,6 +148,23 @@ export async function readPrompts(path: string): Promise<Prompts> {
       path,
     });
   }
+}
+
+/**
+ * The words of a judge behind an endpoint: those of `prompts` where they are not the built-in ones, with the request for a reply
+ * in JSON behind them, which stands last and therefore holds; the endpoint's own words for the others.
+ */
+export function endpointWords({ system, judge }: Prompts): Pick<OpenAIJudgeOptions, "prompts" | "labels"> {
+  const { plain, withContext, labels } = judge;
+  const own = defaultPrompts.judge;
+  const relabelled = labels.some((label, i) => label !== own.labels[i]);
+  const asked = (text: string) => `${text}\n\n${replyRequest(labels)}`;
+  const words = {
+    ...(system === null ? {} : { system }),
+    ...(plain === own.plain && !relabelled ? {} : { plain: asked(plain) }),
+    ...(withContext === own.withContext && !relabelled ? {} : { withContext: asked(withContext) }),
+  };
+  return { ...(Object.keys(words).length > 0 ? { prompts: words } : {}), ...(relabelled ? { labels } : {}) };
 }
 
 export const promptsHash = (prompts: Prompts): string =>

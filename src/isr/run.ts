@@ -19,7 +19,7 @@ import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./looks.js";
 import { preflight, proveWindow } from "./preflight.js";
 import { proveInputs } from "./prove.js";
-import { defaultPrompts, type Prompts, promptsOf, readPrompts } from "./prompts.js";
+import { defaultPrompts, endpointWords, type Prompts, promptsOf, readPrompts } from "./prompts.js";
 import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./settings.js";
 
 export interface IterationOptions extends Stop {
@@ -82,10 +82,14 @@ interface Settled extends Checked {
 }
 
 /** The judge that the configuration names; verdicts of an endpoint are kept in the run folder, so that none is paid twice. */
-async function configuredJudge({ kind, endpoint }: RunSettings["judge"], runDir: string): Promise<"self" | Judge> {
+async function configuredJudge(
+  { kind, endpoint }: RunSettings["judge"],
+  prompts: Prompts,
+  runDir: string,
+): Promise<"self" | Judge> {
   if (kind === "self") return "self";
   const { openaiJudge } = await import("../judge/openai.js");
-  return openaiJudge({ ...endpoint!, answers: join(runDir, "judgements.jsonl") });
+  return openaiJudge({ ...endpoint!, ...endpointWords(prompts), answers: join(runDir, "judgements.jsonl") });
 }
 
 function judgeOf(value: unknown): "self" | Judge | undefined {
@@ -140,13 +144,11 @@ type Work<T> = (c: Settled, folder: RunFolder) => Promise<T>;
 
 async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, work: Work<T>): Promise<T> {
   const settings = await settingsOf(given.config);
-  const c: Settled = {
-    ...given,
-    settings,
-    prompts: given.prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts)),
-    judge: given.judge ?? (await configuredJudge(settings.judge, given.runDir)),
-  };
-  const { prompts, load } = c;
+  const prompts =
+    given.prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts));
+  const configured = given.judge ?? (await configuredJudge(settings.judge, prompts, given.runDir));
+  const c: Settled = { ...given, settings, prompts, judge: configured };
+  const { load } = c;
   const { from, to } = settings;
   const iterations = Array.from({ length: to - from }, (_, i) => from + i);
   await checkPlaces(c.runDir, { settings, load, iterations });

@@ -2,7 +2,7 @@
 // frames. Each request holds an id that follows from what is judged, and only an answer with that id is a verdict on it.
 import { createHash } from "node:crypto";
 import { appendFile, readFile } from "node:fs/promises";
-import { object, options, path, show, text } from "../check.js";
+import { array, object, options, path, show, text } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { guarded } from "../store/files.js";
 import { canonicalJson } from "../store/run.js";
@@ -21,6 +21,8 @@ export interface OpenAIJudgeOptions extends EndpointOptions {
   /** Name of the model there. */
   model: string;
   prompts?: Partial<OpenAIJudgePrompts>;
+  /** What a reply's `choice` says in favour of the first and of the second answer; default "1" and "2". */
+  labels?: readonly [string, string];
   /** Fields of the request over ours (temperature 0, max_tokens 64); null leaves one of ours out. */
   body?: Readonly<Record<string, unknown>>;
   /** File that keeps the verdicts, so that none is asked for twice by a later process; default: this process alone. */
@@ -39,8 +41,14 @@ export interface OpenAIJudge extends Judge {
   readonly counters: Readonly<OpenAIJudgeCounters>;
 }
 
-const reply =
-  'Reply with one line of JSON and nothing else: {"id": "{id}", "choice": 1} if answer 1 is better, {"id": "{id}", "choice": 2} if answer 2 is better.';
+/** The request for a reply that can be read: it stands last, whatever was asked before. */
+export function replyRequest([first, second]: readonly [string, string]): string {
+  const json = (label: string) => `{"id": "{id}", "choice": ${/^\d+$/.test(label) ? label : JSON.stringify(label)}}`;
+  return `Reply with one line of JSON and nothing else: ${json(first)} if answer ${first} is better, ${json(second)} if answer ${second} is better.`;
+}
+
+const defaultLabels = ["1", "2"] as const;
+const reply = replyRequest(defaultLabels);
 const judged = "Question about a video: {question}\n\nAnswer 1:\n{first}\n\nAnswer 2:\n{second}";
 
 export const openAIJudgePrompts: OpenAIJudgePrompts = {
@@ -74,6 +82,15 @@ function promptsOf(value: unknown): OpenAIJudgePrompts {
   return prompts;
 }
 
+function labelsOf(value: unknown): readonly [string, string] {
+  if (value === undefined) return defaultLabels;
+  const labels = array("labels", value).map((label, i) => text(`labels[${i}]`, label));
+  const [first, second, ...more] = labels;
+  if (!first?.trim() || !second?.trim() || first === second || more.length > 0)
+    throw new IsrDpoError("INVALID_CONFIG", `labels: expected two different texts, got ${JSON.stringify(labels)}`);
+  return [first, second];
+}
+
 /** In one pass: what is filled in is never taken for a place. */
 const fill = (template: string, values: Readonly<Record<string, string>>): string =>
   template.replace(placeholder, (_, name: string) => values[name]!);
@@ -84,11 +101,11 @@ interface Choice {
   tie: boolean;
 }
 
-const choices: Readonly<Record<string, Choice>> = {
-  "1": { prefer: 0, tie: false },
-  "2": { prefer: 1, tie: false },
-  "0": { prefer: null, tie: true },
-  tie: { prefer: null, tie: true },
+/** In words; labels of the judge's own come first. */
+const choiceOf = (word: string, [first, second]: readonly [string, string]): Choice | undefined => {
+  if (word === first) return { prefer: 0, tie: false };
+  if (word === second) return { prefer: 1, tie: false };
+  return word === "0" || word === "tie" ? { prefer: null, tie: true } : undefined;
 };
 
 /** Objects without objects in them, wherever they stand in a text: models like to talk around their JSON. */
@@ -103,12 +120,16 @@ function objectsIn(words: string): Record<string, unknown>[] {
 }
 
 /** "other": a verdict with another id; null: no choice, or more than one. */
-export function readChoice(words: string, id: string): Choice | "other" | null {
+export function readChoice(
+  words: string,
+  id: string,
+  labels: readonly [string, string] = defaultLabels,
+): Choice | "other" | null {
   const found = objectsIn(words).filter((o) => typeof o.id === "string");
   const ours = found.filter((o) => o.id === id).map((o) => String(o.choice));
   if (ours.length === 0) return found.length > 0 ? "other" : null;
   const [choice, ...others] = new Set(ours);
-  return others.length === 0 && Object.hasOwn(choices, choice!) ? choices[choice!]! : null;
+  return (others.length === 0 && choiceOf(choice!, labels)) || null;
 }
 
 /** The words of a completion; null for what is none. */
@@ -192,20 +213,28 @@ class EndpointJudge implements OpenAIJudge {
   readonly id: string;
   readonly #endpoint: Endpoint;
   readonly #prompts: OpenAIJudgePrompts;
+  readonly #labels: readonly [string, string];
   readonly #body: Record<string, unknown>;
   readonly #answers: Answers;
   readonly #own = { known: 0, unparsed: 0 };
 
-  constructor({ model, prompts, body, answers, ...rest }: OpenAIJudgeOptions) {
+  constructor({ model, prompts, labels, body, answers, ...rest }: OpenAIJudgeOptions) {
     this.#endpoint = new Endpoint(rest);
     this.#prompts = promptsOf(prompts);
+    this.#labels = labelsOf(labels);
     const name = text("model", model);
     if (name.trim() === "") throw new IsrDpoError("INVALID_CONFIG", `model: expected a name, got ${show(model)}`);
     const extra = body === undefined ? {} : object("body", body);
     const all = { temperature: 0, max_tokens: 64, ...extra, model: name };
     this.#body = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null));
     this.#answers = new Answers(answers === undefined ? undefined : path("answers", answers));
-    const hash = createHash("sha256").update(canonicalJson({ prompts: this.#prompts, body: this.#body }));
+    const hash = createHash("sha256").update(
+      canonicalJson({
+        prompts: this.#prompts,
+        body: this.#body,
+        ...(labels === undefined ? {} : { labels: this.#labels }),
+      }),
+    );
     this.id = `openai/${this.#endpoint.name}/${name}/${hash.digest("hex").slice(0, 12)}`;
   }
 
@@ -257,7 +286,7 @@ class EndpointJudge implements OpenAIJudge {
     const read = (answer: unknown, last: boolean): Verdict => {
       const words = wordsOf(answer);
       if (words === null) throw new Fault(`no chat completion (${shown(clean(JSON.stringify(answer)), 80)})`, true);
-      const choice = readChoice(words, id);
+      const choice = readChoice(words, id, this.#labels);
       if (choice === "other") throw new Fault("a verdict on another pair", true);
       const raw = rawOf(clean(words));
       if (choice) return { prefer: choice.prefer, ...(choice.tie ? { margin: 0 } : {}), raw };
@@ -279,6 +308,6 @@ class EndpointJudge implements OpenAIJudge {
  * prompts without their places.
  */
 export function openaiJudge(o: OpenAIJudgeOptions): OpenAIJudge {
-  const known = [...endpointKeys, "model", "prompts", "body", "answers"];
+  const known = [...endpointKeys, "model", "prompts", "labels", "body", "answers"];
   return new EndpointJudge(options("options", o, known) as unknown as OpenAIJudgeOptions);
 }
