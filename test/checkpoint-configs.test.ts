@@ -264,6 +264,21 @@ notes("published files and those of the golden families give no note about keys"
     assert.equal((await inspectCheckpoint(folder(base))).notes, [], base);
 });
 
+notes("settings of generation that old configs hold are no unknown keys", async () => {
+  const dir = edited(folder("text_llama"), config({ top_k: 50, temperature: 1, num_beams: 1, length_penalty: 1 }));
+  assert.equal((await inspectCheckpoint(dir)).notes, []);
+});
+
+notes("architectures: the model without its head, and old spellings; other heads are refused", async () => {
+  for (const name of ["LlamaModel", "LLaMAForCausalLM"]) {
+    const edit = name === "LlamaModel" ? [edits["no prefix"]!] : [];
+    await using model = await loadModel(edited(folder("text_llama"), config({ architectures: [name] }), ...edit));
+    assert.is(model.info.family, "llama");
+  }
+  const dir = edited(folder("text_llama"), config({ architectures: ["LlamaForSequenceClassification"] }));
+  await rejects(() => loadModel(dir), "CHECKPOINT_UNSUPPORTED", /LlamaForSequenceClassification/, "another head");
+});
+
 notes("neutral values of keys that would change results", async () => {
   const neutral = {
     ...{ attn_logit_softcapping: null, embedding_multiplier: 1, residual_multiplier: 1.0, logits_scaling: 1 },

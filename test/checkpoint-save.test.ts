@@ -5,12 +5,12 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { createTrainer, loadModel, type VideoLM } from "../src/index.js";
+import { createTrainer, loadModel, type PlanOptions, plan, type VideoLM } from "../src/index.js";
 import { near, sameBits } from "./helpers/assert.js";
 import { type Edit, edited, edits, embeddings, head, tensors } from "./helpers/edit-checkpoint.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
-import { folderOf } from "./helpers/golden_video.js";
+import { folderOf, videoDpo, videoPairs } from "./helpers/golden_video.js";
 import { floatsOf, readSafetensors, type Stored } from "./helpers/safetensors.js";
 
 const test = suite("saving");
@@ -99,6 +99,48 @@ test("a head of its own is trained apart from the embeddings", async () => {
   const [a, b] = [floatsOf(saved, head), floatsOf(saved, embeddings)];
   assert.ok(a.some((x, i) => x !== b[i]));
 });
+
+test("a plan counts a head of its own", async () => {
+  const bytes = async (edit: Edit) => {
+    const options = {
+      kind: "dpo",
+      runDir: join(temporaryFolder(), "run"),
+      items: 8,
+      load: { device: "cuda", dtype: "f32" },
+    };
+    return (await plan({ ...options, model: edited(folder("text_llama_gqa_tied"), edit) } as unknown as PlanOptions))
+      .bytes.weights;
+  };
+  const rows = floatsOf(stored(folder("text_llama_gqa_tied")), embeddings).length;
+  assert.is((await bytes(edits["own head"]!)) - (await bytes(edits["head copy"]!)), 4 * rows);
+});
+
+for (const [family, from, to] of [
+  ["video_llava", /^video_tower\./, "model.video_tower.vision_model."],
+  ["video_llava_original", /^model\.video_tower\.video_tower\./, "video_tower.video_tower."],
+] as const)
+  test(`${family}: a trained tower that the file holds twice, and a projector`, async () => {
+    const out = join(temporaryFolder(), "saved");
+    const dir = edited(folderOf(family), twice(from, to), twice(/^model\.mm_projector\./, "mm_projector."));
+    await using model = await loadModel(dir);
+    await using trainer = await createTrainer(model, {
+      learningRate: 1e-2,
+      train: { vision: true, projector: true, decoder: false },
+    });
+    await trainer.trainStep(videoPairs(videoDpo(family), true));
+    await model.save(out);
+    const [before, after] = [stored(dir), stored(out)];
+    const names = [...before.keys()].filter((name) => from.test(name));
+    assert.ok(names.length > 20);
+    const bias = names.find((n) => /layers\.0\.mlp\.fc1\.bias$/.test(n))!;
+    assert.ok(
+      floatsOf(after, bias).some((x, i) => x !== floatsOf(before, bias)[i]),
+      "it was trained",
+    );
+    for (const name of names) sameBits(floatsOf(after, name.replace(from, to)), floatsOf(after, name), name);
+    for (const name of before.keys())
+      if (name.startsWith("mm_projector.")) sameBits(floatsOf(after, name), floatsOf(after, `model.${name}`), name);
+  });
 
 test("a tied head that the source left out stays left out", async () => {
   const { names } = await trained(edited(folder("text_llama_gqa_tied")));

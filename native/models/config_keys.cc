@@ -18,14 +18,20 @@ const Words kEverywhere{
     "return_dict_in_generate", "sep_token_id", "task_specific_params", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class",
     "torch_dtype", "torchscript", "transformers_version", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache"};
 
+// Settings of generation that transformers before 4.50 wrote into every config, towers' too.
+const Words kOldGeneration{
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty",
+    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+    "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p"};
+
 // Beside them in one kind of object.
 const Words& harmless(Keys kind) {
-  static const Words decoder{"max_length", "min_length", "max_window_layers", "tokenizer_model_max_length", "tokenizer_padding_side", "vocab_size"};
+  static const Words decoder{"max_window_layers", "tokenizer_model_max_length", "tokenizer_padding_side", "vocab_size"};
   static const Words video{"X", "freeze_mm_mlp_adapter", "ignore_index", "image_grid_pinpoints", "image_seq_length", "mm_hidden_size", "mm_image_tower", "mm_projector_lr",
                            "mm_video_tower", "mm_vision_tower", "tokenizer_model_max_length", "tokenizer_padding_side", "tune_mm_mlp_adapter", "unfreeze_mm_vision_tower",
-                           "use_image_newline_parameter", "video_seq_length", "vocab_size", "max_length"};
+                           "use_image_newline_parameter", "video_seq_length", "vocab_size"};
   static const Words tower{"attention_dropout", "audio_mean", "audio_sample_rate", "audio_std", "clip_type", "dropout", "force_patch_dropout", "lora_alpha", "lora_dropout",
-                           "lora_r", "num_frames", "num_mel_bins", "projection_dim", "target_length", "video_decode_backend", "vocab_size", "max_length"};
+                           "lora_r", "num_frames", "num_mel_bins", "projection_dim", "target_length", "video_decode_backend", "vocab_size"};
   static const Words generation{"cache_implementation", "max_length", "max_new_tokens", "transformers_version", "do_sample"};
   switch (kind) {
     case Keys::Decoder: return decoder;
@@ -131,6 +137,7 @@ void check_keys(const ConfigReader& config, Keys kind, const DecoderConfig* deco
       config.unsupported(concat(config.name(key), " ", shown(value), ": ", refused->what), "supported are checkpoints without it; weights trained with it need code that computes it");
     }
     if (kind == Keys::Generation && (off(value) || near(value, 1))) continue;   // the defaults of most
+    if (kind != Keys::Generation && has(kOldGeneration, key)) continue;
     if (has(kEverywhere, key) || has(harmless(kind), key)) continue;
     unknown += concat(unknown.empty() ? "" : ", ", config.name(key), " ", shown(value));
   }

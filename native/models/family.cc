@@ -34,6 +34,18 @@ std::string supported() {
   return all;
 }
 
+// Names of classes that hold the family's weights: the whole model, or saved without its head (a tied one is not missed).
+// transformers itself goes by model_type alone; old files spell a class in other cases.
+bool holds(const Family& f, const Json& name) {
+  if (!name.string()) return false;
+  const auto lower = [](std::string s) {
+    std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : static_cast<char>(c); });
+    return s;
+  };
+  const std::string whole = f.architecture, given = lower(*name.string());
+  return given == lower(whole) || given == lower(whole.substr(0, whole.rfind("For")) + "Model");
+}
+
 }  // namespace
 
 const Family& find_family(const Json& config, const std::string& path) {
@@ -47,7 +59,7 @@ const Family& find_family(const Json& config, const std::string& path) {
     const Json* architectures = config.find("architectures");
     if (!architectures || !architectures->array() || architectures->array()->empty()) return f;
     const Json::Array& names = *architectures->array();
-    if (std::any_of(names.begin(), names.end(), [&](const Json& n) { return n.string() && *n.string() == f.architecture; })) return f;
+    if (std::any_of(names.begin(), names.end(), [&](const Json& n) { return holds(f, n); })) return f;
     throw Error("CHECKPOINT_UNSUPPORTED", concat(path, ": architectures ", to_json(*architectures), " of model_type ", f.model_type),
                 concat("supported are ", supported()), path);
   }

@@ -387,6 +387,10 @@ class Loader {
 std::unique_ptr<Model> Model::outline(const std::string& dir, const LoadOptions& options) {
   Config config = read_config(dir);
   describe_towers(config, dir, options.vision_tower);
+  if (config.model.decoder.tied && has_weights(dir)) {   // a head of its own unties them
+    const Checkpoint file = Checkpoint::open(dir);
+    tie_tensors(config, names_in(file, *config.family), file, nullptr);
+  }
   auto model = std::make_unique<Model>();
   Loader(*model, std::move(config), options).outline();
   return model;

@@ -52,6 +52,7 @@ struct TowerPlace { int source = 0; std::string prefix; };            // prefix 
 struct TowerPlaces { std::optional<TowerPlace> image, video; };
 // The same for plans, from config files alone where they describe both sides; no weights need to be there.
 void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower);
+bool has_weights(const std::string& dir);                             // files by the names that are looked for
 TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, const std::string& dir, const std::string& vision_tower);
 // Tensors inside layers that are computed, which the config does not ask for (biases, norms of queries, scales, attention over
 // time): they would change results. Biases of zeros are not among them.

@@ -16,12 +16,6 @@ struct Side { const char* name; const char* config_file; const char* config_key;
 constexpr Side kImage{"image", "image_tower_config.json", "mm_image_tower", "LanguageBind_Image"};
 constexpr Side kVideo{"video", "video_tower_config.json", "mm_video_tower", "LanguageBind_Video_merge"};
 
-bool has_weights(const std::string& dir) {
-  for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
-    if (file_exists(dir + "/" + name)) return true;
-  return false;
-}
-
 // Folders that may hold this side's tower, most wanted first. A name in the config counts only as a local path.
 std::vector<std::string> candidates(const Side& side, const Json& config, const std::string& dir, const std::string& given) {
   std::vector<std::string> all;
@@ -121,6 +115,12 @@ void settle_frames(VisionConfig& v) {
 }
 
 }  // namespace
+
+bool has_weights(const std::string& dir) {
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
+    if (file_exists(dir + "/" + name)) return true;
+  return false;
+}
 
 void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower) {
   if (!config.model.vision || !config.model.vision->original) return;
