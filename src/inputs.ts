@@ -6,6 +6,8 @@ import { disposedError } from "./addon.js";
 import { array, object, refuse } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import type { MediaKind, MediaRegistry, Placed } from "./media.js";
+import type { Repairs } from "./text/answer.js";
+import type { Turns } from "./text/chat.js";
 import type { PlaceholderRules } from "./text/prompt.js";
 import type { ModelTokenizer } from "./text/tokenizer.js";
 import type { Media, Message, ModelInfo } from "./types.js";
@@ -32,6 +34,8 @@ export class Call {
   readonly signal: AbortSignal | undefined;
   /** Nothing is opened: media are described, and the ids are for counting only. */
   counting = false;
+  /** What was put right in the sequences of the call; null: nothing. */
+  repairs: Repairs | null = null;
 
   constructor(inputs: Inputs, signal: AbortSignal | undefined, keep: HeldMedia | undefined) {
     this.#inputs = inputs;
@@ -47,6 +51,19 @@ export class Call {
   }
   tokenizer(field: string): ModelTokenizer {
     return this.#inputs.tokenizer(field);
+  }
+
+  get tokenizerOrNull(): ModelTokenizer | null {
+    return this.#inputs.tokenizerOrNull;
+  }
+
+  /** Counts what was put right, each kind at most once an item. */
+  repaired(found: Partial<Repairs>): void {
+    for (const [kind, n] of Object.entries(found) as [keyof Repairs, number][]) {
+      if (n === 0) continue;
+      this.repairs ??= { endAdded: 0, endDoubled: 0, rendered: 0, merged: 0, endOpen: 0 };
+      this.repairs[kind] = 1;
+    }
   }
 
   async place(field: string, media: Media): Promise<Acquired> {
@@ -173,13 +190,16 @@ interface ExpandOptions {
   idsField?: string; // for messages
 }
 
+/** The name of a field of something that may have no name of its own. */
+const below = (field: string, name: string): string => (field === "" ? name : `${field}.${name}`);
+
 /** Ids checked against vocabulary, with media rows put in place of their placeholders. */
 export async function expand(
   call: Call,
   field: string,
   ids: unknown,
   media: unknown,
-  { onePlaceholder = false, open = true, idsField = `${field}.ids` }: ExpandOptions = {},
+  { onePlaceholder = false, open = true, idsField = below(field, "ids") }: ExpandOptions = {},
 ): Promise<Expanded> {
   if (!(ids instanceof Int32Array) && !Array.isArray(ids))
     refuse(idsField, "token ids (Int32Array or an array of integers)", ids);
@@ -193,14 +213,14 @@ export async function expand(
     if (!Number.isInteger(id) || (((id as number) < 0 || (id as number) >= info.vocabSize) && !special))
       refuse(`${idsField}[${i}]`, `an integer in [0, ${info.vocabSize})`, id);
   }
-  const list = media === undefined ? [] : (array(`${field}.media`, media) as readonly Media[]);
-  if (rules.style === "none" && list.length > 0) await call.place(`${field}.media[0]`, list[0]!); // says why not
-  const placed =
-    open && !call.counting ? await call.placeAll(`${field}.media`, list) : call.describeAll(`${field}.media`, list);
+  const at = below(field, "media");
+  const list = media === undefined ? [] : (array(at, media) as readonly Media[]);
+  if (rules.style === "none" && list.length > 0) await call.place(`${at}[0]`, list[0]!); // says why not
+  const placed = open && !call.counting ? await call.placeAll(at, list) : call.describeAll(at, list);
   const all = Int32Array.from(given as ArrayLike<number>);
   const pieces =
     original || onePlaceholder ? byPlaceholder(field, call, all, placed, original) : byRows(field, call, all, placed);
-  return assemble(field, all, pieces, info);
+  return assemble(field || "item", all, pieces, info);
 }
 
 /** A run of given ids that stands for rows of a medium: each of `count` ids becomes `rows` ids. */
@@ -229,22 +249,22 @@ function byPlaceholder(
     if (!standsFor(rules, ids[i]!, "video") && !standsFor(rules, ids[i]!, "image")) continue;
     const medium = placed[next];
     if (!medium)
-      throw mismatch(`${field}.ids[${i}]`, `expected a placeholder for each of ${placed.length} media, got one more`);
+      throw mismatch(`${below(field, "ids")}[${i}]`, `expected a placeholder for each of ${placed.length} media, got one more`);
     if (!standsFor(rules, ids[i]!, medium.kind))
       throw mismatch(
-        `${field}.ids[${i}]`,
+        `${below(field, "ids")}[${i}]`,
         `expected a placeholder of ${medium.kind} ${next}, got one of another kind (${ids[i]})`,
       );
     const count = original && medium.kind === "video" ? rules.perVideo : 1;
     for (let k = 1; k < count; k++)
       if (ids[i + k] !== ids[i])
-        throw mismatch(`${field}.ids[${i}]`, `expected ${count} placeholders in a row for a video, got ${k}`);
+        throw mismatch(`${below(field, "ids")}[${i}]`, `expected ${count} placeholders in a row for a video, got ${k}`);
     pieces.push({ at: i, count, rows: medium.rows / count, firstId: medium.firstId });
     i += count - 1;
     next += 1;
   }
   if (next < placed.length)
-    throw mismatch(`${field}.media`, `expected as many media as placeholders (${next}), got ${placed.length}`);
+    throw mismatch(below(field, "media"), `expected as many media as placeholders (${next}), got ${placed.length}`);
   return pieces;
 }
 
@@ -262,7 +282,7 @@ function byRows(field: string, call: Call, ids: Int32Array, placed: readonly Pla
     });
     if (places.length !== wanted)
       throw mismatch(
-        `${field}.ids`,
+        below(field, "ids"),
         `expected ${wanted} placeholders (${id}) for the rows of ${media.length} ${kind}s, got ${places.length}`,
       );
     let at = 0;
@@ -351,15 +371,18 @@ export interface BuiltSequence extends Expanded {
   media: readonly Media[];
 }
 
-/** The ids of a conversation; `generate` opens the assistant's turn. */
+/** The ids of a conversation; `generate` opens the assistant's turn; `turns`: whose tokens are marked. */
 export async function build(
   call: Call,
   field: string,
   messages: readonly Message[],
-  { generate, open = true }: { generate: boolean; open?: boolean },
+  { generate, open = true, turns }: { generate: boolean; open?: boolean; turns?: Turns },
 ): Promise<BuiltSequence> {
   const { buildPrompt } = await import("./text/prompt.js");
-  const built = buildPrompt(call.tokenizer(field), call.rules, messages, { generate });
+  const built = buildPrompt(call.tokenizer(field), call.rules, messages, {
+    generate,
+    ...(turns ? { turns } : {}),
+  });
   const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
   return {
     ...e,

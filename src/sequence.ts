@@ -1,10 +1,11 @@
 // Sequences and training items as the engine takes them: ids and masks. What holds words or media is resolved by the call
 // (src/inputs.ts).
 import type { NativePair, NativeSequence } from "./addon.js";
-import { array, floats, object, refuse } from "./check.js";
+import { array, choice, floats, object, refuse } from "./check.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { build, type Call, type Expanded, expand, expandMask, messagesOf } from "./inputs.js";
-import type { Message, ModelInfo, TrainItem } from "./types.js";
+import type { Repairs } from "./text/answer.js";
+import type { Media, Message, ModelInfo, TrainItem } from "./types.js";
 
 function contextFits(field: string, length: number, info: ModelInfo): void {
   if (length <= info.contextLength) return;
@@ -67,85 +68,136 @@ export async function scoredSequence(call: Call, field: string, value: unknown):
 /** A sequence for supervised training: a mask, or targets of its own over the expanded rows; optional weights. */
 async function supervisedSequence(call: Call, field: string, value: unknown): Promise<NativeSequence> {
   const { info } = call;
-  const s = object(field, value);
+  const s = object(field || "item", value);
   const e = await plainSequence(call, field, value);
   const result: NativeSequence = { ids: e.ids };
   const T = e.ids.length;
-  contextFits(field, T, info);
+  contextFits(field || "item", T, info);
   if (s.targets === undefined) {
-    result.scored = scoredRows(`${field}.scored`, s.scored, e, info);
+    result.scored = scoredRows(key(field, "scored"), s.scored, e, info);
   } else {
-    if (s.scored !== undefined) refuse(`${field}.targets`, "nothing beside `scored`", s.targets);
+    if (s.scored !== undefined) refuse(key(field, "targets"), "nothing beside `scored`", s.targets);
     if (!(s.targets instanceof Int32Array) || s.targets.length !== T)
-      refuse(`${field}.targets`, `an Int32Array of ${T}`, s.targets);
+      refuse(key(field, "targets"), `an Int32Array of ${T}`, s.targets);
     const targets = s.targets as Int32Array;
     for (let t = 0; t < T; t++)
       if (targets[t]! < -1 || targets[t]! >= info.vocabSize)
-        refuse(`${field}.targets[${t}]`, `an integer in [-1, ${info.vocabSize})`, targets[t]);
-    if (targets.every((t) => t === -1)) refuse(`${field}.targets`, "at least one target", "none");
+        refuse(`${key(field, "targets")}[${t}]`, `an integer in [-1, ${info.vocabSize})`, targets[t]);
+    if (targets.every((t) => t === -1)) refuse(key(field, "targets"), "at least one target", "none");
     result.targets = targets.slice();
   }
   if (s.weights !== undefined) {
-    const weights = floats(`${field}.weights`, s.weights, T);
+    const weights = floats(key(field, "weights"), s.weights, T);
     for (let t = 0; t < T; t++)
-      if (weights[t]! < 0) refuse(`${field}.weights[${t}]`, "a number of at least 0", weights[t]);
+      if (weights[t]! < 0) refuse(`${key(field, "weights")}[${t}]`, "a number of at least 0", weights[t]);
     result.weights = weights.slice();
   }
   return result;
 }
 
-/** Ids of an answer: as they are, or of a text as the template holds it, with its end token. */
-async function answerTokens(call: Call, field: string, prompt: ResolvedPrompt, answer: unknown): Promise<Int32Array> {
-  if (typeof answer !== "string") return (await expand(call, field, answer, undefined, { idsField: field })).ids;
+type AnswerTurns = "last" | "all";
+
+/** prompt + ids of an answer, the answer scored, and with "all" what the assistant said before. */
+async function answeredByIds(
+  call: Call,
+  field: string,
+  prompt: ResolvedPrompt,
+  answer: unknown,
+  turns: AnswerTurns,
+): Promise<NativeSequence> {
+  const own = (await expand(call, field, answer, undefined, { idsField: field })).ids;
+  if (!call.info.endTokenIds.includes(own.at(-1)!)) call.repaired({ endOpen: 1 });
+  const sequence = joined(prompt.ids, own);
+  contextFits(field, sequence.ids.length, call.info);
+  if (turns === "last" || !prompt.messages?.some((m) => m.role === "assistant")) return sequence;
+  const { scored } = await build(call, field, prompt.messages, { generate: true, turns });
+  sequence.scored!.set(scored);
+  return sequence;
+}
+
+function joined(prompt: Int32Array, answer: Int32Array): NativeSequence {
+  const ids = new Int32Array(prompt.length + answer.length);
+  ids.set(prompt);
+  ids.set(answer, prompt.length);
+  return { ids, scored: new Uint8Array(ids.length).fill(1, prompt.length) };
+}
+
+/** An answer's words behind a prompt of words, as the template holds them, with one end token; as a Sequence holds them. */
+export async function answeredWords(
+  call: Call,
+  field: string,
+  messages: readonly Message[],
+  answer: string,
+  { turns, open = true }: { turns: AnswerTurns; open?: boolean },
+): Promise<Expanded & { scored: Uint8Array; given: Int32Array; givenScored: Uint8Array; media: readonly Media[] }> {
+  const { answeredPrompt } = await import("./text/answer.js");
+  const ends = new Set(call.info.endTokenIds);
+  const built = answeredPrompt(call.tokenizer(field), call.rules, messages, answer, { turns, ends });
+  call.repaired(built.repairs);
+  const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
+  const scored = new Uint8Array(e.ids.length);
+  built.scored.forEach((x, i) => {
+    if (x) scored[e.starts[i]!] = 1;
+  });
+  return { ...e, scored, given: built.ids, givenScored: built.scored, media: built.media };
+}
+
+/** prompt + answer, the answer scored. */
+async function answered(
+  call: Call,
+  field: string,
+  prompt: ResolvedPrompt,
+  answer: unknown,
+  turns: AnswerTurns,
+): Promise<NativeSequence> {
+  if (typeof answer !== "string") return answeredByIds(call, field, prompt, answer, turns);
   if (prompt.messages) {
-    const { answerIds } = await import("./text/prompt.js");
-    return answerIds(call.tokenizer(field), call.rules, prompt.messages, answer);
+    const { ids, scored } = await answeredWords(call, field, prompt.messages, answer, { turns });
+    return { ids, scored };
   }
   const tokenizer = call.tokenizer(field); // behind ids there is no template to follow: the text and the end token
   if (tokenizer.endId === null)
     throw new IsrDpoError("TOKENIZER", `${field}: the tokenizer names no end token`, {
       hint: "give the answer as ids",
     });
-  return Int32Array.from([...tokenizer.encode(answer, { special: false }), tokenizer.endId]);
-}
-
-/** prompt + answer, the answer scored. */
-async function answered(call: Call, field: string, prompt: ResolvedPrompt, answer: unknown): Promise<NativeSequence> {
-  const tokens = await answerTokens(call, field, prompt, answer);
-  contextFits(field, prompt.ids.length + tokens.length, call.info);
-  const all = new Int32Array(prompt.ids.length + tokens.length);
-  all.set(prompt.ids);
-  all.set(tokens, prompt.ids.length);
-  return { ids: all, scored: new Uint8Array(all.length).fill(1, prompt.ids.length) };
+  const { bareAnswer } = await import("./text/answer.js");
+  const bare = bareAnswer(tokenizer, answer, new Set(call.info.endTokenIds));
+  call.repaired(bare.repairs);
+  const sequence = joined(prompt.ids, bare.ids);
+  contextFits(field, sequence.ids.length, call.info);
+  return sequence;
 }
 
 function label(field: string, id: unknown): string {
   if (id === undefined) return "";
-  if (typeof id !== "string") refuse(`${field}.id`, "a string", id);
+  if (typeof id !== "string") refuse(key(field, "id"), "a string", id);
   return id as string;
 }
 
 const scoredCount = (s: NativeSequence): number => s.scored!.reduce((n, x) => n + x, 0);
 
+/** The name of an item's field; an item without a name of its own has fields alone. */
+const key = (field: string, name: string): string => (field === "" ? name : `${field}.${name}`);
+
 async function sides(call: Call, field: string, item: Record<string, unknown>) {
   if (item.prompt === undefined)
     return {
-      chosen: await scoredSequence(call, `${field}.chosen`, item.chosen),
-      rejected: await scoredSequence(call, `${field}.rejected`, item.rejected),
+      chosen: await scoredSequence(call, key(field, "chosen"), item.chosen),
+      rejected: await scoredSequence(call, key(field, "rejected"), item.rejected),
     };
-  const prompt = await resolvePrompt(call, `${field}.prompt`, item.prompt, item.media);
+  const prompt = await resolvePrompt(call, key(field, "prompt"), item.prompt, item.media);
   return {
-    chosen: await answered(call, `${field}.chosen`, prompt, item.chosen),
-    rejected: await answered(call, `${field}.rejected`, prompt, item.rejected),
+    chosen: await answered(call, key(field, "chosen"), prompt, item.chosen, "last"),
+    rejected: await answered(call, key(field, "rejected"), prompt, item.rejected, "last"),
   };
 }
 
 async function nativePair(call: Call, field: string, item: Record<string, unknown>): Promise<NativePair> {
   const pair: NativePair = { id: label(field, item.id), ...(await sides(call, field, item)) };
   if (item.reference !== undefined) {
-    const reference = object(`${field}.reference`, item.reference);
-    const side = (key: "chosen" | "rejected") =>
-      floats(`${field}.reference.${key}`, reference[key], scoredCount(pair[key])).slice();
+    const reference = object(key(field, "reference"), item.reference);
+    const side = (name: "chosen" | "rejected") =>
+      floats(`${key(field, "reference")}.${name}`, reference[name], scoredCount(pair[name])).slice();
     pair.refChosen = side("chosen");
     pair.refRejected = side("rejected");
   }
@@ -174,15 +226,34 @@ export async function scoredSequences(call: Call, field: string, value: unknown)
   return each(array(field, value), (s, i) => scoredSequence(call, `${field}[${i}]`, s));
 }
 
-export async function nativePairs(call: Call, field: string, value: unknown): Promise<NativePair[]> {
+/** How the items of a call are called in its errors. */
+export type Naming = (i: number) => string;
+const inList =
+  (field: string): Naming =>
+  (i) =>
+    `${field}[${i}]`;
+
+export async function nativePairs(
+  call: Call,
+  field: string,
+  value: unknown,
+  naming: Naming = inList(field),
+): Promise<NativePair[]> {
   const items = array(field, value);
   if (items.length === 0) refuse(field, "at least one pair", value);
   return each(items, async (item, i) => {
-    const o = object(`${field}[${i}]`, item);
-    const kind = kindOf(`${field}[${i}]`, o);
-    if (kind !== "Pair" && kind !== "SequencePair") refuse(`${field}[${i}]`, "a Pair or SequencePair", o);
-    return nativePair(call, `${field}[${i}]`, o);
+    const name = naming(i);
+    const o = object(name || "item", item);
+    const kind = kindOf(name || "item", o);
+    if (kind !== "Pair" && kind !== "SequencePair") refuse(name || "item", "a Pair or SequencePair", o);
+    return nativePair(call, name, o);
   });
+}
+
+async function nativeExample(call: Call, field: string, o: Record<string, unknown>): Promise<NativeSequence> {
+  const turns = o.turns === undefined ? "all" : choice(key(field, "turns"), o.turns, ["last", "all"]);
+  const prompt = await resolvePrompt(call, key(field, "prompt"), o.prompt, o.media);
+  return answered(call, key(field, "answer"), prompt, o.answer, turns);
 }
 
 /** The items of a step: pairs, or with loss "sft" sequences; one kind a call. */
@@ -190,29 +261,28 @@ export async function trainItems(
   call: Call,
   value: unknown,
   supervised: boolean,
+  naming: Naming = inList("items"),
 ): Promise<{ pairs: NativePair[] } | { sequences: NativeSequence[] }> {
   const items = array("items", value);
   if (items.length === 0) refuse("items", "at least one item", value);
-  const kinds = items.map((item, i) => kindOf(`items[${i}]`, object(`items[${i}]`, item)));
+  const name = (i: number) => naming(i) || "item";
+  const kinds = items.map((item, i) => kindOf(name(i), object(name(i), item)));
   const other = kinds.findIndex((kind) => kind !== kinds[0]);
   if (other >= 0)
     throw new IsrDpoError(
       "INVALID_ARGUMENT",
-      `items[${other}]: expected a ${kinds[0]} as the items before it but received a ${kinds[other]}`,
+      `${name(other)}: expected a ${kinds[0]} as the items before it but received a ${kinds[other]}`,
     );
   const isPair = kinds[0] === "Pair" || kinds[0] === "SequencePair";
   if (isPair === supervised)
     throw new IsrDpoError(
       "INVALID_ARGUMENT",
-      `items[0]: expected ${supervised ? "an Example or Sequence (loss 'sft')" : "a Pair or SequencePair (a preference loss)"} but received a ${kinds[0]}`,
+      `${name(0)}: expected ${supervised ? "an Example or Sequence (loss 'sft')" : "a Pair or SequencePair (a preference loss)"} but received a ${kinds[0]}`,
     );
-  if (isPair) return { pairs: await nativePairs(call, "items", value) };
+  if (isPair) return { pairs: await nativePairs(call, "items", value, naming) };
   const sequences = await each(items, async (item, i) => {
-    const field = `items[${i}]`;
     const o = item as Record<string, unknown>;
-    if (kinds[0] === "Sequence") return supervisedSequence(call, field, o);
-    const prompt = await resolvePrompt(call, `${field}.prompt`, o.prompt, o.media);
-    return answered(call, `${field}.answer`, prompt, o.answer);
+    return kinds[0] === "Sequence" ? supervisedSequence(call, naming(i), o) : nativeExample(call, naming(i), o);
   });
   return { sequences };
 }
@@ -221,43 +291,95 @@ export interface FittedItem {
   item: TrainItem;
   /** Of chosen and rejected, or of the one sequence, prompt included. */
   tokens: number[];
+  /** Of all of them, tokens that are scored. */
+  scored: number;
   /** Answers were shortened to fit. */
   cut: boolean;
+  /** Both answers of a pair are the same tokens, or the same words: there is nothing to prefer. */
+  identical: boolean;
+  /** What was put right in its sequences. */
+  repairs: Repairs;
 }
 
-/** Answers behind a prompt, each as long as the context has room for; null where the prompt leaves none. */
-async function shortened(call: Call, field: string, item: Record<string, unknown>, keys: readonly string[]) {
-  const prompt = await resolvePrompt(call, `${field}.prompt`, item.prompt, item.media);
-  const room = call.info.contextLength - prompt.ids.length;
-  if (room < 1) return null;
-  const ids = await Promise.all(keys.map((key) => answerTokens(call, `${field}.${key}`, prompt, item[key])));
-  const cut = ids.map((x) => x.slice(0, room));
+const sameIds = (a: Int32Array, b: Int32Array): boolean => a.length === b.length && a.every((id, i) => id === b[i]);
+
+function sameWords(call: Call, { chosen, rejected }: Record<string, unknown>): boolean {
+  const words = (answer: unknown): string | null => {
+    if (typeof answer === "string") return answer.trim();
+    const tokenizer = call.tokenizerOrNull;
+    const ids = answer instanceof Int32Array || Array.isArray(answer) ? (answer as number[]) : null;
+    return tokenizer && ids ? tokenizer.decode(ids, { skipSpecial: true }).trim() : null;
+  };
+  const [a, b] = [words(chosen), words(rejected)];
+  return a !== null && a !== "" && a === b;
+}
+
+const scoredOf = (sequence: NativeSequence): number =>
+  sequence.scored ? scoredCount(sequence) : sequence.targets!.reduce((n, t) => n + (t >= 0 ? 1 : 0), 0);
+
+/** What is known of an item that fits. */
+async function measured(call: Call, item: unknown, supervised: boolean): Promise<Omit<FittedItem, "item" | "cut">> {
+  call.repairs = null;
+  const native = await trainItems(call, [item], supervised, () => "");
+  const { noRepairs } = await import("./text/answer.js");
+  const repairs = call.repairs ?? noRepairs();
+  if ("sequences" in native) {
+    const [s] = native.sequences;
+    return { tokens: [s!.ids.length], scored: scoredOf(s!), identical: false, repairs };
+  }
+  const { chosen, rejected } = native.pairs[0]!;
   return {
-    item: { ...item, ...Object.fromEntries(keys.map((key, i) => [key, cut[i]])) } as unknown as TrainItem,
-    tokens: cut.map((x) => prompt.ids.length + x.length),
-    cut: true,
+    tokens: [chosen.ids.length, rejected.ids.length],
+    scored: scoredOf(chosen) + scoredOf(rejected),
+    identical:
+      (sameIds(chosen.ids, rejected.ids) && scoredOf(chosen) === scoredOf(rejected)) ||
+      sameWords(call, item as Record<string, unknown>),
+    repairs,
   };
 }
 
+/** Ids of an answer behind its prompt, as answered() joins them. */
+async function answerTokens(call: Call, field: string, prompt: ResolvedPrompt, answer: unknown): Promise<Int32Array> {
+  if (typeof answer !== "string") return (await expand(call, field, answer, undefined, { idsField: field })).ids;
+  if (!prompt.messages) {
+    const { bareAnswer } = await import("./text/answer.js");
+    return bareAnswer(call.tokenizer(field), answer, new Set(call.info.endTokenIds)).ids;
+  }
+  const { answeredPrompt } = await import("./text/answer.js");
+  const ends = new Set(call.info.endTokenIds);
+  const built = answeredPrompt(call.tokenizer(field), call.rules, prompt.messages, answer, { turns: "last", ends });
+  if (built.repairs.merged + built.repairs.rendered > 0)
+    throw new IsrDpoError("CONTEXT_OVERFLOW", `${field}: too long, and no answer that could be cut alone`, {
+      hint: "shorten the row",
+      detail: { field },
+    });
+  return built.ids.slice(built.scored.indexOf(1));
+}
+
+/** Answers behind a prompt, each as long as the context has room for; null where the prompt leaves none. */
+async function shortened(call: Call, item: Record<string, unknown>, keys: readonly string[]) {
+  const prompt = await resolvePrompt(call, "prompt", item.prompt, item.media);
+  const room = call.info.contextLength - prompt.ids.length;
+  if (room < 1) return null;
+  const ids = await Promise.all(keys.map((name) => answerTokens(call, name, prompt, item[name])));
+  return { ...item, ...Object.fromEntries(keys.map((name, i) => [name, ids[i]!.slice(0, room)])) };
+}
+
 /**
- * How an item stands to the model's context, before anything is opened: its faults are thrown, CONTEXT_OVERFLOW among them
- * unless `cut` is allowed and its answers can be shortened. Visual tokens and prompts are never cut.
+ * How an item stands to the model's context, before anything is opened: its faults are thrown, with its fields by their own
+ * names, CONTEXT_OVERFLOW among them unless `cut` is allowed and its answers can be shortened. Visual tokens and prompts are
+ * never cut.
  */
-export async function fitItem(call: Call, item: unknown, supervised: boolean, cut: boolean) {
+export async function fitItem(call: Call, item: unknown, supervised: boolean, cut: boolean): Promise<FittedItem> {
   call.counting = true;
   try {
-    const native = await trainItems(call, [item], supervised);
-    const tokens =
-      "pairs" in native
-        ? [native.pairs[0]!.chosen.ids.length, native.pairs[0]!.rejected.ids.length]
-        : [native.sequences[0]!.ids.length];
-    return { item: item as TrainItem, tokens, cut: false } satisfies FittedItem;
+    return { item: item as TrainItem, cut: false, ...(await measured(call, item, supervised)) };
   } catch (e) {
     const given = item as Record<string, unknown>;
     if (!cut || !isIsrDpoError(e, "CONTEXT_OVERFLOW") || given.prompt === undefined) throw e;
-    const keys = supervised ? ["answer"] : ["chosen", "rejected"];
-    const fitted = await shortened(call, "items[0]", given, keys);
-    if (!fitted) throw e;
-    return fitted satisfies FittedItem;
+    const short = await shortened(call, given, supervised ? ["answer"] : ["chosen", "rejected"]);
+    if (!short) throw e;
+    const { repairs, ...facts } = await measured(call, short, supervised);
+    return { item: short as unknown as TrainItem, cut: true, ...facts, repairs: { ...repairs, endOpen: 0 } };
   }
 }

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { answerIds, buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
+import { answeredPrompt } from "../src/text/answer.js";
+import { buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
 import { wallClock } from "../src/text/date.js";
 import { compileTemplate } from "../src/text/template.js";
 import { loadTokenizer, type ModelTokenizer } from "../src/text/tokenizer.js";
@@ -198,6 +199,12 @@ test("bos as processors add it: not twice, and not left out", async () => {
   assert.is(without!.text, with_!.text.slice(3));
   assert.is(buildPrompt(t, none, [ask("Q")], { generate: true }).ids[0], 364); // text models: the template as it is
 });
+
+const answerIds = (t: ModelTokenizer, r: PlaceholderRules, messages: readonly Message[], answer: string): Int32Array => {
+  const { ids, scored, repairs } = answeredPrompt(t, r, messages, answer, { turns: "last", ends: new Set([t.endId!]) });
+  assert.is(repairs.endAdded + repairs.endDoubled + repairs.rendered, 0);
+  return ids.slice(scored.indexOf(1));
+};
 
 test("answers as the template holds them, up to the end token", () => {
   const asText = (t: ModelTokenizer, r: PlaceholderRules) => t.decode(answerIds(t, r, [ask("Q?")], "a dog"));

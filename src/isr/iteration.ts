@@ -16,14 +16,13 @@ import { moveStage, readStage, type StageFile } from "../store/stage.js";
 import { createTrainer, type Trainer } from "../trainer.js";
 import { Closing } from "../training/closing.js";
 import type { IterationResult } from "../training/events.js";
-import { ItemSet } from "../training/items.js";
+import { ItemSet, type StoredItem } from "../training/items.js";
 import { stepPlan } from "../training/order.js";
 import { type Emit, Progress, staged } from "../training/progress.js";
 import { proveRate } from "../training/rate.js";
 import { ReferenceStore } from "../training/refs.js";
 import { scoreReferences } from "../training/score.js";
 import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
-import type { FittedItem } from "../sequence.js";
 import type { LoadOptions, Media } from "../types.js";
 import {
   type ChosenPair,
@@ -395,7 +394,7 @@ export class Iteration {
     return this.#closing.keep(set, () => set.close());
   }
 
-  async *#trainItems(pairs: Iterable<ChosenPair>): AsyncGenerator<FittedItem> {
+  async *#trainItems(pairs: Iterable<ChosenPair>): AsyncGenerator<StoredItem> {
     const { prompts, settings, iteration } = this.#o;
     const make = settings.train.trainPrompt === "plain" ? plainPrompt : responsePrompt;
     for (const { sample, chosen, rejected } of pairs) {

@@ -29,16 +29,25 @@ export function checkedMessages(field: string, value: unknown): readonly Message
 
 function disagreement(what: string): IsrDpoError {
   return new IsrDpoError("TOKENIZER", `${what}: the assistant's tokens cannot be told from the others`, {
-    hint: "give a Sequence with ids and a scored mask instead of messages",
+    hint: 'score the last turn alone (turns: "last"), or give a Sequence with ids and a scored mask instead of messages',
   });
 }
 
-/** How many ids the beginning of a text has. Throws when the whole text is cut differently there. */
-export function prefixLength(whole: Int32Array, prefix: Int32Array): number {
-  for (let i = 0; i < prefix.length; i++)
-    if (prefix[i] !== whole[i])
-      throw disagreement(`expected ids that begin with those of the text's beginning, got others at ${i}`);
-  return prefix.length;
+/** How many ids two texts begin with alike: where they part, what one has and the other has not begins. */
+export function sharedLength(a: Int32Array, b: Int32Array): number {
+  const most = Math.min(a.length, b.length);
+  let n = 0;
+  while (n < most && a[n] === b[n]) n++;
+  return n;
+}
+
+/** Whose tokens are marked: nobody's, the last assistant turn's, or those of every assistant turn. */
+export type Turns = "none" | "last" | "all";
+
+/** Indices of the assistant's messages that are marked. */
+export function markedTurns(messages: readonly { role: string }[], turns: Turns): number[] {
+  const said = messages.flatMap(({ role }, i) => (role === "assistant" ? [i] : []));
+  return turns === "all" ? said : turns === "last" ? said.slice(-1) : [];
 }
 
 /** Where the answer in [from, to) ends: after the end token, or else after the last special token, or else at `to`. */
@@ -50,26 +59,33 @@ export function answerEnd(tokenizer: ModelTokenizer, ids: Int32Array, from: numb
   return lastOf((id) => id === tokenizer.endId) ?? lastOf((id) => tokenizer.isSpecial(id)) ?? to;
 }
 
-export interface Rendered {
-  text: string;
-  ids: Int32Array;
-  /**
-   * Over `ids`: the assistant's tokens and the end token after them. Found when it is read, by what the beginnings of the
-   * conversation render to; throws TOKENIZER for a template that renders earlier turns otherwise once others follow.
-   */
+/** What the assistant says, over ids. */
+interface Mask {
+  /** The assistant's tokens and the end token after them. */
   readonly scored: Uint8Array;
+  /** Turns whose first token holds the end of what stands before it too. */
+  readonly merged: number;
 }
 
-/** `scored` is found when it is first read: only training needs it. */
-export function withMask<T extends object>(rendered: T, find: () => Uint8Array): T & { readonly scored: Uint8Array } {
-  let found: Uint8Array | undefined;
-  return Object.defineProperty(rendered, "scored", {
+export interface Rendered extends Mask {
+  text: string;
+  ids: Int32Array;
+}
+
+/**
+ * `scored` and `merged` are found when one is first read, by what the beginnings of the conversation render to: only training
+ * needs them. Reading throws TOKENIZER for a template that renders earlier turns otherwise once others follow.
+ */
+export function withMask<T extends object>(rendered: T, find: () => Mask): T & Mask {
+  let found: Mask | undefined;
+  const get = (key: keyof Mask) => ({
     enumerable: true,
     get: () => {
       found ??= find();
-      return found;
+      return found[key];
     },
-  }) as T & { readonly scored: Uint8Array };
+  });
+  return Object.defineProperties(rendered, { scored: get("scored"), merged: get("merged") }) as T & Mask;
 }
 
 function templateOf(tokenizer: ModelTokenizer): ChatTemplate {
@@ -88,12 +104,13 @@ function templateOf(tokenizer: ModelTokenizer): ChatTemplate {
 
 /**
  * Text, ids and mask of a conversation. `addBos`: as processors do, the tokenizer's own special tokens are added unless the
- * rendered text begins with the bos token; else the text is taken as it is.
+ * rendered text begins with the bos token; else the text is taken as it is. An answer begins where the ids of what stands
+ * before it and of the whole text part, as in TRL; `merged` counts the turns whose first token holds the prompt's end too.
  */
 export function applyTemplate(
   tokenizer: ModelTokenizer,
   given: readonly Message[],
-  o: { generate: boolean; addBos: boolean },
+  o: { generate: boolean; addBos: boolean; turns?: Turns },
 ): Rendered {
   const messages = checkedMessages("messages", given);
   const template = templateOf(tokenizer);
@@ -102,21 +119,25 @@ export function applyTemplate(
   const special = o.addBos && !(bos !== null && text.startsWith(bos));
   const encode = (s: string) => tokenizer.encode(s, { special });
   const ids = encode(text);
-  const until = (count: number, generate: boolean): number => {
+  const until = (count: number, generate: boolean): { shared: number; own: number } => {
     const beginning = template.render(messages.slice(0, count), { generate });
     if (!text.startsWith(beginning))
       throw disagreement(
         "expected a chat template that renders the first messages alike in every conversation, got another",
       );
-    return prefixLength(ids, encode(beginning));
+    if (beginning.length === text.length) return { shared: ids.length, own: ids.length };
+    const own = encode(beginning);
+    return { shared: sharedLength(ids, own), own: own.length };
   };
   return withMask({ text, ids }, () => {
     const scored = new Uint8Array(ids.length);
-    messages.forEach(({ role }, i) => {
-      if (role !== "assistant") return;
-      const from = until(i, true);
-      scored.fill(1, Math.max(from, 1), answerEnd(tokenizer, ids, from, until(i + 1, false)));
-    });
-    return scored;
+    let merged = 0;
+    for (const i of markedTurns(messages, o.turns ?? "all")) {
+      const { shared: from, own } = until(i, true);
+      if (from < own) merged++;
+      const to = i + 1 === messages.length && !o.generate ? ids.length : until(i + 1, false).shared;
+      scored.fill(1, Math.max(from, 1), answerEnd(tokenizer, ids, from, to));
+    }
+    return { scored, merged };
   });
 }

@@ -3,7 +3,7 @@
 import { show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Media, Message } from "../types.js";
-import { answerEnd, applyTemplate, checkedMessages, prefixLength, withMask } from "./chat.js";
+import { applyTemplate, checkedMessages, type Turns, withMask } from "./chat.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 import { type Segment, type VicunaTurn, vicunaPrompt } from "./vicuna.js";
 
@@ -23,8 +23,10 @@ export interface PlaceholderRules {
 export interface BuiltPrompt {
   /** With placeholders. */
   ids: Int32Array;
-  /** Over `ids`: the assistant's tokens and the end token after them; found when it is read (see Rendered). */
+  /** Over `ids`: the assistant's tokens and the end token after them, in the turns asked for; found when it is read. */
   readonly scored: Uint8Array;
+  /** Turns whose first token holds the end of what stands before it too. */
+  readonly merged: number;
   /** One placeholder's text a medium (original layouts: a placeholder). */
   text: string;
   /** In the order of their placeholders. */
@@ -80,6 +82,7 @@ function original(
   rules: PlaceholderRules,
   messages: readonly Message[],
   generate: boolean,
+  marked: Turns,
 ): BuiltPrompt {
   const [first] = messages;
   const system = first?.role === "system" ? textOf(first).replace(literals, "") : undefined;
@@ -93,7 +96,7 @@ function original(
   const last = turns.at(-1)?.role ?? "system";
   if (generate && last !== "user") wrongOrder("messages", "a user turn at the end", last);
   const spell = (id: number) => (id === rules.video && id !== rules.image ? "<video>" : "<image>");
-  return Object.assign(vicunaPrompt(tokenizer, turns, { generate, spell, system }), { media });
+  return Object.assign(vicunaPrompt(tokenizer, turns, { generate, turns: marked, spell, system }), { media });
 }
 
 function wrongOrder(field: string, expected: string, received: string): never {
@@ -149,8 +152,9 @@ function expanded(
   rules: PlaceholderRules,
   messages: readonly Message[],
   generate: boolean,
+  turns: Turns,
 ): BuiltPrompt {
-  const rendered = applyTemplate(tokenizer, messages, { generate, addBos: true });
+  const rendered = applyTemplate(tokenizer, messages, { generate, addBos: true, turns });
   const { text, ids } = rendered;
   const kinds = kindsOf(rules, messages);
   checkPlaceholders(tokenizer, messages, ids, kinds);
@@ -166,43 +170,27 @@ function expanded(
       copied.push(i);
     }
   });
-  return withMask({ ids: Int32Array.from(out), text, media }, () =>
-    Uint8Array.from(copied, (i) => rendered.scored[i]!),
-  );
+  return withMask({ ids: Int32Array.from(out), text, media }, () => ({
+    scored: Uint8Array.from(copied, (i) => rendered.scored[i]!),
+    merged: rendered.merged,
+  }));
 }
 
 /**
- * The ids of a conversation as the family was trained on it; `generate` ends it with what opens the assistant's turn.
- * Throws INVALID_ARGUMENT for media that the family does not take, PLACEHOLDER_MISMATCH when placeholders and media differ
- * in number (a placeholder typed by a user is not one), TOKENIZER when there is no template or it does not fit.
+ * The ids of a conversation as the family was trained on it; `generate` ends it with what opens the assistant's turn. `turns`:
+ * whose tokens are marked; default: every assistant turn's. Throws INVALID_ARGUMENT for media
+ * that the family does not take, PLACEHOLDER_MISMATCH when placeholders and media differ in number (a placeholder typed by a
+ * user is not one), TOKENIZER when there is no template or it does not fit.
  */
 export function buildPrompt(
   tokenizer: ModelTokenizer,
   rules: PlaceholderRules,
   messages: readonly Message[],
-  o: { generate: boolean },
+  { generate, turns = "all" }: { generate: boolean; turns?: Turns },
 ): BuiltPrompt {
   const checked = checkedMessages("messages", messages);
   refuseMedia(rules, checked);
-  if (rules.style === "original") return original(tokenizer, rules, checked, o.generate);
-  if (rules.style === "expanded") return expanded(tokenizer, rules, checked, o.generate);
-  return Object.assign(applyTemplate(tokenizer, checked, { generate: o.generate, addBos: false }), { media: [] });
-}
-
-/**
- * The ids of an answer as the template holds it after `messages` (which end with a user turn), with its end token: what
- * follows the ids of buildPrompt(..., { generate: true }).
- */
-export function answerIds(
-  tokenizer: ModelTokenizer,
-  rules: PlaceholderRules,
-  messages: readonly Message[],
-  answer: string,
-): Int32Array {
-  const prompt = buildPrompt(tokenizer, rules, messages, { generate: true });
-  const whole = buildPrompt(tokenizer, rules, [...messages, { role: "assistant", content: answer }], {
-    generate: false,
-  });
-  const from = prefixLength(whole.ids, prompt.ids);
-  return whole.ids.slice(from, answerEnd(tokenizer, whole.ids, from, whole.ids.length));
+  if (rules.style === "original") return original(tokenizer, rules, checked, generate, turns);
+  if (rules.style === "expanded") return expanded(tokenizer, rules, checked, generate, turns);
+  return Object.assign(applyTemplate(tokenizer, checked, { generate, addBos: false, turns }), { media: [] });
 }

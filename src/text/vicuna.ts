@@ -2,7 +2,7 @@
 //   SYSTEM USER: <video>\nquestion ASSISTANT: answer</s>USER: ...
 // Text between placeholders is cut into tokens piece by piece, each as a text of its own.
 import { IsrDpoError } from "../errors.js";
-import { prefixLength, withMask } from "./chat.js";
+import { markedTurns, sharedLength, type Turns, withMask } from "./chat.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 
 export const vicunaSystem =
@@ -56,13 +56,15 @@ export interface VicunaPrompt {
   ids: Int32Array;
   /** The answers' tokens and the end token after each. */
   readonly scored: Uint8Array;
+  /** Answers whose first token holds the end of the prompt too. */
+  readonly merged: number;
 }
 
-/** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn. Reading `scored` throws TOKENIZER when the answers' tokens cannot be told apart. */
+/** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn; `turns`: whose tokens are marked. */
 export function vicunaPrompt(
   tokenizer: ModelTokenizer,
   turns: readonly VicunaTurn[],
-  o: { generate: boolean; spell: (id: number) => string; system?: string | undefined },
+  o: { generate: boolean; turns: Turns; spell: (id: number) => string; system?: string | undefined },
 ): VicunaPrompt {
   if (tokenizer.tokenId(vicunaEnd) === null)
     throw new IsrDpoError("TOKENIZER", `expected a tokenizer with the token ${vicunaEnd}, got one without`, {
@@ -70,14 +72,20 @@ export function vicunaPrompt(
     });
   const segments = vicunaSegments(turns, o.generate, o.system);
   const ids = encodeSegments(tokenizer, segments);
-  const until = (count: number) =>
-    prefixLength(ids, encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system)));
+  const until = (count: number) => {
+    if (count === turns.length && !o.generate) return { shared: ids.length, own: ids.length };
+    const own = encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system));
+    return { shared: sharedLength(ids, own), own: own.length };
+  };
   const text = segments.map((s) => (typeof s === "string" ? s : o.spell(s))).join("");
   return withMask({ text, ids }, () => {
     const scored = new Uint8Array(ids.length);
-    turns.forEach(({ role }, i) => {
-      if (role === "assistant") scored.fill(1, until(i), until(i + 1));
-    });
-    return scored;
+    let merged = 0;
+    for (const i of markedTurns(turns, o.turns)) {
+      const { shared: from, own } = until(i);
+      if (from < own) merged++;
+      scored.fill(1, Math.max(from, 1), until(i + 1).shared);
+    }
+    return { scored, merged };
   });
 }

@@ -9,6 +9,9 @@ import type { FittedItem } from "../sequence.js";
 import { guarded, readAll, writeAtomic } from "../store/files.js";
 import type { Media, Message, TrainItem } from "../types.js";
 
+/** An item and what is kept of it. */
+export type StoredItem = Pick<FittedItem, "item" | "tokens" | "cut">;
+
 type Plain = Record<string, unknown>;
 const arrays = { i32: Int32Array, f32: Float32Array, u8: Uint8Array } as const;
 type Kind = keyof typeof arrays;
@@ -111,7 +114,7 @@ export class ItemSet {
    * Reads the source to its end into `path`, which appears whole. `root`: folder that media paths are relative to; it does not
    * stand in the file, so that data may be moved.
    */
-  static async gather(source: AsyncIterable<FittedItem>, path: string, root?: string): Promise<ItemSet> {
+  static async gather(source: AsyncIterable<StoredItem>, path: string, root?: string): Promise<ItemSet> {
     const index = emptyIndex();
     const hash = createHash("sha256");
     await writeAtomic(path, linesOf(source, index, hash));
@@ -123,7 +126,7 @@ export class ItemSet {
    * The set that gather() left at `path`; null where there is none. Items with media by value are taken from `source` again,
    * which must give what it gave before (RUN_MISMATCH).
    */
-  static async reopen(path: string, source: () => AsyncIterable<FittedItem>, root?: string): Promise<ItemSet | null> {
+  static async reopen(path: string, source: () => AsyncIterable<StoredItem>, root?: string): Promise<ItemSet | null> {
     const index = await indexOf(path);
     if (!index) return null;
     if (index.held.size === 0) return ItemSet.#open(path, index, root);
@@ -214,7 +217,7 @@ function note(index: Index, i: number, { tokens, cut }: { tokens: readonly numbe
 const flushBytes = 1 << 20;
 
 async function* linesOf(
-  source: AsyncIterable<FittedItem>,
+  source: AsyncIterable<StoredItem>,
   index: Index,
   hash: ReturnType<typeof createHash>,
 ): AsyncGenerator<Uint8Array> {
