@@ -55,7 +55,10 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
     maxTokens,
     minTokens: r.minTokens === undefined ? 0 : integer(at("minTokens"), r.minTokens, 0, maxTokens),
     suppress: r.suppress === undefined ? new Int32Array(0) : ids(at("suppress"), r.suppress, info.vocabSize),
-    stopIds: r.stopIds === undefined ? new Int32Array(0) : ids(at("stopIds"), r.stopIds, info.vocabSize),
+    stopIds: Int32Array.from([
+      ...call.endsBeyond,
+      ...(r.stopIds === undefined ? [] : ids(at("stopIds"), r.stopIds, info.vocabSize)),
+    ]),
     seed: seed(at("seed"), r.seed),
     stream: r.stream === undefined ? "" : text(at("stream"), r.stream),
   };

@@ -7,6 +7,7 @@ import { array, object, refuse } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import type { MediaKind, MediaRegistry, Placed } from "./media.js";
 import type { Repairs } from "./text/answer.js";
+import type { EndTokens } from "./text/ends.js";
 import type { Turns } from "./text/chat.js";
 import type { PlaceholderRules } from "./text/prompt.js";
 import type { ModelTokenizer } from "./text/tokenizer.js";
@@ -45,6 +46,10 @@ export class Call {
 
   get info(): ModelInfo {
     return this.#inputs.info;
+  }
+  /** End tokens that the engine does not know by itself. */
+  get endsBeyond(): Int32Array {
+    return this.#inputs.ends.beyond;
   }
   get rules(): PlaceholderRules {
     return this.#inputs.rules;
@@ -93,7 +98,7 @@ export class Call {
   }
 }
 
-function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
+export function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
   if (!vision) return { style: "none", image: null, video: null, perVideo: 1, visualTokens: () => 1 };
   return {
     style: vision.original ? "original" : "expanded",
@@ -106,6 +111,8 @@ function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
 
 export class Inputs {
   #tail: Promise<unknown> = Promise.resolve();
+  /** Kinds of repairs that somebody has been told of. */
+  readonly told = new Set<keyof Repairs>();
   /** One placeholder a medium: expand() repeats it. */
   readonly rules: PlaceholderRules;
 
@@ -115,6 +122,8 @@ export class Inputs {
     readonly vision: NativeVision | undefined,
     readonly media: MediaRegistry,
     private readonly givenTokenizer: ModelTokenizer | IsrDpoError,
+    /** Where generations end; `beyond`: those that the engine does not know by itself. */
+    readonly ends: EndTokens & { beyond: Int32Array },
   ) {
     this.rules = rulesOf(vision);
   }
@@ -135,6 +144,18 @@ export class Inputs {
     signals: readonly (AbortSignal | undefined)[] = [],
   ): Promise<R> {
     return this.run(signals, async () => ({ result: this.host.call<R>(job, args, { signals }) }));
+  }
+
+  /** What was put right in a call's sequences is told once a model, unless a run tells it in its own way. */
+  async #tell({ counting, repairs }: Call): Promise<void> {
+    if (counting || !repairs) return;
+    const fresh = (Object.keys(repairs) as (keyof Repairs)[]).filter((k) => repairs[k] > 0 && !this.told.has(k));
+    if (fresh.length === 0) return;
+    const { repairTexts } = await import("./text/answer.js");
+    for (const kind of fresh) {
+      this.told.add(kind);
+      process.emitWarning(repairTexts[kind][1], { code: "ISR_DPO_DATA" });
+    }
   }
 
   /**
@@ -158,7 +179,9 @@ export class Inputs {
     });
     this.#tail = prepared.catch(() => undefined);
     try {
-      return await (await untilAborted(prepared, signal)).result;
+      const result = await (await untilAborted(prepared, signal)).result;
+      await this.#tell(call);
+      return result;
     } finally {
       void prepared.then(
         ({ result }) => result.finally(() => call.end()).catch(() => undefined),
@@ -249,7 +272,10 @@ function byPlaceholder(
     if (!standsFor(rules, ids[i]!, "video") && !standsFor(rules, ids[i]!, "image")) continue;
     const medium = placed[next];
     if (!medium)
-      throw mismatch(`${below(field, "ids")}[${i}]`, `expected a placeholder for each of ${placed.length} media, got one more`);
+      throw mismatch(
+        `${below(field, "ids")}[${i}]`,
+        `expected a placeholder for each of ${placed.length} media, got one more`,
+      );
     if (!standsFor(rules, ids[i]!, medium.kind))
       throw mismatch(
         `${below(field, "ids")}[${i}]`,

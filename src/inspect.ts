@@ -40,7 +40,7 @@ export interface CheckpointReport extends Omit<ModelInfo, "device" | "isa"> {
 }
 
 /** What of a tokenizer does not fit its checkpoint's other files. */
-function tokenizerNotes(t: ModelTokenizer, r: NativeReport): string[] {
+function tokenizerNotes(t: ModelTokenizer, r: NativeReport, ends: readonly number[]): string[] {
   const notes: string[] = [];
   const spelled = (id: number) => `${t.piece(id)} (${id})`;
   const beyond = Array.from({ length: Math.max(0, t.vocabSize - r.vocabSize) }, (_, i) => r.vocabSize + i).filter(
@@ -53,8 +53,7 @@ function tokenizerNotes(t: ModelTokenizer, r: NativeReport): string[] {
       `the tokenizer has ${beyond.length} tokens that the embedding of ${r.vocabSize} rows lacks: ${shown}${more}; a text that holds one is refused`,
     );
   }
-  const ends = [...r.endTokenIds];
-  if (ends.length === 0) notes.push("no end token in config.json and generation_config.json: answers end at maxTokens");
+  if (ends.length === 0) notes.push("no end token in any file: answers end at maxTokens");
   else if (t.endId !== null && !ends.includes(t.endId))
     notes.push(
       `the tokenizer's end token is ${spelled(t.endId)}, at which generation does not stop: it stops at ${ends.map(spelled).join(", ")}`,
@@ -64,20 +63,26 @@ function tokenizerNotes(t: ModelTokenizer, r: NativeReport): string[] {
   return notes;
 }
 
-async function textNotes(dir: string, r: NativeReport): Promise<string[]> {
+async function textNotes(dir: string, r: NativeReport): Promise<{ ends: readonly number[]; notes: string[] }> {
+  const { endTokens } = await import("./text/ends.js");
+  const style = !r.vision ? "none" : r.vision.original ? "original" : "expanded";
+  const ends = (t: ModelTokenizer | null) => endTokens(t, style, [...r.endTokenIds], r.vocabSize);
+  const without = (note: string) => ({ ends: ends(null).ids, notes: [note] });
   try {
     const { loadTokenizer } = await import("./text/tokenizer.js");
-    return tokenizerNotes(await loadTokenizer(dir), r);
+    const t = await loadTokenizer(dir);
+    const found = ends(t);
+    return { ends: found.ids, notes: [...tokenizerNotes(t, r, found.ids), ...found.notes] };
   } catch (e) {
-    if (isIsrDpoError(e, "NOT_FOUND")) return ["no tokenizer: only token ids can be given"];
-    if (isIsrDpoError(e)) return [`the tokenizer cannot be used: ${e.message}`];
+    if (isIsrDpoError(e, "NOT_FOUND")) return without("no tokenizer: only token ids can be given");
+    if (isIsrDpoError(e)) return without(`the tokenizer cannot be used: ${e.message}`);
     throw e;
   }
 }
 
 export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> {
   const r = await sharedHost().call<NativeReport>("inspect", { dir: path("dir", dir) });
-  const text = await textNotes(dir, r);
+  const { ends, notes } = await textNotes(dir, r);
   return {
     family: r.family,
     modelType: r.modelType,
@@ -86,13 +91,13 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
     trainable: r.parameters,
     contextLength: r.contextLength,
     vocabSize: r.vocabSize,
-    endTokenIds: [...r.endTokenIds],
+    endTokenIds: [...ends],
     visualTokens: visualTokens(r),
     files: r.files,
     parts: r.parts,
     missing: r.missing,
     unused: r.unused,
-    notes: [...r.notes, ...text],
+    notes: [...r.notes, ...notes],
   };
 }
 

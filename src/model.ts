@@ -11,11 +11,12 @@ import { array, choice, integer, options, path, refuse, show, signal, text } fro
 import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { generate, type GenerateTarget } from "./generate.js";
-import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf } from "./inputs.js";
+import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf, rulesOf } from "./inputs.js";
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media.js";
 import { Handler } from "./handler.js";
 import type { Run } from "./run.js";
-import { plainSequence, scoredSequences } from "./sequence.js";
+import { answeredWords, plainSequence, scoredSequences } from "./sequence.js";
+import { endTokens } from "./text/ends.js";
 import { wallClock } from "./text/date.js";
 import type { ModelTokenizer } from "./text/tokenizer.js";
 import type {
@@ -88,7 +89,12 @@ export interface VideoLM extends Generator, AsyncDisposable {
     pixelMask?: Tensor;
   }>;
   encode(media: Media, o?: Cancel & { stage?: "projected" | "tower" }): Promise<Features>;
-  sequence(prompt: Prompt, answer?: string): Promise<Sequence>;
+  /**
+   * The ids of a prompt as generate() takes it, or with the answer's behind it, scored up to its one end token; `turns`: score
+   * what the assistant says in all turns (default) or in the last. What had to be put right (no end token, two of them, a
+   * prompt that the template has rendered already) is a process warning, once a model.
+   */
+  sequence(prompt: Prompt, answer?: string, o?: { turns?: "last" | "all" }): Promise<Sequence>;
   forward(
     s: Sequence,
     o?: Cancel & { outputs?: readonly ("logits" | "hidden" | "positions")[]; rows?: readonly [number, number] },
@@ -232,7 +238,7 @@ function checkDevice(device: unknown): void {
   );
 }
 
-function modelInfo(native: NativeModel): ModelInfo {
+function modelInfo(native: NativeModel, endTokenIds: readonly number[]): ModelInfo {
   return Object.freeze({
     family: native.family,
     modelType: native.modelType,
@@ -242,7 +248,7 @@ function modelInfo(native: NativeModel): ModelInfo {
     trainable: native.parameters,
     contextLength: native.contextLength,
     vocabSize: native.vocabSize,
-    endTokenIds: Object.freeze([...native.endTokenIds]),
+    endTokenIds: Object.freeze([...endTokenIds]),
     visualTokens: visualTokens(native),
     isa: native.isa,
   });
@@ -288,12 +294,6 @@ function memoised<T>(make: () => Promise<T>): () => Promise<T> {
   };
 }
 
-/** The mask over a sequence's ids before their expansion. */
-function givenMask(built: BuiltSequence): Uint8Array {
-  const { scored } = built;
-  return Uint8Array.from(built.given, (_, i) => scored[built.starts[i]!]!);
-}
-
 class LoadedModel implements VideoLM {
   readonly info: ModelInfo;
   readonly [internals]: ModelInternals;
@@ -309,8 +309,10 @@ class LoadedModel implements VideoLM {
     cache: CacheOptions | undefined,
     media: MediaSettings,
   ) {
-    this.info = modelInfo(native);
     const { vision } = native;
+    const known = tokenizer instanceof IsrDpoError ? null : tokenizer;
+    const ends = endTokens(known, rulesOf(vision).style, [...native.endTokenIds], native.vocabSize);
+    this.info = modelInfo(native, ends.ids);
     const tower = vision?.video ?? vision?.image;
     const spec = memoised(async () => {
       const { readVisionSpec } = await import("./video/spec.js");
@@ -319,7 +321,10 @@ class LoadedModel implements VideoLM {
     const features = cache && import("./video/features.js").then(({ FeatureCache }) => new FeatureCache(cache));
     features?.catch(() => undefined); // told at first use
     this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features, media);
-    this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer);
+    this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer, {
+      ...ends,
+      beyond: Int32Array.from(ends.ids.slice(native.endTokenIds.length)),
+    });
     this[internals] = { host, width: native.width, inputs: this.#inputs, trainer: false };
   }
 
@@ -361,7 +366,9 @@ class LoadedModel implements VideoLM {
     });
   }
 
-  async sequence(prompt: Prompt, answer?: string): Promise<Sequence> {
+  async sequence(prompt: Prompt, answer?: string, o?: { turns?: "last" | "all" }): Promise<Sequence> {
+    const given = options("options", o, ["turns"]);
+    const turns = given.turns === undefined ? "all" : choice("options.turns", given.turns, ["last", "all"]);
     if (answer !== undefined) text("answer", answer);
     const messages = messagesOf("prompt", prompt, undefined);
     if (!messages) {
@@ -371,15 +378,18 @@ class LoadedModel implements VideoLM {
       await this.#inputs.run([], async (call) => ({ result: expand(call, "prompt", ids, media, { open: false }) }));
       return prompt as Sequence;
     }
-    const whole = answer === undefined ? messages : [...messages, { role: "assistant" as const, content: answer }];
     return this.#inputs.run([], async (call) => {
-      const built = await build(call, "prompt", whole, { generate: answer === undefined, open: false });
-      const original = call.rules.style === "original";
-      const sequence: Sequence = {
-        ids: original ? built.given : built.shown,
-        ...(built.media.length > 0 ? { media: built.media } : {}),
-        ...(answer === undefined ? {} : { scored: original ? givenMask(built) : built.scored }),
-      };
+      const original = call.rules.style === "original"; // its placeholders are one a medium in a Sequence too
+      const sequenceOf = ({ given, shown, media }: Pick<BuiltSequence, "given" | "shown" | "media">): Sequence => ({
+        ids: original ? given : shown,
+        ...(media.length > 0 ? { media } : {}),
+      });
+      if (answer === undefined)
+        return {
+          result: Promise.resolve(sequenceOf(await build(call, "prompt", messages, { generate: true, open: false }))),
+        };
+      const built = await answeredWords(call, "prompt", messages, answer, { turns, open: false });
+      const sequence = { ...sequenceOf(built), scored: original ? built.givenScored : built.scored };
       return { result: Promise.resolve(sequence) };
     });
   }

@@ -124,6 +124,7 @@ export interface ModelInfo {
   trainable: number;
   contextLength: number;
   vocabSize: number;
+  /** Where a generation ends: the ids of config.json and generation_config.json, the tokenizer's eos, the template's end. */
   endTokenIds: readonly number[];
   visualTokens: number | null;
   isa: string;
@@ -220,6 +221,8 @@ export interface Example {
   prompt: Prompt;
   media?: readonly Media[];
   answer: string | TokenIds;
+  /** What is scored of a prompt of several turns: all that the assistant says (default), or the answer alone. */
+  turns?: "last" | "all";
 }
 
 /** One kind a call; Example and Sequence only with loss "sft". */

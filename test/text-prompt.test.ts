@@ -200,7 +200,12 @@ test("bos as processors add it: not twice, and not left out", async () => {
   assert.is(buildPrompt(t, none, [ask("Q")], { generate: true }).ids[0], 364); // text models: the template as it is
 });
 
-const answerIds = (t: ModelTokenizer, r: PlaceholderRules, messages: readonly Message[], answer: string): Int32Array => {
+const answerIds = (
+  t: ModelTokenizer,
+  r: PlaceholderRules,
+  messages: readonly Message[],
+  answer: string,
+): Int32Array => {
   const { ids, scored, repairs } = answeredPrompt(t, r, messages, answer, { turns: "last", ends: new Set([t.endId!]) });
   assert.is(repairs.endAdded + repairs.endDoubled + repairs.rendered, 0);
   return ids.slice(scored.indexOf(1));
@@ -440,10 +445,23 @@ test("a template that renders the beginning of a conversation differently later 
     /assistant's tokens cannot be told/,
     "scored",
   );
-  // Here the text begins alike, but the tokens do not: "the" and "re" merge over the border.
+});
+
+test("an answer begins where the ids of prompt and of prompt and answer part", async () => {
+  const dir = copyOf(`${golden}tokenizers/llama2`);
+  // Prompt and answer stand side by side: their letters merge over the border.
   writeFileSync(join(dir, "chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}");
   const joined = await loadTokenizer(dir);
-  await rejects(() => joined.apply([ask("th"), reply("e man")]).scored, "TOKENIZER", /others at/, "tokens");
+  for (const [prompt, answer, from, merged] of [
+    ["I see th", "e man", 5, 1],
+    ["I see ", "1", 6, 0],
+    ["th", "e man", 1, 1], // nothing predicts the first token
+  ] as const) {
+    const { ids, scored } = joined.apply([ask(prompt), reply(answer)]);
+    const built = buildPrompt(joined, none, [ask(prompt), reply(answer)], { generate: false, turns: "last" });
+    assert.equal([scored.indexOf(1), built.merged], [from, merged], prompt);
+    assert.is(joined.decode(ids), prompt + answer);
+  }
 });
 
 test("where a template is found", async () => {

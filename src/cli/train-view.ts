@@ -162,15 +162,17 @@ export function summary(r: IterationResult, runDir: string, seconds: number): st
   const [first, last] = [metrics[0], metrics.at(-1)];
   const out = [];
   if (first && last) {
+    const scored = (counts.scoredTokens ?? 0) > 0 ? ` (${count(counts.scoredTokens!)} scored tokens)` : "";
     const tokens = metrics.reduce((sum, m) => sum + m.tokensComputed, 0);
     out.push(
-      `${metrics.length} steps over ${count(r.pairs)} items, ${count(tokens)} tokens computed, ${duration(seconds)}`,
+      `${metrics.length} steps over ${count(r.pairs)} items${scored}, ${count(tokens)} tokens computed, ${duration(seconds)}`,
       `loss ${first.loss.toFixed(4)} -> ${last.loss.toFixed(4)}`,
     );
   }
   for (const [key, words] of [
     ["skippedRows", "rows left out (bad)"],
     ["truncated", "items shortened to fit the context"],
+    ["identical", "pairs left out (the same answer twice)"],
   ] as const)
     if ((counts[key] ?? 0) > 0) out.push(`${count(counts[key]!)} ${words}`);
   return [

@@ -44,6 +44,8 @@ const flagKeys: readonly [flag: string, key: string, about: string, parse?: (tex
   ["--threads <n>", "load.threads", "at most this many threads", wholeNumber(1, 256)],
   ["--on-bad-row <policy>", "onBadRow", "fail or skip (default: fail)"],
   ["--on-long <policy>", "onLong", "fail or truncate (default: fail)"],
+  ["--on-end <policy>", "onEnd", "answers without exactly one end token: repair or fail (default: repair)"],
+  ["--turns <which>", "turns", "sft: score all answers of a row, or the last (default: all)"],
 ];
 
 const camel = (flag: string) =>

@@ -156,6 +156,16 @@ export const trainSchema = z
       "fail",
       "truncate",
     ).default("fail"),
+    onEnd: one(
+      "An answer without exactly one end token, or a prompt that the template has rendered: put right and counted, or a bad row.",
+      "repair",
+      "fail",
+    ).default("repair"),
+    turns: one(
+      "Supervised: score what the assistant says in all turns of a row (default), or in the last.",
+      "all",
+      "last",
+    ).optional(),
     saveEverySteps,
     trainer: z
       .strictObject({ ...trainer, seed: seed.default(0) })

@@ -73,7 +73,7 @@ export type Reads =
 const ownKeys = ["items", "tokensPerItem", "answerTokens", "ranks", "memory"];
 const trainKeys = [
   ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
-  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal", "finish"],
+  ...["onBadRow", "onLong", "onEnd", "turns", "saveEverySteps", "load", "signal", "finish"],
 ];
 const iterationKeys = [
   ...["model", "runDir", "iteration", "from", "to", "context", "preset", "judge", "config", "prompts", "load"],

@@ -21,6 +21,18 @@ export interface Repairs {
   endOpen: number;
 }
 
+/** What is told of them: the code of a warning, and its words for a number of rows. */
+export const repairTexts: Readonly<Record<keyof Repairs, readonly [code: string, words: string]>> = {
+  endAdded: ["END_ADDED", "answers had no end token behind them: one was added, so that the model learns to stop"],
+  endDoubled: ["END_DOUBLED", "answers had more than one end token: the first is scored, what stands behind it is not"],
+  rendered: [
+    "PROMPT_RENDERED",
+    "prompts hold the chat template's own tokens: they were taken as they stand, not rendered again",
+  ],
+  merged: ["BORDER_MERGED", "answers share their first token with the end of the prompt: it is scored as the answer's"],
+  endOpen: ["END_OPEN", "answers given as ids do not end with an end token: they were left as they are"],
+};
+
 export const noRepairs = (): Repairs => ({ endAdded: 0, endDoubled: 0, rendered: 0, merged: 0, endOpen: 0 });
 
 export interface AnsweredPrompt {
@@ -238,7 +250,8 @@ export function answeredPrompt(
   let built: Marked & { media: Media[]; text: string | null };
   if (shape && isRendered(shape, messages)) {
     const content = messages[0]!.content;
-    const prompt = typeof content === "string" ? content : content.map((p) => (p.type === "text" ? p.text : "")).join("");
+    const prompt =
+      typeof content === "string" ? content : content.map((p) => (p.type === "text" ? p.text : "")).join("");
     const { merged, ...taken } = asRendered(tokenizer, rules, shape, prompt, answer);
     Object.assign(repairs, { rendered: 1, merged });
     built = { ...taken, text: null };

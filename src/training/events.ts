@@ -100,6 +100,14 @@ export interface TrainOptions extends Stop {
    * answers are cut, and counted; prompts and visual tokens never are, so that a prompt without room is a bad row still.
    */
   onLong?: "fail" | "truncate";
+  /**
+   * What to do with an answer that does not end with one end token (none, or several), and with a prompt that the chat template
+   * has rendered already. "repair" (default): one end token is scored and such a prompt is taken as it stands, both counted.
+   * "fail": it is a bad row.
+   */
+  onEnd?: "repair" | "fail";
+  /** Supervised: what is scored of a row of several turns. Default "all": what the assistant says in each. "last": the answer. */
+  turns?: "last" | "all";
   /** Default: about 10 a run, and after the last step. */
   saveEverySteps?: number;
   load?: LoadOptions;

@@ -8,8 +8,9 @@ import type { DataNote } from "../data/notes.js";
 import { readPairsWith } from "../data/pairs.js";
 import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import type { VideoLM } from "../model.js";
+import { internalsOf, type VideoLM } from "../model.js";
 import type { FittedItem } from "../sequence.js";
+import { noRepairs, type Repairs, repairTexts } from "../text/answer.js";
 import type { Media, Message, TrainItem } from "../types.js";
 import { fitted } from "./evaluate.js";
 import { ItemSet, rooted } from "./items.js";
@@ -22,9 +23,15 @@ export interface GatherOptions {
   videos: string | undefined;
   onBadRow: "fail" | "skip";
   onLong: "fail" | "truncate";
+  /** What to do with answers without one end token behind them, and with prompts that a template has rendered already. */
+  onEnd: "fail" | "repair";
+  /** Supervised: what is scored of a row of several turns. */
+  turns: "last" | "all";
   onSkip(row: SkippedRow): void;
   /** What is odd about the file: told once, at its end. */
   onNote(note: DataNote): void;
+  /** What was put right or dropped: told once, at the end. */
+  onCount(code: string, count: number, message: string): void;
   signal: AbortSignal;
 }
 
@@ -71,16 +78,31 @@ class Presence {
   }
 }
 
-/** The field of an item's fault without the name that the item has while it is checked. */
-function ofRow(e: unknown): unknown {
-  if (!isIsrDpoError(e)) return e;
-  const bare = (text: string) => text.replace(/\bitems\[0\]\.?/, "");
-  const { code, message, hint, path, detail } = e;
-  const field = typeof detail?.field === "string" ? { field: bare(detail.field) } : {};
-  return new IsrDpoError(code, bare(message), {
+/** A row that was put right, where the caller wants such rows refused. */
+function unrepaired({ repairs }: FittedItem): IsrDpoError | undefined {
+  const found = (["endAdded", "endDoubled", "rendered"] as const).find((kind) => repairs[kind] > 0);
+  if (found === undefined) return undefined;
+  const field = found === "rendered" ? "prompt" : "answer";
+  const [expected, got] = {
+    endAdded: ["an answer with an end token behind it", "a chat template that writes none"],
+    endDoubled: ["an answer with one end token", "more"],
+    rendered: ["words", "a prompt that the chat template has rendered already"],
+  }[found];
+  return new IsrDpoError("DATA_INVALID", `${field}: expected ${expected}, got ${got}`, {
+    hint: 'correct the row or the template, or let it be put right with onEnd: "repair"',
+    detail: { field },
+  });
+}
+
+/** What belongs to the item and not to the model, as a row's fault: a template that refuses a conversation among it. */
+function ofRow(model: VideoLM, e: unknown): unknown {
+  if (!isIsrDpoError(e, "TOKENIZER")) return e;
+  const { tokenizerOrNull, rules } = internalsOf(model).inputs;
+  if (!tokenizerOrNull || (rules.style !== "original" && !tokenizerOrNull.template)) return e; // no row can help
+  const { message, hint, detail } = e;
+  return new IsrDpoError("DATA_INVALID", message, {
     ...(hint === undefined ? {} : { hint }),
-    ...(path === undefined ? {} : { path }),
-    detail: { ...detail, ...field },
+    ...(detail ? { detail } : {}),
     cause: e,
   });
 }
@@ -94,11 +116,14 @@ function preparation(o: GatherOptions) {
   return async (given: TrainItem): Promise<FittedItem> => {
     o.signal.throwIfAborted();
     try {
-      const ready = await fitted(o.model, given, o.kind === "sft", o.onLong === "truncate");
+      const asked = o.turns === "last" && given && "answer" in given ? { ...given, turns: "last" as const } : given;
+      const ready = await fitted(o.model, asked, o.kind === "sft", o.onLong === "truncate");
+      const wrong = o.onEnd === "fail" && unrepaired(ready);
+      if (wrong) throw wrong;
       await presence.check(root === undefined ? ready.item : rooted(ready.item, root));
       return ready;
     } catch (e) {
-      throw ofRow(e);
+      throw ofRow(o.model, e);
     }
   };
 }
@@ -164,17 +189,71 @@ async function* fromFile(path: string, o: GatherOptions): AsyncGenerator<FittedI
 const sourceOf = (o: GatherOptions): AsyncIterable<FittedItem> =>
   typeof o.data === "string" ? fromFile(o.data, o) : fromProgram(o.data, o);
 
-/** The set at `path` as an earlier process left it (`resumed`), or read from the source now. DATA_INVALID where it is empty. */
-export async function gather(path: string, resumed: boolean, o: GatherOptions): Promise<ItemSet> {
-  const root = rootOf(o);
-  const again = () => sourceOf({ ...o, onSkip: () => {}, onNote: () => {} });
-  const found = resumed ? await ItemSet.reopen(path, again, root) : null;
-  const set = found ?? (await ItemSet.gather(sourceOf(o), path, root));
-  if (set.length > 0) return set;
-  await set.close();
+/** What was put right in a set's items, and what was left out of it. */
+export interface GatherCounts {
+  /** Pairs whose answers are the same: they teach nothing, and are left out. */
+  identical: number;
+  /** Tokens that are scored, over all items. */
+  scoredTokens: number;
+  endAdded: number;
+  endDoubled: number;
+  rendered: number;
+  merged: number;
+  endOpen: number;
+}
+
+export const noCounts = (): GatherCounts => ({ identical: 0, scoredTokens: 0, ...noRepairs() });
+
+/** The items that teach something; counts them, and what was done to them. */
+async function* counted(items: AsyncIterable<FittedItem>, counts: GatherCounts): AsyncGenerator<FittedItem> {
+  for await (const item of items) {
+    if (item.identical) {
+      counts.identical++;
+      continue;
+    }
+    counts.scoredTokens += item.scored;
+    for (const kind of Object.keys(item.repairs) as (keyof Repairs)[]) counts[kind] += item.repairs[kind];
+    yield item;
+  }
+}
+
+function tell(o: GatherOptions, counts: GatherCounts): void {
+  const { identical } = counts;
+  const place = typeof o.data === "string" ? o.data : "data";
+  if (identical > 0)
+    o.onCount("IDENTICAL", identical, `${place}: ${identical} pairs have the same answer twice and were left out`);
+  for (const kind of Object.keys(repairTexts) as (keyof Repairs)[]) {
+    const [code, words] = repairTexts[kind];
+    if (counts[kind] > 0) o.onCount(code, counts[kind], `${place}: in ${counts[kind]} rows ${words}`);
+  }
+}
+
+function nothing(o: GatherOptions, identical: number): IsrDpoError {
   const file = typeof o.data === "string" ? { path: o.data } : {};
-  throw new IsrDpoError("DATA_INVALID", `${file.path ?? "data"}: expected items to train on, got none`, {
-    hint: "give rows, or look at why they were left out",
+  const got = identical > 0 ? `${identical} pairs whose two answers are the same` : "none";
+  return new IsrDpoError("DATA_INVALID", `${file.path ?? "data"}: expected items to train on, got ${got}`, {
+    hint: identical > 0 ? "give pairs whose answers differ" : "give rows, or look at why they were left out",
     ...file,
   });
+}
+
+/** The set at `path` as an earlier process left it (`resumed`), or read from the source now. DATA_INVALID where it is empty. */
+export async function gather(
+  path: string,
+  resumed: boolean,
+  o: GatherOptions,
+): Promise<{ set: ItemSet; counts: GatherCounts }> {
+  const { inputs } = internalsOf(o.model);
+  for (const kind of Object.keys(repairTexts) as (keyof Repairs)[]) inputs.told.add(kind); // told here
+  const quiet = { ...o, onSkip: () => {}, onNote: () => {} };
+  const root = rootOf(o);
+  const found = resumed ? await ItemSet.reopen(path, () => counted(sourceOf(quiet), noCounts()), root) : null;
+  const counts = noCounts();
+  const set = found ?? (await ItemSet.gather(counted(sourceOf(o), counts), path, root));
+  if (set.length === 0) {
+    await set.close();
+    throw nothing(o, counts.identical);
+  }
+  tell(o, counts);
+  return { set, counts };
 }

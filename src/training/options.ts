@@ -7,7 +7,7 @@ import type { LoadOptions, TrainItem } from "../types.js";
 
 const keys = [
   ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
-  ...["onBadRow", "onLong", "saveEverySteps", "load", "signal", "finish"],
+  ...["onBadRow", "onLong", "onEnd", "turns", "saveEverySteps", "load", "signal", "finish"],
 ];
 
 const never = new AbortController().signal;
@@ -31,6 +31,8 @@ export interface TrainSettings {
   seed: bigint;
   onBadRow: "fail" | "skip";
   onLong: "fail" | "truncate";
+  onEnd: "fail" | "repair";
+  turns: "last" | "all";
   /** 0: about ten a run. */
   saveEverySteps: number;
   load: LoadOptions;
@@ -60,6 +62,15 @@ function trainerOf(kind: TrainSettings["kind"], value: unknown): TrainerOptions 
   return { ...o, ...(kind === "sft" ? { loss: "sft" } : {}) };
 }
 
+/** What is scored of several turns: of examples alone, for a pair has one answer a side. */
+function turnsOf(kind: TrainSettings["kind"], value: unknown): TrainSettings["turns"] {
+  if (value === undefined) return kind === "sft" ? "all" : "last";
+  const turns = choice("options.turns", value, ["last", "all"]);
+  if (kind === "dpo" && turns === "all")
+    refuse("options.turns", "'last' for pairs, which have one answer a side", turns);
+  return turns;
+}
+
 export function trainSettings(value: unknown): TrainSettings {
   if (value === undefined) refuse("options", "an object", value);
   const o = options("options", value, keys);
@@ -84,6 +95,8 @@ export function trainSettings(value: unknown): TrainSettings {
     seed: seed("options.trainer.seed", trainer.seed),
     onBadRow: o.onBadRow === undefined ? "fail" : choice("options.onBadRow", o.onBadRow, ["fail", "skip"]),
     onLong: o.onLong === undefined ? "fail" : choice("options.onLong", o.onLong, ["fail", "truncate"]),
+    onEnd: o.onEnd === undefined ? "repair" : choice("options.onEnd", o.onEnd, ["repair", "fail"]),
+    turns: turnsOf(kind, o.turns),
     saveEverySteps: count("saveEverySteps", 0),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     finish: finishOf(o.finish),

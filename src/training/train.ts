@@ -8,7 +8,7 @@ import { signalOf } from "../check.js";
 import type { DataNote } from "../data/notes.js";
 import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError } from "../errors.js";
-import { loadModel, type VideoLM } from "../model.js";
+import { internalsOf, loadModel, type VideoLM } from "../model.js";
 import { type Run, startRun } from "../run.js";
 import { Claim } from "../store/claim.js";
 import { Content, modelContents } from "../store/content.js";
@@ -30,7 +30,7 @@ import { Closing } from "./closing.js";
 import { type Digested, digested } from "./digest.js";
 import { Evaluator } from "./evaluate.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./events.js";
-import { gather, mediaFiles } from "./gather.js";
+import { gather, type GatherCounts, mediaFiles, noCounts } from "./gather.js";
 import type { ItemSet } from "./items.js";
 import { type TrainSettings, trainSettings } from "./options.js";
 import { type StepPlan, stepPlan } from "./order.js";
@@ -49,11 +49,13 @@ interface DataFacts {
   itemsSha256: string;
   skippedRows: number;
   truncated: number;
+  /** What was put right or left out, where it was not 0. */
+  counts: Readonly<Partial<GatherCounts>>;
 }
 
 /** Of a stage file, without what else is in it, so that it is written again as it was. */
-const factsOf = ({ items, itemsSha256, skippedRows, truncated }: Record<string, unknown>): DataFacts =>
-  ({ items, itemsSha256, skippedRows, truncated }) as DataFacts;
+const factsOf = ({ items, itemsSha256, skippedRows, truncated, counts }: Record<string, unknown>): DataFacts =>
+  ({ items, itemsSha256, skippedRows, truncated, counts: counts ?? {} }) as DataFacts;
 
 const iteration = 0; // of the events of a run without iterations
 
@@ -212,6 +214,7 @@ class TrainRun {
     const model = await this.#load();
     if (known) await this.#openRun(model);
     if (stage?.stage === "done") return await this.#finished(model, stage);
+    this.#tellEnds(model);
     const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     if (stage === null) proveRate(s.trainer, plan.totalSteps, "trainer");
@@ -271,19 +274,29 @@ class TrainRun {
   }
 
   #gatherOptions(model: VideoLM, data: TrainSettings["data"], skipped: string[]) {
-    const { kind, videos, onBadRow, onLong } = this.#s;
+    const { kind, videos, onBadRow, onLong, onEnd, turns } = this.#s;
     const onSkip = ({ path, line, message }: SkippedRow) => {
       skipped.push(message);
       this.#emit({ type: "warning", code: "BAD_ROW", message, detail: { path, line, count: skipped.length } });
     };
     const onNote = ({ code, message, ...detail }: DataNote) => this.#emit({ type: "warning", code, message, detail });
-    return { kind, model, data, videos, onBadRow, onLong, onSkip, onNote, signal: this.#signal };
+    const onCount = (code: string, count: number, message: string) =>
+      this.#emit({ type: "warning", code, message, detail: { count } });
+    const policies = { onBadRow, onLong, onEnd, turns };
+    return { kind, model, data, videos, ...policies, onSkip, onNote, onCount, signal: this.#signal };
+  }
+
+  /** Told before the rows are read: it is the model's, not a row's. */
+  #tellEnds(model: VideoLM): void {
+    const { notes, ids } = internalsOf(model).inputs.ends;
+    for (const message of notes)
+      this.#emit({ type: "warning", code: "ANSWER_END", message, detail: { endTokenIds: ids } });
   }
 
   async #gather(model: VideoLM, before: DataFacts | null): Promise<{ set: ItemSet; facts: DataFacts }> {
     const skipped: string[] = [];
     const path = this.#at("items.jsonl");
-    const set = await gather(path, before !== null, this.#gatherOptions(model, this.#s.data, skipped));
+    const { set, counts } = await gather(path, before !== null, this.#gatherOptions(model, this.#s.data, skipped));
     this.#closing.keep(set, () => set.close());
     await this.#knowItems();
     if (before && before.itemsSha256 !== set.hash)
@@ -291,8 +304,9 @@ class TrainRun {
         hint: "the file was changed: restore it, or start in a new folder",
         path,
       });
-    const fresh = { items: set.length, itemsSha256: set.hash, skippedRows: skipped.length, truncated: set.cutCount };
-    return { set, facts: before ?? fresh };
+    const some = Object.fromEntries(Object.entries(counts).filter(([, n]) => n > 0));
+    const read = { items: set.length, itemsSha256: set.hash, skippedRows: skipped.length, truncated: set.cutCount };
+    return { set, facts: before ?? { ...read, counts: some } };
   }
 
   /** Data of a program are known by what it has given. */
@@ -307,7 +321,7 @@ class TrainRun {
     const { evalData } = this.#s;
     if (evalData === undefined) return null;
     const options = this.#gatherOptions(model, evalData, []);
-    const set = await gather(this.#at("eval-items.jsonl"), this.#begun !== null, options);
+    const { set } = await gather(this.#at("eval-items.jsonl"), this.#begun !== null, options);
     return this.#closing.keep(set, () => set.close());
   }
 
@@ -428,7 +442,7 @@ class TrainRun {
   }
 
   async #result(model: VideoLM, facts: DataFacts, hash: string): Promise<IterationResult> {
-    const { items, skippedRows, truncated } = facts;
+    const { items, skippedRows, truncated, counts } = facts;
     const metrics = await metricsOf(this.#at("train"));
     const tokensComputed = metrics.reduce((sum, m) => sum + m.tokensComputed, 0);
     return {
@@ -436,7 +450,7 @@ class TrainRun {
       model: this.#at("model"),
       hash,
       pairs: items,
-      counts: { items, skippedRows, truncated, steps: metrics.length, tokensComputed },
+      counts: { items, skippedRows, truncated, ...noCounts(), ...counts, steps: metrics.length, tokensComputed },
       work: { ...model.counters },
       resumed: this.#begun !== null,
       metrics,
