@@ -21,7 +21,7 @@ const samples = Array.from({ length: 4 }, (_, i) => ({
   question: `What is ${i}?`,
 }));
 const labels = ["1", "2"] as const;
-const plain = "{question} {first} {second}";
+const plain = "{question}\nOne: {first}\nTwo: {second}";
 const prompts = { judge: { plain, withContext: `{context} ${plain}`, labels } };
 
 test.before(() => {
@@ -61,7 +61,7 @@ test("judge.kind openai: asked once a pair and order, over a failure, a spent bu
       if (broken && asked > 3) return response.writeHead(401).end("no");
       assert.not.ok(seen.has(id), "judged twice");
       seen.add(id);
-      const [, a, b] = /Answer 1:\n([\s\S]*)\n\nAnswer 2:\n([\s\S]*)\n\nReply/.exec(words)!;
+      const [, a, b] = /\nOne: ([\s\S]*)\nTwo: ([\s\S]*)\n\nReply with one line/.exec(words)!;
       const content = JSON.stringify({ id, choice: a! < b! ? 1 : 2 });
       response.end(JSON.stringify({ choices: [{ message: { content } }] }));
     });

@@ -150,6 +150,41 @@ test("evaluate: the same questions for the first model and the one that is made,
   assert.equal(await results(o), await results(plain));
 });
 
+test("evaluate, added to a finished run, asks the models that are there and tells of those that are not", async () => {
+  const asked = join(data, "later.jsonl");
+  const write = (...rows: object[]) => writeFileSync(asked, rows.map((r) => `${JSON.stringify(r)}\n`).join(""));
+  write(samples[0]!, samples[3]!);
+  const o = options({ keep: "last" }, { to: 3 });
+  await runIterations(o).result;
+  const finished = await isrResultOf(o.runDir);
+  const more = { ...o, config: { ...o.config, evaluate: { samples: asked, name: "later" } } };
+  const { events } = await followed(more);
+  assert.equal(
+    readdirSync(join(o.runDir, "evaluation")).filter((n) => n.endsWith(".json")),
+    ["later.1.json", "later.3.json"],
+  );
+  assert.equal(
+    events.flatMap((e) => (e.type === "answer" ? [e.model] : [])),
+    [1, 1, 3, 3],
+  );
+  const told = events.flatMap((e) => (e.type === "warning" ? [`${e.code}: ${e.message}`] : []));
+  assert.is(told.length, 1);
+  assert.match(told[0]!, /^NOT_EVALUATED: model 2 cannot be asked.*keep: last/);
+  assert.equal(
+    (await followed(more)).events.filter((e) => e.type === "answer"),
+    [],
+    "once is enough",
+  );
+  write(samples[0]!, samples[4]!);
+  const e = await caught(() => runIterations(more).result);
+  assert.is(e.code, "RUN_MISMATCH");
+  assert.match(e.message, /^evaluate\.samples: expected the questions that model 1 was asked as "later", got others$/);
+  const renamed = { ...o, config: { ...o.config, evaluate: { samples: asked, name: "other" } } };
+  assert.is((await followed(renamed)).events.filter((e) => e.type === "answer").length, 4);
+  const now = Object.entries(await isrResultOf(o.runDir)).filter(([name]) => !name.startsWith("evaluation/"));
+  assert.equal(Object.fromEntries(now), finished);
+});
+
 test("a diagnostics channel tells the events of a run that is only awaited", async () => {
   const o = options();
   const told: IterationEvent[] = [];

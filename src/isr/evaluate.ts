@@ -1,10 +1,12 @@
 // The evaluation of a run: what each of its models answers to the same questions, greedily. It changes no bit of the training.
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Sample } from "../data/samples.js";
-import { isIsrDpoError } from "../errors.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import type { VideoLM } from "../model.js";
-import { makeFolders, writeAtomic } from "../store/files.js";
+import { makeFolders, readState, writeAtomic } from "../store/files.js";
+import { canonicalJson } from "../store/run.js";
 import type { Emit } from "../training/progress.js";
 import { fitResponsePrompt, mediaFaults } from "./fit.js";
 import { type Prompts, responsePrompt } from "./prompts.js";
@@ -54,18 +56,53 @@ async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promi
 
 const words = (text: string): number => text.split(/\s+/).filter((w) => w !== "").length;
 
+type Evaluate = NonNullable<RunSettings["evaluate"]>;
+
+const fileOf = (dir: string, { name }: Evaluate, index: number, ending: "json" | "answers.jsonl"): string =>
+  join(dir, "evaluation", `${name}.${index}.${ending}`);
+
+/** What is asked: another set of questions under the same name would be another evaluation. */
+const questionsOf = (samples: readonly Sample[]): string =>
+  createHash("sha256")
+    .update(canonicalJson(samples.map(({ id, video, question }) => [id, video, question])))
+    .digest("hex");
+
+/** Of the models with these indices, those that have not been asked. */
+export const unasked = (dir: string, evaluate: Evaluate | undefined, indices: readonly number[]): number[] =>
+  evaluate ? indices.filter((index) => !existsSync(fileOf(dir, evaluate, index, "json"))) : [];
+
+/** RUN_MISMATCH where a model of the folder was asked other questions under this name. */
+export async function proveSameQuestions(dir: string, evaluate: Evaluate, indices: readonly number[]): Promise<void> {
+  const asked = indices.filter((index) => !unasked(dir, evaluate, [index]).includes(index));
+  if (asked.length === 0 || !existsSync(evaluate.samples)) return; // nothing is asked again, so nothing has to be there
+  const now = questionsOf(await evaluationSamples(evaluate));
+  for (const index of asked) {
+    const path = fileOf(dir, evaluate, index, "json");
+    const { questionsSha256: before } = (await readState(path)) ?? {};
+    if (before === undefined || before === now) continue;
+    throw new IsrDpoError(
+      "RUN_MISMATCH",
+      `evaluate.samples: expected the questions that model ${index} was asked as ${JSON.stringify(evaluate.name)}, got others`,
+      {
+        hint: "give the new questions a name of their own (evaluate.name), or restore the file and evaluate.count",
+        path: evaluate.samples,
+        detail: { field: "evaluate.samples", model: index },
+      },
+    );
+  }
+}
+
 /**
  * Answers of one model to the first `count` questions: evaluation/<name>.<index>.answers.jsonl, and a row for the report beside
  * it. Does nothing where `evaluate` is not configured, or the model has been asked before.
  */
 export async function evaluateSlice(o: SliceOptions): Promise<void> {
   const { evaluate } = o.settings;
-  if (!evaluate) return;
-  const at = (ending: string) => join(o.dir, "evaluation", `${evaluate.name}.${o.index}.${ending}`);
-  if (existsSync(at("json"))) return;
+  if (!evaluate || unasked(o.dir, evaluate, [o.index]).length === 0) return;
   const answers: Answer[] = [];
   let told = 0;
-  for (const sample of await evaluationSamples(evaluate)) {
+  const samples = await evaluationSamples(evaluate);
+  for (const sample of samples) {
     const answer = await answerOf(o, sample);
     answers.push(answer);
     if (!("answer" in answer) || told++ >= toldAnswers) continue;
@@ -75,10 +112,11 @@ export async function evaluateSlice(o: SliceOptions): Promise<void> {
   const given = answers.flatMap((a) => ("answer" in a ? [words(a.answer)] : []));
   const row = {
     ...{ name: evaluate.name, title: `Answers to ${evaluate.name}`, kind: "answers", model: o.index },
-    ...{ count: given.length, skipped: answers.length - given.length },
+    ...{ count: given.length, skipped: answers.length - given.length, questionsSha256: questionsOf(samples) },
     words: given.length === 0 ? null : given.reduce((a, b) => a + b, 0) / given.length,
   };
   await makeFolders(join(o.dir, "evaluation"));
-  await writeAtomic(at("answers.jsonl"), answers.map((a) => `${JSON.stringify(a)}\n`).join(""));
-  await writeAtomic(at("json"), `${JSON.stringify(row)}\n`);
+  const lines = answers.map((a) => `${JSON.stringify(a)}\n`).join("");
+  await writeAtomic(fileOf(o.dir, evaluate, o.index, "answers.jsonl"), lines);
+  await writeAtomic(fileOf(o.dir, evaluate, o.index, "json"), `${JSON.stringify(row)}\n`);
 }

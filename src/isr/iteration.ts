@@ -1,6 +1,7 @@
 // One iteration: generate -> score -> train -> save -> done, each stage from what the one before has left on disk. The same
 // call goes on where a killed process stood, to the same bytes.
 import { rm, stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { asyncDispose } from "../addon.js";
 import { IsrDpoError } from "../errors.js";
@@ -34,7 +35,7 @@ import {
   sorted,
   writeExports,
 } from "./exports.js";
-import { evaluateSlice } from "./evaluate.js";
+import { evaluateSlice, unasked } from "./evaluate.js";
 import type { RunFolder } from "./folder.js";
 import { type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
 import { type Group, groupsOf } from "./groups.js";
@@ -99,6 +100,7 @@ export class Iteration {
     this.#resumed = found !== null;
     if (found?.stage === "done") {
       await this.#forgetOptimizer(); // the process may have ended before it did
+      await this.#evaluateFinished();
       return this.#result(found, null);
     }
     const model = await this.#load();
@@ -107,7 +109,7 @@ export class Iteration {
     if ((found?.stage ?? "generate") === "generate") await proveWindow({ model, ...this.#preflight });
     await this.#enter(model);
     await this.#start(model, groups, before);
-    if (found === null) await this.#evaluate(model, this.#o.iteration); // those of later iterations have been
+    await this.#evaluate(model, this.#o.iteration); // unless it was, as the model that the iteration before has made
     let at: IterationStage = found?.stage ?? "generate";
     let facts: Counts = (found?.counts as Counts | undefined) ?? {};
     if (found === null) await moveStage(this.#dir, stages, "generate");
@@ -127,15 +129,35 @@ export class Iteration {
     return to;
   }
 
-  async #load(): Promise<VideoLM> {
+  async #load(dir = this.#o.model): Promise<VideoLM> {
     const { settings, load, folder, signal } = this.#o;
     const { templateDate } = folder;
-    const contents = await modelContents(this.#o.model);
-    const model = await loadModel(this.#o.model, { ...loadingOf(settings, folder.dir, load), templateDate, signal });
+    const contents = await modelContents(dir);
+    const model = await loadModel(dir, { ...loadingOf(settings, folder.dir, load), templateDate, signal });
     this.#closing.keep(model, () => model[asyncDispose]());
     for (const content of contents.values()) await content.unchanged();
     this.#files = Object.fromEntries([...contents].map(([name, { sha256 }]) => [name, sha256]));
     return model;
+  }
+
+  /** What has not been asked because `evaluate` came, or was changed, when the iteration was done. */
+  async #evaluateFinished(): Promise<void> {
+    const { iteration, settings, folder } = this.#o;
+    const first = (await folder.iterations())[0] === iteration;
+    const models = new Map([
+      ...(first ? [[iteration, this.#o.model] as const] : []),
+      [iteration + 1, this.#at("model")],
+    ]);
+    for (const index of unasked(folder.dir, settings.evaluate, [...models.keys()])) {
+      const dir = models.get(index)!;
+      if (existsSync(join(dir, "config.json"))) await this.#evaluate(await this.#load(dir), index);
+      else
+        this.#warn(
+          "NOT_EVALUATED",
+          `model ${index} cannot be asked evaluate.samples: it is no longer on disk (keep: ${settings.keep})`,
+          { model: index },
+        );
+    }
   }
 
   async #evaluate(model: VideoLM, index: number): Promise<void> {

@@ -14,11 +14,12 @@ import { finishOf } from "../training/options.js";
 import { coalesceProgress, type Emit, published } from "../training/progress.js";
 import { train } from "../training/train.js";
 import type { LoadOptions } from "../types.js";
+import { proveSameQuestions, unasked } from "./evaluate.js";
 import { checkPlaces, linesOf, RunFolder, sampleless } from "./folder.js";
 import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./looks.js";
 import { preflight, proveWindow } from "./preflight.js";
-import { proveInputs } from "./prove.js";
+import { proveEvaluation, proveInputs } from "./prove.js";
 import { defaultPrompts, endpointWords, type Prompts, promptsOf, readPrompts } from "./prompts.js";
 import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./settings.js";
 
@@ -154,7 +155,9 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
   await checkPlaces(c.runDir, { settings, load, iterations });
   const { list: samples } = await linesOf(c.samples);
   const fresh = !existsSync(join(c.runDir, runName));
-  if (fresh) await proveInputs({ settings, emit, signal }, samples); // before there is a folder
+  if (fresh)
+    await proveInputs({ settings, emit, signal }, samples); // before there is a folder
+  else await proveLeft(c, signal, emit);
   const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
   const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples, load, iterations });
   try {
@@ -162,6 +165,15 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
   } finally {
     await folder.close(); // a start that was refused leaves nothing
   }
+}
+
+/** Of a run that goes on: the questions that are still to be asked, and that they are those of before. */
+async function proveLeft({ settings, runDir }: Settled, signal: AbortSignal, emit: Emit): Promise<void> {
+  const { evaluate, from, to } = settings;
+  if (!evaluate) return;
+  const indices = Array.from({ length: to - from + 1 }, (_, i) => from + i);
+  await proveSameQuestions(runDir, evaluate, indices);
+  if (unasked(runDir, evaluate, indices).length > 0) await proveEvaluation({ settings, emit, signal });
 }
 
 /** Loads the start model once before a stage of seed data, to try all that the iterations will need. */
