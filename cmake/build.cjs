@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// Builds the addon into build/<config>/isr_dpo.node with CMake. One entry for everything that builds: the npm scripts,
-// prebuildify (which runs this file in place of node-gyp and adds flags of its own, ignored here) and binding.gyp.
+// Builds the addon into build/<config>/isr_dpo.node with CMake. One entry for everything that builds for this
+// machine: the npm scripts and binding.gyp (which adds flags of its own, ignored here). What is shipped: scripts/prebuilds.mjs.
 // Node-API headers come from the packages node-api-headers and node-addon-api: nothing is downloaded.
 const { spawnSync } = require("node:child_process");
 const { existsSync } = require("node:fs");

@@ -59,6 +59,7 @@ await readmeCommand().catch((error) => stages.add("README", 0, 1, 0, error.messa
 if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   await stages.stage("checks; the tests have just run", node, ["scripts/check.mjs", "static"], options);
   await stages.stage("package layout", "npx", ["--no-install", "publint", "--strict"], options);
+  await stages.stage("the shipped binary, for glibc 2.28", node, ["scripts/prebuilds.mjs"], options);
   // What computes; the rest does not see the level.
   const computing = "^(golden|golden_video|determinism|model|video-model|native|draws|checkpoints)\\.test\\.ts$";
   for (const isa of lowerLevels())
