@@ -13,6 +13,8 @@ import {
   type Session,
   type VideoLM,
 } from "../index.js";
+import { fill } from "../isr/prompts.js";
+import { type Speech, speechOf } from "../isr/speech.js";
 import { readUntil } from "./files.js";
 import {
   addFrames,
@@ -26,7 +28,7 @@ import {
 } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { converse } from "./repl.js";
-import { floatList, jsonLine, Printable } from "./terminal.js";
+import { floatList, jsonLine, Printable, say } from "./terminal.js";
 
 const maxPromptBytes = 16 << 20;
 
@@ -43,6 +45,7 @@ export interface ChatFlags extends LoadFlags, SamplingFlags, FrameSampling {
   system?: string;
   interactive?: boolean;
   json?: boolean;
+  raw?: boolean;
 }
 
 /** Turns so far, and media that wait for the next one. */
@@ -52,19 +55,24 @@ export class Conversation {
   readonly #frames: FrameSampling | undefined;
   readonly #decodeFirst: boolean;
   readonly #json: boolean;
+  readonly #response: string | undefined;
   readonly #opening: readonly Message[];
   #first: readonly Part[] = [];
   #session: Session;
   #messages: readonly Message[];
   #waiting: readonly Part[] = [];
 
-  constructor(model: VideoLM, flags: ChatFlags) {
+  /** `speech`: of the run that the model is from; each turn is put as the run puts a question. */
+  constructor(model: VideoLM, flags: ChatFlags, speech: Speech | null = null) {
+    const prompts = speech?.prompts;
+    this.#response = prompts?.response;
+    const system = flags.system ?? prompts?.system ?? undefined;
     this.#model = model;
     this.#sampling = samplingOf(flags);
-    this.#frames = frameSamplingOf(flags);
+    this.#frames = frameSamplingOf(flags) ?? speech?.frames;
     this.#decodeFirst = flags.featureCache === undefined;
     this.#json = flags.json === true;
-    this.#opening = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
+    this.#opening = system === undefined ? [] : [{ role: "system", content: system }];
     this.#messages = this.#opening;
     this.#session = model.session();
   }
@@ -95,7 +103,8 @@ export class Conversation {
   }
 
   /** Asks, and prints the answer as it comes. An answer that is stopped stays as far as it went. */
-  async ask(text: string, signal: AbortSignal): Promise<void> {
+  async ask(question: string, signal: AbortSignal): Promise<void> {
+    const text = this.#response === undefined ? question : fill(this.#response, { question });
     const content = this.#waiting.length > 0 ? [...this.#waiting, { type: "text" as const, text }] : text;
     const asked: readonly Message[] = [...this.#messages, { role: "user", content }];
     const run = this.#session.generate({ ...this.#sampling, prompt: asked }, { signal });
@@ -155,8 +164,10 @@ async function chat(dir: string, flags: ChatFlags, media: readonly Attachment[])
   try {
     const turns = flags.interactive || process.stdin.isTTY;
     const prompt = flags.prompt ?? (turns ? undefined : await promptFrom(readUntil(signal, process.stdin)));
-    model = await load(dir, flags, signal, true);
-    const conversation = new Conversation(model, flags);
+    const speech = flags.raw ? null : await speechOf(dir);
+    model = await load(dir, flags, signal, true, speech?.templateDate);
+    if (speech?.prompts) say("asked as the run asks, in its response prompt; --raw: in your words alone");
+    const conversation = new Conversation(model, flags, speech);
     await conversation.begin(media, signal);
     if (prompt !== undefined) return await conversation.ask(prompt, signal);
     off();
@@ -179,7 +190,8 @@ export function chatCommand(): Command {
     .option("--video <file>", "video file or folder of frames for the first turn (may be given again)", attach("video"))
     .option("--image <file>", "JPEG or PNG for the first turn (may be given again)", attach("image"))
     .option("--prompt <text>", "answer this and exit (default: all of stdin, where that is no terminal)")
-    .option("--system <text>", "system message")
+    .option("--system <text>", "system message (default: of a run, its own)")
+    .option("--raw", "of a run: your words as they are, not in the run's response prompt")
     .addOption(new Option("--interactive", "a turn for each line, also of a pipe").conflicts("prompt"))
     .option("--json", "print one JSON object a turn");
   return addLoading(addFrames(addSampling(command)))

@@ -124,9 +124,15 @@ function mediaLine(report: MediaReport): string {
 
 /**
  * Loads a model and says so; the share read so far is shown on a terminal only. Says which frames of each file are used
- * (`everyFile`), or only where something is unusual.
+ * (`everyFile`), or only where something is unusual. `templateDate`: of the run, what chat templates print.
  */
-export async function load(given: string, flags: LoadFlags, signal: AbortSignal, everyFile: boolean): Promise<VideoLM> {
+export async function load(
+  given: string,
+  flags: LoadFlags,
+  signal: AbortSignal,
+  everyFile: boolean,
+  templateDate?: string,
+): Promise<VideoLM> {
   const dir = modelFolder(given);
   const { dtype, threads, visionTower, featureCache } = flags;
   const began = performance.now();
@@ -135,7 +141,7 @@ export async function load(given: string, flags: LoadFlags, signal: AbortSignal,
     process.stderr.write(`\rloading ${Math.floor((100 * bytes) / Math.max(totalBytes, 1))} %`);
   };
   const model = await loadModel(dir, {
-    ...{ signal, dtype, threads, visionTower },
+    ...{ signal, dtype, threads, visionTower, templateDate },
     ...(featureCache === undefined ? {} : { featureCache: { dir: featureCache } }),
     ...(live ? { onProgress } : {}),
     onMedia: (report) => {

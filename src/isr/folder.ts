@@ -1,4 +1,4 @@
-// The run folder of iterations: lock, run.json, samples.jsonl, and a folder for each iteration (docs/run-folder.md).
+// The run folder of iterations: lock, run.json, samples.jsonl, prompts.json, and a folder for each iteration (docs/run-folder.md).
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,6 +13,7 @@ import { engineVersion } from "../training/train.js";
 import type { LoadOptions } from "../types.js";
 import { type Prompts, promptsHash } from "./prompts.js";
 import type { RunSettings } from "./settings.js";
+import { promptsName } from "./speech.js";
 
 /** Keys that change no result. */
 const free: readonly string[] = [
@@ -85,6 +86,7 @@ const written = (iterations: readonly number[]): string[] => [
     runName,
     "lock",
     "samples.jsonl",
+    promptsName,
     "features",
     "judgements.jsonl",
     "seed",
@@ -140,6 +142,7 @@ const otherTemporaries = ["model.tmp", "model.old.tmp"];
 export class RunFolder {
   readonly #run: RunOptions;
   readonly #lines: string;
+  readonly #prompts: Prompts;
   readonly #claim: Claim<RunFile>;
 
   private constructor(
@@ -148,7 +151,9 @@ export class RunFolder {
     readonly samples: readonly Sample[],
     run: RunOptions,
     lines: string,
+    prompts: Prompts,
   ) {
+    this.#prompts = prompts;
     this.#claim = claim;
     this.#run = run;
     this.#lines = lines;
@@ -177,7 +182,7 @@ export class RunFolder {
       };
       const templateDate = templateDateOf(dir, claim.found, o.load.templateDate ?? undefined);
       const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free, inputs, templateDate };
-      const folder = new RunFolder(dir, claim, list, run, text);
+      const folder = new RunFolder(dir, claim, list, run, text, o.prompts);
       if (claim.found) await openRun(dir, { ...run, mayDiffer: [...free, ...loadedFacts] }); // before a large model is loaded
       await folder.#tidy();
       return folder;
@@ -203,11 +208,12 @@ export class RunFolder {
     await this.#claim.tidy(folders, otherTemporaries);
   }
 
-  /** Writes run.json and samples.jsonl, or checks that they are of this run; the instruction-set level that it began with. */
+  /** Writes run.json, samples.jsonl and prompts.json, or checks that they are of this run; the instruction-set level that it began with. */
   async begin(loaded: Loaded): Promise<string> {
     const { run } = await openRun(this.dir, { ...this.#run, facts: { ...this.#run.facts, ...loaded } });
     await this.#claim.settled();
     await writeAtomic(join(this.dir, "samples.jsonl"), this.#lines);
+    await writeAtomic(join(this.dir, promptsName), `${JSON.stringify(this.#prompts, null, 2)}\n`);
     return String(run.facts.isa);
   }
 

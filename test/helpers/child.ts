@@ -12,12 +12,13 @@ export interface Ended {
 }
 
 /** Runs a node command line in the package's folder. */
-export function node(args: string[], env: Record<string, string> = {}, timeoutMs = 600_000): Ended {
+export function node(args: string[], env: Record<string, string> = {}, timeoutMs = 600_000, input?: string): Ended {
   const child = spawnSync(process.execPath, args, {
     cwd: root,
     encoding: "utf8",
     env: { ...process.env, ...env },
     timeout: timeoutMs,
+    ...(input === undefined ? {} : { input }),
   });
   return { code: child.status, signal: child.signal, out: child.stdout, err: child.stderr };
 }
