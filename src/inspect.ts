@@ -4,6 +4,7 @@ import { options, path } from "./check.js";
 import { isIsrDpoError } from "./errors.js";
 import { visualTokens } from "./media.js";
 import type { ModelTokenizer } from "./text/tokenizer.js";
+import { type FfmpegReport, inspectFfmpeg } from "./video/tools.js";
 import type { ModelInfo, Tokenizer, TokenizerOptions } from "./types.js";
 
 export interface DeviceReport {
@@ -14,10 +15,13 @@ export interface DeviceReport {
   memoryBytes: number;
   cuda: readonly { name: string; memoryBytes: number; capability: string }[];
   problems: readonly string[];
+  /** The ffmpeg that reads videos; null: none is found. */
+  ffmpeg: FfmpegReport | null;
 }
 
 export async function inspectDevice(): Promise<DeviceReport> {
   const m = machine();
+  const ffmpeg = await inspectFfmpeg();
   return {
     binary: binaryPath(),
     isa: m.isa ?? m.machineIsa,
@@ -25,6 +29,7 @@ export async function inspectDevice(): Promise<DeviceReport> {
     memoryBytes: m.memoryBytes,
     cuda: [],
     problems: m.problem === undefined ? [] : [m.problem],
+    ffmpeg,
   };
 }
 

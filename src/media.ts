@@ -2,10 +2,11 @@
 // them and afterwards while there is room. The engine computes their features at first use.
 import type { Host, NativeCheckpoint, NativeTensor, NativeTowerFacts, NativeVision } from "./addon.js";
 import { object, refuse } from "./check.js";
-import { IsrDpoError } from "./errors.js";
+import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import type { Features, Media, MediaReport, ModelInfo, Tensor } from "./types.js";
 import type { FeatureCache } from "./video/features.js";
 import type { OpenedMedia } from "./video/media.js";
+import { Shared } from "./video/shared.js";
 import type { VisionSpec } from "./video/spec.js";
 
 const maxIdleBytes = 512 << 20; // of media that nothing uses right now
@@ -60,6 +61,25 @@ export interface MediaSettings {
   onMedia: ((report: MediaReport) => void) | undefined;
   /** Of a file; undefined: the default. */
   timeoutMs: number | undefined;
+  /** Share of a video's frames that may be lost or damaged; undefined: the default. */
+  maxLost: number | undefined;
+  /** That decoding may use. */
+  threads: number;
+}
+
+/** What is unusual about a file, in words; empty for one that was read as it is. */
+export function remarksOf(report: MediaReport): string[] {
+  const { decodeErrors, lost, damaged = 0, count, otherStreams = 0, fallback, leftOut = [], unpadded } = report;
+  const some = leftOut.slice(0, 3).join(", ") + (leftOut.length > 3 ? `, and ${leftOut.length - 3} more` : "");
+  return [
+    ...(decodeErrors + lost + damaged > 0
+      ? [`${decodeErrors} decoding errors, ${lost} frames lost and ${damaged} damaged, of ${count + lost}`]
+      : []),
+    ...(otherStreams > 0 ? [`one video stream of ${otherStreams + 1} is used, the main one`] : []),
+    ...(fallback === undefined ? [] : [`all of it was decoded, since ${fallback}`]),
+    ...(leftOut.length > 0 ? [`${leftOut.length} entries that are no frames left out (${some})`] : []),
+    ...(unpadded ? ["frames in the order of their names, where 10 comes before 2"] : []),
+  ];
 }
 
 export class MediaRegistry {
@@ -70,7 +90,9 @@ export class MediaRegistry {
   readonly #spec: () => Promise<VisionSpec>;
   readonly #cache: Promise<FeatureCache> | undefined;
   readonly #settings: MediaSettings;
-  readonly #entries = new Map<string, Promise<Entry>>(); // least recently used first
+  readonly #entries = new Map<string, Entry>(); // least recently used first
+  readonly #opening = new Shared<Entry>();
+  #decoding = 0; // files at this moment
   #idleBytes = 0;
   /** A tower is being trained: its features come from pixels, never from a cache. */
   towerTrains = false;
@@ -102,42 +124,51 @@ export class MediaRegistry {
     });
   }
 
-  /** Opens the medium, or finds it; the caller releases what it got. */
+  /**
+   * Opens the medium, or finds it; the caller releases what it got. Those who ask for one medium at once wait for one opening,
+   * and hear of its failure together.
+   */
   async acquire(field: string, media: Media, signal: AbortSignal | undefined): Promise<Entry> {
     this.tower(field, kindOf(isFeatures(media) ? media : checkedMedia(field, media)));
-    const key = await this.#keyOf(field, media);
-    const found = this.#entries.get(key);
-    if (found) {
-      const entry = await found.catch(() => undefined); // the caller that opened it hears why it failed; this one tries itself
-      if (entry && this.#entries.get(key) === found) {
-        if (entry.hasPixels || !this.towerTrains) {
-          this.#use(key, entry, found);
-          return entry;
-        }
-        entry.replaced = true; // by one with pixels, now
-        if (entry.users === 0) {
-          this.#idleBytes -= entry.bytes;
-          void this.#forget([entry]);
-        }
+    for (let changes = 0; ; ) {
+      const key = await this.#keyOf(field, media, signal);
+      const found = this.#entries.get(key);
+      if (found && (found.hasPixels || !this.towerTrains)) return this.#use(found);
+      const work = `${this.towerTrains ? "pixels" : "any"} ${key}`;
+      try {
+        const entry = await this.#opening.run(work, signal, (all) => this.#begin(field, key, media, all));
+        if (this.#entries.get(key) === entry) return this.#use(entry); // else it was evicted meanwhile
+      } catch (e) {
+        if (!isIsrDpoError(e) || e.detail?.changed !== true || ++changes > 1) throw e;
+        // its content changed between the key and the pixels: once more, under its new key
       }
-    }
-    const opening = isFeatures(media) ? this.#addFeatures(field, key, media) : this.#open(field, key, media, signal);
-    this.#entries.set(key, opening);
-    try {
-      const entry = await opening;
-      entry.users += 1;
-      return entry;
-    } catch (e) {
-      if (this.#entries.get(key) === opening) this.#entries.delete(key);
-      throw e;
     }
   }
 
-  #use(key: string, entry: Entry, promise: Promise<Entry>): void {
+  /** An entry that nobody uses yet, in its place. */
+  async #begin(field: string, key: string, media: Media, signal: AbortSignal): Promise<Entry> {
+    const opening = isFeatures(media) ? this.#addFeatures(field, key, media) : this.#open(field, key, media, signal);
+    const entry = await opening;
+    const before = this.#entries.get(key); // one without pixels
+    if (before) {
+      before.replaced = true;
+      if (before.users === 0) {
+        this.#idleBytes -= before.bytes;
+        void this.#forget([before]);
+      }
+    }
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
+    this.#idleBytes += entry.bytes;
+    return entry;
+  }
+
+  #use(entry: Entry): Entry {
     if (entry.users === 0) this.#idleBytes -= entry.bytes;
     entry.users += 1;
-    this.#entries.delete(key);
-    this.#entries.set(key, promise);
+    this.#entries.delete(entry.key);
+    this.#entries.set(entry.key, entry);
+    return entry;
   }
 
   /** Gives back; what nobody uses stays while there is room. */
@@ -148,20 +179,19 @@ export class MediaRegistry {
       if (entry.replaced) void this.#forget([entry]);
       else this.#idleBytes += entry.bytes;
     }
-    if (this.#idleBytes > maxIdleBytes) void this.#evict();
+    if (this.#idleBytes > maxIdleBytes) this.#evict();
   }
 
-  async #evict(): Promise<void> {
+  #evict(): void {
     const gone: Entry[] = [];
-    for (const [key, promise] of [...this.#entries]) {
+    for (const [key, entry] of this.#entries) {
       if (this.#idleBytes <= maxIdleBytes) break;
-      const entry = await promise.catch(() => undefined);
-      if (!entry || entry.users > 0 || this.#entries.get(key) !== promise) continue;
+      if (entry.users > 0) continue;
       this.#entries.delete(key);
       this.#idleBytes -= entry.bytes;
       gone.push(entry);
     }
-    await this.#forget(gone);
+    void this.#forget(gone);
   }
 
   async #forget(entries: readonly Entry[]): Promise<void> {
@@ -170,7 +200,7 @@ export class MediaRegistry {
     await this.#host.call("releaseMedia", { firstIds }).catch(() => undefined); // the model ends: so do they
   }
 
-  async #keyOf(field: string, media: Media): Promise<string> {
+  async #keyOf(field: string, media: Media, signal: AbortSignal | undefined): Promise<string> {
     if (isFeatures(media)) {
       const { createHash } = await import("node:crypto");
       const hash = createHash("sha256").update(
@@ -180,15 +210,24 @@ export class MediaRegistry {
       return `features ${hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex")}`;
     }
     const { mediaKey } = await import("./video/media.js");
-    return `${kindOf(media)} ${await mediaKey(checkedMedia(field, media), await this.#spec())}`;
+    const key = await mediaKey(checkedMedia(field, media), await this.#spec(), signal ? { signal } : {});
+    return `${kindOf(media)} ${key}`;
   }
 
   async open(field: string, media: Media, signal: AbortSignal | undefined): Promise<OpenedMedia> {
     this.tower(field, kindOf(checkedMedia(field, media)));
     const { openMedia } = await import("./video/media.js");
-    const { timeoutMs } = this.#settings;
-    const bounds = { ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
-    const opened = await openMedia(checkedMedia(field, media), await this.#spec(), bounds);
+    const { timeoutMs, maxLost } = this.#settings;
+    const spec = await this.#spec();
+    this.#decoding += 1; // one file at a time may use all threads, many at once have one each
+    const threads = Math.max(Math.floor(this.#settings.threads / this.#decoding), 1);
+    const bounds = { threads, ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
+    const opened = await openMedia(checkedMedia(field, media), spec, {
+      ...bounds,
+      ...(maxLost !== undefined && { maxLost }),
+    }).finally(() => {
+      this.#decoding -= 1;
+    });
     const path = typeof media === "string" ? media : "path" in media ? media.path : undefined;
     if (path !== undefined) {
       this.counters.decodes += 1;
@@ -201,12 +240,10 @@ export class MediaRegistry {
     const { onMedia } = this.#settings;
     if (onMedia) return await onMedia(report); // what it throws fails the call that opened the file
 
-    const { path, decodeErrors, lost, count } = report;
-    if (decodeErrors === 0 && lost === 0) return;
-    process.emitWarning(
-      `${path}: ${decodeErrors} decoding errors and ${lost} frames lost; the other ${count} are used`,
-      { type: "IsrDpoWarning", code: "ISR_DPO_MEDIA" },
-    );
+    const remarks = remarksOf(report);
+    if (remarks.length === 0) return;
+    const options = { type: "IsrDpoWarning", code: "ISR_DPO_MEDIA" };
+    process.emitWarning(`${report.path}: ${remarks.join("; ")}`, options);
   }
 
   /** What the medium will be, by its description alone: nothing is opened. */
@@ -242,11 +279,22 @@ export class MediaRegistry {
       this.counters.featureMisses += 1;
     }
     const opened = await this.open(field, media, signal);
+    if (key !== `${kind} ${opened.key}`)
+      throw new IsrDpoError(
+        "MEDIA_UNREADABLE",
+        `${field}: expected a file that stays what it is, got one that changes`,
+        {
+          hint: "wait until it is copied or downloaded, then try again",
+          detail: { field, changed: true },
+        },
+      );
     const frames = this.#vision!.original && kind === "video" ? opened.pixels.shape[1]! : opened.pixels.shape[0]!;
     const count = kind === "image" ? 1 : frames;
     const values = this.#vision!.original && kind === "video" ? framesFirst(opened.pixels) : asFloats(opened.pixels);
     const entry = await this.#add(key, kind, { count, values }, true);
-    if (cache) await cache.put(cacheKey, asDtype(await this.features(entry, "tower", signal), this.#info.dtype));
+    // what is damaged is decoded, and told, by each process that uses it
+    if (cache && opened.notes.lost + (opened.notes.damaged ?? 0) === 0)
+      await cache.put(cacheKey, asDtype(await this.features(entry, "tower", signal), this.#info.dtype));
     return entry;
   }
 

@@ -1,4 +1,5 @@
 // VideoLM: a loaded model. Calls are validated here, queued on its host, and answered in order.
+import { availableParallelism } from "node:os";
 import {
   asyncDispose,
   disposedError,
@@ -7,7 +8,7 @@ import {
   type NativeModel,
   type NativeTensor,
 } from "./addon.js";
-import { array, choice, integer, options, path, refuse, show, signal, text } from "./check.js";
+import { array, choice, integer, number, options, path, refuse, show, signal, text } from "./check.js";
 import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { generate, type GenerateTarget } from "./generate.js";
@@ -136,6 +137,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     "visionTower",
     "featureCache",
     "mediaTimeoutMs",
+    "mediaMaxLost",
     "templateDate",
     "onProgress",
     "onMedia",
@@ -151,6 +153,10 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     given.mediaTimeoutMs === undefined
       ? undefined
       : integer("options.mediaTimeoutMs", given.mediaTimeoutMs, 1, 2 ** 31 - 1);
+  const mediaMaxLost =
+    given.mediaMaxLost === undefined
+      ? undefined
+      : number("options.mediaMaxLost", given.mediaMaxLost, { min: 0, max: 1 });
   const { templateDate } = given as Pick<LoadOptions, "templateDate">;
   wallClock("options.templateDate", templateDate); // else refused as a tokenizer's fault, at first use
   for (const key of ["onProgress", "onMedia"])
@@ -167,7 +173,9 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
       tokenizerOf(folder, templateDate === undefined ? {} : { templateDate }),
     ]);
     await progress?.settled();
-    const media = { onMedia, timeoutMs: mediaTimeoutMs };
+    const media: MediaSettings = {
+      ...{ onMedia, timeoutMs: mediaTimeoutMs, maxLost: mediaMaxLost, threads: threads || availableParallelism() },
+    };
     return new LoadedModel(host, native, folder, tokenizer, featureCache, media);
   } catch (e) {
     await host.dispose();
@@ -189,7 +197,12 @@ export async function outlineModel(dir: string): Promise<VideoLM> {
       tokenizerOf(folder, {}),
     ]);
     const native: NativeModel = { ...report, dtype: "f32", isa: "" };
-    return new LoadedModel(host, native, folder, tokenizer, undefined, { onMedia: undefined, timeoutMs: undefined });
+    return new LoadedModel(host, native, folder, tokenizer, undefined, {
+      onMedia: undefined,
+      timeoutMs: undefined,
+      maxLost: undefined,
+      threads: 1,
+    });
   } catch (e) {
     await host.dispose();
     throw e;

@@ -90,6 +90,11 @@ export interface LoadOptions extends Cancel, TokenizerOptions {
   featureCache?: { dir: string; maxBytes?: number } | false;
   /** Milliseconds that opening and decoding a file may take; default 300,000. */
   mediaTimeoutMs?: number;
+  /**
+   * Share of a video's frames, of those that were looked at, that may be lost or damaged, from 0 to 1; above it the video is
+   * MEDIA_UNREADABLE. Default 1: whatever can be decoded is used, and told.
+   */
+  mediaMaxLost?: number;
   onProgress?(p: { bytes: number; totalBytes: number }): void;
   /**
    * Told of every file or folder that was opened and what became of its frames. Without it, frames that could not be decoded
@@ -109,10 +114,22 @@ export interface MediaReport {
   repeated: number;
   /** Errors that the decoder reported and went on. */
   decodeErrors: number;
-  /** Frames that the container announces and that could not be decoded. */
+  /** Frames that should be there and could not be decoded. */
   lost: number;
   /** The file asks to be shown turned, and was. */
   rotated: boolean;
+  /** Frames that were decoded with errors, or follow such a one; absent: none. */
+  damaged?: number;
+  /** Places of a long file that were sought, so that the rest was not decoded; absent: none. */
+  seeks?: number;
+  /** Why all of a long file was decoded though a part would have done; absent: it was not. */
+  fallback?: string;
+  /** Video streams that are not used, covers included; absent: none. */
+  otherStreams?: number;
+  /** Names of a folder's entries that are no frames and were left out; absent: none. */
+  leftOut?: readonly string[];
+  /** A folder's names have numbers of different length, so that its frames are in another order than these; absent: no. */
+  unpadded?: boolean;
 }
 
 export interface ModelInfo {

@@ -17,7 +17,7 @@ test("inspect: this machine", () => {
   const ended = cli(["inspect", "--json"]);
   assert.is(ended.code, 0, ended.err);
   const found = JSON.parse(ended.out);
-  assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", "cuda", "problems"]);
+  assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", "cuda", "problems", "ffmpeg"]);
   assert.ok(found.binary.endsWith(".node") && found.threads >= 1 && found.memoryBytes > 2 ** 28);
   const text = cli(["inspect"]);
   assert.match(

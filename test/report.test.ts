@@ -377,7 +377,14 @@ test("what would make the page too large is left out, evenly, and told", () => {
     id,
     { responses: ["x".repeat(500) + id, "y"], verdicts: [null, null], status: "pair", chosen: 0 },
   ]);
-  const found = { contexts: new Map(), samples: new Map(judged), skips: new Map(), badLines: 0, openRecords: 0 };
+  const found = {
+    contexts: new Map(),
+    samples: new Map(judged),
+    skips: new Map(),
+    damage: new Map(),
+    badLines: 0,
+    openRecords: 0,
+  };
   table.add("run", 1, found, new Map());
   const page = table.page(new Map());
   assert.is(page.total, 1000);

@@ -8,6 +8,7 @@ import {
   type Sampling,
   type VideoLM,
 } from "../index.js";
+import { remarksOf } from "../media.js";
 import { modelFolder } from "./newest.js";
 import { say } from "./terminal.js";
 
@@ -106,13 +107,10 @@ export const frameSamplingOf = ({ frames, window, fps }: FrameSampling): FrameSa
   frames === undefined && window === undefined && fps === undefined ? undefined : { frames, window, fps };
 
 /** What a reader of the answers should know about a file. */
-function unusual({ decodeErrors, lost, rotated }: MediaReport): string[] {
-  return [
-    ...(decodeErrors > 0 ? [`${decodeErrors} decoding errors`] : []),
-    ...(lost > 0 ? [`${lost} frames could not be decoded`] : []),
-    ...(rotated ? ["turned upright"] : []),
-  ];
-}
+const unusual = (report: MediaReport): string[] => [
+  ...remarksOf(report),
+  ...(report.rotated ? ["turned upright"] : []),
+];
 
 function mediaLine(report: MediaReport): string {
   const { kind, path, sourceFrames: frames, repeated } = report;

@@ -6,6 +6,12 @@ import { colours } from "./exit.js";
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 const count = (n: number) => n.toLocaleString("en-US");
 
+function ffmpegRows(f: DeviceReport["ffmpeg"]): [string, string][] {
+  if (f === null) return [["ffmpeg", "none found: videos cannot be read (install it, or name it in ISR_DPO_FFMPEG)"]];
+  const probe = f.ffprobe === null ? "; ffprobe is missing: videos cannot be read" : "";
+  return [["ffmpeg", `${f.path}, version ${f.version}, frames by ${f.frameOption}${probe}`]];
+}
+
 function machineRows(d: DeviceReport): [string, string][] {
   return [
     ["binary", d.binary],
@@ -16,6 +22,7 @@ function machineRows(d: DeviceReport): [string, string][] {
       "cuda",
       d.cuda.length === 0 ? "none" : d.cuda.map((g) => `${g.name}, ${gib(g.memoryBytes)}, ${g.capability}`).join("; "),
     ],
+    ...ffmpegRows(d.ffmpeg),
     ...d.problems.map((p): [string, string] => ["problem", p]),
   ];
 }

@@ -304,6 +304,12 @@ export const runSchema = z
           "skip",
           "fail",
         ).default("fail"),
+        maxLost: z
+          .number()
+          .min(0)
+          .max(1)
+          .default(0)
+          .describe("Share of the frames looked at that may be lost or damaged; above it the video cannot be read."),
         looks: one("Whether contexts and judgements see other frames each time.", "same", "varied").default("same"),
         stretches: whole("With varied looks: stretches of a video, of which a look sees one.", 1, 4096).default(4),
       })

@@ -46,7 +46,16 @@ export interface Generation {
   previous(video: string): string | null;
   /** "self", or somebody else. */
   judge: "self" | Judge;
+  /** What was lost or damaged of a file that was opened; undefined: nothing. */
+  damageOf(path: string): Damage | undefined;
   signal: AbortSignal;
+}
+
+/** Of the frames of a video that were looked at. */
+export interface Damage {
+  lost: number;
+  damaged: number;
+  frames: number;
 }
 
 /** What became of a sample, for events. */
@@ -106,6 +115,8 @@ class GroupRun {
     for (const each of videos) {
       try {
         for (const media of this.#looks(each)) await this.#g.model.encode(media, { signal: this.#g.signal });
+        const damage = this.#g.damageOf(join(this.#g.settings.videos, each.video));
+        if (damage) this.#records.push({ type: "damage", video: each.video, ...damage });
         good.push(each);
       } catch (e) {
         const fault = isIsrDpoError(e) && mediaFaults.includes(e.code);

@@ -24,7 +24,8 @@ import { proveRate } from "../training/rate.js";
 import { ReferenceStore } from "../training/refs.js";
 import { scoreReferences } from "../training/score.js";
 import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
-import type { LoadOptions, Media } from "../types.js";
+import { remarksOf } from "../media.js";
+import type { LoadOptions, Media, MediaReport } from "../types.js";
 import {
   type ChosenPair,
   countsOf,
@@ -37,7 +38,7 @@ import {
 } from "./exports.js";
 import { evaluateSlice, unasked } from "./evaluate.js";
 import type { RunFolder } from "./folder.js";
-import { type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
+import { type Damage, type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
 import { type Group, groupsOf } from "./groups.js";
 import { lookOf, type LookRule, lookRuleOf } from "./looks.js";
 import { plainPrompt, type Prompts, promptsHash, responsePrompt } from "./prompts.js";
@@ -79,6 +80,7 @@ export class Iteration {
   readonly #closing = new Closing();
   #resumed = false;
   #judgeCalls = 0;
+  readonly #damage = new Map<string, Damage>(); // by path
   #files: Record<string, string> = {}; // of the model but its weights, by their content
 
   constructor(o: IterationInput) {
@@ -133,7 +135,8 @@ export class Iteration {
     const { settings, load, folder, signal } = this.#o;
     const { templateDate } = folder;
     const contents = await modelContents(dir);
-    const model = await loadModel(dir, { ...loadingOf(settings, folder.dir, load), templateDate, signal });
+    const loading = { ...loadingOf(settings, folder.dir, load), templateDate, signal };
+    const model = await loadModel(dir, { ...loading, onMedia: (report) => this.#media(report) });
     this.#closing.keep(model, () => model[asyncDispose]());
     for (const content of contents.values()) await content.unchanged();
     this.#files = Object.fromEntries([...contents].map(([name, { sha256 }]) => [name, sha256]));
@@ -158,6 +161,16 @@ export class Iteration {
           { model: index },
         );
     }
+  }
+
+  /** Notes what a file lost; tells what is unusual, to the caller's own handler where there is one. */
+  async #media(report: MediaReport): Promise<void> {
+    const { path, lost, damaged = 0, count } = report;
+    if (lost + damaged > 0) this.#damage.set(path, { lost, damaged, frames: count + lost });
+    const { onMedia } = this.#o.load;
+    if (onMedia) return await onMedia(report);
+    const remarks = remarksOf(report);
+    if (remarks.length > 0) this.#warn("MEDIA", `${path}: ${remarks.join("; ")}`, { path });
   }
 
   async #evaluate(model: VideoLM, index: number): Promise<void> {
@@ -256,6 +269,7 @@ export class Iteration {
       writes: before.writes,
       previous: (video) => (renew ? null : said(before.previous.get(video))),
       judge,
+      damageOf: (path) => this.#damage.get(path),
       signal,
     };
   }
@@ -298,7 +312,9 @@ export class Iteration {
       await journal.close();
     }
     const cut = records.filter((r) => "cut" in r).length;
-    return this.#concluded(model, sorted(records), before, cut);
+    const damaged = records.filter((r) => r.type === "damage").length;
+    const counts = await this.#concluded(model, sorted(records), before, cut);
+    return damaged > 0 ? { ...counts, damagedVideos: damaged } : counts;
   }
 
   #tell(outcomes: readonly Outcome[]): void {

@@ -33,5 +33,6 @@ export async function settingsOf(config: Record<string, unknown>): Promise<RunSe
 export const loadingOf = ({ load, features, video }: RunSettings, runDir: string, given: LoadOptions): LoadOptions => ({
   ...loadOptionsOf(load, features, runDir),
   mediaTimeoutMs: Math.ceil(video.timeoutS * 1e3),
+  mediaMaxLost: video.maxLost,
   ...given,
 });

@@ -86,6 +86,7 @@ const loadKeys = [
   "visionTower",
   "featureCache",
   "mediaTimeoutMs",
+  "mediaMaxLost",
   "onProgress",
   "onMedia",
   "signal",

@@ -31,6 +31,8 @@ export interface IterationRecords {
   samples: Map<string, SampleRecords>;
   /** Videos or samples that were skipped, with the reason. */
   skips: Map<string, string>;
+  /** Videos that were used though frames of them were lost or damaged, in words. */
+  damage: Map<string, string>;
   /** Lines whose checksum or form does not hold. */
   badLines: number;
   /** Records of groups that were not finished, or are damaged: they do not count. */
@@ -74,7 +76,9 @@ function take(found: IterationRecords, r: JournalRecord): void {
     const sample = sampleOf(found, r.sample);
     sample.status = r.status;
     sample.chosen = r.chosen === 0 || r.chosen === 1 ? r.chosen : null;
-  } else if (r.type === "skip") found.skips.set(r.video ?? r.sample ?? "", `${r.code}: ${r.message}`);
+  } else if (r.type === "damage")
+    found.damage.set(r.video, `${r.lost} frames lost and ${r.damaged} damaged of ${r.frames}`);
+  else if (r.type === "skip") found.skips.set(r.video ?? r.sample ?? "", `${r.code}: ${r.message}`);
 }
 
 /** Reads all journals of an iteration's folder. */
@@ -83,6 +87,7 @@ export async function readJournals(dir: string): Promise<IterationRecords> {
     contexts: new Map(),
     samples: new Map(),
     skips: new Map(),
+    damage: new Map(),
     badLines: 0,
     openRecords: 0,
   };

@@ -70,6 +70,11 @@ function tellJournal(where: string, found: IterationRecords, tell: Tell): void {
   if (found.badLines > 0) tell(`${where}: ${found.badLines} lines of the journal do not hold and were left out.`);
   if (found.openRecords > 0)
     tell(`${where}: ${found.openRecords} records of unfinished groups do not count and were left out.`);
+  if (found.damage.size > 0) {
+    const some = [...found.damage].slice(0, 3).map(([video, what]) => `${video}: ${what}`);
+    const more = found.damage.size > some.length ? `; and ${found.damage.size - some.length} more` : "";
+    tell(`${where}: ${found.damage.size} videos were used though frames were lost (${some.join("; ")}${more}).`);
+  }
 }
 
 async function readIteration(run: RunReport, t: number, table: SampleTable, tell: Tell): Promise<Iteration> {

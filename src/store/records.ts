@@ -8,6 +8,7 @@ export type JournalRecord =
   | { type: "rsp"; sample: string; copy: number; ids: readonly number[]; text: string; end: string }
   | { type: "verdict"; sample: string; order: number; choice: string; margin?: number; raw?: string; cut?: true }
   | { type: "pair"; sample: string; status: string; chosen?: number }
+  | { type: "damage"; video: string; lost: number; damaged: number; frames: number }
   | { type: "skip"; sample?: string; video?: string; code: string; message: string }
   | { type: "ref"; sample: string; w: readonly number[]; l: readonly number[] }
   | GroupEnd;
@@ -25,6 +26,7 @@ const keyFields: Record<JournalRecord["type"], readonly string[]> = {
   rsp: ["sample", "copy"],
   verdict: ["sample", "order"],
   pair: ["sample"],
+  damage: ["video"], // of a video that is used all the same
   skip: ["sample", "video"], // one of them
   ref: ["sample"],
   end: ["group"],

@@ -85,7 +85,7 @@ function configOf(s: TrainSettings): Record<string, unknown> {
     data: typeof data === "string" ? "a file" : "given by the program", // what they hold is in `inputs`
     evalData: given(s.evalData),
     runDir: undefined,
-    load: without(load, "signal", "onProgress", "onMedia", "mediaTimeoutMs", "templateDate"),
+    load: without(load, "signal", "onProgress", "onMedia", "mediaTimeoutMs", "mediaMaxLost", "templateDate"),
     trainer: without(trainer, "communicator"),
   };
 }

@@ -145,6 +145,10 @@ async function toolFault(command: string, log: string, given: string | undefined
   const option = unknownOption(log);
   const codec = /Decoder \(codec ([^)]+)\) not found|no decoder found for: (\S+)|Decoder not found.*?(\w*)$/m.exec(log);
   const part = /No such filter: '([^']+)'|Unknown encoder '([^']+)'|Requested output format '([^']+)'/.exec(log);
+  const broken =
+    /error while loading shared libraries: .*|symbol lookup error: .*|version `[^']+' not found|cannot execute.*/.exec(
+      log,
+    );
   const lacking =
     option !== undefined
       ? `one that does not know the option ${option}`
@@ -152,7 +156,11 @@ async function toolFault(command: string, log: string, given: string | undefined
         ? `one without a decoder for ${(codec[1] ?? codec[2] ?? codec[3]) || "its video"}`
         : part
           ? `one without ${part[1] ?? part[2] ?? part[3]}`
-          : undefined;
+          : broken
+            ? `one that does not run (${broken[0].slice(0, 200)})`
+            : log.trim() === ""
+              ? "one that failed without a word"
+              : undefined;
   if (lacking === undefined) return undefined;
   const version = (await inspectFfmpeg(given).catch(() => null))?.version ?? "unknown";
   return new IsrDpoError(
@@ -177,11 +185,29 @@ function outOfTime(path: string, timeoutMs: number): IsrDpoError {
   );
 }
 
-// what the system or a person sends; a crash of the decoder (SIGSEGV, SIGABRT, SIGFPE) comes of what it read
-const outside = ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGXCPU", "SIGPIPE", "SIGILL", "SIGSYS"];
+const outside = ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGXCPU", "SIGPIPE"]; // what the system or a person sends
+
+function endedBy(command: string, path: string, signal: NodeJS.Signals): IsrDpoError {
+  const detail = { signal };
+  if (!outside.includes(signal))
+    return new IsrDpoError(
+      "FFMPEG_MISSING",
+      `${command}: expected a program that reads ${path}, got a crash (${signal})`,
+      {
+        hint: `try another build of ffmpeg (${oldestFfmpeg} or newer; some static ones crash on MPEG-TS); if all of them crash, leave the file out`,
+        path: command,
+        detail,
+      },
+    );
+  return new IsrDpoError("IO", `${command}: expected it to read ${path} to its end, got ${signal} from outside`, {
+    hint: "the system ends processes when memory is short: give it more, or take fewer or smaller frames",
+    path,
+    detail,
+  });
+}
 
 /**
- * Runs ffmpeg or ffprobe on `path`. FFMPEG_MISSING where it cannot be started, is too old or lacks a part; IO where something
+ * Runs ffmpeg or ffprobe on `path`. FFMPEG_MISSING where it cannot be started, is too old, crashes or lacks a part; IO where something
  * outside ended it; MEDIA_UNREADABLE with the name of the option when the time is over.
  */
 export async function tool(
@@ -203,16 +229,7 @@ export async function tool(
     throw notStarted(command, code, cause);
   }
   if (ended.killed === "timeout") throw outOfTime(path, o.timeoutMs);
-  if (ended.signal !== undefined && outside.includes(ended.signal))
-    throw new IsrDpoError(
-      "IO",
-      `${command}: expected it to read ${path} to its end, got ${ended.signal} from outside`,
-      {
-        hint: "the system ends processes when memory is short: give it more, or take fewer or smaller frames",
-        path,
-        detail: { signal: ended.signal },
-      },
-    );
+  if (ended.signal !== undefined) throw endedBy(command, path, ended.signal);
   if (ended.code !== 0 && !ended.killed && !hasOlder(ended.log)) {
     const fault = await toolFault(command, ended.log, o.ffmpeg);
     if (fault) throw fault;
