@@ -14,8 +14,10 @@ async function show(file: string, flags: ShowFlags): Promise<void> {
   const { kindOf, readConfig, settingsOf, leavesOf } = await import("../config/read.js");
   const kind = flags.kind ?? (await kindOf(file));
   const { config, sources } = await readConfig(file, kind, settingsOf(flags.set));
+  const { unusedKeys } = await import("../config/effects.js");
+  const unused = unusedKeys(kind, config);
   if (flags.json) {
-    console.log(JSON.stringify({ kind, config, sources: Object.fromEntries(sources) }, null, 2));
+    console.log(JSON.stringify({ kind, config, sources: Object.fromEntries(sources), unused }, null, 2));
     return;
   }
   const c = colours(process.stdout);
@@ -25,7 +27,9 @@ async function show(file: string, flags: ShowFlags): Promise<void> {
   const widths = [0, 1].map((i) => Math.min(60, Math.max(...rows.map((row) => row[i]!.length))));
   for (const [key, value, source] of rows) {
     const text = printable(`${key.padEnd(widths[0]!)}  ${value.padEnd(widths[1]!)}  ${source}`);
-    console.log(source === "default" ? c.dim(text) : text);
+    const why = unused.find((u) => u.key === key)?.why;
+    const told = why === undefined ? text : `${text}  ${c.yellow(`no effect: ${printable(why)}`)}`;
+    console.log(source === "default" ? c.dim(told) : told);
   }
 }
 

@@ -103,8 +103,12 @@ const trainer = {
   sharePrefix: flag("Compute what prompts have in common once.").default(true),
 };
 
+/** Losses that take labelSmoothing; exo_pair needs it above 0. */
+const smoothed: readonly string[] = ["cdpo", "robust", "exo_pair", "aot", "aot_unpaired"];
+
 interface TrainerValues {
   loss: string;
+  labelSmoothing: number;
   divergence: string;
   warmupRatio?: number | undefined;
   warmupSteps?: number | undefined;
@@ -120,6 +124,10 @@ const together =
 
 const trainerTogether = together<TrainerValues>((t, refuse) => {
   if ((t.warmupSteps ?? 0) > 0 && (t.warmupRatio ?? 0) > 0) refuse("one of warmupSteps and warmupRatio", "warmupSteps");
+  if (t.labelSmoothing > 0 && !smoothed.includes(t.loss))
+    refuse(`0 beside loss ${t.loss} (others go with ${smoothed.join(", ")})`, "labelSmoothing");
+  if (t.labelSmoothing === 0 && t.loss === "exo_pair")
+    refuse("a number above 0 beside loss exo_pair", "labelSmoothing");
   if (t.divergence !== "reverse_kl" && t.loss !== "sigmoid")
     refuse(`reverse_kl beside loss ${t.loss} (others go with sigmoid only)`, "divergence");
   if (!Object.values(t.train).includes(true)) refuse("a part that is trained", "train");
@@ -337,8 +345,10 @@ export const runSchema = z
       .describe("Models that stay on disk."),
   })
   .superRefine(
-    together<{ from: number; to: number }>((c, refuse) => {
+    together<{ from: number; to: number; response: { temperature: number } }>((c, refuse) => {
       if (c.from >= c.to) refuse(`more than from (${c.from})`, "to");
+      if (c.response.temperature === 0)
+        refuse("a number above 0 (at 0 both answers to a question are the same)", "response", "temperature");
     }),
   );
 

@@ -167,6 +167,26 @@ export function endpointWords({ system, judge }: Prompts): Pick<OpenAIJudgeOptio
   return { ...(Object.keys(words).length > 0 ? { prompts: words } : {}), ...(relabelled ? { labels } : {}) };
 }
 
+/** Texts of the user's that no stage of a run asks with. */
+export function unusedPrompts(prompts: Prompts, contextless: boolean, foreignJudge: boolean): string[] {
+  const own = defaultPrompts;
+  const texts: [key: string, differs: boolean, why: string | false][] = [
+    [
+      "context.first",
+      prompts.context.first !== own.context.first,
+      contextless && "context.design none writes no context",
+    ],
+    ["context.next", prompts.context.next !== own.context.next, contextless && "context.design none writes no context"],
+    ["judge.plain", prompts.judge.plain !== own.judge.plain, foreignJudge && "the judge has words of its own"],
+    [
+      "judge.withContext",
+      prompts.judge.withContext !== own.judge.withContext,
+      foreignJudge ? "the judge has words of its own" : contextless && "context.design none gives the judge no context",
+    ],
+  ];
+  return texts.flatMap(([key, differs, why]) => (differs && why ? [`prompts.${key} has no effect: ${why}`] : []));
+}
+
 export const promptsHash = (prompts: Prompts): string =>
   createHash("sha256").update(canonicalJson(prompts)).digest("hex");
 

@@ -20,7 +20,7 @@ import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./looks.js";
 import { preflight, proveWindow } from "./preflight.js";
 import { proveEvaluation, proveInputs } from "./prove.js";
-import { defaultPrompts, endpointWords, type Prompts, promptsOf, readPrompts } from "./prompts.js";
+import { defaultPrompts, endpointWords, type Prompts, promptsOf, readPrompts, unusedPrompts } from "./prompts.js";
 import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./settings.js";
 
 export interface IterationOptions extends Stop {
@@ -155,6 +155,7 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
   await checkPlaces(c.runDir, { settings, load, iterations });
   const { list: samples } = await linesOf(c.samples);
   const fresh = !existsSync(join(c.runDir, runName));
+  await tellUnused(c, emit);
   if (fresh)
     await proveInputs({ settings, emit, signal }, samples); // before there is a folder
   else await proveLeft(c, signal, emit);
@@ -165,6 +166,17 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
   } finally {
     await folder.close(); // a start that was refused leaves nothing
   }
+}
+
+/** Warns of what is given and has no effect: keys beside others, and prompts that nobody will be asked. */
+async function tellUnused({ settings, prompts, config, judge }: Settled, emit: Emit): Promise<void> {
+  const { unusedKeys, unusedText } = await import("../config/effects.js");
+  const { config: resolved } = (await import("../config/read.js")).resolveConfig("run", config);
+  const tell = (message: string) => emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
+  const foreign = judge !== "self" && settings.judge.kind === "self"; // a judge of the caller's
+  for (const unused of unusedKeys("run", resolved))
+    if (!foreign || !unused.key.startsWith("judge.")) tell(unusedText(unused));
+  for (const line of unusedPrompts(prompts, settings.context.design === "none", foreign)) tell(line);
 }
 
 /** Of a run that goes on: the questions that are still to be asked, and that they are those of before. */

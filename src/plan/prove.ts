@@ -61,6 +61,9 @@ async function proveRun(s: PlanSettings, reads: RunReads): Promise<string[]> {
   const emit = (e: { type: string; message?: string }) => {
     if (e.type === "warning") notes.push(e.message!);
   };
+  const { unusedKeys, unusedText } = await import("../config/effects.js");
+  const { trainer, train, ...rest } = reads.settings;
+  notes.push(...unusedKeys("run", { ...rest, train: { ...train, ...trainer } }).map(unusedText));
   provePlannedRate(reads.settings, s.items);
   await unlessElsewhere(s, notes, () => proveInputs({ settings: reads.settings, emit, signal: never }, reads.samples));
   await unlessElsewhere(s, notes, () => proveJudge(reads));

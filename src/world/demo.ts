@@ -92,7 +92,7 @@ const chanceOf = (samples: readonly WorldSample[]): number =>
 export const demoConfig = (design: ContextDesign, { seed, dir }: { seed: number; dir: string }) => ({
   videos: join(dir, "videos"),
   seed,
-  context: { design, maxTokens: 50, temperature: 0 },
+  context: design === "none" ? { design } : { design, maxTokens: 50, temperature: 0 },
   response: { maxTokens: 50, temperature: 0.7, topP: 1 },
   judge: { method: "logprob", orders: "both", disagree: "average" },
   train: {
