@@ -7,7 +7,7 @@ if (!folder || folder.startsWith("-") || !/^[1-9]\d*$/.test(clips) || rest.lengt
   console.error("usage: node examples/tiny-sft.mjs FOLDER [CLIPS]");
   process.exit(2);
 }
-const { parameters } = await initCheckpoint(join(folder, "model"), worldSpec, 1);
 const data = await writeWorldExamples(folder, { name: "train", seed: 1, clips: Number(clips) });
+const { parameters } = await initCheckpoint(join(folder, "model"), worldSpec, 1);
 console.log(`${parameters} parameters; now: npx isr-dpo train sft --model ${join(folder, "model")} --data ${data} \\
   --run-dir ${join(folder, "run")} --epochs 4 --items-per-step 16 --learning-rate 2e-3 --schedule cosine --warmup-ratio 0.1`);

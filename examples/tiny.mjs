@@ -1,11 +1,15 @@
 // A model of 1.5 M parameters with random weights, and sums for it to learn, from nothing:
 //   node examples/tiny.mjs tiny
 //   npx isr-dpo train sft --model tiny/model --data tiny/train.jsonl --eval-data tiny/eval.jsonl --run-dir tiny/run --learning-rate 2e-3 --epochs 4
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 
 const [dir, ...rest] = process.argv.slice(2);
 if (!dir || dir.startsWith("-") || rest.length > 0) {
   console.error("usage: node examples/tiny.mjs FOLDER");
+  process.exit(2);
+}
+if (existsSync(dir) && readdirSync(dir).length > 0) {
+  console.error(`${dir}: expected a new or an empty folder, got one with ${readdirSync(dir).slice(0, 5).join(", ")}`);
   process.exit(2);
 }
 const [width, mlp, layers, heads] = [128, 384, 7, 4];

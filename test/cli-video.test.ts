@@ -292,15 +292,18 @@ test("generate: an output is whole or absent", async () => {
   assert.match(failed.err, /\nCONTEXT_OVERFLOW: .*in\.jsonl:2: /);
   assert.equal(readdirSync(folder), ["in.jsonl"]);
 
-  writeFileSync(out, "kept");
-  for (const [flags, code] of [
-    [[], 2],
-    [["--force"], 65],
+  const before = jsonl([{ id: "0", copy: 0, text: "an answer of before", ids: [1], logProbs: [0], end: "stop" }]);
+  for (const [kept, flags, code] of [
+    [before, [], 2],
+    [before, ["--force"], 65],
+    ["notes of mine", ["--force", "--on-error", "skip"], 2],
+    ['{"id":"mine"}\n', ["--force", "--on-error", "skip"], 2],
+    [before, ["--force", "--on-error", "skip"], 0],
   ] as const) {
-    assert.is(run(...flags).code, code);
-    assert.is(readFileSync(out, "utf8"), "kept");
+    writeFileSync(out, kept);
+    assert.is(run(...flags).code, code, `${kept} ${flags}`);
+    if (code !== 0) assert.is(readFileSync(out, "utf8"), kept);
   }
-  assert.is(run("--force", "--on-error", "skip").code, 0);
   assert.is(rowsOf(readFileSync(out, "utf8")).length, 1);
   assert.equal(readdirSync(folder).sort(), ["in.jsonl", "out.jsonl"]);
 

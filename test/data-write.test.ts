@@ -115,14 +115,30 @@ for (const [name, change, message] of wrong)
     for (const ending of ["jsonl", "parquet"]) {
       const dir = temporaryFolder();
       const path = join(dir, `a.${ending}`);
-      writeFileSync(path, "before");
+      await writePairs(path, [record(5)], { format: "hound" });
+      const before = readFileSync(path);
       const rows = [record(0), { ...record(2), ...change } as PairRecord];
       const e = await caught(() => writePairs(path, rows, { format: "hound" }));
       assert.is(e.code, "INVALID_ARGUMENT");
       assert.match(e.message, message);
       assert.equal(readdirSync(dir), [`a.${ending}`]);
-      assert.is(readFileSync(path, "utf8"), "before");
+      assert.equal(readFileSync(path), before);
     }
+  });
+
+const foreign: readonly [name: string, file: string, text: string][] = [
+  ["notes", "a.jsonl", "notes of mine\n"],
+  ["rows that somebody else wrote", "a.jsonl", `${JSON.stringify({ prompt: "a", chosen: "b", rejected: "c" })}\n`],
+  ["a long line", "a.jsonl", `{"prompt":"${"x".repeat(100_000)}"}`],
+  ["a table of another writer", "a.parquet", "PAR1 a table PAR1"],
+];
+for (const [name, file, text] of foreign)
+  test(`what we did not write is not replaced: ${name}`, async () => {
+    const path = join(temporaryFolder(), file);
+    writeFileSync(path, text);
+    const e = await caught(() => writePairs(path, [record(0)], { format: "hound" }));
+    assert.is(e.code, "INVALID_ARGUMENT");
+    assert.is(readFileSync(path, "utf8"), text);
   });
 
 test("an error of the rows comes out as it is, and nothing is left", async () => {

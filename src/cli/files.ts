@@ -1,9 +1,9 @@
 // Files that commands read and write: lines of bounded length in, whole files or none out; "-" is stdin and stdout.
 import { createReadStream, realpathSync, statSync } from "node:fs";
 import { type FileHandle, open, rename, unlink } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
 import type { Readable } from "node:stream";
 import { IsrDpoError } from "../errors.js";
+import { keysOfFirstLine, refuseForeignFile, temporaryOf } from "../outputs.js";
 
 const maxLineBytes = 64 << 20;
 
@@ -130,9 +130,9 @@ class FileOutput implements Output {
 
 /**
  * Opens an output that appears under its name at commit. INVALID_ARGUMENT where something stands there: a file without
- * `force`, and what is no regular file always.
+ * `force`; and always what is no regular file, or a file whose first line has not the `keys` of such an output.
  */
-export async function openOutput(path: string, force: boolean): Promise<Output> {
+export async function openOutput(path: string, force: boolean, keys: readonly string[]): Promise<Output> {
   if (path === "-" && force)
     throw new IsrDpoError("INVALID_ARGUMENT", "--force: expected --out with a file beside it, got none", {
       hint: "stdout replaces nothing: leave --force out",
@@ -149,10 +149,15 @@ export async function openOutput(path: string, force: boolean): Promise<Output> 
       hint: "choose another name, or replace it with --force",
       path,
     });
+  if (found)
+    await refuseForeignFile(path, "an output of this command", (head) => {
+      const given = keysOfFirstLine(head);
+      return keys.every((key) => given.includes(key));
+    });
   const target = found ? realpathSync(path) : path;
-  const temporary = join(dirname(target), `.${basename(target)}.${process.pid}.tmp`);
+  const temporary = temporaryOf(target);
   try {
-    return new FileOutput(target, temporary, await open(temporary, "w"));
+    return new FileOutput(target, temporary, await open(temporary, "wx"));
   } catch (e) {
     throw failure(path, e, "write");
   }

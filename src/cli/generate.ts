@@ -148,7 +148,7 @@ async function generate(dir: string, flags: GenerateFlags): Promise<void> {
   let input: Readable | undefined;
   try {
     input = readUntil(signal, await openInput(flags.in));
-    output = await openOutput(flags.out, flags.force === true);
+    output = await openOutput(flags.out, flags.force === true, ["id", "text", "ids", "end"]);
     model = await load(dir, flags, signal, false);
     const work = new Batcher(flags, model, output, signal);
     const defaults = { sampling: samplingOf(flags), copies: flags.copies, frames: frameSamplingOf(flags) };

@@ -191,7 +191,7 @@ async function judge(dir: string | undefined, flags: JudgeFlags, command: Comman
   refuseUnused(dir, flags, (flag) => command.getOptionValueSource(flag) === "cli");
   const { signal, off } = interruption();
   let model: VideoLM | undefined;
-  const output = await openOutput(flags.out, flags.force === true);
+  const output = await openOutput(flags.out, flags.force === true, ["id", "prefer", "status"]);
   try {
     const made = await judgeFor(dir, flags, signal);
     model = made.model;

@@ -1,13 +1,12 @@
 // A file that appears whole or not at all: written beside its place, synced, renamed.
 import { type FileHandle, open, rename, unlink } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { dirname } from "node:path";
+import { temporaryOf } from "../outputs.js";
 import { ioError } from "./fault.js";
 
 export interface AtomicFile {
   write(bytes: Uint8Array): Promise<void>;
 }
-
-let made = 0;
 
 async function syncFolder(folder: string): Promise<void> {
   if (process.platform === "win32") return; // folders cannot be opened there
@@ -21,7 +20,7 @@ async function syncFolder(folder: string): Promise<void> {
 
 /** Runs `work` on a new file and puts it at `path`. After any failure nothing is left and `path` is as it was. */
 export async function writeAtomically(path: string, work: (file: AtomicFile) => Promise<void>): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${made++}.tmp`);
+  const temporary = temporaryOf(path);
   let file: FileHandle | undefined;
   const guarded = async <T>(step: () => Promise<T>): Promise<T> => {
     try {

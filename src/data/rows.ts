@@ -1,5 +1,6 @@
 // Rows of a file by its ending: .jsonl (an object a line), .json (an array of objects), .parquet. What a bad row does is
 // decided here: it ends the reading, or is told and left out.
+import { stat } from "node:fs/promises";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { fileError, ioError, openForReading, type Place, rowError } from "./fault.js";
 import { isRow, type Row } from "./fields.js";
@@ -155,8 +156,28 @@ async function* rowsOfArray(bad: BadRows): AsyncGenerator<NumberedRow | UnreadRo
   for (const [i, value] of values.entries()) yield rowOrFault(i + 1, () => value);
 }
 
+/** What tells a file from one that was written or put in its place since; null: there is none. */
+const stampOf = (path: string): Promise<string | null> =>
+  stat(path, { bigint: true }).then(
+    (s) => [s.dev, s.ino, s.size, s.mtimeNs].join(" "),
+    () => null,
+  );
+
+/** rowsOf(), and at the end DATA_INVALID for a file that has changed meanwhile: rows of two contents are no data. */
+export async function* readRows(...args: Parameters<typeof rowsOf>): ReturnType<typeof rowsOf> {
+  const { path } = args[0];
+  const before = await stampOf(path);
+  yield* rowsOf(...args);
+  if ((await stampOf(path)) !== before)
+    throw fileError(
+      path,
+      "expected a file that stays as it is, got one that changed while it was read",
+      "read it again when nothing writes to it",
+    );
+}
+
 /** Rows in order, those that cannot be read with their fault; of a .parquet file only `columns` are read, and `others` is told its other columns. */
-export async function* readRows(
+async function* rowsOf(
   bad: BadRows,
   columns: readonly string[],
   others: (names: readonly string[], rows: number) => void,

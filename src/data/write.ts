@@ -1,6 +1,7 @@
 // writePairs: preference rows with their provenance, whole or not at all.
 import { choice, integer, number, object, options, path as checkPath, refuse, text } from "../check.js";
 import { IsrDpoError } from "../errors.js";
+import { keysOfFirstLine, refuseForeignFile } from "../outputs.js";
 import type { TokenIds } from "../types.js";
 import { type AtomicFile, writeAtomically } from "./atomic.js";
 import { pathOf } from "./fields.js";
@@ -152,6 +153,9 @@ export async function writePairs(path: string, rows: Rows, o: WriteOptions): Pro
   const iterable = rows as Partial<AsyncIterable<unknown> & Iterable<unknown>> | null | undefined;
   if (typeof rows === "string" || (!iterable?.[Symbol.asyncIterator] && !iterable?.[Symbol.iterator]))
     refuse("rows", "an iterable of pair records", rows);
+  await refuseForeignFile(path, "pairs that were written before", (head, tail) =>
+    (head.startsWith("PAR1") ? tail : keysOfFirstLine(head).join(" ")).includes("prompt_hash"),
+  );
   if (/\.jsonl$/i.test(path)) return writeAtomically(path, (file) => writeLines(file, rows, maker));
   if (!/\.parquet$/i.test(path)) refuse("path", "a .jsonl or .parquet file", path);
   const { writeTable } = await import("./table.js");

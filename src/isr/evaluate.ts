@@ -1,6 +1,7 @@
 // The evaluation of a run: what each of its models answers to the same questions, greedily. It changes no bit of the training.
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Sample } from "../data/samples.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
@@ -80,9 +81,10 @@ export async function proveSameQuestions(dir: string, evaluate: Evaluate, indice
     const path = fileOf(dir, evaluate, index, "json");
     const { questionsSha256: before } = (await readState(path)) ?? {};
     if (before === undefined || before === now) continue;
+    const { mtime } = await stat(path);
     throw new IsrDpoError(
       "RUN_MISMATCH",
-      `evaluate.samples: expected the questions that model ${index} was asked as ${JSON.stringify(evaluate.name)}, got others`,
+      `evaluate.samples: expected the questions that model ${index} was asked on ${mtime.toISOString()} as ${JSON.stringify(evaluate.name)}, got others`,
       {
         hint: "give the new questions a name of their own (evaluate.name), or restore the file and evaluate.count",
         path: evaluate.samples,

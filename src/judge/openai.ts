@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import { appendFile, readFile } from "node:fs/promises";
 import { array, object, options, path, show, text } from "../check.js";
+import { refuseForeignFile } from "../outputs.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { guarded } from "../store/files.js";
 import { canonicalJson } from "../store/run.js";
@@ -170,6 +171,9 @@ class Answers {
       if (isIsrDpoError(e, "NOT_FOUND")) return "";
       throw e;
     });
+    await refuseForeignFile(file, "verdicts of a judge", (head) =>
+      head.split("\n").some((line) => verdictIn(line) || /^\{"id":"[0-9a-f]{0,16}/.test(line)),
+    );
     this.#torn = bytes !== "" && !bytes.endsWith("\n");
     for (const line of bytes.split("\n")) {
       const verdict = verdictIn(line);

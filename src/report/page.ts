@@ -8,6 +8,9 @@ import type { Found } from "./read.js";
 import type { SamplePage } from "./samples.js";
 import { sentencesOf, summaryTable } from "./summary.js";
 
+/** By it a page is known as one of ours. */
+export const generator = '<meta name="generator" content="isr-dpo">';
+
 const styles = ["report/page/page.css", "report/page/samples.css", "report/page/media.css"];
 const scripts = ["report/page/text.js", "report/page/page.js"];
 
@@ -110,6 +113,7 @@ export async function pageOf(found: Found, page: SamplePage, framesNote: string)
 <html lang="en">
 <head>
 <meta charset="utf-8">
+${generator}
 <meta http-equiv="Content-Security-Policy" content="${policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">

@@ -3,8 +3,9 @@ import { join, resolve } from "node:path";
 import { path as checkPath } from "../check.js";
 import { writeAtomically } from "../data/atomic.js";
 import { framesOf } from "./frames.js";
+import { refuseForeignFile } from "../outputs.js";
 import { sectionsOf } from "./figures.js";
-import { pageOf } from "./page.js";
+import { generator, pageOf } from "./page.js";
 import { readFolder } from "./read.js";
 
 export interface Reported {
@@ -21,6 +22,11 @@ export interface Reported {
 export async function writeReport(runDir: string, file?: string): Promise<Reported> {
   const dir = checkPath("runDir", runDir);
   const path = resolve(file === undefined ? join(dir, "report.html") : checkPath("file", file));
+  await refuseForeignFile(
+    path,
+    "a report of this package",
+    (head) => head.includes(generator) || head.includes(">isr-dpo report<"),
+  );
   const found = await readFolder(dir);
   const tell = (problem: string) => found.problems.push(problem);
   const frames = await framesOf(found, found.table.shown, tell);

@@ -4,7 +4,8 @@ import { lstat, open, readdir, rmdir, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { isFeatureName } from "../video/features.js";
-import { fileError, guarded, isTemporary, makeFolders, readState, readText, removeTemporaries } from "./files.js";
+import { isTemporary } from "../outputs.js";
+import { fileError, guarded, makeFolders, readState, readText, removeTemporaries, writeAtomic } from "./files.js";
 import { acquireLock, type Lock } from "./lock.js";
 
 /** In a folder that was missing or empty when a start of ours came, until it carries its mark. */
@@ -195,6 +196,14 @@ export class Claim<T> {
     for (const name of ["lock", begunName]) await unlink(join(this.dir, name)).catch(() => {});
     if (this.top !== undefined) await removeEmpty(this.dir, this.top);
   }
+}
+
+/** Makes a folder ours that is missing or empty, or finds it ours: for what several processes do not write at once. */
+export async function ownFolder(dir: string, owner: Owner<object>): Promise<void> {
+  const { is } = await stateOf(dir, owner);
+  if (is === "ours") return;
+  await makeFolders(dir);
+  await writeAtomic(join(dir, owner.mark), `${JSON.stringify({ "isr-dpo": owner.mark.replace(".json", "") })}\n`);
 }
 
 const listed = (dir: string): Promise<string[]> =>

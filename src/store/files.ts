@@ -1,19 +1,13 @@
 // Files and folders that appear whole or not at all: written beside their place under a name that nobody else gives
 // (.<name>.isr-dpo-<12 digits>.tmp), synced, renamed, and the folder synced. A path has one writer at a time: who holds the
 // run's lock.
-import { createHash, randomBytes } from "node:crypto";
+import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { IsrDpoError } from "../errors.js";
+import { isTemporary, temporaryOf } from "../outputs.js";
 import { between, die, due } from "./failpoint.js";
-
-/** A name of our own beside `path`, new with each call; what is written there is put in place at the end. */
-export const temporaryOf = (path: string): string =>
-  join(dirname(path), `.${basename(path)}.isr-dpo-${randomBytes(6).toString("hex")}.tmp`);
-
-/** Names that temporaryOf() gives, and no other program. */
-export const isTemporary = (name: string): boolean => /^\..+\.isr-dpo-[0-9a-f]{12}\.tmp$/.test(name);
 
 /** The name of a temporary for failpoints, which must be the same each time. */
 const failpointOf = (path: string): string => `${path}.tmp`;

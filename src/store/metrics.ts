@@ -29,7 +29,12 @@ class Lines {
   static async open(path: string): Promise<Lines> {
     const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
     const file = await guarded(path, "open", () => open(path, flags, 0o666));
-    return new Lines(path, file, (await guarded(path, "stat", () => file.stat())).size);
+    try {
+      return new Lines(path, file, (await guarded(path, "stat", () => file.stat())).size);
+    } catch (e) {
+      await file.close().catch(() => {}); // the error at hand says more
+      throw e;
+    }
   }
 
   /** Cuts off a last line without its newline: a process ended inside its write. */
@@ -72,10 +77,16 @@ export class MetricsWriter {
   /** Continues the files that are there. To resume, truncateTo() comes first. */
   static async open(o: MetricsOptions): Promise<MetricsWriter> {
     await makeFolders(o.dir);
-    const metrics = await Lines.open(join(o.dir, "metrics.jsonl"));
-    const timings = await Lines.open(join(o.dir, "timings.jsonl"));
-    await timings.mend(); // no checkpoint knows its length
-    return new MetricsWriter(metrics, timings, o.tensorboard);
+    const opened: Lines[] = [];
+    try {
+      for (const name of ["metrics.jsonl", "timings.jsonl"]) opened.push(await Lines.open(join(o.dir, name)));
+      const [metrics, timings] = opened as [Lines, Lines];
+      await timings.mend(); // no checkpoint knows its length
+      return new MetricsWriter(metrics, timings, o.tensorboard);
+    } catch (e) {
+      for (const { file } of opened) await file.close().catch(() => {});
+      throw e;
+    }
   }
 
   /** Of metrics.jsonl: what a checkpoint keeps. */
@@ -122,8 +133,10 @@ export class MetricsWriter {
     await guarded(path, "sync", () => between("sync", path, () => file.sync()));
   }
 
+  /** Closes all files, whatever fails; the first failure is thrown. */
   async close(): Promise<void> {
-    for (const { path, file } of [this.#metrics, this.#timings]) await guarded(path, "close", () => file.close());
-    await this.#events?.close();
+    const closing = [this.#metrics, this.#timings].map(({ path, file }) => guarded(path, "close", () => file.close()));
+    const ends = await Promise.allSettled([...closing, this.#events?.close()]);
+    for (const end of ends) if (end.status === "rejected") throw end.reason;
   }
 }

@@ -22,7 +22,12 @@ export class EventFile {
     const events = new EventFile(path, await guarded(path, "create", () => open(path, "ax")));
     const version = event(now, 0, bytesField(3, Buffer.from("brain.Event:2")));
     const start = event(now, firstStep, bytesField(7, varintField(1, 1))); // SessionLog, status START
-    await events.#append(Buffer.concat([frame(version), frame(start)]));
+    try {
+      await events.#append(Buffer.concat([frame(version), frame(start)]));
+    } catch (e) {
+      await events.file.close().catch(() => {}); // the error at hand says more
+      throw e;
+    }
     return events;
   }
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Sample } from "../data/samples.js";
 import { stretchOf } from "../isr/looks.js";
 import { fill } from "../isr/prompts.js";
+import { type Owner, ownFolder } from "../store/claim.js";
 import { makeFolders, writeAtomic } from "../store/files.js";
 import type { Media } from "../types.js";
 import { IsrDpoError } from "../errors.js";
@@ -107,6 +108,12 @@ async function each(count: number, work: (index: number) => Promise<void>): Prom
   if (failed) throw (failed as PromiseRejectedResult).reason;
 }
 
+const worldOwner: Owner<object> = {
+  mark: "world.json",
+  what: "the folder of such a set",
+  read: (_, found) => (found["isr-dpo"] === "world" ? found : null),
+};
+
 export interface WrittenWorld {
   /** Path of samples.jsonl: id, video, question a row. */
   samples: string;
@@ -116,10 +123,11 @@ export interface WrittenWorld {
 
 /**
  * Writes a set into a folder: videos/*.mp4, samples.jsonl for a run, truth.jsonl with what is on screen and the captions.
- * FFMPEG_MISSING without ffmpeg.
+ * FFMPEG_MISSING without ffmpeg; INVALID_ARGUMENT for a folder that holds anything else.
  */
 export async function writeWorld(dir: string, set: WorldSet, o: { signal?: AbortSignal } = {}): Promise<WrittenWorld> {
   const videos = join(dir, "videos");
+  await ownFolder(dir, worldOwner);
   await makeFolders(videos);
   await each(set.clips, (i) => writeClip(join(videos, videoName(set, i)), clipFrames(set, i), o));
   const samples = worldSamples(set);
@@ -136,13 +144,15 @@ export async function writeWorld(dir: string, set: WorldSet, o: { signal?: Abort
 
 /**
  * Supervised examples of a set: one shot of each clip as an mp4 file of four frames, and examples.jsonl with a question about
- * it and its true answer (messages, videos), as `isr-dpo train sft` reads them. FFMPEG_MISSING without ffmpeg.
+ * it and its true answer (messages, videos), as `isr-dpo train sft` reads them. FFMPEG_MISSING without ffmpeg; INVALID_ARGUMENT for a
+ * folder that holds anything else.
  */
 export async function writeWorldExamples(
   dir: string,
   set: WorldSet,
   o: { signal?: AbortSignal } = {},
 ): Promise<string> {
+  await ownFolder(dir, worldOwner);
   await makeFolders(join(dir, "videos"));
   const samples = worldSamples({ ...set, questions: "drawn" });
   await each(samples.length, (i) => {

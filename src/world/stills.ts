@@ -1,6 +1,7 @@
 // Clips as pictures: a strip for the report, and folders of frames where there is no ffmpeg.
-import { rename, rm } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { join } from "node:path";
+import { temporaryOf } from "../outputs.js";
 import { makeFolders } from "../store/files.js";
 import { frames, framesOfShot, shots, size } from "./clip.js";
 
@@ -27,8 +28,7 @@ export async function writeStrip(pixels: Uint8Array): Promise<string> {
 /** A folder with a PNG a frame, in order, which is there whole or not at all. */
 export async function writeFrames(dir: string, pixels: Uint8Array): Promise<void> {
   const { default: sharp } = await import("sharp");
-  const temporary = `${dir}.tmp`;
-  await rm(temporary, { recursive: true, force: true });
+  const temporary = temporaryOf(dir);
   await makeFolders(temporary);
   for (let f = 0; f < frames; f++)
     await sharp(Buffer.from(pixels.subarray(f * frameBytes, (f + 1) * frameBytes)), raw(size))

@@ -1,8 +1,10 @@
 // Makes the tiny model from nothing, by supervised training alone. The tower first learns to name what each patch shows,
 // under a thin decoder of its own; then a decoder learns to describe, to judge by words, to judge what it sees.
-import { rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { loadModel, type VideoLM } from "../model.js";
+import { temporaryOf } from "../outputs.js";
+import { refuseForeign } from "../store/claim.js";
 import { writeAtomic } from "../store/files.js";
 import { createTrainer, type TrainerOptions } from "../trainer.js";
 import type { Cancel, Sequence, Tensor } from "../types.js";
@@ -140,9 +142,10 @@ async function trainedTower(dir: string, o: WorldTrainOptions): Promise<Map<stri
 
 /** Trains the model and saves it at `out`, with the prompts that it was taught. Takes some minutes on two cores. */
 export async function trainWorld(o: WorldTrainOptions): Promise<{ hash: string; bytes: number }> {
-  const begun = `${o.out}.begun`;
+  const names = await readdir(o.out).catch(() => []);
+  if (names.length > 0) refuseForeign(o.out, "no folder of a model yet", names);
+  const begun = temporaryOf(o.out);
   try {
-    await rm(begun, { recursive: true, force: true });
     const tower = await trainedTower(begun, o);
     await rm(begun, { recursive: true });
     await initCheckpoint(begun, worldSpec, o.seed ?? 0, tower);

@@ -1,7 +1,8 @@
 // Clips as real video files, written by the user's own ffmpeg.
 import { spawn } from "node:child_process";
-import { rename } from "node:fs/promises";
+import { rename, unlink } from "node:fs/promises";
 import { IsrDpoError } from "../errors.js";
+import { temporaryOf } from "../outputs.js";
 import { frames as count, size } from "./clip.js";
 
 export const framesPerSecond = 8;
@@ -45,10 +46,12 @@ const argsOf = (encoder: readonly string[], path: string) => [
 export async function writeClip(path: string, frames: Uint8Array, o: { signal?: AbortSignal } = {}): Promise<void> {
   const command = process.env.ISR_DPO_FFMPEG || "ffmpeg";
   let last: Ended = { code: null, log: "" };
+  const temporary = temporaryOf(path);
   for (const encoder of encoders) {
     try {
-      last = await encode(command, argsOf(encoder, `${path}.tmp`), frames, o.signal);
+      last = await encode(command, argsOf(encoder, temporary), frames, o.signal);
     } catch (cause) {
+      await unlink(temporary).catch(() => {});
       const code = (cause as { code?: unknown }).code;
       if (o.signal?.aborted || typeof code !== "string") throw o.signal?.reason ?? cause;
       throw new IsrDpoError("FFMPEG_MISSING", `${command}: expected a program that can be started, got ${code}`, {
@@ -57,9 +60,10 @@ export async function writeClip(path: string, frames: Uint8Array, o: { signal?: 
         cause,
       });
     }
-    if (last.code === 0) return rename(`${path}.tmp`, path);
+    if (last.code === 0) return rename(temporary, path);
     if (!/encoder/i.test(last.log)) break; // another encoder would not help
   }
+  await unlink(temporary).catch(() => {});
   throw new IsrDpoError("IO", `${path}: ffmpeg could not write it: ${last.log.trim().split("\n").at(-1) ?? ""}`, {
     path,
     detail: { frames: count, exitCode: last.code },
