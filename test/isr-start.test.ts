@@ -178,7 +178,10 @@ test("evaluate, added to a finished run, asks the models that are there and tell
   write(samples[0]!, samples[4]!);
   const e = await caught(() => runIterations(more).result);
   assert.is(e.code, "RUN_MISMATCH");
-  assert.match(e.message, /^evaluate\.samples: expected the questions that model 1 was asked on 20\S+ as "later", got others$/);
+  assert.match(
+    e.message,
+    /^evaluate\.samples: expected the questions that model 1 was asked on 20\S+ as "later", got others$/,
+  );
   const renamed = { ...o, config: { ...o.config, evaluate: { samples: asked, name: "other" } } };
   assert.is((await followed(renamed)).events.filter((e) => e.type === "answer").length, 4);
   const now = Object.entries(await isrResultOf(o.runDir)).filter(([name]) => !name.startsWith("evaluation/"));
