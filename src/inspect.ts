@@ -65,6 +65,15 @@ function tokenizerNotes(t: ModelTokenizer, r: NativeReport, ends: readonly numbe
     );
   for (const id of ends)
     if (t.piece(id) === null) notes.push(`the end token ${id} is none of the tokenizer's, so that no text can hold it`);
+  if (r.vision && !r.vision.original)
+    for (const [word, id, used] of [
+      ["<image>", r.vision.imageToken, r.vision.image],
+      ["<video>", r.vision.videoToken, r.vision.video],
+    ] as const) {
+      const own = t.tokenId(word);
+      if (used && own !== null && own !== id)
+        notes.push(`${word} is token ${own} of the tokenizer and ${id} of config.json, which is the one that is used`);
+    }
   return notes;
 }
 

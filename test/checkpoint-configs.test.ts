@@ -496,6 +496,13 @@ const videoRefused: [what: string, family: VideoFamily, edit: Edit, code: ErrorC
 for (const [what, family, edit, code, message] of videoRefused)
   video(`refused: ${what}`, () => rejects(() => loadModel(edited(folderOf(family), edit)), code, message, what));
 
+video("the tokenizer's <video> is another token than the config's", async () => {
+  const note = "<video> is token 433 of the tokenizer and 440 of config.json, which is the one that is used";
+  const notes = async (...all: Edit[]) => (await inspectCheckpoint(edited(folderOf("video_llava"), ...all))).notes;
+  assert.ok((await notes(config({ video_token_index: 440 }))).includes(note));
+  assert.not.ok((await notes()).some((n) => /is token/.test(n)));
+});
+
 video("an image's aspect ratio is told", async () => {
   const dir = edited(folderOf("llava_hound"), config({ image_aspect_ratio: "pad" }));
   assert.ok((await inspectCheckpoint(dir)).notes.some((n) => /image_aspect_ratio "pad" is not used/.test(n)));

@@ -52,6 +52,11 @@ const rows: [what: string, files: Files, expected: object][] = [
   ["numbers", { preprocessor_config: { size: 30, crop_size: 28 } }, { ...clip, size: 30 }],
   ["a square", { preprocessor_config: { size: { height: 28, width: 28 } } }, { ...clip, resize: "exact" }],
   [
+    "Python's Infinity where nothing counts it",
+    { preprocessor_config: '{"size": 30, "crop_size": 28, "odd": [Infinity, -Infinity, NaN]}' },
+    { ...clip, size: 30 },
+  ],
+  [
     "means",
     { preprocessor_config: { image_mean: [0.5, 0.4, 0.3], image_std: [1, 2, 3] } },
     { ...clip, mean: [0.5, 0.4, 0.3], std: [1, 2, 3] },
@@ -100,6 +105,7 @@ const bad: [what: string, json: unknown, code: ErrorCode, message: RegExp][] = [
   ["a size of text", { ...golden, size: "28" }, "INVALID_CONFIG", /size.*integer.*"28"/],
   ["a huge size", { ...golden, size: { shortest_edge: 1e9 } }, "INVALID_CONFIG", /size\.shortest_edge.*4096/],
   ["two means", { ...golden, image_mean: [1, 2] }, "INVALID_CONFIG", /image_mean.*three/],
+  ["an infinite mean", '{"image_mean": [0.5, Infinity, 0.5]}', "INVALID_CONFIG", /image_mean.*finite/],
   ["a deviation of 0", { ...golden, image_std: [1, 0, 1] }, "INVALID_CONFIG", /image_std.*above 0/],
   ["no JSON", "{", "INVALID_CONFIG", /preprocessor_config\.json/],
   ["no object", [1], "INVALID_CONFIG", /no JSON object/],
