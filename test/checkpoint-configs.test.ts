@@ -312,14 +312,14 @@ notes("biases of zeros and tensors outside the layers are left out and listed", 
 });
 notes.run();
 
-// ---- end tokens
+// ---- end tokens: those of the configs, then the tokenizer's </s> (2), at which a generation ends too
 const ends = suite("end tokens");
 const endRows: [what: string, config: Edit, generation: Config | undefined, ids: number[]][] = [
-  ["a number", config({ eos_token_id: 7 }), {}, [7]],
-  ["a list", config({ eos_token_id: [9, 7, 9] }), {}, [7, 9]],
-  ["null", config({ eos_token_id: null }), {}, []],
+  ["a number", config({ eos_token_id: 7 }), {}, [7, 2]],
+  ["a list", config({ eos_token_id: [9, 7, 9] }), {}, [7, 9, 2]],
+  ["null", config({ eos_token_id: null }), {}, [2]],
   ["absent: LlamaConfig's 2", config({}, ["eos_token_id"]), {}, [2]],
-  ["a list in generation_config", config({ eos_token_id: 7 }), { eos_token_id: [7, 11] }, [7, 11]],
+  ["a list in generation_config", config({ eos_token_id: 7 }), { eos_token_id: [7, 11] }, [7, 11, 2]],
 ];
 for (const [what, change, generation, ids] of endRows)
   ends(what, async () => {
@@ -355,8 +355,8 @@ const wordRows: [what: string, edit: Edit, note: RegExp | undefined][] = [
     /2 tokens .* 448 rows lacks: <more0> \(448\), <more1> \(449\); a text/,
   ],
   ["six tokens more", addedTokens(448, "<a>", "<b>", "<c>", "<d>", "<e>", "<f>"), /6 tokens .*<d> \(451\) and 2 more/],
-  ["another end token", config({ eos_token_id: 7 }), /end token is <\/s> \(2\).*stops at .* \(7\)/],
-  ["no end token", config({ eos_token_id: null }), /no end token/],
+  ["another end token", config({ eos_token_id: 7 }), /end token <\/s> \(2\) of the tokenizer.* \(7\)/],
+  ["no end token", config({ eos_token_id: null }), /end token <\/s> \(2\) of the tokenizer.*\(none\)/],
   [
     "no tokenizer",
     (d) => ["tokenizer.json", "tokenizer_config.json"].map((f) => rmSync(join(d, f))),
