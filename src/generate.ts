@@ -1,7 +1,7 @@
 // Generation requests: validated, queued as one job, answered by text as it comes and completions as they end.
 import type { NativeCompletion, NativeToken } from "./addon.js";
 import { array, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "./check.js";
-import { IsrDpoError } from "./errors.js";
+import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import type { Call, HeldMedia, Inputs } from "./inputs.js";
 import { type Run, startRun } from "./run.js";
 import { each, resolvePrompt } from "./sequence.js";
@@ -63,6 +63,24 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
     stream: r.stream === undefined ? "" : text(at("stream"), r.stream),
   };
   return { native, stops };
+}
+
+/** A failure that is about one request of a call, with its index in `detail.request`. */
+function ofRequest(e: unknown, request: number): unknown {
+  if (!isIsrDpoError(e)) return e;
+  const { code, message, hint, path, detail } = e;
+  return new IsrDpoError(code, message, {
+    ...(hint === undefined ? {} : { hint }),
+    ...(path === undefined ? {} : { path }),
+    detail: { ...detail, request },
+    cause: e,
+  });
+}
+
+/** A failure of the engine's job: what is about one request names it alone. */
+function ofJob(e: unknown): unknown {
+  const items = isIsrDpoError(e) ? (e.detail?.items as readonly number[] | undefined) : undefined;
+  return items?.length === 1 ? ofRequest(e, items[0]!) : e;
 }
 
 function requestNames(requests: readonly unknown[]): string[] {
@@ -161,7 +179,11 @@ export function generate(
     const list = Array.isArray(requests) ? (requests as readonly unknown[]) : [requests];
     let collector: Collector | undefined;
     const prepare = async (call: Call) => {
-      const resolved = await each(list, (r, i) => resolveRequest(call, `requests[${i}]`, r));
+      const resolved = await each(list, (r, i) =>
+        resolveRequest(call, `requests[${i}]`, r).catch((e) => {
+          throw ofRequest(e, i);
+        }),
+      );
       const tokenizer = inputs.tokenizerOrNull;
       const collected = new Collector(requestNames(list), resolved, tokenizer, emit);
       collector = collected;
@@ -182,7 +204,9 @@ export function generate(
       };
     };
     if (list.length === 0) return [];
-    const state = await inputs.run([aborted, target.life], prepare, target.keep);
+    const state = await inputs.run([aborted, target.life], prepare, target.keep).catch((e) => {
+      throw ofJob(e);
+    });
     target.held?.(state);
     const { completions } = collector!;
     if (completions.includes(undefined as never)) throw new IsrDpoError("BUG", "generate: a completion is missing");

@@ -44,12 +44,39 @@ test("both orders: swapped responses give the other choice with the same margin"
   if (found[0].prefer !== null) assert.is(found[2].prefer, 1 - found[0].prefer);
 });
 
+test("a bad row costs that row alone", () => {
+  write(
+    row(0),
+    "{",
+    row(1, { video: "none.mp4" }),
+    row(2, { responses: ["x"] }),
+    row(3, { question: "<image> Who?" }),
+    row(4),
+  );
+  const out = join(dir, "left.jsonl");
+  const ended = cli("test/golden/llava_hound/policy", "--in", rows, "--out", out, "--on-error", "skip");
+  assert.is(ended.code, 0, ended.err);
+  const ids = readFileSync(out, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line).id);
+  assert.equal(ids, ["r0", "r4"]);
+  for (const line of [2, 3, 4, 5]) assert.match(ended.err, new RegExp(`skipped [A-Z_]+: .*rows\\.jsonl:${line}: `));
+  assert.match(ended.err, /2 rows judged by .*4 rows skipped/);
+});
+
 const faults: readonly [string, unknown[], number, RegExp][] = [
   ["no JSON", [row(0), "{"], 65, /rows\.jsonl:2: expected JSON/],
   ["one response", [row(0, { responses: ["x"] })], 65, /rows\.jsonl:1: responses: expected two, got 1/],
   ["an unknown key", [row(0, { answer: 1 })], 65, /unknown option 'answer'/],
   ["no question", [{ ...row(0), question: undefined }], 65, /question: expected a string/],
   ["no video", [{ ...row(0), video: undefined }], 65, /expected a video for the model to look at/],
+  [
+    "a place without its video",
+    [{ ...row(0), video: undefined, question: "<video> Who?" }],
+    65,
+    /rows\.jsonl:1: question: expected a video/,
+  ],
   ["a video that is not there", [row(0, { video: "none.mp4" })], 65, /none\.mp4/],
 ];
 for (const [name, list, code, message] of faults)

@@ -200,7 +200,7 @@ test("a stopped answer stays in the conversation as far as it went", async () =>
 });
 
 const goodRows = [
-  { prompt: "What happens?", video: "clip.mp4" },
+  { prompt: "<video>\nWhat happens?", video: "clip.mp4" },
   { id: "b", prompt: "And where?", video: ["clip.mp4"], copies: 2, temperature: 0.7, seed: 3, maxTokens: 5 },
   { id: 7, ids: [1, 5, 9], maxTokens: 3, stop: "@@" },
   { prompt: [asking("Look", "clip.mp4")], topK: 3, topP: 0.5 },
@@ -217,6 +217,10 @@ const badRows: [row: object | string, message: RegExp][] = [
   [{ prompt: "x", video: "none.mp4" }, /^NOT_FOUND: .*: .*none\.mp4: expected a video file/],
   [{ prompt: "x", video: "http://a.b/c.mp4" }, /^DATA_INVALID: .*: media\.path: expected a local file/],
   [{ prompt: "x", maxTokens: 100000 }, /^CONTEXT_OVERFLOW: .*: \d+ prompt tokens and maxTokens 100000/],
+  [{ prompt: "<video>\nWhat?" }, /^DATA_INVALID: .*: prompt: expected a video for each of 1 places/],
+  [{ prompt: "<image> What?", video: "clip.mp4" }, /^DATA_INVALID: .*: prompt: expected an image for each of 1 places/],
+  [{ prompt: [{ role: "user", content: "<video> x" }] }, /^DATA_INVALID: .*: prompt\[0\]\.content: expected a video/],
+  [{ prompt: "<|video_pad|> x", video: "clip.mp4" }, /^DATA_INVALID: .*: prompt: expected places for media written as/],
   [{ ids: [1, 100000] }, /^DATA_INVALID: .*: .*ids\[1\]: expected an integer in \[0, 448\)/],
 ];
 const jsonl = (rows: readonly (object | string)[]) =>
@@ -239,7 +243,7 @@ test("generate: answers as the library gives them, bad rows told and left out", 
   const lines = badRows.map(([bad]) => mixed.indexOf(bad) + 1).join(", ");
   assert.match(
     ended.err,
-    new RegExp(`\\n5 rows, 6 answers, \\d+ tokens in .*; 11 rows skipped \\(lines ${lines}\\)\\n$`),
+    new RegExp(`\\n5 rows, 6 answers, \\d+ tokens in .*; ${badRows.length} rows skipped \\(lines ${lines}\\)\\n$`),
   );
 
   const requests: GenerateRequest[] = [

@@ -134,8 +134,13 @@ Generator::~Generator() = default;
 std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
                                                    const std::atomic<bool>* cancel) {
   for (size_t i = 0; i < requests.size(); ++i) {
-    check_request(requests[i], i, model_);
-    check_room(requests[i], i, *cache_);
+    try {
+      check_request(requests[i], i, model_);
+      check_room(requests[i], i, *cache_);
+    } catch (Error& e) {
+      e.items = {static_cast<int64_t>(i)};
+      throw;
+    }
   }
   if (generation_ != model_.generation || epoch_ != model_.media.epoch) cache_->clear();   // keys and values of other weights, or ids
   generation_ = model_.generation;

@@ -3,7 +3,7 @@
 import type { Readable } from "node:stream";
 import { Command, Option } from "commander";
 import { asyncDispose } from "../addon.js";
-import { type Completion, type FrameSampling, IsrDpoError, type VideoLM } from "../index.js";
+import { type Completion, type FrameSampling, IsrDpoError, isIsrDpoError, type VideoLM } from "../index.js";
 import { openInput, openOutput, type Output, readUntil } from "./files.js";
 import {
   addFrames,
@@ -17,7 +17,8 @@ import {
   wholeNumber,
 } from "./flags.js";
 import { interruption } from "./interrupt.js";
-import { isRowFault, type Row, readRows, rowError } from "./rows.js";
+import { isRowFault } from "../data/fault.js";
+import { type Row, readRows, rowError } from "./rows.js";
 import { floatList, jsonLine, say } from "./terminal.js";
 
 const progressMs = 5000;
@@ -50,10 +51,19 @@ export async function* batches(rows: AsyncIterable<Row>, size: number): AsyncGen
 type Outcome = Completion[] | IsrDpoError;
 
 /** Rows that a failure of their call names, by place or by the path of a medium. */
-function named(rows: readonly Row[], { message, path }: IsrDpoError): Row[] {
-  const row = rows[Number(/^requests\[(\d+)\]/.exec(message)?.[1] ?? Number.NaN)];
+function named(rows: readonly Row[], { detail, path }: IsrDpoError): Row[] {
+  const row = rows[Number(detail?.request ?? Number.NaN)];
   if (row) return [row];
   return path === undefined ? [] : rows.filter((r) => r.looksAt.includes(JSON.stringify(path)));
+}
+
+/** Whether the model has a tokenizer: then what it or its template refuses is a row's fault. */
+function usable(model: VideoLM): boolean {
+  try {
+    return model.tokenizer !== null;
+  } catch {
+    return false;
+  }
 }
 
 /** Answers in one call. Rows that make it fail are found, by halves where nothing names them, and the others asked again. */
@@ -66,7 +76,7 @@ async function answer(model: VideoLM, rows: readonly Row[], signal: AbortSignal)
     for (const c of completions) answers.get(rows[Number(c.request)]!)!.push(c);
     return answers;
   } catch (e) {
-    if (!isRowFault(e)) throw e;
+    if (!isRowFault(e) && !(isIsrDpoError(e, "TOKENIZER") && usable(model))) throw e;
     if (rows.length === 1) return new Map([[rows[0]!, e]]);
     const bad = named(rows, e);
     if (bad.length > 0) {

@@ -4,6 +4,9 @@ import { dirname, isAbsolute, resolve } from "node:path";
 import { Command, Option } from "commander";
 import { asyncDispose } from "../addon.js";
 import { array, object, options, text } from "../check.js";
+import { isRowFault } from "../data/fault.js";
+import { bareQuestion } from "../data/hound.js";
+import { foreignPlace, hasPlace } from "../data/places.js";
 import {
   type Judge,
   type JudgeItem,
@@ -16,7 +19,7 @@ import {
 import { fitJudgePrompt } from "../isr/fit.js";
 import { endpointWords, type Prompts, promptsOf, readPrompts } from "../isr/prompts.js";
 import { compareBoth, compareOnce, type Decision, decide, statuses, type Verdict } from "../judge/judge.js";
-import { openInput, openOutput, readLines, readUntil } from "./files.js";
+import { openInput, openOutput, type Output, readLines, readUntil } from "./files.js";
 import { addFrames, addLoading, frameSamplingOf, type LoadFlags, load, wholeNumber } from "./flags.js";
 import type { FrameSampling } from "../types.js";
 import { interruption } from "./interrupt.js";
@@ -35,6 +38,7 @@ interface JudgeFlags extends LoadFlags, FrameSampling {
   keyEnv?: string;
   videos?: string;
   batch: number;
+  onError: "fail" | "skip";
 }
 
 const keys = ["id", "video", "question", "context", "responses"];
@@ -53,6 +57,15 @@ function judgeable(value: Record<string, unknown>): Record<string, unknown> {
   return { id, video, question: prompt, context, responses: [chosen, rejected] };
 }
 
+/** The question without the place for its video; a place without a video is a fault of the row. */
+function questionOf(question: string, video: boolean): string {
+  if (!hasPlace(question) && foreignPlace(question) === undefined) return question;
+  if (video) return bareQuestion("question", question);
+  throw new IsrDpoError("DATA_INVALID", "question: expected a video for the place written in it, got none", {
+    detail: { field: "question" },
+  });
+}
+
 function itemOf(value: Record<string, unknown>, line: number, base: string): JudgeItem {
   const row = judgeable(value);
   const responses = array("responses", row.responses).map((r, i) => text(`responses[${i}]`, r));
@@ -63,27 +76,34 @@ function itemOf(value: Record<string, unknown>, line: number, base: string): Jud
     sample: {
       id: row.id == null ? String(line) : String(row.id),
       video: video === "" || isAbsolute(video) ? video : resolve(base, video),
-      question: text("question", row.question),
+      question: questionOf(text("question", row.question), video !== ""),
     },
     context: row.context == null || String(row.context).trim() === "" ? null : text("context", row.context),
     responses: responses as [string, string],
   };
 }
 
-async function* itemsOf(flags: JudgeFlags, signal: AbortSignal): AsyncGenerator<JudgeItem> {
+type BadRow = (line: number, e: IsrDpoError) => void;
+
+async function* itemsOf(
+  flags: JudgeFlags,
+  signal: AbortSignal,
+  bad: BadRow,
+): AsyncGenerator<{ line: number; item: JudgeItem }> {
   const base = flags.videos ?? (flags.in === "-" ? process.cwd() : dirname(resolve(flags.in)));
   const input = readUntil(signal, await openInput(flags.in));
   for await (const { number, bytes } of readLines(input, flags.in)) {
     const line = bytes.toString("utf8");
     if (line.trim() === "") continue;
+    let item: JudgeItem;
     try {
-      yield itemOf(object("row", JSON.parse(line)), number, base);
+      item = itemOf(object("row", JSON.parse(line)), number, base);
     } catch (e) {
-      const fault = isIsrDpoError(e)
-        ? e
-        : new IsrDpoError("DATA_INVALID", `expected JSON, got ${(e as Error).message}`);
-      throw rowError(flags.in, number, fault);
+      const fault = `expected JSON, got ${(e as Error).message}`;
+      bad(number, isIsrDpoError(e) ? e : new IsrDpoError("DATA_INVALID", fault));
+      continue;
     }
+    yield { line: number, item };
   }
 }
 
@@ -163,16 +183,39 @@ async function judgeFor(
   return { asked: ownJudge(model, prompts, flags), model };
 }
 
-/** Verdicts of a batch in its order; null for answers of the same words. */
-async function verdictsOf(asked: Judge, batch: readonly JudgeItem[], flags: JudgeFlags, signal: AbortSignal) {
+type Outcome = readonly Verdict[] | null | IsrDpoError;
+
+/** Verdicts in the order of the items. Items that make a call fail are found by halves, and the others judged. */
+async function ask(
+  asked: Judge,
+  items: readonly JudgeItem[],
+  flags: JudgeFlags,
+  signal: AbortSignal,
+): Promise<Outcome[]> {
+  if (items.length === 0) return [];
+  try {
+    return flags.orders === "both"
+      ? await compareBoth(asked, items, { signal })
+      : (await compareOnce(asked, items, { signal })).map((v) => [v]);
+  } catch (e) {
+    if (!isRowFault(e)) throw e;
+    if (items.length === 1) return [e];
+    const half = items.length >> 1;
+    const first = await ask(asked, items.slice(0, half), flags, signal);
+    return [...first, ...(await ask(asked, items.slice(half), flags, signal))];
+  }
+}
+
+/** What becomes of a batch in its order; null for answers of the same words. */
+async function verdictsOf(
+  asked: Judge,
+  batch: readonly JudgeItem[],
+  flags: JudgeFlags,
+  signal: AbortSignal,
+): Promise<Outcome[]> {
   const open = batch.filter(({ responses: [a, b] }) => a.trim() !== b.trim());
-  const found =
-    open.length === 0
-      ? []
-      : flags.orders === "both"
-        ? await compareBoth(asked, open, { signal })
-        : (await compareOnce(asked, open, { signal })).map((v) => [v]);
-  const byItem = new Map<JudgeItem, readonly Verdict[]>(open.map((item, i) => [item, found[i]!]));
+  const found = await ask(asked, open, flags, signal);
+  const byItem = new Map<JudgeItem, Outcome>(open.map((item, i) => [item, found[i]!]));
   return batch.map((item) => byItem.get(item) ?? null);
 }
 
@@ -187,6 +230,50 @@ async function judgeOfFile(path: string): Promise<string | undefined> {
   return undefined;
 }
 
+/** Judges all rows, and gives what is said of them at the end. DATA_INVALID where rows were skipped and none is left. */
+async function judgeRows(asked: Judge, flags: JudgeFlags, output: Output, signal: AbortSignal): Promise<string> {
+  const counts = new Map<string, number>();
+  const skipped: number[] = [];
+  let rows = 0;
+  let batch: { line: number; item: JudgeItem }[] = [];
+  const bad: BadRow = (line, e) => {
+    const failure = rowError(flags.in, line, e);
+    if (flags.onError === "fail") throw failure;
+    skipped.push(line);
+    say(`skipped ${failure.code}: ${failure.message}`);
+  };
+  const flush = async () => {
+    const items = batch.map(({ item }) => item);
+    const outcomes = await verdictsOf(asked, items, flags, signal);
+    for (const [i, { line, item }] of batch.entries()) {
+      const outcome = outcomes[i]!;
+      if (isIsrDpoError(outcome)) {
+        bad(line, outcome);
+        continue;
+      }
+      const verdicts = outcome as readonly Verdict[] | null;
+      await output.write(jsonLine(told(item, verdicts, asked.id)));
+      const { status } = decisionOf(verdicts);
+      counts.set(status, (counts.get(status) ?? 0) + 1);
+      rows++;
+    }
+    batch = [];
+  };
+  for await (const found of itemsOf(flags, signal, bad)) {
+    batch.push(found);
+    if (batch.length >= flags.batch) await flush();
+  }
+  if (batch.length > 0) await flush();
+  if (skipped.length > 0 && rows === 0)
+    throw new IsrDpoError(
+      "DATA_INVALID",
+      `${flags.in}: expected at least one usable row, got none of ${skipped.length}`,
+    );
+  const said = statuses.flatMap((s) => (counts.has(s) ? [`${counts.get(s)} ${s}`] : [])).join(", ");
+  const left = skipped.length > 0 ? `; ${skipped.length} rows skipped` : "";
+  return `${rows} rows judged by ${asked.id}${said === "" ? "" : `: ${said}`}${left}`;
+}
+
 async function judge(dir: string | undefined, flags: JudgeFlags, command: Command): Promise<void> {
   refuseUnused(dir, flags, (flag) => command.getOptionValueSource(flag) === "cli");
   const { signal, off } = interruption();
@@ -198,27 +285,9 @@ async function judge(dir: string | undefined, flags: JudgeFlags, command: Comman
     const { asked } = made;
     const before = flags.force && flags.out !== "-" ? await judgeOfFile(flags.out) : undefined;
     if (before !== undefined && before !== asked.id) say(`${flags.out}: the verdicts of ${before} are replaced`);
-    const counts = new Map<string, number>();
-    let rows = 0;
-    let batch: JudgeItem[] = [];
-    const flush = async () => {
-      const verdicts = await verdictsOf(asked, batch, flags, signal);
-      for (const [i, item] of batch.entries()) {
-        await output.write(jsonLine(told(item, verdicts[i]!, asked.id)));
-        const { status } = decisionOf(verdicts[i]!);
-        counts.set(status, (counts.get(status) ?? 0) + 1);
-      }
-      rows += batch.length;
-      batch = [];
-    };
-    for await (const item of itemsOf(flags, signal)) {
-      batch.push(item);
-      if (batch.length >= flags.batch) await flush();
-    }
-    if (batch.length > 0) await flush();
+    const said = await judgeRows(asked, flags, output, signal);
     await output.commit();
-    const said = statuses.flatMap((s) => (counts.has(s) ? [`${counts.get(s)} ${s}`] : [])).join(", ");
-    say(`${rows} rows judged by ${asked.id}${said === "" ? "" : `: ${said}`}`);
+    say(said);
   } finally {
     off();
     await output.discard();
@@ -246,6 +315,11 @@ export function judgeCommand(): Command {
     .option("--endpoint <url>", "an OpenAI-compatible API in place of a model; it reads words alone")
     .option("--endpoint-model <name>", "the model there")
     .option("--key-env <name>", "environment variable that holds the key")
+    .addOption(
+      new Option("--on-error <what>", "a row that cannot be judged ends the command, or is left out")
+        .choices(["fail", "skip"])
+        .default("fail"),
+    )
     .option("--batch <n>", "rows judged at once", wholeNumber(1, 4096), 16);
   return addLoading(addFrames(command)).exitOverride().action(judge);
 }

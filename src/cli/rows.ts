@@ -2,7 +2,10 @@
 import { dirname, isAbsolute, resolve } from "node:path";
 import type { Readable } from "node:stream";
 import { array, integer, number, object, options, path as checkPath, refuse, text } from "../check.js";
-import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { isRowFault } from "../data/fault.js";
+import { countPlaces, foreignPlace } from "../data/places.js";
+import { piecesOf } from "../data/turns.js";
+import { IsrDpoError } from "../errors.js";
 import type { FrameSampling, GenerateRequest, Media, Message, Prompt, Sampling } from "../types.js";
 import { readLines } from "./files.js";
 
@@ -36,17 +39,16 @@ const keys = [
   "stop",
   "copies",
 ];
-const dataCodes = ["INVALID_ARGUMENT", "DATA_INVALID", "PLACEHOLDER_MISMATCH", "CONTEXT_OVERFLOW"] as const;
-const mediaCodes = ["MEDIA_UNREADABLE", "MEDIA_EMPTY", "NOT_FOUND"] as const;
-
-/** Whether a failure is about what a row says, rather than about the machine or the model. */
-export const isRowFault = (e: unknown): e is IsrDpoError =>
-  isIsrDpoError(e) && ([...dataCodes, ...mediaCodes] as string[]).includes(e.code);
+/** What follows the name of a request in a message, by itself. */
+const bare = (rest: string): string =>
+  rest.startsWith(".") ? rest.slice(1) : rest.startsWith(": ") ? rest.slice(2) : rest;
 
 /** The failure of a row, with its file and line. */
 export function rowError(file: string, line: number, e: IsrDpoError): IsrDpoError {
   const code = e.code === "INVALID_ARGUMENT" ? "DATA_INVALID" : e.code;
-  const message = e.message.replace(/^requests\[\d+\](\.|: )?/, "");
+  const request = e.detail?.request;
+  const name = typeof request === "number" ? `requests[${request}]` : "";
+  const message = name !== "" && e.message.startsWith(name) ? bare(e.message.slice(name.length)) : e.message;
   return new IsrDpoError(code, `${file}:${line}: ${message}`, {
     hint: e.hint ?? "correct the row, or leave such rows out with --on-error skip",
     path: file,
@@ -63,6 +65,30 @@ const mediaOf = (prompt: Exclude<Prompt, string>): readonly Media[] =>
     : prompt.flatMap(({ content }) =>
         typeof content === "string" ? [] : content.flatMap((part) => (part.type === "text" ? [] : [part.media])),
       );
+
+/** A user's words with the row's media: at the places that are written for them, or before the words. */
+function placed(text: string, media: readonly { type: Kind; media: Media }[], field = "prompt"): Message["content"] {
+  const places = countPlaces(text);
+  for (const kind of ["video", "image"] as const) {
+    const given = media.filter((m) => m.type === kind).length;
+    if (places[kind] > 0 && places[kind] !== given)
+      refuse(
+        field,
+        `${kind === "video" ? "a video" : "an image"} for each of ${places[kind]} places written in the text`,
+        given,
+        "DATA_INVALID",
+      );
+  }
+  if (media.length === 0 && foreignPlace(text) === undefined) return text;
+  const waiting = [...media];
+  const take = (kind: Kind) =>
+    waiting.splice(
+      waiting.findIndex((m) => m.type === kind),
+      1,
+    )[0]!;
+  const parts = piecesOf(field, text).map((p) => (p.type === "text" ? p : take(p.type)));
+  return [...waiting, ...parts];
+}
 
 class RowReader {
   constructor(
@@ -95,7 +121,10 @@ class RowReader {
     return given.map((m, i) => {
       const at = `prompt[${i}]`;
       const { role, content } = options(at, m, ["role", "content"]);
-      if (typeof content === "string") return { role, content } as Message;
+      if (typeof content === "string") {
+        if (role !== "assistant") placed(content, [], `${at}.content`); // media stand in parts
+        return { role, content } as Message;
+      }
       const parts = array(`${at}.content`, content).map((part, k) => {
         const field = `${at}.content[${k}]`;
         const { type, media } = object(field, part);
@@ -118,10 +147,7 @@ class RowReader {
       const ids = array("ids", row.ids).map((id, i) => integer(`ids[${i}]`, id, -(2 ** 31), 2 ** 31 - 1));
       return { ids, ...(media.length > 0 ? { media: media.map((m) => m.media) } : {}) };
     }
-    if (typeof row.prompt === "string")
-      return [
-        { role: "user", content: media.length > 0 ? [...media, { type: "text", text: row.prompt }] : row.prompt },
-      ];
+    if (typeof row.prompt === "string") return [{ role: "user", content: placed(row.prompt, media) }];
     if (!Array.isArray(row.prompt) || row.prompt.length === 0) refuse("prompt", "a string or messages", row.prompt);
     if (media.length > 0)
       refuse("video", "media inside the messages, since prompt holds messages", row.video ?? row.image);

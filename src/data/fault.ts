@@ -1,6 +1,6 @@
 // Failures of data files, in one form: where, what was expected, what came.
 import { type FileHandle, open } from "node:fs/promises";
-import { IsrDpoError, isIsrDpoError } from "../errors.js";
+import { type ErrorCode, IsrDpoError, isIsrDpoError } from "../errors.js";
 
 /** An error of the file system as one of ours; errors of ours and of other origin stay as they are. */
 export function ioError(path: string, e: unknown, doing: "read" | "write"): unknown {
@@ -16,6 +16,19 @@ export function ioError(path: string, e: unknown, doing: "read" | "write"): unkn
     });
   return new IsrDpoError("IO", `${path}: expected to ${doing} it, got ${e.message}`, facts);
 }
+
+const rowFaults: readonly ErrorCode[] = [
+  "DATA_INVALID",
+  "INVALID_ARGUMENT",
+  "CONTEXT_OVERFLOW",
+  "PLACEHOLDER_MISMATCH",
+  "MEDIA_UNREADABLE",
+  "MEDIA_EMPTY",
+  "NOT_FOUND",
+];
+
+/** Whether an error of working on a row is the row's own fault: nothing else is ever left out. */
+export const isRowFault = (e: unknown): e is IsrDpoError => isIsrDpoError(e) && rowFaults.includes(e.code);
 
 export async function openForReading(path: string): Promise<FileHandle> {
   try {

@@ -1,7 +1,6 @@
 // From rows to items of one kind: each row by the form that it has, each item with a key of its own.
 import { choice, options as checkOptions, path as checkPath, refuse } from "../check.js";
-import { type ErrorCode, type IsrDpoError, isIsrDpoError } from "../errors.js";
-import { rowError } from "./fault.js";
+import { isRowFault, rowError } from "./fault.js";
 import { given, has, type Row } from "./fields.js";
 import { namesMedia, Notes } from "./notes.js";
 import { BadRows, type BadRowOptions, type NumberedRow, readRows, type UnreadRow } from "./rows.js";
@@ -140,19 +139,6 @@ function checked(path: unknown, o: unknown, formats: readonly string[]): { path:
 
 /** What a caller makes of an item before it counts; what it throws of these codes is the row's fault. */
 export type Prepare<T> = (item: T) => T | Promise<T>;
-
-const rowFaults: readonly ErrorCode[] = [
-  "DATA_INVALID",
-  "INVALID_ARGUMENT",
-  "CONTEXT_OVERFLOW",
-  "PLACEHOLDER_MISMATCH",
-  "MEDIA_UNREADABLE",
-  "MEDIA_EMPTY",
-  "NOT_FOUND",
-];
-
-/** Whether an error of preparing an item is the item's own fault: nothing else is ever left out. */
-export const isRowFault = (e: unknown): e is IsrDpoError => isIsrDpoError(e) && rowFaults.includes(e.code);
 
 async function prepared<T>(prepare: Prepare<T>, item: T, bad: BadRows, line: number): Promise<T> {
   try {

@@ -3,7 +3,8 @@
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { readExamplesWith } from "../data/examples.js";
-import { isRowFault, withOwnId } from "../data/items.js";
+import { isRowFault } from "../data/fault.js";
+import { withOwnId } from "../data/items.js";
 import type { DataNote } from "../data/notes.js";
 import { readPairsWith } from "../data/pairs.js";
 import type { SkippedRow } from "../data/rows.js";
