@@ -12,6 +12,7 @@ export async function withFault(
   at: number,
   code: string,
   work: () => Promise<unknown>,
+  more: readonly string[] = [], // calls on open files that count too
 ): Promise<{ calls: number; error: unknown }> {
   const probe = await fs.promises.open(process.execPath);
   const handles = Object.getPrototypeOf(probe) as Record<string, Call>;
@@ -33,7 +34,7 @@ export async function withFault(
       owner[name] = real;
     });
   };
-  for (const name of onHandles) wrap(handles, name);
+  for (const name of [...onHandles, ...more]) wrap(handles, name);
   for (const name of onPaths) wrap(paths, name);
   syncBuiltinESMExports();
   try {
