@@ -14,7 +14,7 @@ export function chat(
     const { signal: _, ...sampling } = options("options", o, [...samplingKeys, "signal"]) as Sampling & Cancel;
     array("messages", messages);
     target.inputs.tokenizer("messages");
-    const run = generate(target, { ...sampling, prompt: messages }, { signal });
+    const run = generate(target, { specialTokens: "text", ...sampling, prompt: messages }, { signal });
     for await (const event of run) if (event.type === "text") emit(event.text);
     const [completion] = await run;
     if (!completion) throw new IsrDpoError("BUG", "chat: no completion");

@@ -1,6 +1,6 @@
 // Generation requests: validated, queued as one job, answered by text as it comes and completions as they end.
 import type { NativeCompletion, NativeToken } from "./addon.js";
-import { array, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "./check.js";
+import { array, choice, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "./check.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import type { Call, HeldMedia, Inputs } from "./inputs.js";
 import { type Run, startRun } from "./run.js";
@@ -20,6 +20,7 @@ export const samplingKeys = [
   "stopIds",
   "seed",
   "stream",
+  "specialTokens",
 ];
 const requestKeys = ["id", "prompt", "media", "copies", ...samplingKeys];
 
@@ -43,7 +44,9 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
   const at = (key: string) => `${field}.${key}`;
   const stops = stopStrings(at("stop"), r.stop);
   if (stops.length > 0) call.tokenizer(at("stop"));
-  const { ids: prompt } = await resolvePrompt(call, at("prompt"), r.prompt, r.media);
+  const words =
+    r.specialTokens !== undefined && choice(at("specialTokens"), r.specialTokens, ["parse", "text"]) === "text";
+  const { ids: prompt } = await resolvePrompt(call, at("prompt"), r.prompt, r.media, words);
   const room = Math.max(1, Math.min(256, info.contextLength - prompt.length)); // the default never overflows by itself
   const maxTokens = r.maxTokens === undefined ? room : integer(at("maxTokens"), r.maxTokens, 1, 2 ** 31 - 1);
   const native = {

@@ -397,18 +397,58 @@ export interface BuiltSequence extends Expanded {
   media: readonly Media[];
 }
 
-/** The ids of a conversation; `generate` opens the assistant's turn; `turns`: whose tokens are marked. */
+/** Throws for tokens that the checkpoint's embedding does not have. */
+export function known(field: string, tokenizer: ModelTokenizer, ids: Int32Array, info: ModelInfo): Int32Array {
+  const lost = ids.find((id) => id >= info.vocabSize);
+  if (lost === undefined) return ids;
+  throw new IsrDpoError(
+    "TOKENIZER",
+    `${field}: the text holds the token ${JSON.stringify(tokenizer.piece(lost) ?? "")} (id ${lost}), which the checkpoint's embedding of ${info.vocabSize} rows lacks`,
+    {
+      hint: "take the tokenizer that belongs to this checkpoint, or keep the token out of the text (specialTokens: 'text')",
+      detail: { field, id: lost },
+    },
+  );
+}
+
+/** For texts that cannot fit by their length alone: refused before they are cut into tokens. */
+export function fitsContext(field: string, info: ModelInfo): (fewest: number) => void {
+  return (fewest) => {
+    if (fewest <= info.contextLength) return;
+    throw new IsrDpoError(
+      "CONTEXT_OVERFLOW",
+      `${field}: at least ${fewest} tokens do not fit into the context of ${info.contextLength}`,
+      {
+        hint: "shorten the sequence",
+        detail: { field, tokens: fewest, contextLength: info.contextLength },
+      },
+    );
+  };
+}
+
+interface BuildOptions {
+  generate: boolean;
+  open?: boolean;
+  turns?: Turns;
+  words?: boolean;
+}
+
+/**
+ * The ids of a conversation; `generate` opens the assistant's turn; `turns`: whose tokens are marked; `words`: special tokens
+ * in messages are words.
+ */
 export async function build(
   call: Call,
   field: string,
   messages: readonly Message[],
-  { generate, open = true, turns }: { generate: boolean; open?: boolean; turns?: Turns },
+  { generate, open = true, turns = "all", words = false }: BuildOptions,
 ): Promise<BuiltSequence> {
-  const { buildPrompt } = await import("./text/prompt.js");
-  const built = buildPrompt(call.tokenizer(field), call.rules, messages, {
-    generate,
-    ...(turns ? { turns } : {}),
-  });
+  const { promptSteps } = await import("./text/prompt.js");
+  const { inSlices } = await import("./text/steps.js");
+  const tokenizer = call.tokenizer(field);
+  const o = { generate, turns, words, fits: fitsContext(field, call.info) };
+  const built = await inSlices(promptSteps(tokenizer, call.rules, messages, o), call.signal);
+  known(field, tokenizer, built.ids, call.info);
   const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
   return {
     ...e,

@@ -3,7 +3,7 @@
 import type { NativePair, NativeSequence } from "./addon.js";
 import { array, choice, floats, object, refuse } from "./check.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
-import { build, type Call, type Expanded, expand, expandMask, messagesOf } from "./inputs.js";
+import { build, type Call, type Expanded, expand, expandMask, known, messagesOf } from "./inputs.js";
 import type { Repairs } from "./text/answer.js";
 import type { Media, Message, ModelInfo, TrainItem } from "./types.js";
 
@@ -36,10 +36,11 @@ export async function resolvePrompt(
   field: string,
   prompt: unknown,
   media: unknown,
+  words = false, // special tokens in its messages are words
 ): Promise<ResolvedPrompt> {
   const messages = messagesOf(field, prompt, media);
   if (!messages) return { ids: (await plainSequence(call, field, prompt)).ids, messages: null };
-  return { ids: (await build(call, field, messages, { generate: true })).ids, messages };
+  return { ids: (await build(call, field, messages, { generate: true, words })).ids, messages };
 }
 
 function mask(field: string, value: unknown, length: number): Uint8Array {
@@ -133,6 +134,7 @@ export async function answeredWords(
   const { answeredPrompt } = await import("./text/answer.js");
   const ends = new Set(call.info.endTokenIds);
   const built = answeredPrompt(call.tokenizer(field), call.rules, messages, answer, { turns, ends });
+  known(field, call.tokenizer(field), built.ids, call.info);
   call.repaired(built.repairs);
   const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
   const scored = new Uint8Array(e.ids.length);

@@ -147,10 +147,17 @@ export interface ModelInfo {
   isa: string;
 }
 
+/**
+ * Special tokens that stand in somebody's words (an `<|im_end|>` typed by a user): "parse" takes them for tokens, as
+ * transformers does; "text" leaves them words. Those of the chat template are tokens either way.
+ */
+export type SpecialTokens = "parse" | "text";
+
 export interface Tokenizer {
   /** The date that its chat template prints, as the option of that name takes it (YYYY-MM-DDTHH:MM:SS). */
   readonly templateDate: string;
-  encode(text: string, o?: { special?: boolean }): Int32Array;
+  /** `special`: with what the tokenizer puts around a text (default true). `specialTokens` default "parse". */
+  encode(text: string, o?: { special?: boolean; specialTokens?: SpecialTokens }): Int32Array;
   decode(ids: TokenIds, o?: { skipSpecial?: boolean }): string;
   stream(): { push(id: number): string; end(): string };
   /**
@@ -159,7 +166,7 @@ export interface Tokenizer {
    */
   apply(
     messages: readonly Message[],
-    o?: { generate?: boolean },
+    o?: { generate?: boolean; specialTokens?: SpecialTokens },
   ): { text: string; ids: Int32Array; readonly scored: Uint8Array };
 }
 
@@ -190,6 +197,8 @@ export interface Sampling {
   /** A draw is a function of seed, stream, copy and position alone. */
   seed?: bigint | number;
   stream?: string;
+  /** Of the prompt's words; default "parse", of chat() "text". */
+  specialTokens?: SpecialTokens;
 }
 
 export interface GenerateRequest extends Sampling {

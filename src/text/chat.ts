@@ -1,7 +1,9 @@
 // Conversations to token ids by the checkpoint's chat template, and which of the ids the assistant said.
 import { array, choice, object, refuse, text as string } from "../check.js";
 import { IsrDpoError } from "../errors.js";
-import type { Message } from "../types.js";
+import type { Message, SpecialTokens } from "../types.js";
+import type { Literal } from "./added.js";
+import { atOnce, type Steps } from "./steps.js";
 import { type ChatTemplate, withoutTemplate } from "./template.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 
@@ -102,31 +104,92 @@ function templateOf(tokenizer: ModelTokenizer): ChatTemplate {
   });
 }
 
+export function specialTokens(field: string, value: unknown): SpecialTokens {
+  return value === undefined ? "parse" : choice(field, value, ["parse", "text"] as const);
+}
+
 /**
- * Text, ids and mask of a conversation. `addBos`: as processors do, the tokenizer's own special tokens are added unless the
- * rendered text begins with the bos token; else the text is taken as it is. An answer begins where the ids of what stands
- * before it and of the whole text part, as in TRL; `merged` counts the turns whose first token holds the prompt's end too.
+ * Messages whose special tokens are replaced by marks that no template knows, and what takes the marks out of the rendered
+ * text again, where they are words.
  */
-export function applyTemplate(
-  tokenizer: ModelTokenizer,
-  given: readonly Message[],
-  o: { generate: boolean; addBos: boolean; turns?: Turns },
-): Rendered {
+function marked(tokenizer: ModelTokenizer, messages: readonly Message[]) {
+  const texts = messages.flatMap((m) =>
+    typeof m.content === "string" ? [m.content] : m.content.flatMap((p) => (p.type === "text" ? [p.text] : [])),
+  );
+  const used = new Set(texts.join(""));
+  const spare = Array.from({ length: 6400 }, (_, i) => String.fromCharCode(0xe000 + i)).filter((c) => !used.has(c));
+  const [open, close] = spare as [string, string];
+  const words: string[] = [];
+  const mark = (text: string): string => {
+    let out = "";
+    let at = 0;
+    for (const { from, to } of tokenizer.specialsIn(text)) {
+      out += `${text.slice(at, from)}${open}${words.length}${close}`;
+      words.push(text.slice(from, to));
+      at = to;
+    }
+    return out + text.slice(at);
+  };
+  const given = messages.map(({ role, content }): Message => {
+    if (typeof content === "string") return { role, content: mark(content) };
+    return { role, content: content.map((p) => (p.type === "text" ? { type: "text", text: mark(p.text) } : p)) };
+  });
+  const unmark = (rendered: string): { text: string; literal: Literal } => {
+    const literal: [number, number][] = [];
+    let text = "";
+    let at = 0;
+    for (const m of rendered.matchAll(new RegExp(`${open}(\\d+)${close}`, "g"))) {
+      text += rendered.slice(at, m.index);
+      const word = words[Number(m[1])]!;
+      literal.push([text.length, text.length + word.length]);
+      text += word;
+      at = m.index + m[0].length;
+    }
+    return { text: text + rendered.slice(at), literal };
+  };
+  return { given, unmark };
+}
+
+export interface ApplyOptions {
+  generate: boolean;
+  /** As processors do: the tokenizer's own special tokens are added unless the rendered text begins with the bos token. */
+  addBos: boolean;
+  /** Special tokens in messages are words. */
+  words?: boolean;
+  /** Whose tokens are marked; default "all". */
+  turns?: Turns;
+  /** Throws for a text that cannot fit, by its length alone. */
+  fits?: (fewest: number) => void;
+}
+
+/**
+ * Text, ids and mask of a conversation; without `addBos` the text is taken as it is. An answer begins where the ids of what
+ * stands before it and of the whole text part, as in TRL; `merged` counts the turns whose first token holds the prompt's end
+ * too.
+ */
+export function* applyTemplate(tokenizer: ModelTokenizer, given: readonly Message[], o: ApplyOptions): Steps<Rendered> {
   const messages = checkedMessages("messages", given);
   const template = templateOf(tokenizer);
   const bos = tokenizer.bosId === null ? null : tokenizer.piece(tokenizer.bosId);
-  const text = template.render(messages, { generate: o.generate });
+  const marks = o.words ? marked(tokenizer, messages) : null;
+  const render = (count: number, generate: boolean) => {
+    const rendered = template.render((marks?.given ?? messages).slice(0, count), { generate });
+    return marks ? marks.unmark(rendered) : { text: rendered, literal: [] };
+  };
+  const whole = render(messages.length, o.generate);
+  const { text } = whole;
+  o.fits?.(tokenizer.fewest(text));
   const special = o.addBos && !(bos !== null && text.startsWith(bos));
-  const encode = (s: string) => tokenizer.encode(s, { special });
-  const ids = encode(text);
+  const encode = (part: typeof whole) => tokenizer.encodeSteps(part.text, { special, literal: part.literal });
+  const ids = yield* encode(whole);
   const until = (count: number, generate: boolean): { shared: number; own: number } => {
-    const beginning = template.render(messages.slice(0, count), { generate });
-    if (!text.startsWith(beginning))
+    const beginning = render(count, generate);
+    if (!text.startsWith(beginning.text))
       throw disagreement(
         "expected a chat template that renders the first messages alike in every conversation, got another",
       );
-    if (beginning.length === text.length) return { shared: ids.length, own: ids.length };
-    const own = encode(beginning);
+    if (beginning.text.length === text.length) return { shared: ids.length, own: ids.length };
+    const own = atOnce(encode(beginning));
     return { shared: sharedLength(ids, own), own: own.length };
   };
   return withMask({ text, ids }, () => {

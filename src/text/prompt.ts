@@ -3,7 +3,8 @@
 import { show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Media, Message } from "../types.js";
-import { applyTemplate, checkedMessages, type Turns, withMask } from "./chat.js";
+import { type ApplyOptions, applyTemplate, checkedMessages, withMask } from "./chat.js";
+import { atOnce, type Steps } from "./steps.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 import { type Segment, type VicunaTurn, vicunaPrompt } from "./vicuna.js";
 
@@ -19,6 +20,8 @@ export interface PlaceholderRules {
   /** expanded: how often the placeholder stands for one medium. */
   visualTokens(kind: "video" | "image"): number;
 }
+
+export type PromptOptions = Omit<ApplyOptions, "addBos">;
 
 export interface BuiltPrompt {
   /** With placeholders. */
@@ -62,9 +65,9 @@ function refuseMedia(rules: PlaceholderRules, messages: readonly Message[]): voi
 const literals = /<video>|<image>/g;
 
 /** Media first, each followed by a newline, then the text without placeholders that were typed into it. */
-function originalContent(rules: PlaceholderRules, m: Message, media: Media[]): Segment[] {
+function originalContent(rules: PlaceholderRules, m: Message, media: Media[], words: boolean): Segment[] {
   const text = textOf(m);
-  if (m.role === "assistant") return [text];
+  if (m.role === "assistant") return [said(text, words)];
   const segments: Segment[] = [];
   for (const part of partsOf(m)) {
     if (part.type === "text") continue;
@@ -73,30 +76,34 @@ function originalContent(rules: PlaceholderRules, m: Message, media: Media[]): S
     media.push(part.media);
   }
   const bare = text.replace(literals, "");
-  segments.push(segments.length > 0 || bare !== text ? bare.trim() : text);
+  segments.push(said(segments.length > 0 || bare !== text ? bare.trim() : text, words));
   return segments;
 }
 
-function original(
+const said = (text: string, words: boolean): Segment => (words ? { words: text } : text);
+
+function* original(
   tokenizer: ModelTokenizer,
   rules: PlaceholderRules,
   messages: readonly Message[],
-  generate: boolean,
-  marked: Turns,
-): BuiltPrompt {
+  { generate, turns: marked = "all", words = false, fits }: PromptOptions,
+): Steps<BuiltPrompt> {
   const [first] = messages;
-  const system = first?.role === "system" ? textOf(first).replace(literals, "") : undefined;
-  const spoken = system === undefined ? messages : messages.slice(1);
+  const preamble = first?.role === "system" ? textOf(first).replace(literals, "") : undefined;
+  const system = preamble === undefined || preamble === "" ? preamble : said(preamble, words);
+  const spoken = preamble === undefined ? messages : messages.slice(1);
   const media: Media[] = [];
   const turns = spoken.map((m, i): VicunaTurn => {
     const role = i % 2 === 0 ? "user" : "assistant";
     if (m.role !== role) wrongOrder(`messages[${messages.indexOf(m)}].role`, role, m.role);
-    return { role, content: originalContent(rules, m, media) };
+    return { role, content: originalContent(rules, m, media, words) };
   });
   const last = turns.at(-1)?.role ?? "system";
   if (generate && last !== "user") wrongOrder("messages", "a user turn at the end", last);
   const spell = (id: number) => (id === rules.video && id !== rules.image ? "<video>" : "<image>");
-  return Object.assign(vicunaPrompt(tokenizer, turns, { generate, turns: marked, spell, system }), { media });
+  return Object.assign(yield* vicunaPrompt(tokenizer, turns, { generate, turns: marked, spell, system, fits }), {
+    media,
+  });
 }
 
 function wrongOrder(field: string, expected: string, received: string): never {
@@ -134,30 +141,30 @@ function checkPlaceholders(
   messages: readonly Message[],
   ids: Int32Array,
   kinds: ReturnType<typeof kindsOf>,
+  words: boolean,
 ): void {
   const count = (list: Int32Array, id: number) => list.reduce((n, x) => n + (x === id ? 1 : 0), 0);
   for (const [id, { kind, media }] of kinds) {
     const piece = tokenizer.piece(id);
     const found = count(ids, id);
     const typed = messages
-      .filter((m) => piece !== null && textOf(m).includes(piece))
+      .filter((m) => !(words && tokenizer.isSpecial(id)) && piece !== null && textOf(m).includes(piece))
       .reduce((n, m) => n + count(tokenizer.encode(textOf(m), { special: false }), id), 0);
     if (typed > 0) throw mismatch(kind, found, media.length, `, ${typed} of them in the text of the messages`);
     if (found !== media.length) throw mismatch(kind, found, media.length, " from the chat template");
   }
 }
 
-function expanded(
+function* expanded(
   tokenizer: ModelTokenizer,
   rules: PlaceholderRules,
   messages: readonly Message[],
-  generate: boolean,
-  turns: Turns,
-): BuiltPrompt {
-  const rendered = applyTemplate(tokenizer, messages, { generate, addBos: true, turns });
+  o: PromptOptions,
+): Steps<BuiltPrompt> {
+  const rendered = yield* applyTemplate(tokenizer, messages, { ...o, addBos: true });
   const { text, ids } = rendered;
   const kinds = kindsOf(rules, messages);
-  checkPlaceholders(tokenizer, messages, ids, kinds);
+  checkPlaceholders(tokenizer, messages, ids, kinds, o.words === true);
   const media: Media[] = [];
   const out: number[] = [];
   const copied: number[] = []; // of each id, which rendered one it is
@@ -186,11 +193,22 @@ export function buildPrompt(
   tokenizer: ModelTokenizer,
   rules: PlaceholderRules,
   messages: readonly Message[],
-  { generate, turns = "all" }: { generate: boolean; turns?: Turns },
+  o: PromptOptions,
 ): BuiltPrompt {
+  return atOnce(promptSteps(tokenizer, rules, messages, o));
+}
+
+/** buildPrompt() in steps: long texts need not hold the event loop. */
+export function* promptSteps(
+  tokenizer: ModelTokenizer,
+  rules: PlaceholderRules,
+  messages: readonly Message[],
+  o: PromptOptions,
+): Steps<BuiltPrompt> {
   const checked = checkedMessages("messages", messages);
   refuseMedia(rules, checked);
-  if (rules.style === "original") return original(tokenizer, rules, checked, generate, turns);
-  if (rules.style === "expanded") return expanded(tokenizer, rules, checked, generate, turns);
-  return Object.assign(applyTemplate(tokenizer, checked, { generate, addBos: false, turns }), { media: [] });
+  if (rules.style === "original") return yield* original(tokenizer, rules, checked, o);
+  if (rules.style === "expanded") return yield* expanded(tokenizer, rules, checked, o);
+  const rendered = yield* applyTemplate(tokenizer, checked, { ...o, addBos: false });
+  return Object.assign(rendered, { media: [] });
 }

@@ -1,10 +1,12 @@
 // SentencePiece models (`tokenizer.model`): reader of the protobuf file and BPE encoder with byte fallback. Only what
 // Llama-like checkpoints use: model type BPE, identity normalisation, spaces kept as they are.
+import type { Parts } from "./bpe.js";
 import { tokenizerError } from "./files.js";
 
 const maxPieces = 1 << 20;
 const maxPieceBytes = 4096;
 const space = "▁";
+const slice = 4096; // merges between two pauses
 
 const pieceType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
@@ -231,11 +233,12 @@ export class SentencePieceEncoder {
   }
 
   /** Ids of a text without special tokens; `prefix`: with the dummy space in front. */
-  encode(text: string, prefix: boolean): number[] {
-    if (text === "") return [];
+  *encode(text: string, prefix: boolean): Parts {
+    if (text === "") return;
     const s = (prefix ? space : "") + text.replaceAll(" ", space);
     const { starts, fixed } = this.symbols(s);
-    return this.idsOf(s, this.merge(s, starts, fixed));
+    yield [];
+    yield this.idsOf(s, yield* this.merge(s, starts, fixed));
   }
 
   /** Where the symbols begin (and the end of the text), and which of them are not to be merged. */
@@ -257,7 +260,11 @@ export class SentencePieceEncoder {
   }
 
   /** Merges neighbours, best score first; the starts of what is left, and the end. */
-  private merge(s: string, starts: readonly number[], fixed: ReadonlySet<number>): number[] {
+  private *merge(
+    s: string,
+    starts: readonly number[],
+    fixed: ReadonlySet<number>,
+  ): Generator<readonly number[], number[]> {
     const n = starts.length - 1;
     const end = Int32Array.from({ length: n }, (_, i) => starts[i + 1]!); // of symbol i; its own start once swallowed
     const next = Int32Array.from({ length: n }, (_, i) => i + 1);
@@ -271,8 +278,12 @@ export class SentencePieceEncoder {
       const id = this.ids.get(s.slice(starts[left]!, end[right]!));
       if (id !== undefined) candidates.push(this.model.scores[id]!, left, size);
     };
-    for (let i = 0; i < n; i++) consider(i);
-    while (candidates.length > 0) {
+    for (let i = 0; i < n; i++) {
+      consider(i);
+      if (i % slice === slice - 1) yield [];
+    }
+    for (let count = 1; candidates.length > 0; count++) {
+      if (count % slice === 0) yield [];
       const { left, size } = candidates.pop();
       const right = next[left]!;
       if (end[left] === starts[left] || right >= n || end[right]! - starts[left]! !== size) continue;

@@ -1,21 +1,13 @@
 // The shape of a tokenizer.json, checked before the tokenizer library sees it: that library trusts its input. Model BPE,
 // and the normalizers, pre-tokenizers and post-processors that byte-level and SentencePiece-like BPE tokenizers use.
 import { show } from "../check.js";
+import type { AddedToken } from "./added.js";
 import { isObject, type Json, tokenizerError } from "./files.js";
 
 const maxId = 1 << 22;
 const maxParts = 64; // of one component
 const maxDepth = 8;
 const maxPattern = 4096; // characters
-
-export interface AddedToken {
-  id: number;
-  content: string;
-  special: boolean;
-  lstrip: boolean;
-  rstrip: boolean;
-  normalized: boolean;
-}
 
 export interface TokenizerJson {
   /** As the library takes it. */
@@ -27,6 +19,7 @@ export interface TokenizerJson {
 
 type Field = (value: unknown) => boolean;
 const string: Field = (x) => typeof x === "string" && x.length <= maxPattern;
+const character: Field = (x) => typeof x === "string" && [...x].length === 1;
 const flag: Field = (x) => typeof x === "boolean";
 const optional =
   (field: Field): Field =>
@@ -63,17 +56,23 @@ const preTokenizers: Types = {
   Whitespace: {},
   WhitespaceSplit: {},
   Metaspace: {
-    replacement: string,
+    replacement: character,
     add_prefix_space: optional(flag),
+    split: optional(flag),
+    str_rep: optional(string),
     prepend_scheme: optional(oneOf("always", "first", "never")),
   },
 };
+const anything: Field = () => true;
 const postProcessors: Types = {
-  ByteLevel: {},
-  TemplateProcessing: { single: pieces, pair: pieces },
-  RobertaProcessing: { cls: labelled, sep: labelled },
+  ByteLevel: { add_prefix_space: optional(flag), use_regex: optional(flag) },
+  TemplateProcessing: { single: pieces, pair: optional(pieces), special_tokens: anything },
+  RobertaProcessing: { cls: labelled, sep: labelled, add_prefix_space: optional(flag) },
   BertProcessing: { cls: labelled, sep: labelled },
 };
+
+/** Keys that change offsets only, which nobody asks for here. */
+const withoutEffect: Record<string, Field> = { trim_offsets: optional(flag) };
 
 /** A component: null, one of `types`, or a Sequence of them under `key`. */
 function checkComponent(path: string, where: string, value: unknown, types: Types, key: string): void {
@@ -95,6 +94,12 @@ function checkComponent(path: string, where: string, value: unknown, types: Type
         path,
         `${at}: ${show(part.type)} is not supported; known types: Sequence, ${Object.keys(types).join(", ")}`,
       );
+    const fields = { ...types[part.type]!, ...withoutEffect };
+    const unknown = Object.keys(part).find((name) => name !== "type" && !Object.hasOwn(fields, name));
+    if (unknown !== undefined)
+      throw tokenizerError(path, `${at}.${unknown}: ${part.type} has no key of that name here`);
+    if (part.type === "Metaspace" && part.add_prefix_space === false && part.prepend_scheme !== "never")
+      throw tokenizerError(path, `${at}.add_prefix_space: expected true, or prepend_scheme "never", got false`);
     for (const [name, field] of Object.entries(types[part.type]!))
       if (!field(part[name]))
         throw tokenizerError(path, `${at}.${name}: not as ${part.type} has it, ${show(part[name])}`);
@@ -131,6 +136,15 @@ function checkMerges(path: string, merges: unknown): void {
     );
 }
 
+const modelKeys = new Set([
+  ...["type", "vocab", "merges", "unk_token", "dropout", "byte_fallback", "fuse_unk", "ignore_merges"],
+  ...["continuing_subword_prefix", "end_of_word_suffix"],
+]);
+const topKeys = new Set([
+  ...["version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"],
+  "model",
+]);
+
 function checkModel(path: string, model: unknown): Map<string, number> {
   if (!isObject(model)) throw tokenizerError(path, `model: expected an object, got ${show(model)}`);
   if (model.type !== "BPE" && !(model.type === undefined && Array.isArray(model.merges)))
@@ -139,8 +153,10 @@ function checkModel(path: string, model: unknown): Map<string, number> {
     if (!optional(flag)(model[key]))
       throw tokenizerError(path, `model.${key}: expected a boolean, got ${show(model[key])}`);
   for (const key of ["continuing_subword_prefix", "end_of_word_suffix"])
-    if (model[key] !== undefined && model[key] !== null && model[key] !== "")
-      throw tokenizerError(path, `model.${key}: not supported, got ${show(model[key])}`);
+    if (!optional(string)(model[key]))
+      throw tokenizerError(path, `model.${key}: expected a string, got ${show(model[key])}`);
+  const unknown = Object.keys(model).find((key) => !modelKeys.has(key));
+  if (unknown !== undefined) throw tokenizerError(path, `model.${unknown}: a BPE model has no key of that name here`);
   if (model.dropout !== undefined && model.dropout !== null && model.dropout !== 0)
     throw tokenizerError(path, `model.dropout: expected none, got ${show(model.dropout)}`);
   const vocab = checkVocab(path, model);
@@ -162,7 +178,6 @@ function checkAdded(path: string, value: unknown): AddedToken[] {
     for (const key of ["special", "lstrip", "rstrip", "normalized", "single_word"])
       if (!optional(flag)(token[key]))
         throw tokenizerError(path, `${at}.${key}: expected a boolean, got ${show(token[key])}`);
-    if (token.single_word) throw tokenizerError(path, `${at}: single_word tokens are not supported`);
     return {
       id,
       content: token.content as string,
@@ -170,11 +185,14 @@ function checkAdded(path: string, value: unknown): AddedToken[] {
       lstrip: token.lstrip === true,
       rstrip: token.rstrip === true,
       normalized: (token.normalized ?? !token.special) === true,
+      singleWord: token.single_word === true,
     };
   });
 }
 
 export function checkTokenizerJson(path: string, json: Json): TokenizerJson {
+  const unknown = Object.keys(json).find((key) => !topKeys.has(key));
+  if (unknown !== undefined) throw tokenizerError(path, `${unknown}: a tokenizer.json has no key of that name here`);
   const vocab = checkModel(path, json.model);
   const added = checkAdded(path, json.added_tokens ?? []);
   const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json };
@@ -182,7 +200,6 @@ export function checkTokenizerJson(path: string, json: Json): TokenizerJson {
   checkComponent(path, "pre_tokenizer", parts.pre_tokenizer, preTokenizers, "pretokenizers");
   checkComponent(path, "post_processor", parts.post_processor, postProcessors, "processors");
   const model = { ...(json.model as Json), type: "BPE" };
-  // The library's own decoder is not used (see detokenizer.ts).
   return {
     json: { ...parts, model, added_tokens: json.added_tokens ?? [], decoder: null },
     vocab,

@@ -3,11 +3,13 @@
 import { show } from "../check.js";
 import { replace, sentencePieceBytes, strip } from "./detokenizer.js";
 import { isObject, type Json, tokenizerError } from "./files.js";
+import { type Literal, touches } from "./added.js";
+import type { Parts } from "./bpe.js";
 import { longestOf, type SentencePieceModel, SentencePieceEncoder } from "./sentencepiece.js";
-import type { AddedToken as ListedToken } from "./shape.js";
+import type { AddedToken as ListedToken } from "./added.js";
 import type { Codec } from "./tokenizer.js";
 
-type AddedToken = Omit<ListedToken, "normalized">;
+type AddedToken = Omit<ListedToken, "normalized" | "singleWord">;
 
 const maxAdded = 1 << 16;
 
@@ -40,7 +42,12 @@ function addedTokens(path: string, model: SentencePieceModel, config: Json, adde
 
 type Segment = { text: string } | { token: AddedToken };
 
-function segments(text: string, tokens: ReadonlyMap<string, AddedToken>, pattern: RegExp | null): Segment[] {
+function segments(
+  text: string,
+  tokens: ReadonlyMap<string, AddedToken>,
+  pattern: RegExp | null,
+  literal: Literal,
+): Segment[] {
   const list: Segment[] = [];
   let at = 0;
   let trim = false; // the token before strips what follows it
@@ -52,6 +59,7 @@ function segments(text: string, tokens: ReadonlyMap<string, AddedToken>, pattern
   };
   for (const m of pattern ? text.matchAll(pattern) : []) {
     const found = tokens.get(m[0])!;
+    if (found.special && touches(literal, m.index, m.index + m[0].length)) continue;
     plain(m.index!, found.lstrip);
     list.push({ token: found });
     at = m.index! + m[0].length;
@@ -89,22 +97,30 @@ export function slowCodec(
   const prefix = flag(path, config, "add_prefix_space", true) && (legacy ? model.addDummyPrefix : true);
   const front = flag(path, config, "add_bos_token", true) && model.bosId !== null ? [model.bosId] : [];
   const back = flag(path, config, "add_eos_token", false) && model.eosId !== null ? [model.eosId] : [];
-  const encodeBody = (text: string): number[] =>
-    segments(text, added, pattern).flatMap((segment, i) => {
-      if ("text" in segment) return encoder.encode(segment.text, prefix && (legacy || i === 0));
+  function* encodeBody(text: string, literal: Literal): Parts {
+    for (const [i, segment] of segments(text, added, pattern, literal).entries()) {
+      if ("text" in segment) {
+        yield* encoder.encode(segment.text, prefix && (legacy || i === 0));
+        continue;
+      }
       // Without `legacy` the space goes in front of the whole text, and only a special token swallows it.
-      const lone = i === 0 && prefix && !legacy && !segment.token.special;
-      return lone ? [...encoder.encode(" ", false), segment.token.id] : [segment.token.id];
-    });
+      if (i === 0 && prefix && !legacy && !segment.token.special) yield* encoder.encode(" ", false);
+      yield [segment.token.id];
+    }
+  }
+  const swallows = [...added.values()].some((t) => t.lstrip || t.rstrip);
   return {
     pieces,
     ids,
     special: new Set([...added.values()].filter((t) => t.special).map((t) => t.id)),
     spoken: new Map(),
     stages: [replace("▁", " "), sentencePieceBytes, ...(prefix ? [strip(" ", 1, 0)] : [])],
-    encode(text, special) {
-      if (special) return [...front, ...encodeBody(text), ...back];
-      return bare ? encoder.encode(text, prefix) : encodeBody(text);
+    longest: swallows || !model.byteFallback ? null : pieces.reduce((n, p) => Math.max(n, p?.length ?? 0), 2),
+    *encode(text, { special, literal }) {
+      if (special) yield front;
+      if (bare && !special) yield* encoder.encode(text, prefix);
+      else yield* encodeBody(text, literal);
+      if (special) yield back;
     },
   };
 }

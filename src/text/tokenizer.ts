@@ -1,10 +1,13 @@
-// Tokenizers out of a checkpoint's files: tokenizer.json (encoded by @huggingface/tokenizers, decoded by detokenizer.ts) or
-// a SentencePiece tokenizer.model. Both are given the same face; the library is imported when the first one is loaded.
+// Tokenizers out of a checkpoint's files: tokenizer.json (encoded by codec.ts, decoded by detokenizer.ts) or a SentencePiece
+// tokenizer.model. Both are given the same face.
 import { join } from "node:path";
 import { path as checkedPath, refuse, show } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import type { Message, TokenIds, Tokenizer, TokenizerOptions } from "../types.js";
-import { applyTemplate } from "./chat.js";
+import type { Message, SpecialTokens, TokenIds, Tokenizer, TokenizerOptions } from "../types.js";
+import { type AddedToken, type Literal, none, TokenFinder } from "./added.js";
+import type { Parts } from "./bpe.js";
+import { applyTemplate, specialTokens } from "./chat.js";
+import { type EncodeOptions, JsonEncoder, longestPiece } from "./codec.js";
 import { clockText, type WallClock, wallClock } from "./date.js";
 import { type StageFactory, stagesOf, type TextStream, textStream } from "./detokenizer.js";
 import {
@@ -18,8 +21,10 @@ import {
   tokenizerError,
 } from "./files.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { type AddedToken, checkTokenizerJson } from "./shape.js";
+import { checkTokenizerJson } from "./shape.js";
+import type { PatternLibrary } from "./pieces.js";
 import { slowCodec } from "./slow.js";
+import { atOnce, type Steps } from "./steps.js";
 import { type ChatTemplate, compileTemplate, templateFault, withoutTemplate } from "./template.js";
 
 export interface ModelTokenizer extends Tokenizer {
@@ -37,6 +42,12 @@ export interface ModelTokenizer extends Tokenizer {
   /** Special tokens are those that `skipSpecial` leaves out. */
   isSpecial(id: number): boolean;
   stream(o?: { skipSpecial?: boolean }): { push(id: number): string; end(): string };
+  /** encode() in steps; `literal`: parts of the text in which special tokens are words. */
+  encodeSteps(text: string, o?: { special?: boolean; literal?: Literal }): Steps<Int32Array>;
+  /** At least so many tokens are in a text, by its length alone; 0 where nothing is known. */
+  fewest(text: string): number;
+  /** The special tokens that stand in a text, in order. */
+  specialsIn(text: string): readonly { from: number; to: number }[];
 }
 
 /** What the two kinds of files differ in. */
@@ -47,8 +58,10 @@ export interface Codec {
   /** What decoding sees in place of a token's text. */
   spoken: ReadonlyMap<number, string>;
   stages: readonly StageFactory[];
+  /** The most UTF-16 units of a text that one token stands for, or null where nothing is known. */
+  longest: number | null;
   /** Text is well-formed Unicode. */
-  encode(text: string, special: boolean): readonly number[];
+  encode(text: string, o: EncodeOptions): Parts;
 }
 
 const wellFormed = (text: string) => (text as string & { toWellFormed(): string }).toWellFormed();
@@ -59,6 +72,7 @@ class CodecTokenizer implements ModelTokenizer {
   readonly endId: number | null;
   readonly template: ChatTemplate | null;
   readonly templateFault: IsrDpoError | null;
+  private finder: TokenFinder | undefined;
 
   constructor(
     private readonly path: string,
@@ -86,17 +100,38 @@ class CodecTokenizer implements ModelTokenizer {
     return this.codec.special.has(id);
   }
 
-  encode(text: string, { special = true }: { special?: boolean } = {}): Int32Array {
+  encode(text: string, o: { special?: boolean; specialTokens?: SpecialTokens } = {}): Int32Array {
     if (typeof text !== "string") refuse("text", "a string", text);
-    let ids: readonly number[];
+    const words = specialTokens("options.specialTokens", o.specialTokens) === "text";
+    return atOnce(this.encodeSteps(text, { special: o.special ?? true, literal: words ? [[0, text.length]] : [] }));
+  }
+
+  *encodeSteps(
+    text: string,
+    { special = true, literal = [] }: { special?: boolean; literal?: Literal } = {},
+  ): Steps<Int32Array> {
+    const ids: number[] = [];
     try {
-      ids = this.codec.encode(wellFormed(text), special);
+      for (const part of this.codec.encode(wellFormed(text), { special, literal })) {
+        for (const id of part) ids.push(id);
+        yield;
+      }
     } catch (e) {
+      if (isIsrDpoError(e)) throw e;
       throw tokenizerError(this.path, `cannot encode ${show(text)}: ${e instanceof Error ? e.message : e}`, e);
     }
-    if (!ids.every((id) => Number.isInteger(id)))
-      throw tokenizerError(this.path, `${show(text)}: expected a token for every part of it, got a part without one`);
     return Int32Array.from(ids);
+  }
+
+  fewest(text: string): number {
+    return this.codec.longest === null ? 0 : Math.ceil(text.length / this.codec.longest);
+  }
+
+  specialsIn(text: string): readonly { from: number; to: number }[] {
+    this.finder ??= new TokenFinder(
+      [...this.codec.special].map((id) => [this.codec.pieces[id]!, { ...none, id, content: this.codec.pieces[id]! }]),
+    );
+    return [...this.finder.find(text, () => true)].filter((found) => found.token !== none);
   }
 
   decode(ids: TokenIds, o: { skipSpecial?: boolean } = {}): string {
@@ -121,20 +156,10 @@ class CodecTokenizer implements ModelTokenizer {
     };
   }
 
-  apply(messages: readonly Message[], o: { generate?: boolean } = {}) {
-    return applyTemplate(this, messages, { generate: o.generate ?? false, addBos: false });
+  apply(messages: readonly Message[], o: { generate?: boolean; specialTokens?: SpecialTokens } = {}) {
+    const words = specialTokens("options.specialTokens", o.specialTokens) === "text";
+    return atOnce(applyTemplate(this, messages, { generate: o.generate ?? false, addBos: false, words }));
   }
-}
-
-/** What of @huggingface/tokenizers is used; its own declarations do not resolve under "nodenext". */
-interface Library {
-  Tokenizer: new (
-    json: Json,
-    config: Json,
-  ) => {
-    encode(text: string, o?: { add_special_tokens: boolean }): { ids: number[] };
-    normalizer: ((text: string) => string) | null;
-  };
 }
 
 /** A normalised token is found with the prefix that the normalizer puts in front of it, and is decoded with it. */
@@ -153,14 +178,15 @@ function spokenTokens(
 async function jsonCodec(path: string, bytes: Uint8Array): Promise<Codec> {
   const { json, vocab, added, decoder } = checkTokenizerJson(path, parseObject(path, bytes));
   const stages = stagesOf(path, decoder);
-  const { Tokenizer } = (await import("@huggingface/tokenizers")) as unknown as Library;
-  let library: InstanceType<Library["Tokenizer"]>;
+  const library = (await import("@huggingface/tokenizers")) as unknown as PatternLibrary;
+  let encoder: JsonEncoder;
   let spoken: Map<number, string>;
   try {
-    library = new Tokenizer(json, {});
-    library.encode("a b\n1"); // what cannot encode at all is refused here
-    spoken = spokenTokens(added, library.normalizer);
+    encoder = new JsonEncoder(path, json, vocab, added, library);
+    for (const _ of encoder.encode("a b\n1", { special: true, literal: [] })); // what cannot encode at all is refused here
+    spoken = spokenTokens(added, encoder.normalize);
   } catch (e) {
+    if (isIsrDpoError(e)) throw e;
     throw tokenizerError(path, `not a tokenizer that can be used: ${e instanceof Error ? e.message : e}`, e);
   }
   const ids = new Map(vocab);
@@ -176,7 +202,8 @@ async function jsonCodec(path: string, bytes: Uint8Array): Promise<Codec> {
     spoken,
     stages,
     special: new Set(added.filter((token) => token.special).map((token) => token.id)),
-    encode: (text, special) => library.encode(text, { add_special_tokens: special }).ids,
+    longest: longestPiece(json, vocab, added),
+    encode: (text, o) => encoder.encode(text, o),
   };
 }
 

@@ -3,6 +3,7 @@
 // Text between placeholders is cut into tokens piece by piece, each as a text of its own.
 import { IsrDpoError } from "../errors.js";
 import { markedTurns, sharedLength, type Turns, withMask } from "./chat.js";
+import { atOnce, type Steps } from "./steps.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 
 export const vicunaSystem =
@@ -11,8 +12,8 @@ export const vicunaSystem =
 
 export const vicunaEnd = "</s>";
 
-/** Text, or the (negative) id of one placeholder. */
-export type Segment = string | number;
+/** Text, the (negative) id of one placeholder, or somebody's words, in which special tokens are words too. */
+export type Segment = string | number | { words: string };
 
 export interface VicunaTurn {
   role: "user" | "assistant";
@@ -20,8 +21,8 @@ export interface VicunaTurn {
 }
 
 /** Segments of a conversation; `open`: a last user turn is followed by what opens the assistant's. `system` "": none. */
-export function vicunaSegments(turns: readonly VicunaTurn[], open: boolean, system: string = vicunaSystem): Segment[] {
-  const segments: Segment[] = system === "" ? [] : [`${system} `];
+export function vicunaSegments(turns: readonly VicunaTurn[], open: boolean, system: Segment = vicunaSystem): Segment[] {
+  const segments: Segment[] = system === "" ? [] : [system, " "];
   turns.forEach(({ role, content }, i) => {
     if (role === "assistant") segments.push(" ", ...content, vicunaEnd);
     else segments.push("USER: ", ...content, open || i + 1 < turns.length ? " ASSISTANT:" : " ");
@@ -29,14 +30,20 @@ export function vicunaSegments(turns: readonly VicunaTurn[], open: boolean, syst
   return segments;
 }
 
+const textOf = (s: string | { words: string }) => (typeof s === "string" ? s : s.words);
+
 /** Each run of text by itself with bos, of which the first alone is kept; placeholders in between. */
-export function encodeSegments(tokenizer: ModelTokenizer, segments: readonly Segment[]): Int32Array {
-  const chunks: Segment[] = [""];
+export function* encodeSegments(tokenizer: ModelTokenizer, segments: readonly Segment[]): Steps<Int32Array> {
+  const empty = () => ({ text: "", literal: [] as [number, number][] });
+  const chunks: (ReturnType<typeof empty> | number)[] = [empty()];
   for (const s of segments) {
-    const last = chunks.at(-1)!;
-    if (typeof s === "string" && typeof last === "string") chunks[chunks.length - 1] = last + s;
-    else if (typeof s === "string") chunks.push(s);
-    else chunks.push(s, "");
+    if (typeof s === "number") {
+      chunks.push(s, empty());
+      continue;
+    }
+    const last = chunks.at(-1) as ReturnType<typeof empty>; // a number is followed by a text
+    if (typeof s === "object") last.literal.push([last.text.length, last.text.length + s.words.length]);
+    last.text += textOf(s);
   }
   const ids: number[] = [];
   for (const [i, chunk] of chunks.entries()) {
@@ -44,7 +51,7 @@ export function encodeSegments(tokenizer: ModelTokenizer, segments: readonly Seg
       ids.push(chunk);
       continue;
     }
-    const own = tokenizer.encode(chunk);
+    const own = yield* tokenizer.encodeSteps(chunk.text, { literal: chunk.literal });
     const bos = own.length > 0 && own[0] === tokenizer.bosId;
     for (const id of bos && i > 0 ? own.subarray(1) : own) ids.push(id);
   }
@@ -61,23 +68,30 @@ export interface VicunaPrompt {
 }
 
 /** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn; `turns`: whose tokens are marked. */
-export function vicunaPrompt(
+export function* vicunaPrompt(
   tokenizer: ModelTokenizer,
   turns: readonly VicunaTurn[],
-  o: { generate: boolean; turns: Turns; spell: (id: number) => string; system?: string | undefined },
-): VicunaPrompt {
+  o: {
+    generate: boolean;
+    turns: Turns;
+    spell: (id: number) => string;
+    system?: Segment | undefined;
+    fits?: ((fewest: number) => void) | undefined;
+  },
+): Steps<VicunaPrompt> {
   if (tokenizer.tokenId(vicunaEnd) === null)
     throw new IsrDpoError("TOKENIZER", `expected a tokenizer with the token ${vicunaEnd}, got one without`, {
       hint: "the Vicuna prompt is for Llama tokenizers; take the tokenizer of the checkpoint",
     });
   const segments = vicunaSegments(turns, o.generate, o.system);
-  const ids = encodeSegments(tokenizer, segments);
+  const text = segments.map((s) => (typeof s === "number" ? o.spell(s) : textOf(s))).join("");
+  o.fits?.(tokenizer.fewest(text));
+  const ids = yield* encodeSegments(tokenizer, segments);
   const until = (count: number) => {
     if (count === turns.length && !o.generate) return { shared: ids.length, own: ids.length };
-    const own = encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system));
+    const own = atOnce(encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system)));
     return { shared: sharedLength(ids, own), own: own.length };
   };
-  const text = segments.map((s) => (typeof s === "string" ? s : o.spell(s))).join("");
   return withMask({ text, ids }, () => {
     const scored = new Uint8Array(ids.length);
     let merged = 0;

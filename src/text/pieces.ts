@@ -1,0 +1,184 @@
+// Normalizers and pre-tokenizers of a tokenizer.json, as the `tokenizers` library runs them. Patterns are rewritten for
+// JavaScript by @huggingface/tokenizers; what they mean is done here.
+import { byteOfCharacter } from "./detokenizer.js";
+import type { Json } from "./files.js";
+
+/** What of @huggingface/tokenizers is used. */
+export interface PatternLibrary {
+  SplitPreTokenizer: new (config: Json) => { pattern: RegExp };
+}
+
+export type Normalize = (text: string) => string;
+/** `first`: the text is the beginning of all that is encoded. */
+export type PreTokenize = (text: string, first: boolean) => Iterable<string>;
+
+const blank = "\\p{White_Space}";
+const startBlanks = new RegExp(`^${blank}+`, "u");
+
+/** Without the blanks at its end; a regex would be quadratic. */
+function stripEnd(text: string): string {
+  let end = text.length;
+  while (end > 0 && isBlank(text[end - 1]!)) end--;
+  return text.slice(0, end);
+}
+const blankCharacter = new RegExp(`^${blank}$`, "u");
+const isBlank = (c: string) => blankCharacter.test(c);
+
+export const blanksAtStart = (text: string): number => startBlanks.exec(text)?.[0].length ?? 0;
+export const blanksAtEnd = (text: string): number => text.length - stripEnd(text).length;
+
+/** The library maps characters one by one: no final sigma. */
+const lowercase = (text: string) => text.replace(/[^a-z\s]/gu, (c) => (c === "\u0130" ? "i\u0307" : c.toLowerCase()));
+
+function patternOf(library: PatternLibrary, pattern: Json): RegExp {
+  return new library.SplitPreTokenizer({ type: "Split", pattern, behavior: "Isolated", invert: true }).pattern;
+}
+
+export function normalizerOf(library: PatternLibrary, n: Json | null): Normalize | null {
+  if (n === null) return null;
+  switch (n.type) {
+    case "Sequence": {
+      const all = (n.normalizers as Json[]).map((x) => normalizerOf(library, x)!);
+      return (text) => all.reduce((s, f) => f(s), text);
+    }
+    case "Prepend":
+      return (text) => (text === "" ? "" : (n.prepend as string) + text);
+    case "Replace": {
+      const pattern = patternOf(library, n.pattern as Json);
+      return (text) => text.replace(pattern, () => n.content as string);
+    }
+    case "Lowercase":
+      return lowercase;
+    case "StripAccents":
+      return (text) => text.replace(/\p{M}/gu, "");
+    case "Strip":
+      return (text) => {
+        const end = n.strip_right ? stripEnd(text) : text;
+        return n.strip_left ? end.slice(blanksAtStart(end)) : end;
+      };
+    default:
+      return (text) => text.normalize(n.type as string);
+  }
+}
+
+interface Cut {
+  text: string;
+  match: boolean;
+}
+
+function* cuts(text: string, pattern: RegExp): Generator<Cut> {
+  pattern.lastIndex = 0;
+  let at = 0;
+  for (const m of text.matchAll(pattern)) {
+    if (m[0] === "") continue;
+    if (m.index > at) yield { text: text.slice(at, m.index), match: false };
+    yield { text: m[0], match: true };
+    at = m.index + m[0].length;
+  }
+  if (at < text.length) yield { text: text.slice(at), match: false };
+}
+
+/** Texts that `behavior` makes of matches and of what lies between them. */
+function* split(text: string, pattern: RegExp, behavior: string, invert: boolean): Generator<string> {
+  let held: Cut | null = null;
+  for (const cut of cuts(text, pattern)) {
+    const match = cut.match !== invert;
+    if (behavior === "Removed" || behavior === "Isolated") {
+      if (!(match && behavior === "Removed")) yield cut.text;
+      continue;
+    }
+    const joins: boolean =
+      held !== null &&
+      (behavior === "Contiguous"
+        ? held.match === match
+        : behavior === "MergedWithPrevious"
+          ? match && !held.match
+          : held.match && !match);
+    if (joins) held = { text: held!.text + cut.text, match };
+    else {
+      if (held) yield held.text;
+      held = { text: cut.text, match };
+    }
+  }
+  if (held) yield held.text;
+}
+
+const characterOfByte: readonly string[] = (() => {
+  const characters: string[] = [];
+  for (const [c, b] of byteOfCharacter) characters[b] = c;
+  return characters;
+})();
+const encoder = new TextEncoder();
+
+function byteText(text: string): string {
+  let out = "";
+  for (const b of encoder.encode(text)) out += characterOfByte[b]!;
+  return out;
+}
+
+const gpt2 =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+const word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d";
+const words = new RegExp(`[${word}]+|[^${word}${blank}]+`, "gu");
+const punctuation = /[\p{P}$+<=>^`|~]/gu;
+
+function metaspace(p: Json): PreTokenize {
+  const mark = (p.replacement as string) ?? "▁";
+  const scheme = p.prepend_scheme ?? (p.add_prefix_space === false ? "never" : "always");
+  return (text, first) => {
+    const marked = text.replaceAll(" ", () => mark);
+    const prepend = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
+    const whole = prepend ? mark + marked : marked;
+    return p.split === false ? [whole] : beforeMarks(whole, mark);
+  };
+}
+
+/** Cut in front of every mark. */
+function* beforeMarks(text: string, mark: string): Generator<string> {
+  for (let at = 0; at < text.length; ) {
+    const next = text.indexOf(mark, at + 1);
+    const end = next < 0 ? text.length : next;
+    yield text.slice(at, end);
+    at = end;
+  }
+}
+
+export function preTokenizerOf(library: PatternLibrary, p: Json | null): PreTokenize {
+  if (p === null) return (text) => [text];
+  switch (p.type) {
+    case "Sequence": {
+      const all = (p.pretokenizers as Json[]).map((x) => preTokenizerOf(library, x));
+      return (text, first) => all.reduce<Iterable<string>>((pieces, f) => each(pieces, f, first && text), [text]);
+    }
+    case "ByteLevel":
+      return function* (text) {
+        const spaced = p.add_prefix_space === true && !text.startsWith(" ") ? ` ${text}` : text;
+        if (p.use_regex === false) yield byteText(spaced);
+        else for (const cut of cuts(spaced, new RegExp(gpt2))) yield byteText(cut.text);
+      };
+    case "Split": {
+      const pattern = patternOf(library, p.pattern as Json);
+      return (text) => split(text, new RegExp(pattern), p.behavior as string, p.invert === true);
+    }
+    case "Digits":
+      return (text) =>
+        p.individual_digits ? split(text, /\p{N}/gu, "Isolated", false) : split(text, /\p{N}/gu, "Contiguous", false);
+    case "Punctuation":
+      return (text) => split(text, new RegExp(punctuation), (p.behavior as string) ?? "Isolated", false);
+    case "Whitespace":
+      return (text) => split(text, new RegExp(words), "Removed", true);
+    case "WhitespaceSplit":
+      return (text) => split(text, new RegExp(blank, "gu"), "Removed", false);
+    default:
+      return metaspace(p);
+  }
+}
+
+/** `whole`: the text at the beginning of all that is encoded; only a piece that still begins it is the first one. */
+function* each(pieces: Iterable<string>, f: PreTokenize, whole: string | false): Generator<string> {
+  let begins = whole !== false;
+  for (const piece of pieces) {
+    yield* f(piece, begins && (whole as string).startsWith(piece));
+    begins = false;
+  }
+}

@@ -1,0 +1,108 @@
+// Special tokens in somebody's words, tokens that the embedding lacks, and texts that are too long.
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { loadModel } from "../src/index.js";
+import { buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
+import { inSlices } from "../src/text/steps.js";
+import { loadTokenizer } from "../src/text/tokenizer.js";
+import type { Message } from "../src/types.js";
+import { rejects } from "./helpers/assert.js";
+import { copyOf } from "./helpers/files.js";
+
+const test = suite("text-words");
+const golden = fileURLToPath(new URL("golden/", import.meta.url));
+const ask = (content: string): Message => ({ role: "user", content });
+const kinds = ["llama2", "llama3", "qwen2", "smol", "sentencepiece_bpe"];
+
+test("specialTokens: text leaves what a user types words, parse takes it for tokens", async () => {
+  for (const kind of kinds.filter((k) => k !== "sentencepiece_bpe")) {
+    const t = await loadTokenizer(`${golden}tokenizers/${kind}`);
+    const end = t.piece(t.endId!)!;
+    const text = `a ${end} dog${end}`;
+    const count = (ids: Int32Array) => ids.filter((id) => id === t.endId).length;
+    assert.is(count(t.encode(text, { special: false })), 2, kind);
+    assert.is(count(t.encode(text, { special: false, specialTokens: "text" })), 0, kind);
+    assert.is(t.decode(t.encode(text, { special: false, specialTokens: "text" })).trim(), text, kind);
+    if (!t.template) continue;
+    const plain = count(t.apply([ask("a dog")], { generate: true }).ids);
+    assert.is(count(t.apply([ask(text)], { generate: true }).ids), plain + 2, kind);
+    const words = t.apply([ask(text)], { generate: true, specialTokens: "text" });
+    assert.is(count(words.ids), plain, kind);
+    assert.is(words.text, t.apply([ask(text)], { generate: true }).text, "the text is the same");
+  }
+  const t = await loadTokenizer(`${golden}tokenizers/llama3`);
+  await rejects(() => t.encode("a", { specialTokens: "word" as never }), "INVALID_ARGUMENT", /specialTokens/, "a word");
+});
+
+test("specialTokens: text in the Vicuna prompt and with placeholders of media", async () => {
+  const llama = await loadTokenizer(`${golden}tokenizers/llama2`);
+  const rules: PlaceholderRules = { style: "original", image: -200, video: -201, perVideo: 1, visualTokens: () => 1 };
+  const ends = (words: boolean) =>
+    buildPrompt(llama, rules, [ask("What</s>?")], { generate: true, words }).ids.filter((id) => id === llama.endId)
+      .length;
+  assert.equal([ends(false), ends(true)], [1, 0]);
+  const expanded: PlaceholderRules = { ...rules, style: "expanded", image: 432, video: 433 };
+  assert.throws(
+    () => buildPrompt(llama, expanded, [ask("<video>?")], { generate: true }),
+    /in the text of the messages/,
+  );
+  const built = buildPrompt(llama, expanded, [ask("<video>?")], { generate: true, words: true });
+  assert.not.ok(built.ids.includes(433), "typed, and so no placeholder");
+});
+
+test("a token that the embedding lacks is told by its name", async () => {
+  const dir = copyOf(`${golden}text_llama/policy`);
+  const file = join(dir, "tokenizer.json");
+  const source = copyOf(`${golden}tokenizers/llama2`);
+  const json = JSON.parse(readFileSync(join(source, "tokenizer.json"), "utf8"));
+  json.added_tokens.push({ ...json.added_tokens[0], id: 5000, content: "<far>" });
+  writeFileSync(file, JSON.stringify(json));
+  writeFileSync(join(dir, "chat_template.jinja"), "{{ messages[0].content }}");
+  await using model = await loadModel(dir);
+  const asked = model.generate({ prompt: "a<far>b", maxTokens: 1 });
+  await rejects(
+    async () => await asked,
+    "TOKENIZER",
+    /prompt: the text holds the token "<far>" \(id 5000\).*embedding/,
+    "id",
+  );
+  const [said] = await model.generate({ prompt: "a<far>b", maxTokens: 1, specialTokens: "text" });
+  assert.is(said!.ids.length, 1);
+  await model.chat([ask("a<far>b")], { maxTokens: 1 });
+});
+
+test("a text that cannot fit is refused by its length; one that is cut lets a signal in", async () => {
+  const dir = copyOf(`${golden}text_llama/policy`);
+  const source = copyOf(`${golden}tokenizers/llama2`);
+  for (const name of ["tokenizer.json", "tokenizer_config.json"])
+    writeFileSync(join(dir, name), readFileSync(join(source, name)));
+  writeFileSync(join(dir, "chat_template.jinja"), "{{ messages[0].content }}");
+  await using model = await loadModel(dir);
+  const long = model.generate({ prompt: "word ".repeat(200_000) });
+  await rejects(async () => await long, "CONTEXT_OVERFLOW", /prompt: at least \d+ tokens/, "long");
+  const t = await loadTokenizer(`${golden}tokenizers/qwen2`);
+  const stop = new AbortController();
+  setImmediate(() => stop.abort(new Error("enough")));
+  const cut = inSlices(t.encodeSteps("a dog and ".repeat(300_000)), stop.signal);
+  let reason: unknown;
+  await cut.catch((e: unknown) => {
+    reason = e;
+  });
+  assert.is((reason as Error | undefined)?.message, "enough");
+});
+
+test("in slices or at once, the ids are the same, also of one long word", async () => {
+  for (const kind of kinds) {
+    const t = await loadTokenizer(`${golden}tokenizers/${kind}`);
+    const end = t.piece(t.endId!)!;
+    for (const text of ["a dog\n ".repeat(3000), "ab".repeat(20_000), `${" ".repeat(5000)}x${end}日本`.repeat(3)])
+      assert.equal([...(await inSlices(t.encodeSteps(text)))], [...t.encode(text)], kind);
+    const text = "a dog and the man ".repeat(50);
+    assert.ok(t.fewest(text) <= t.encode(text).length, kind);
+  }
+});
+
+test.run();
