@@ -151,6 +151,15 @@ async function wholePass(path: string, probed: Probe, wanted: readonly number[],
   }
 }
 
+/** A clip that is not known yet may seem too short for what is wanted of it: then any frame, to learn its times. */
+function guess(choose: Choose, clip: Timeline): Int32Array {
+  try {
+    return choose(clip);
+  } catch {
+    return Int32Array.of(0);
+  }
+}
+
 const same = (a: Int32Array, b: Int32Array): boolean => a.length === b.length && a.every((v, i) => v === b[i]);
 
 /**
@@ -160,7 +169,7 @@ const same = (a: Int32Array, b: Int32Array): boolean => a.length === b.length &&
 async function whole(path: string, probed: Probe, choose: Choose, o: DecodeOptions): Promise<Decoded> {
   let clip = clipOf(probed);
   for (let round = 0; round < 3; round++) {
-    const indices = choose(clip);
+    const indices = round > 0 || probed.stamps ? choose(clip) : guess(choose, clip);
     const wanted = [...new Set(indices)];
     const { frames, log, counted } = await wholePass(path, probed, wanted, o);
     const count = counted ?? log.stamps.length;
@@ -181,8 +190,8 @@ async function whole(path: string, probed: Probe, choose: Choose, o: DecodeOptio
 }
 
 /** The clip as its container describes it. */
-function clipOf({ packets, fps, tick, stamps }: Probe): Timeline {
-  return stamps ? timelineOf(stamps.pts, tick, fps) : evenly(packets, fps);
+function clipOf({ packets, fps, tick, times }: Probe): Timeline {
+  return times ? timelineOf(times, tick, fps) : evenly(packets, fps);
 }
 
 /** Decodes the frames that `choose` names. The bytes of a frame are those that decoding the whole file gives. */

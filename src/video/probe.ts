@@ -30,6 +30,10 @@ export interface Probe {
   /** Of a frame, as the container says; 0: it does not. */
   pixels: number;
   rotated: boolean;
+  /** The stream begins with pictures that refer to ones before it: a recording cut out of a longer one. */
+  rough: boolean;
+  /** Timestamps of the packets as they are shown; undefined where some have none. */
+  times: Float64Array | undefined;
   /** Undefined where packets alone do not tell which frames there are. */
   stamps: Stamps | undefined;
 }
@@ -110,11 +114,13 @@ class Packets {
   readonly key: boolean[] = [];
   shown = 0;
   #begin: number | undefined; // time of the first packet, NaN where decoding cannot begin there
+  rough = false;
   plain = true; // every shown packet has a time, and there are not too many to keep
 
   add(fields: ReadonlyMap<string, string>): void {
     const flags = fields.get("flags") ?? "";
     this.#begin ??= flags.includes("K") ? Number(fields.get("pts")) : Number.NaN;
+    this.rough ||= !(Number(fields.get("pts")) >= this.#begin) && fields.get("pts") !== "N/A";
     if (flags.includes("D") || fields.get("size") === "0") return; // decoded and not shown, or nothing
     this.shown++;
     if (!this.plain) return;
@@ -124,16 +130,16 @@ class Packets {
     this.key.push(flags.includes("K"));
   }
 
-  /** Undefined where frames are not simply the packets: two of one time, or some before the first that can be decoded. */
-  stamps(): Stamps | undefined {
-    if (!this.plain || this.shown === 0) return undefined;
+  /** No stamps where frames are not simply the packets: two of one time, or some before the first that can be decoded. */
+  stamps(): Pick<Probe, "times" | "stamps"> {
+    if (!this.plain || this.shown === 0) return { times: undefined, stamps: undefined };
     const order = Int32Array.from(this.pts.keys()).sort((a, b) => this.pts[a]! - this.pts[b]!);
     const pts = Float64Array.from(order, (i) => this.pts[i]!);
-    if (!(pts[0]! >= this.#begin!)) return undefined;
-    for (let i = 1; i < pts.length; i++) if (pts[i] === pts[i - 1]) return undefined;
+    const odd = !(pts[0]! >= this.#begin!) || pts.some((time, i) => i > 0 && time === pts[i - 1]);
+    if (odd) return { times: pts, stamps: undefined };
     const keys: number[] = [];
     for (const [place, i] of order.entries()) if (this.key[i]) keys.push(place);
-    return { pts, keys: Int32Array.from(keys) };
+    return { times: pts, stamps: { pts, keys: Int32Array.from(keys) } };
   }
 }
 
@@ -234,6 +240,7 @@ export async function probe(path: string, o: ToolOptions): Promise<Probe> {
     tick: ratio(fields.get("time_base")) ?? 1,
     pixels: (Number(fields.get("width")) || 0) * (Number(fields.get("height")) || 0),
     rotated: isRotated(fields),
-    stamps: packets.stamps(),
+    rough: packets.rough,
+    ...packets.stamps(),
   };
 }
