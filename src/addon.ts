@@ -90,8 +90,12 @@ export interface NativePlan {
   flopsToken: number;
   flopsMedia: number;
   threads: number;
-  flopsPerSecond: number; // 0: not measured
-  bytesPerSecond: number;
+  flopsPerSecond: NativeRate; // 0: not measured
+  bytesPerSecond: NativeRate;
+}
+export interface NativeRate {
+  low: number;
+  high: number;
 }
 export interface NativePlanPart {
   panels: number;

@@ -16,8 +16,10 @@ export interface Plan {
    * for they are never there together), and the disk with one checkpoint more, which stands while it is written.
    */
   fits: boolean;
-  /** Estimated length of the run; null where it is planned for another machine than this one. */
-  seconds: number | null;
+  /**
+   * Estimated length of the run on this machine when it does nothing else, as a range; null where it is planned for another one.
+   */
+  seconds: { from: number; to: number } | null;
   /**
    * Of one rank; disk is that of the run folder, which ranks share. weights: the decoder; vision: towers, projector, and
    * the media of a step; activations: of the largest micro-batch, with the kernels' scratch; runtime: the process itself.

@@ -79,10 +79,20 @@ test("gradients and optimizer are shared out over ranks, memory of this machine 
 });
 
 test("time is an estimate for this machine, and unknown for another", async () => {
-  const here = (await dpo(golden("text_llama"))).seconds;
-  assert.ok(here !== null && here > 0 && Number.isFinite(here), String(here));
+  const here = (await dpo(golden("text_llama"))).seconds!;
+  assert.ok(here.from > 0 && here.from < here.to && Number.isFinite(here.to), JSON.stringify(here));
   assert.is((await dpo(golden("text_llama"), { memory: 8e9 })).seconds, null);
   assert.is((await dpo(golden("text_llama"), { load: { device: "cuda" } })).seconds, null);
+});
+
+test("the time of a job is a range that five measurements agree on", async () => {
+  const ranges = [];
+  for (let i = 0; i < 5; i++) ranges.push((await dpo(golden("text_llama"))).seconds!);
+  const latest = Math.max(...ranges.map((r) => r.from));
+  const earliest = Math.min(...ranges.map((r) => r.to));
+  assert.ok(latest <= earliest, `no length is in all of ${JSON.stringify(ranges)}`);
+  const twice = (await dpo(golden("text_llama"), { epochs: 20 })).seconds!;
+  assert.ok(twice.from > latest && twice.to > earliest, "twenty epochs take longer");
 });
 
 test("what does not fit says what to change; what fits says nothing", async () => {

@@ -156,8 +156,14 @@ Napi::Object describe(Napi::Env env, const PlanReport& r) {
   set("flopsScore", r.flops_score);
   set("flopsToken", r.flops_token);
   set("flopsMedia", r.flops_media);
-  set("flopsPerSecond", r.flops_per_second);
-  set("bytesPerSecond", r.bytes_per_second);
+  const auto rate = [&](const char* key, const PlanReport::Rate& found) {
+    Napi::Object range = Napi::Object::New(env);
+    range.Set("low", found.low);
+    range.Set("high", found.high);
+    o.Set(key, range);
+  };
+  rate("flopsPerSecond", r.flops_per_second);
+  rate("bytesPerSecond", r.bytes_per_second);
   return o;
 }
 

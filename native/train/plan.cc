@@ -1,7 +1,7 @@
 #include "train/plan.h"
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <deque>
 
 #include "models/loader.h"
@@ -185,28 +185,49 @@ void count_flops(Model& m, const PlanRequest& q, PlanReport& r) {
   if (q.trainer.train_vision) r.flops_item += media * (3 + again);
 }
 
-// ---- this machine's rates, by the engine's own loops; the best of a few rounds
-double best_rate(double amount, const std::function<void()>& work) {
-  double best = 0;
-  for (int i = 0; i < 4; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    best = std::max(best, amount / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+// ---- this machine's rates, by the engine's own loops on the job's own shapes. Measured by the CPU time that the threads took,
+// not by the clock: other work on the machine holds a measurement up, and shall not make it worse.
+double cpu_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+// `amount` of one call of `work`; calls are repeated until a measurement takes `kRound` seconds of the threads together.
+PlanReport::Rate rates_of(double amount, int threads, const std::function<void()>& work) {
+  constexpr int kRounds = 7;
+  constexpr double kRound = 0.008;
+  PlanReport::Rate r;
+  for (int i = -1; i < kRounds; ++i) {   // the first warms caches and clocks
+    const double start = cpu_seconds();
+    double took = 0;
+    int64_t calls = 0;
+    do {
+      work();
+      ++calls;
+      took = cpu_seconds() - start;
+    } while (took < kRound * threads && calls < 4096);
+    const double rate = amount * static_cast<double>(calls) * threads / std::max(took, 1e-9);
+    if (i < 0) continue;
+    r.low = i == 0 ? rate : std::min(r.low, rate);
+    r.high = std::max(r.high, rate);
   }
-  return best;
+  return r;
 }
 
 void measure_rates(Model& m, PlanReport& r) {
-  constexpr int64_t kRows = 256, kSize = 1024, kMaster = int64_t{4} << 20;
+  constexpr int64_t kMostRows = 256, kMostWeights = int64_t{4} << 20, kMaster = int64_t{1} << 20;
   const std::unique_ptr<Backend> be = make_cpu_backend(chosen_isa(), m.backend->threads);
-  const Buffer panels(be->packed_bytes(kSize, kSize, m.dtype, false)), x(kRows * kSize * size_of(m.dtype)), y(kRows * kSize * size_of(m.dtype));
-  const Packed w{panels.data(), m.dtype, kSize, kSize, false};
-  r.flops_per_second = best_rate(2.0 * kRows * kSize * kSize, [&] {
-    be->gemm_nt(view(y.data(), m.dtype, kRows, kSize), view(x.data(), m.dtype, kRows, kSize), w, {});
+  const int64_t rows = std::min(kMostRows, std::max<int64_t>(1, r.tokens * r.micro_batch_items)), k = m.config.width;
+  const int64_t n = std::max<int64_t>(64, std::min(m.config.mlp_width, kMostWeights / k) / 64 * 64);
+  const Buffer panels(be->packed_bytes(n, k, m.dtype, false)), x(rows * k * size_of(m.dtype)), y(rows * n * size_of(m.dtype));
+  const Packed w{panels.data(), m.dtype, n, k, false};
+  r.flops_per_second = rates_of(2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k), be->threads, [&] {
+    be->gemm_nt(view(y.data(), m.dtype, rows, n), view(x.data(), m.dtype, rows, k), w, {});
   });
   const Buffer arrays(4 * kMaster * sizeof(float));
   float* const a = arrays.data<float>();
-  r.bytes_per_second = best_rate(7.0 * sizeof(float) * kMaster, [&] {   // four arrays read, three written
+  r.bytes_per_second = rates_of(7.0 * sizeof(float) * kMaster, be->threads, [&] {   // four arrays read, three written
     parallel(be->threads, kMaster / 4096, 16, [&](int64_t begin, int64_t end, int) {
       const int64_t at = begin * 4096;
       be->adamw(a + at, a + kMaster + at, a + 2 * kMaster + at, a + 3 * kMaster + at, (end - begin) * 4096, AdamW{});

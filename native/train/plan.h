@@ -42,7 +42,8 @@ struct PlanReport {
   double flops_score = 0;            // its reference log-probs
   double flops_token = 0;            // forward of one token through blocks and head
   double flops_media = 0;            // tower and projector on one video
-  double flops_per_second = 0, bytes_per_second = 0;   // measured; 0 unless asked for
+  struct Rate { double low = 0, high = 0; };           // over several short measurements
+  Rate flops_per_second, bytes_per_second;             // measured; 0 unless asked for
 };
 
 PlanReport plan_training(const std::string& dir, const PlanRequest& request);

@@ -82,10 +82,12 @@ export async function planOf(file: string | undefined, flags: PlanFlags): Promis
 
 const size = (bytes: number): string => (bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : sizeText(bytes));
 
-function duration(seconds: number): string {
-  if (seconds < 60) return `about ${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min`;
-  return seconds < 48 * 3600 ? `about ${Math.round(seconds / 3600)} h` : `about ${Math.round(seconds / 86400)} days`;
+/** "about 3 to 7 min", in the unit that the longer end is told in. */
+function duration({ from, to }: NonNullable<Plan["seconds"]>): string {
+  const [unit, name] = to < 60 ? [1, "s"] : to < 5400 ? [60, "min"] : to < 48 * 3600 ? [3600, "h"] : [86_400, "days"];
+  const number = (x: number) => (x / unit < 10 ? Math.max(0.1, Number((x / unit).toFixed(1))) : Math.round(x / unit));
+  const [low, high] = [number(from), number(to)];
+  return `about ${low === high ? high : `${low} to ${high}`} ${name}, if the machine does nothing else`;
 }
 
 const labels: readonly (readonly [keyof Plan["bytes"], string])[] = [

@@ -1,30 +1,43 @@
-// An estimate of the run's length from its FLOPs and bytes, at rates that were measured on this machine a moment ago.
+// An estimate of the run's length from its FLOPs and bytes, at rates that were measured on this machine a moment ago: a range,
+// since neither the rates nor what a step reaches of them is one number.
 import type { NativePlan } from "../addon.js";
+import type { Plan } from "../plan.js";
 import type { PlanSettings } from "./settings.js";
 
 /** Of the rate of one product, what a whole step reaches: norms, attention and the loss run slower. */
-const efficiency = 0.8;
+const efficiency = { low: 0.55, high: 0.95 };
 const adamwBytes = 28; // of an element: four arrays read, three written
 
-export function secondsOf(facts: NativePlan, s: PlanSettings): number | null {
-  if (facts.flopsPerSecond === 0) return null;
-  const rate = facts.flopsPerSecond * efficiency;
+interface Rates {
+  flops: number; // a second
+  bytes: number;
+}
+
+/** Seconds of CPU time on an otherwise idle machine, at the best and the worst of what was measured; null: not measured. */
+export function secondsOf(facts: NativePlan, s: PlanSettings): Plan["seconds"] {
+  const { flopsPerSecond: flops, bytesPerSecond: bytes } = facts;
+  if (flops.high === 0) return null;
+  const at = (end: "low" | "high") => total(facts, s, { flops: flops[end] * efficiency[end], bytes: bytes[end] });
+  return { from: at("high"), to: at("low") };
+}
+
+function total(facts: NativePlan, s: PlanSettings, rates: Rates): number {
   const once = s.items * (facts.flopsScore + (s.trainer.trainVision ? 0 : facts.flopsMedia));
   const training = s.items * s.epochs * facts.flopsItem;
   const steps = Math.ceil(s.items / s.itemsPerStep) * s.epochs;
-  const update = (steps * adamwBytes * facts.trainedElements) / facts.bytesPerSecond;
-  const one = (once + training) / rate + update + s.items * generation(facts, s, rate);
+  const update = (steps * adamwBytes * facts.trainedElements) / rates.bytes;
+  const one = (once + training) / rates.flops + update + s.items * generation(facts, s, rates);
   return ((s.iteration?.models ?? 1) * one) / s.ranks;
 }
 
 /** Seconds of one sample: prompts are computed, then answers grow by a token for each reading of the weights. */
-function generation(facts: NativePlan, s: PlanSettings, rate: number): number {
+function generation(facts: NativePlan, s: PlanSettings, { flops, bytes }: Rates): number {
   const it = s.iteration;
   if (!it) return 0;
   const prompt = facts.tokens - 2 * facts.answerTokens;
   const judged = it.judged * (2 * it.responseTokens + it.contextTokens);
-  const prefill = ((prompt + judged) * facts.flopsToken) / rate;
+  const prefill = ((prompt + judged) * facts.flopsToken) / flops;
   const passes = (it.responseTokens + it.contextTokens) / Math.max(1, it.groupVideos); // both answers at once
   const drawn = 2 * it.responseTokens + it.contextTokens;
-  return prefill + Math.max((passes * facts.decoder.panels) / facts.bytesPerSecond, (drawn * facts.flopsToken) / rate);
+  return prefill + Math.max((passes * facts.decoder.panels) / bytes, (drawn * facts.flopsToken) / flops);
 }
