@@ -164,6 +164,16 @@ test("a start that was killed before it was proven may be given again", async ()
   assert.equal([existsSync(join(dir, begunName)), readFileSync(join(dir, "mine.txt"), "utf8")], [false, "mine"]);
 });
 
+test("what a killed process left half-written in the run's cache goes; what one writes now, and other names, stay", async () => {
+  const dir = join(temporaryFolder(), "run");
+  await train(dpo(dir));
+  const name = (pid: number) => `${"a".repeat(64)}.feat.${pid}-0123456789ab.tmp`;
+  const kept = [name(process.ppid), "notes.feat.tmp"];
+  put(join(dir, "features"), Object.fromEntries([name(2 ** 22 + 1), ...kept].map((n) => [n, "half"])));
+  await train(dpo(dir));
+  assert.equal(readdirSync(join(dir, "features")).sort(), kept.sort());
+});
+
 const meetings: [what: string, option: string, make: (top: string) => Partial<TrainOptions>][] = [
   ["the model it would write", "model", (top) => ({ model: join(top, "run/model") })],
   ["a folder of the run", "model", (top) => ({ model: join(top, "run") })],

@@ -3,7 +3,7 @@
 import { lstat, open, readdir, rmdir, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import { isFeatureName } from "../video/features.js";
+import { isFeatureName, isLeftOver } from "../video/features.js";
 import { isTemporary } from "../outputs.js";
 import { fileError, guarded, makeFolders, readState, readText, removeTemporaries, writeAtomic } from "./files.js";
 import { acquireLock, type Lock } from "./lock.js";
@@ -164,12 +164,14 @@ export class Claim<T> {
     await unlink(join(this.dir, begunName)).catch(() => {});
   }
 
-  /** Removes the temporaries of killed processes from the named folders, which are relative to this one. */
+  /** Removes the temporaries of killed processes from the named folders, which are relative to this one, and from its cache. */
   async tidy(folders: readonly string[], more: readonly string[] = []): Promise<void> {
     await removeTemporaries(
       folders.map((name) => join(this.dir, name)),
       more,
     );
+    const features = join(this.dir, "features");
+    for (const name of await listed(features)) if (isLeftOver(name)) await unlink(join(features, name)).catch(() => {}); // the cache counts them as nothing
   }
 
   /** Lets go of the folder. What a start that came to nothing made in it is gone then; what others put there stays. */

@@ -15,7 +15,8 @@ export type Doing = "write" | "sync" | "rename" | "cut" | "remove";
 /** Whether the process is to end at this place, this time. */
 export function due(when: "before" | "half" | "after", doing: Doing, path: string): boolean {
   if (off) return false;
-  const name = `${when}-${doing}:${basename(path)}`;
+  const place = basename(path).replace(/^\.(.+)\.isr-dpo-[0-9a-f]{12}\.tmp$/, "$1.tmp"); // the same in each process
+  const name = `${when}-${doing}:${place}`;
   if (log !== undefined) appendFileSync(log, `${name}\n`);
   return name === armed && --left === 0;
 }

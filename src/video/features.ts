@@ -39,7 +39,7 @@ const magic = "ISRFEAT1";
 const headerBytes = 64;
 const suffix = ".feat";
 const named = /^[0-9a-f]{64}\.feat$/;
-const unfinished = /^[0-9a-f]{64}\.feat\.\d+-[0-9a-f]{12}\.tmp$/;
+const unfinished = /^[0-9a-f]{64}\.feat\.(\d+)-[0-9a-f]{12}\.tmp$/;
 const types = ["f32", "bf16", "u8", "i32"] as const;
 const arrays = { f32: Float32Array, bf16: Uint16Array, u8: Uint8Array, i32: Int32Array };
 const maxBytesOfFile = 2 ** 31;
@@ -74,6 +74,18 @@ async function writeWhole(file: FileHandle, parts: readonly Uint8Array[]): Promi
 
 /** Names that the cache gives: only such files are ever counted or removed, whatever else lies in its folder. */
 export const isFeatureName = (name: string): boolean => named.test(name) || unfinished.test(name);
+
+/** Whether a name is that of a file whose writer ended before it was whole. */
+export function isLeftOver(name: string): boolean {
+  const writer = Number(unfinished.exec(name)?.[1] ?? 0);
+  if (writer === 0 || writer === process.pid) return false;
+  try {
+    process.kill(writer, 0);
+    return false;
+  } catch (e) {
+    return codeOf(e) === "ESRCH";
+  }
+}
 
 /** Features by key. A missing folder is made at the first put. */
 export class FeatureCache {
