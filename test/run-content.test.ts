@@ -261,7 +261,7 @@ test("the date that a template prints is that of the first start", async () => {
   const dir = project();
   const config = JSON.parse(readFileSync(join(dir, "model/tokenizer_config.json"), "utf8"));
   const template =
-    "{{ strftime_now('%d') }} {% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
+    "{{ strftime_now('%Y %d') }} {% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
   writeFileSync(join(dir, "model/tokenizer_config.json"), JSON.stringify({ ...config, chat_template: template }));
   rmSync(join(dir, "model/chat_template.jinja"), { force: true });
   const pinned = { load: { threads: 1, templateDate: "2024-02-29" } };
