@@ -10,7 +10,7 @@ import { inSlices } from "../src/text/steps.js";
 import { loadTokenizer } from "../src/text/tokenizer.js";
 import type { Message } from "../src/types.js";
 import { rejects } from "./helpers/assert.js";
-import { copyOf } from "./helpers/files.js";
+import { copyOf, temporaryFolder } from "./helpers/files.js";
 
 const test = suite("text-words");
 const golden = fileURLToPath(new URL("golden/", import.meta.url));
@@ -51,6 +51,42 @@ test("specialTokens: text in the Vicuna prompt and with placeholders of media", 
   );
   const built = buildPrompt(llama, expanded, [ask("<video>?")], { generate: true, words: true });
   assert.not.ok(built.ids.includes(433), "typed, and so no placeholder");
+});
+
+test("tokens that stand beside tokenizer.json, as transformers adds them", async () => {
+  const source = copyOf(`${golden}tokenizers/llama2`);
+  const json = JSON.parse(readFileSync(join(source, "tokenizer.json"), "utf8"));
+  const next =
+    Math.max(...Object.values(json.model.vocab as object), ...json.added_tokens.map((t: { id: number }) => t.id)) + 1;
+  const word = Object.keys(json.model.vocab).find((piece) => /^[a-z]{3}$/.test(piece))!;
+  const rows: [string, Record<string, object>, (string | number)[] | RegExp][] = [
+    ["the next id", { tokenizer_config: { added_tokens_decoder: { [next]: { content: "<new>" } } } }, ["<new>", next]],
+    ["of added_tokens.json", { added_tokens: { "<new>": next } }, ["<new>", next]],
+    ["named", { tokenizer_config: { pad_token: "<new>" } }, ["<new>", next]],
+    ["named by the map", { special_tokens_map: { additional_special_tokens: ["<new>"] } }, ["<new>", next]],
+    ["a word", { tokenizer_config: { pad_token: word } }, [word, json.model.vocab[word]]],
+    [
+      "a gap",
+      { tokenizer_config: { added_tokens_decoder: { [next + 5]: { content: "<new>" } } } },
+      /"<new>": expected the id \d+, the next/,
+    ],
+    ["another id", { added_tokens: { "</s>": 7 } }, /added_tokens\.json: the token "<\/s>": expected the id 2 /],
+    ["no token", { tokenizer_config: { added_tokens_decoder: { 3: 5 } } }, /added_tokens_decoder\[3\]/],
+  ];
+  for (const [what, files, expected] of rows) {
+    const dir = temporaryFolder();
+    writeFileSync(join(dir, "tokenizer.json"), JSON.stringify(json));
+    for (const [name, content] of Object.entries(files))
+      writeFileSync(join(dir, `${name}.json`), JSON.stringify(content));
+    if (expected instanceof RegExp) {
+      await rejects(() => loadTokenizer(dir), "TOKENIZER", expected, what);
+      continue;
+    }
+    const t = await loadTokenizer(dir);
+    const [text, id] = expected as [string, number];
+    assert.ok(t.encode(`${text} b`).includes(id), what); // at the beginning: some are found with the space that is put there
+    assert.is(t.piece(id), text, what);
+  }
 });
 
 test("a token that the embedding lacks is told by its name", async () => {

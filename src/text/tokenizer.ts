@@ -22,6 +22,7 @@ import {
 } from "./files.js";
 import { readSentencePiece } from "./sentencepiece.js";
 import { checkTokenizerJson } from "./shape.js";
+import { withListed } from "./listed.js";
 import type { PatternLibrary } from "./pieces.js";
 import { slowCodec } from "./slow.js";
 import { atOnce, type Steps } from "./steps.js";
@@ -175,8 +176,9 @@ function spokenTokens(
   return spoken;
 }
 
-async function jsonCodec(path: string, bytes: Uint8Array): Promise<Codec> {
-  const { json, vocab, added, decoder } = checkTokenizerJson(path, parseObject(path, bytes));
+async function jsonCodec(path: string, bytes: Uint8Array, beside: Parameters<typeof withListed>[2]): Promise<Codec> {
+  const { json, vocab, added: own, decoder } = checkTokenizerJson(path, parseObject(path, bytes));
+  const added = withListed(vocab, own, beside);
   const stages = stagesOf(path, decoder);
   const library = (await import("@huggingface/tokenizers")) as unknown as PatternLibrary;
   let encoder: JsonEncoder;
@@ -301,12 +303,18 @@ export async function loadTokenizer(dir: string, o: TokenizerOptions = {}): Prom
   const specials = namedSpecials(config ?? {}, map ?? {});
   const path = file(json ? "tokenizer.json" : "tokenizer.model");
   let codec: Codec;
-  if (json) codec = await jsonCodec(path, json);
+  const addedPath = file("added_tokens.json");
+  const addedJson = await optionalObject(addedPath);
+  if (json)
+    codec = await jsonCodec(path, json, {
+      config: { path: file("tokenizer_config.json"), json: config },
+      map: { path: file("special_tokens_map.json"), json: map },
+      added: { path: addedPath, json: addedJson },
+    });
   else {
     const read = readSentencePiece(path, model!);
-    const added = await optionalObject(file("added_tokens.json"));
-    const bare = !config && !map && !added && !(await hasTemplate(dir));
-    codec = slowCodec(path, read, { config: config ?? {}, added: added ?? {}, bare });
+    const bare = !config && !map && !addedJson && !(await hasTemplate(dir));
+    codec = slowCodec(path, read, { config: config ?? {}, added: addedJson ?? {}, bare });
     if (read.bosId !== null) specials.bos_token ??= read.pieces[read.bosId]!;
     if (read.eosId !== null) specials.eos_token ??= read.pieces[read.eosId]!;
   }
