@@ -3,6 +3,7 @@ export { worldModel } from "./addon.js";
 export * from "./communicator.js";
 export type { ErrorCode, ErrorFacts } from "./errors.js";
 export { IsrDpoError, isIsrDpoError } from "./errors.js";
+export type { IterationConfig } from "./config/schema.js";
 export * from "./inspect.js";
 export { type Prompts, defaultPrompts } from "./isr/prompts.js";
 export { type IterationOptions, type RunIterationsOptions, runIterations, trainIteration } from "./isr/run.js";

@@ -3,7 +3,7 @@
 import { setMaxListeners } from "node:events";
 import type { Host, NativeVision } from "./addon.js";
 import { disposedError } from "./addon.js";
-import { array, object, refuse } from "./check.js";
+import { array, object, refuse, show } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import type { MediaKind, MediaRegistry, Placed } from "./media.js";
 import type { Repairs } from "./text/answer.js";
@@ -385,6 +385,11 @@ export function messagesOf(field: string, prompt: unknown, media: unknown): read
     });
   if (Array.isArray(prompt)) return prompt as readonly Message[];
   const o = object(field, prompt);
+  if (o.messages !== undefined || o.role !== undefined)
+    throw new IsrDpoError("INVALID_ARGUMENT", `${field}: expected the list of messages itself, got ${show(o)}`, {
+      hint: "prompt: [{ role: 'user', content: '...' }]",
+      detail: { field },
+    });
   if (o.ids === undefined) refuse(field, "a string, messages, or a Sequence with ids", prompt);
   return null;
 }

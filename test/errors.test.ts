@@ -82,6 +82,18 @@ const modelRows: Row<VideoLM>[] = [
   ["targets in logProbs", (m) => m.logProbs([{ ids, targets: new Int32Array(4) }]), "INVALID_ARGUMENT", /targets.*sft/],
   ["a string as prompt", (m) => m.generate({ prompt: "hello" }), "TOKENIZER", /prompt.*no tokenizer/],
   ["messages as prompt", (m) => m.generate({ prompt: [{ role: "user", content: "hi" }] }), "TOKENIZER", /prompt/],
+  [
+    "messages in an object",
+    (m) => m.generate({ prompt: wrong({ messages: [] }) }),
+    "INVALID_ARGUMENT",
+    /prompt: expected the list of messages itself.*"messages"/,
+  ],
+  [
+    "one message",
+    (m) => m.generate({ prompt: wrong({ role: "user", content: "hi" }) }),
+    "INVALID_ARGUMENT",
+    /prompt: expected the list of messages itself/,
+  ],
   ["media beside ids", (m) => m.generate({ prompt, media: ["a.mp4"] }), "INVALID_ARGUMENT", /media beside a prompt/],
   ["a stop string", (m) => m.generate({ prompt, stop: ["."] }), "TOKENIZER", /stop/],
   ["no tokens wanted", (m) => m.generate({ prompt, maxTokens: 0 }), "INVALID_ARGUMENT", /maxTokens.*at least 1.*0/],

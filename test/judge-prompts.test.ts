@@ -101,7 +101,7 @@ test("of the command line: --prompts go to the endpoint, with the labels that th
 
 test("of a configuration: its prompts go to its endpoint, and make another judge of it", async () => {
   const o = isrOptions(dir, join(temporaryFolder(), "run"));
-  const judge = { kind: "openai", endpoint: { url, model: "m" }, truncated: "keep" };
+  const judge = { kind: "openai", endpoint: { url, model: "m" }, truncated: "keep" } as const;
   await runIterations({ ...o, to: 2, config: { ...o.config, judge, prompts: file } }).result;
   assert.ok(asked.length > 0);
   assert.ok(

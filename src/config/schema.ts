@@ -356,6 +356,15 @@ export type TrainConfig = z.output<typeof trainSchema>;
 export type RunConfig = z.output<typeof runSchema>;
 export type ConfigKind = "train" | "run";
 
+type Given<T> = T extends object ? { readonly [K in keyof T]: Given<T[K]> } : T;
+
+/**
+ * What a program may say of a run of iterations: the keys of its configuration file, with their types
+ * ([docs/configuration.md](https://github.com/isr-dpo/isr-dpo/blob/main/docs/configuration.md) has their meaning and defaults).
+ * Each may be left out; `model`, `runDir`, `from` and `to` come from the options beside `config`.
+ */
+export type IterationConfig = Given<Partial<z.input<typeof runSchema>>>;
+
 export const schemas = { train: trainSchema, run: runSchema } as const;
 
 const paperDpo = {

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { asyncDispose } from "../addon.js";
+import type { IterationConfig } from "../config/schema.js";
 import { options as checkOptions, integer, object, path, refuse, signal as checkSignal, signalOf } from "../check.js";
 import type { Sample } from "../data/samples.js";
 import type { Judge } from "../judge/judge.js";
@@ -36,7 +37,7 @@ export interface IterationOptions extends Stop {
   /** Default: that of `config` (judge.kind), which is "self" by default. */
   judge?: "self" | Judge;
   /** Keys of the configuration file (docs/configuration.md). */
-  config?: Readonly<Record<string, unknown>>;
+  config?: IterationConfig;
   /** Prompts in place of those of `config` (a file) or the built-in ones. */
   prompts?: Partial<Prompts>;
   load?: LoadOptions;

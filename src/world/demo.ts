@@ -1,5 +1,6 @@
 // The whole method on the synthetic world with the model that ships: the context designs side by side, each model measured on
 // clips that no training saw. Writes a comparison folder that the report reads. Designs that share an iteration share its files.
+import type { IterationConfig } from "../config/schema.js";
 import { existsSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
@@ -89,21 +90,22 @@ const chanceOf = (samples: readonly WorldSample[]): number =>
   samples.reduce((sum, s) => sum + guess ** (s.asked.colour === null ? s.look.length : 1), 0) / samples.length;
 
 /** The configuration of a run of the demo; `dir`: where videos/ is. */
-export const demoConfig = (design: ContextDesign, { seed, dir }: { seed: number; dir: string }) => ({
-  videos: join(dir, "videos"),
-  seed,
-  context: design === "none" ? { design } : { design, maxTokens: 50, temperature: 0 },
-  response: { maxTokens: 50, temperature: 0.7, topP: 1 },
-  judge: { method: "logprob", orders: "both", disagree: "average" },
-  train: {
-    ...{ learningRate: 1.5e-4, schedule: "linear", warmupRatio: 0, beta: 0.3, clipNorm: 1 },
-    ...{ epochs: 1, pairsPerStep: 24 },
-  },
-  video: { looks: "varied", stretches: 4, frames: 4 },
-  features: { dir: join(dir, "features") },
-  groupVideos: 64,
-  keep: "all",
-});
+export const demoConfig = (design: ContextDesign, { seed, dir }: { seed: number; dir: string }) =>
+  ({
+    videos: join(dir, "videos"),
+    seed,
+    context: design === "none" ? { design } : { design, maxTokens: 50, temperature: 0 },
+    response: { maxTokens: 50, temperature: 0.7, topP: 1 },
+    judge: { method: "logprob", orders: "both", disagree: "average" },
+    train: {
+      ...{ learningRate: 1.5e-4, schedule: "linear", warmupRatio: 0, beta: 0.3, clipNorm: 1 },
+      ...{ epochs: 1, pairsPerStep: 24 },
+    },
+    video: { looks: "varied", stretches: 4, frames: 4 },
+    features: { dir: join(dir, "features") },
+    groupVideos: 64,
+    keep: "all",
+  }) satisfies IterationConfig;
 
 const first = 1; // index of the start model
 
