@@ -2,6 +2,7 @@
 // told and left out.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { fileURLToPath } from "node:url";
 import { ByteWriter, ParquetWriter, schemaFromColumnData } from "hyparquet-writer";
 import { suite } from "uvu";
@@ -412,5 +413,25 @@ test("leaving the loop closes the file; an error of onSkip comes out as it is", 
   const e = await all(readPairs(path, { onBadRow: "skip", onSkip: stop })).catch((e) => e);
   assert.is(e, own);
 });
+
+const packed: [what: string, bytes: Buffer, message: RegExp][] = [
+  ["gzip", gzipSync(JSON.stringify({ prompt: "p" })), /got a gzip file.*gzip -dc/s],
+  ["zstd", Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 4, 0]), /got a Zstandard file.*zstd -dc/s],
+  ["xz", Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]), /got an xz file/],
+  ["bzip2", Buffer.from("BZh91AY"), /got a bzip2 file/],
+  ["zip", Buffer.from([0x50, 0x4b, 3, 4, 20, 0]), /got a zip archive.*name the file inside/s],
+  ["UTF-16", Buffer.from('\ufeff{"prompt": "p"}', "utf16le"), /got UTF-16 text.*iconv/s],
+];
+for (const [what, bytes, message] of packed)
+  test(`a file that is ${what}, whatever its name: told as that, also where bad rows are skipped`, async () => {
+    for (const name of ["rows.jsonl.gz", "rows.jsonl", "rows.json", "rows.parquet", "rows"]) {
+      const path = join(temporaryFolder(), name);
+      writeFileSync(path, bytes);
+      const e = await caught(() => all(readPairs(path, { onBadRow: "skip" })));
+      assert.is(e.code, "DATA_INVALID", name);
+      assert.match(`${e.message}\n${e.hint}`, message);
+      assert.is(e.path, path);
+    }
+  });
 
 test.run();

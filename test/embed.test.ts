@@ -13,6 +13,7 @@ import {
   type Judge,
   type LoadOptions,
   loadModel,
+  readPairs,
   runIterations,
   train,
   trainIteration,
@@ -76,6 +77,21 @@ for (const [what, handler] of handlers) {
     assert.is((await model.generate(request)).length, 1);
   });
 }
+
+test("onSkip and onNote that throw or reject: the reading fails with that", async () => {
+  const { writeFileSync } = await import("node:fs");
+  const path = join(temporaryFolder(), "rows.jsonl");
+  const row = { id: "same", prompt: "p", chosen: "c", rejected: "r" };
+  writeFileSync(path, ["no row", JSON.stringify(row), JSON.stringify(row)].join("\n"));
+  for (const [what, handler] of handlers)
+    for (const key of ["onSkip", "onNote"] as const) {
+      const options = { onBadRow: "skip", onSkip: () => {}, onNote: () => {}, [key]: handler } as const;
+      const read = async () => {
+        for await (const _ of readPairs(path, options));
+      };
+      assert.is(await reasonOf(read), theirs, `${key} ${what}`);
+    }
+});
 
 test("a falsy reason of a handler stays what it is", async () => {
   const onProgress = () => {

@@ -1,4 +1,7 @@
 // From rows to items of one kind: each row by the form that it has, each item with a key of its own.
+import { Handler } from "../handler.js";
+import type { DataNote } from "./notes.js";
+import type { SkippedRow } from "./rows.js";
 import { choice, options as checkOptions, path as checkPath, refuse } from "../check.js";
 import { isRowFault, rowError } from "./fault.js";
 import { given, has, type Row } from "./fields.js";
@@ -197,7 +200,12 @@ export async function* readItems<T extends { id?: string }>(
   named = true,
   prepare?: Prepare<T>,
 ): AsyncGenerator<T> {
-  const { path, options } = checked(givenPath, o, named ? formats.map((f) => f.name) : []);
+  const { path, options: given } = checked(givenPath, o, named ? formats.map((f) => f.name) : []);
+  const handlers = (["onSkip", "onNote"] as const).flatMap((key) => {
+    const handler = given[key] as ((told: SkippedRow | DataNote) => void) | undefined;
+    return handler ? [[key, new Handler(handler)] as const] : [];
+  });
+  const options = { ...given, ...Object.fromEntries(handlers.map(([key, handler]) => [key, handler.call])) };
   const bad = new BadRows(path, options);
   const notes = new Notes(path, options);
   const seen = new Set<string>();
@@ -213,6 +221,7 @@ export async function* readItems<T extends { id?: string }>(
         if (prepare) item = await prepared(prepare, item, bad, line);
       } catch (e) {
         bad.take(line, e);
+        for (const [, handler] of handlers) handler.check();
         continue;
       }
       if (item.id !== undefined) seen.add(item.id);
@@ -220,6 +229,7 @@ export async function* readItems<T extends { id?: string }>(
       yield item;
     }
     notes.end();
+    for (const [, handler] of handlers) await handler.settled();
   } finally {
     bad.end();
   }

@@ -2,7 +2,7 @@
 // decided here: it ends the reading, or is told and left out.
 import { stat } from "node:fs/promises";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import { fileError, ioError, openForReading, type Place, rowError } from "./fault.js";
+import { fileError, ioError, openForReading, type Place, refusePacked, rowError } from "./fault.js";
 import { isRow, type Row } from "./fields.js";
 import { maxLineBytes, scanLines } from "./lines.js";
 import type { DataNote } from "./notes.js";
@@ -183,6 +183,10 @@ async function* rowsOf(
   others: (names: readonly string[], rows: number) => void,
 ): AsyncGenerator<NumberedRow | UnreadRow> {
   const { path } = bad;
+  const known = /\.(jsonl|ndjson|json|parquet)$/i.test(path);
+  await refusePacked(path).catch((e) => {
+    if (known || isIsrDpoError(e, "DATA_INVALID")) throw e; // of another ending: told below
+  });
   if (/\.(jsonl|ndjson)$/i.test(path)) yield* rowsOfLines(bad);
   else if (/\.json$/i.test(path)) yield* rowsOfArray(bad);
   else if (/\.parquet$/i.test(path)) {
