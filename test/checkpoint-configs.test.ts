@@ -213,6 +213,12 @@ const told: [what: string, base: Family, edit: Edit, note: RegExp][] = [
     editJson("config.json", (o) => ({ ...o, odd: "@" }), "-Infinity"),
     /odd -Infinity/,
   ],
+  [
+    "fewer layers than the file has",
+    "text_llama",
+    config({ num_hidden_layers: 1 }),
+    /9 tensors of the files are not used, and are kept when saving: model\.layers\.1\./,
+  ],
   ["a window that llama has not", "text_llama", config({ sliding_window: 8 }), /sliding_window 8 is not used/],
   [
     "dynamic rope",
@@ -265,7 +271,10 @@ notes("published files and those of the golden families give no note about keys"
 });
 
 notes("settings of generation that old configs hold are no unknown keys", async () => {
-  const dir = edited(folder("text_llama"), config({ top_k: 50, temperature: 1, num_beams: 1, length_penalty: 1 }));
+  const dir = edited(
+    folder("text_llama"),
+    config({ top_k: 50, temperature: 1, num_beams: 1, some_flag: false, some_list: [] }),
+  );
   assert.equal((await inspectCheckpoint(dir)).notes, []);
 });
 
@@ -446,6 +455,13 @@ const videoRefused: [what: string, family: VideoFamily, edit: Edit, code: ErrorC
     config({ vision_feature_layer: [-2, -5] }),
     "CHECKPOINT_UNSUPPORTED",
     /vision_feature_layer \[-2,-5\]: features of several/,
+  ],
+  [
+    "before the first layer",
+    "video_llava",
+    config({ vision_feature_layer: -4 }),
+    "CHECKPOINT_UNSUPPORTED",
+    /vision_feature_layer -4: features before/,
   ],
   ["no layer", "video_llava", config({ vision_feature_layer: [] }), "INVALID_CONFIG", /vision_feature_layer/],
   [

@@ -139,6 +139,7 @@ void check_keys(const ConfigReader& config, Keys kind, const DecoderConfig* deco
     if (kind == Keys::Generation && (off(value) || near(value, 1))) continue;   // the defaults of most
     if (kind != Keys::Generation && has(kOldGeneration, key)) continue;
     if (has(kEverywhere, key) || has(harmless(kind), key)) continue;
+    if (off(value) && !value.number()) continue;   // switched off, or empty
     unknown += concat(unknown.empty() ? "" : ", ", config.name(key), " ", shown(value));
   }
   const size_t slash = config.path().find_last_of('/');

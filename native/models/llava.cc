@@ -20,6 +20,7 @@ Act read_act(const ConfigReader& config, const char* key, const char* fallback) 
 // -2: the output of the last layer but one. Counts hidden_states, whose first is the embeddings.
 int64_t layers_for(int64_t feature_layer, int64_t layers, const ConfigReader& config, const char* key) {
   const int64_t run = feature_layer < 0 ? layers + 1 + feature_layer : feature_layer;
+  if (run == 0) config.unsupported(concat(config.name(key), " ", feature_layer, ": features before the first layer"), concat("supported are the outputs of layers 1 to ", layers));
   if (run < 1 || run > layers) config.invalid(key, concat("a layer from ", -layers, " to ", layers));
   return run;
 }

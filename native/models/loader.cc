@@ -1,6 +1,7 @@
 #include "models/loader.h"
 
 #include <algorithm>
+#include <iterator>
 #include <mutex>
 #include <unordered_set>
 
@@ -447,6 +448,10 @@ CheckpointReport Model::inspect(const std::string& dir) {
     out.parameters += t.elements();
     if (const std::string dtype = name_of(t.dtype); std::find(p.dtypes.begin(), p.dtypes.end(), dtype) == p.dtypes.end()) p.dtypes.push_back(dtype);
   }
+  std::vector<std::string> kept;
+  std::copy_if(out.unused.begin(), out.unused.end(), std::back_inserter(kept),
+               [&](const std::string& n) { return std::find(settled.foreign.begin(), settled.foreign.end(), n) == settled.foreign.end(); });
+  if (!kept.empty()) config.model.decoder.notes.push_back(concat(kept.size(), " tensors of the files are not used, and are kept when saving: ", listed(kept)));
   for (const Shard& s : file.shards()) out.files.push_back(s.name);
   out.config = config.model;
   return out;
