@@ -44,8 +44,21 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
+/** What one thing is called elsewhere: by another command, or by programs of the field. */
+const otherNames: Readonly<Record<string, readonly string[]>> = {
+  itemsPerStep: ["pairsPerStep", "batchSize", "globalBatchSize"],
+  pairsPerStep: ["itemsPerStep", "batchSize", "globalBatchSize"],
+  learningRate: ["lr"],
+  epochs: ["numTrainEpochs", "numEpochs"],
+  warmupRatio: ["warmup"],
+  maxTokens: ["maxNewTokens"],
+  runDir: ["outputDir", "outDir"],
+};
+
 /** The candidate that a misspelt word most likely meant, if one is near. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  const same = candidates.find((c) => Object.hasOwn(otherNames, c) && otherNames[c]!.includes(word));
+  if (same !== undefined) return same;
   const near = (c: string) => distance(word.toLowerCase(), c.toLowerCase());
   const best = [...candidates].sort((a, b) => near(a) - near(b))[0];
   return best !== undefined && near(best) <= Math.max(2, Math.floor(word.length / 3)) ? best : undefined;

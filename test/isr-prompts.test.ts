@@ -16,6 +16,7 @@ import {
   promptsOf,
   readPrompts,
   responsePrompt,
+  paperPrompts,
 } from "../src/isr/prompts.js";
 import { rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
@@ -73,6 +74,15 @@ test("a place is filled once, whatever is filled in", () => {
   });
   assert.is(text, "{first} $& $1|{second}|{question}");
   assert.is(fill("{other} {question}", { question: "q" }), "{other} q");
+});
+
+test("preset paper: no prompt says a word about length, also below a file's own texts", () => {
+  const words = (p: object) => JSON.stringify(p).match(/length|sentence|short|brief|concise/gi);
+  assert.is(words(paperPrompts), null);
+  assert.ok(words(defaultPrompts));
+  const some = promptsOf({ context: { first: "Describe." } }, paperPrompts);
+  assert.equal([some.response, some.judge], [paperPrompts.response, paperPrompts.judge]);
+  assert.match(some.response, /^Answer the question about the video\. State only what can be seen/);
 });
 
 test("a file of prompts", async () => {

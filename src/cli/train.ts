@@ -1,6 +1,6 @@
 // isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
 import { join } from "node:path";
-import { Command } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
 import type { ResolvedConfig } from "../config/read.js";
 import type { TrainConfig } from "../config/schema.js";
@@ -128,6 +128,11 @@ function kindCommand(kind: Kind, about: string): Command {
     else command.option(flag, text);
   }
   return command
+    .addOption(
+      new Option("--pairs-per-step <n>").hideHelp().argParser(() => {
+        throw new InvalidArgumentError("train calls it --items-per-step.");
+      }),
+    )
     .addOption(setOption())
     .addOption(liveOption())
     .option("--json", "print one JSON object an event")

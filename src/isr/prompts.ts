@@ -46,6 +46,23 @@ export const defaultPrompts: Prompts = {
   },
 };
 
+const mute = (text: string): string =>
+  text.replace(" in a few plain sentences", "").replace(" Length does not count.", "");
+
+/** Those of preset paper: the built-in ones without a word about length, since the paper's results are about lengths too. */
+export const paperPrompts: Prompts = {
+  ...defaultPrompts,
+  response: mute(defaultPrompts.response),
+  judge: {
+    ...defaultPrompts.judge,
+    plain: mute(defaultPrompts.judge.plain),
+    withContext: mute(defaultPrompts.judge.withContext),
+  },
+};
+
+/** The built-in prompts of a configuration. */
+export const builtIn = (preset: "paper" | undefined): Prompts => (preset === "paper" ? paperPrompts : defaultPrompts);
+
 /** Every template with the names that it must hold. */
 const templates: readonly [keys: readonly string[], names: readonly string[]][] = [
   [["response"], ["question"]],
@@ -93,8 +110,8 @@ function checkTemplate(field: string, value: unknown, names: readonly string[]):
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** Prompts of the user's over the built-in ones. INVALID_CONFIG names the text and what is wrong with it. */
-export function promptsOf(value: unknown): Prompts {
-  if (value === undefined) return defaultPrompts;
+export function promptsOf(value: unknown, own: Prompts = defaultPrompts): Prompts {
+  if (value === undefined) return own;
   if (!isObject(value)) throw invalid("", `expected an object, got ${show(value)}`);
   for (const [where, keys] of [
     ["", ["system", "response", "context", "judge"]],
@@ -109,10 +126,10 @@ export function promptsOf(value: unknown): Prompts {
   }
   const given = value as Partial<Prompts>;
   const all: Prompts = {
-    system: given.system === undefined ? defaultPrompts.system : given.system,
-    response: given.response ?? defaultPrompts.response,
-    context: { ...defaultPrompts.context, ...given.context },
-    judge: { ...defaultPrompts.judge, ...given.judge },
+    system: given.system === undefined ? own.system : given.system,
+    response: given.response ?? own.response,
+    context: { ...own.context, ...given.context },
+    judge: { ...own.judge, ...given.judge },
   };
   if (all.system !== null && typeof all.system !== "string")
     throw invalid("system", `expected a text or null, got ${show(all.system)}`);
@@ -134,12 +151,12 @@ export function promptsOf(value: unknown): Prompts {
 }
 
 /** A file of prompts (YAML or JSON) in place of the built-in ones. NOT_FOUND, IO, INVALID_CONFIG with what is wrong in it. */
-export async function readPrompts(path: string): Promise<Prompts> {
+export async function readPrompts(path: string, own: Prompts = defaultPrompts): Promise<Prompts> {
   const { readYaml } = await import("../config/read.js");
   const given = await readYaml(path);
   try {
     if (Object.keys(given).length === 0) throw invalid("", "expected a text in place of a built-in one, got none");
-    return promptsOf(given);
+    return promptsOf(given, own);
   } catch (e) {
     const { message, hint, detail } = e as IsrDpoError;
     throw new IsrDpoError("INVALID_CONFIG", `${path}: ${message}`, {
@@ -168,8 +185,7 @@ export function endpointWords({ system, judge }: Prompts): Pick<OpenAIJudgeOptio
 }
 
 /** Texts of the user's that no stage of a run asks with. */
-export function unusedPrompts(prompts: Prompts, contextless: boolean, foreignJudge: boolean): string[] {
-  const own = defaultPrompts;
+export function unusedPrompts(prompts: Prompts, own: Prompts, contextless: boolean, foreignJudge: boolean): string[] {
   const texts: [key: string, differs: boolean, why: string | false][] = [
     [
       "context.first",

@@ -21,7 +21,7 @@ import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./looks.js";
 import { preflight, proveWindow } from "./preflight.js";
 import { proveEvaluation, proveInputs } from "./prove.js";
-import { defaultPrompts, endpointWords, type Prompts, promptsOf, readPrompts, unusedPrompts } from "./prompts.js";
+import { builtIn, endpointWords, type Prompts, promptsOf, readPrompts, unusedPrompts } from "./prompts.js";
 import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./settings.js";
 
 export interface IterationOptions extends Stop {
@@ -70,7 +70,7 @@ interface Checked {
   samples: IterationOptions["samples"];
   config: Record<string, unknown>;
   /** undefined: those of the configuration. */
-  prompts: Prompts | undefined;
+  prompts: Partial<Prompts> | undefined;
   /** undefined: that of the configuration. */
   judge: "self" | Judge | undefined;
   load: LoadOptions;
@@ -107,6 +107,12 @@ function judgeOf(value: unknown): "self" | Judge | undefined {
   return judge as Judge;
 }
 
+/** Checked at once, and filled up when the preset is known. */
+function checkedPrompts(value: unknown): Partial<Prompts> {
+  promptsOf(value);
+  return value as Partial<Prompts>;
+}
+
 function samplesOf(value: unknown): Checked["samples"] {
   const items = value as Partial<AsyncIterable<Sample> & Iterable<Sample>> | null | undefined;
   const iterable =
@@ -135,7 +141,7 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
       ...{ runDir, model, from, to },
       samples: (config.samples as string | undefined) ?? sampleless,
     },
-    prompts: o.prompts === undefined ? undefined : promptsOf(o.prompts),
+    prompts: o.prompts === undefined ? undefined : checkedPrompts(o.prompts),
     judge: judgeOf(o.judge),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     finish: finishOf(o.finish),
@@ -146,8 +152,9 @@ type Work<T> = (c: Settled, folder: RunFolder) => Promise<T>;
 
 async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, work: Work<T>): Promise<T> {
   const settings = await settingsOf(given.config);
-  const prompts =
-    given.prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts));
+  const own = builtIn(settings.preset);
+  const file = async () => (settings.prompts === undefined ? own : await readPrompts(settings.prompts, own));
+  const prompts = given.prompts === undefined ? await file() : promptsOf(given.prompts, own);
   const configured = given.judge ?? (await configuredJudge(settings.judge, prompts, given.runDir));
   const c: Settled = { ...given, settings, prompts, judge: configured };
   const { load } = c;
@@ -177,7 +184,8 @@ async function tellUnused({ settings, prompts, config, judge }: Settled, emit: E
   const foreign = judge !== "self" && settings.judge.kind === "self"; // a judge of the caller's
   for (const unused of unusedKeys("run", resolved))
     if (!foreign || !unused.key.startsWith("judge.")) tell(unusedText(unused));
-  for (const line of unusedPrompts(prompts, settings.context.design === "none", foreign)) tell(line);
+  for (const line of unusedPrompts(prompts, builtIn(settings.preset), settings.context.design === "none", foreign))
+    tell(line);
 }
 
 /** Of a run that goes on: the questions that are still to be asked, and that they are those of before. */

@@ -5,7 +5,7 @@ import { asyncDispose } from "../addon.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { lookRuleOf } from "../isr/looks.js";
 import { proveWindow } from "../isr/preflight.js";
-import { defaultPrompts, readPrompts } from "../isr/prompts.js";
+import { builtIn, readPrompts } from "../isr/prompts.js";
 import { proveInputs, provePlannedRate } from "../isr/prove.js";
 import { outlineModel } from "../model.js";
 import { stepPlan } from "../training/order.js";
@@ -25,7 +25,8 @@ async function proveJudge({ settings: { judge } }: RunReads): Promise<void> {
 
 /** Whether the longest prompts fit. A note where the checkpoint's files are not all there to say it. */
 async function proveBudgets(s: PlanSettings, { settings, samples, prompts }: RunReads): Promise<string[]> {
-  const texts = prompts ?? (settings.prompts === undefined ? defaultPrompts : await readPrompts(settings.prompts));
+  const texts =
+    prompts ?? (settings.prompts === undefined ? builtIn(settings.preset) : await readPrompts(settings.prompts));
   const unproven = (why: string) => [`whether the prompts fit into the context window is not proven: ${why}`];
   if (settings.load.visionTower !== undefined) return unproven("the vision tower stands in another folder");
   const outlined = await outlineModel(s.model).catch((e) => {
