@@ -12,9 +12,13 @@ const help = `/video FILE, /image FILE   attach to the next turn
 /reset                     forget all turns
 /exit, Ctrl-D              leave; Ctrl-C stops an answer, then leaves`;
 
+/** A line that begins with a slash and a word, and what follows it. */
+export const commandOf = (line: string): readonly (string | undefined)[] =>
+  /^\/([A-Za-z]+)(?:\s+(.*))?$/s.exec(line.trimEnd()) ?? [];
+
 /** Does what a line says; false: leave. */
 async function obey(conversation: Conversation, line: string, signal: AbortSignal): Promise<boolean> {
-  const [, command, rest] = /^\/([A-Za-z]+)(?:\s+(.*?))?\s*$/.exec(line) ?? [];
+  const [, command, rest] = commandOf(line);
   if (command === undefined) {
     await conversation.ask(line, signal);
     return true;

@@ -117,7 +117,7 @@ export function misplaced(field: string, type: Kind, places: number, media: numb
   const words = media === 0 ? "; words that are no place belong into a text part of a message" : "";
   return bad(
     field,
-    `a ${type} for each of ${places} places written in the text (columns ${type}, ${type}s${words})`,
+    `${type === "video" ? "a video" : "an image"} for each of ${places} places written in the text (columns ${type}, ${type}s${words})`,
     media,
   );
 }

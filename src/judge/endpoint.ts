@@ -52,7 +52,7 @@ export class Fault extends Error {
 const invalid = (field: string, message: string, hint?: string) =>
   new IsrDpoError("INVALID_CONFIG", `${field}: ${message}`, { ...(hint ? { hint } : {}), detail: { field } });
 
-function addressOf(value: unknown): URL {
+export function addressOf(value: unknown): URL {
   const given = text("url", value);
   if (!URL.canParse(given)) throw invalid("url", "expected an address (https://...), got another text");
   const url = new URL(given);
@@ -61,7 +61,9 @@ function addressOf(value: unknown): URL {
   if (url.username !== "" || url.password !== "")
     throw invalid("url", "expected an address without user and password, got one with", "name the key by keyEnv");
   url.hash = "";
-  url.pathname = `${url.pathname.replace(/\/+$/, "").replace(/\/chat\/completions$/, "")}/chat/completions`;
+  let end = url.pathname.length;
+  while (url.pathname[end - 1] === "/") end--;
+  url.pathname = `${url.pathname.slice(0, end).replace(/\/chat\/completions$/, "")}/chat/completions`;
   return url;
 }
 

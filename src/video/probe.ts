@@ -61,7 +61,7 @@ export function complaint(log: string): string {
     lines.filter((line) => /\[(error|fatal|panic)\]/.test(line)).at(-1) ?? lines.filter(Boolean).at(-1) ?? "";
   return (
     last
-      .replace(/\[[^\]]*\]\s*/g, "")
+      .replace(/\[[^\][]*\]\s*/g, "")
       .replaceAll("file:", "")
       .slice(0, 300) || "no message"
   );
@@ -91,7 +91,7 @@ const noVideo = (path: string, what: string): IsrDpoError =>
 
 /** Why ffprobe would not read the file: its container is not one of ours, holds sound alone, or the file is broken. */
 function refusal(path: string, log: string): IsrDpoError {
-  const [, format] = /\[([\w,]+) @ [^\]]*\](?: \[\w+\])* Format not on whitelist/.exec(log) ?? [];
+  const [, format] = /\[([\w,]+) @ [^\][]*\](?: \[\w+\])* Format not on whitelist/.exec(log) ?? [];
   if (format === undefined) return unreadable(path, complaint(log));
   if (format.split(",").some((name) => soundContainers.split(",").includes(name)))
     return noVideo(path, `sound alone (${format})`);
