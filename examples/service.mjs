@@ -1,4 +1,4 @@
-// node examples/service.mjs CHECKPOINT PORT: POST {"ids": [..]} gets the greedy continuation; a client that leaves cancels its own work.
+// node examples/service.mjs CHECKPOINT PORT: POST {"ids": [..]} or {"text": ".."} gets the greedy continuation; a client that leaves cancels its own work.
 import { createServer } from "node:http";
 import { json } from "node:stream/consumers";
 import { isIsrDpoError, loadModel } from "isr-dpo";
@@ -13,8 +13,10 @@ const server = createServer(async (request, response) => {
   const gone = new AbortController();
   response.on("close", () => gone.abort());
   try {
-    const { ids } = await json(request);
-    const [answer] = await model.generate({ prompt: { ids }, maxTokens: 16 }, { signal: gone.signal });
+    const { ids, text } = await json(request);
+    // Special tokens that somebody types ("<|im_end|>") stay words.
+    const asked = { prompt: text ?? { ids }, specialTokens: "text", maxTokens: 16 };
+    const [answer] = await model.generate(asked, { signal: gone.signal });
     response.end(JSON.stringify({ ids: [...answer.ids], end: answer.end }));
   } catch (error) {
     response.statusCode = isIsrDpoError(error, "INVALID_ARGUMENT") ? 400 : 500;

@@ -107,7 +107,7 @@ export class Conversation {
     const text = this.#response === undefined ? question : fill(this.#response, { question });
     const content = this.#waiting.length > 0 ? [...this.#waiting, { type: "text" as const, text }] : text;
     const asked: readonly Message[] = [...this.#messages, { role: "user", content }];
-    const run = this.#session.generate({ ...this.#sampling, prompt: asked }, { signal });
+    const run = this.#session.generate({ specialTokens: "text", ...this.#sampling, prompt: asked }, { signal });
     const clean = new Printable();
     let answer = "";
     try {
