@@ -224,10 +224,11 @@ export function ids(field: string, value: unknown, vocab: number): Int32Array {
   return Int32Array.from(value as ArrayLike<number>);
 }
 
+/** A copy of our own. */
 export function floats(field: string, value: unknown, length: number): Float32Array {
   if (!(value instanceof Float32Array) || value.length !== length) refuse(field, `a Float32Array of ${length}`, value);
   const array = value as Float32Array;
   for (let i = 0; i < array.length; i++)
     if (!Number.isFinite(array[i])) refuse(`${field}[${i}]`, "a finite number", array[i]);
-  return array;
+  return new Float32Array(array);
 }

@@ -4,6 +4,7 @@ import type { Host, NativeCheckpoint, NativeTensor, NativeTowerFacts, NativeVisi
 import { object, refuse } from "./check.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import type { Features, Media, MediaReport, ModelInfo, Tensor } from "./types.js";
+import { ownedMedia } from "./owned.js";
 import type { FeatureCache } from "./video/features.js";
 import type { OpenedMedia } from "./video/media.js";
 import { Shared } from "./video/shared.js";
@@ -128,7 +129,8 @@ export class MediaRegistry {
    * Opens the medium, or finds it; the caller releases what it got. Those who ask for one medium at once wait for one opening,
    * and hear of its failure together.
    */
-  async acquire(field: string, media: Media, signal: AbortSignal | undefined): Promise<Entry> {
+  async acquire(field: string, given: Media, signal: AbortSignal | undefined): Promise<Entry> {
+    const media = ownedMedia(given); // its key and its pixels are of one content, whatever the caller does meanwhile
     this.tower(field, kindOf(isFeatures(media) ? media : checkedMedia(field, media)));
     for (let changes = 0; ; ) {
       const key = await this.#keyOf(field, media, signal);

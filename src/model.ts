@@ -15,6 +15,7 @@ import { generate, type GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf, rulesOf } from "./inputs.js";
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media.js";
 import { Handler } from "./handler.js";
+import { ownedMedia } from "./owned.js";
 import type { Run } from "./run.js";
 import { answeredWords, plainSequence, scoredSequences } from "./sequence.js";
 import { endTokens } from "./text/ends.js";
@@ -362,17 +363,18 @@ class LoadedModel implements VideoLM {
 
   async preprocess(media: Media, o?: Cancel): ReturnType<VideoLM["preprocess"]> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    const { pixels, sourceFrames } = await this.#media.open("media", media, cancel);
+    const { pixels, sourceFrames } = await this.#media.open("media", ownedMedia(media), cancel);
     return { pixels, sourceFrames };
   }
 
   async encode(media: Media, o?: Cancel & { stage?: "projected" | "tower" }): Promise<Features> {
+    const own = ownedMedia(media);
     const given = options("options", o, ["signal", "stage"]);
     const cancel = signal("options.signal", given.signal);
     const stage =
       given.stage === undefined ? "projected" : choice("options.stage", given.stage, ["projected", "tower"]);
     return this.#inputs.run([cancel], async (call) => {
-      const placed = await call.place("media", media);
+      const placed = await call.place("media", own);
       const features = this.#media.features(placed, stage, cancel);
       const { key, kind } = placed;
       return { result: features.then((t) => ({ ...t, key: `${stage} ${key}`, kind, stage })) };

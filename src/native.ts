@@ -3,6 +3,7 @@ import { dpoLossNative, sharedHost } from "./addon.js";
 import { array, boolean, choice, integer, number, object, options, refuse } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import { type LossOptions, lossKeys, nativeLoss } from "./loss.js";
+import { owned } from "./owned.js";
 import type { Tensor } from "./types.js";
 
 export type { Communicator, CommunicatorOptions } from "./communicator.js";
@@ -23,7 +24,7 @@ export interface AttentionSpec {
 
 type Float = Float32Array | Uint16Array;
 
-/** A float tensor of the given number of dimensions; data over shared memory is copied. */
+/** A float tensor of the given number of dimensions, copied: its data stay the caller's. */
 function floatTensor(
   field: string,
   value: unknown,
@@ -36,8 +37,7 @@ function floatTensor(
   const kind = dtype === "f32" ? Float32Array : Uint16Array;
   const size = shape.reduce((a, b) => a * b, 1);
   if (!(t.data instanceof kind) || t.data.length !== size) refuse(`${field}.data`, `a ${kind.name} of ${size}`, t.data);
-  const data = t.data as Float;
-  return { dtype, shape, data: data.buffer instanceof ArrayBuffer ? data : data.slice() };
+  return { dtype, shape, data: owned(t.data as Float) };
 }
 
 function sameShape(field: string, shape: readonly number[], expected: readonly number[]): void {
@@ -72,7 +72,7 @@ function checkSpans(value: unknown, rows: number): Int32Array {
     next = end;
   }
   if (next !== rows) refuse("spec.spans", `spans that cover all ${rows} rows`, `${next} rows`);
-  return spans.slice();
+  return owned(spans);
 }
 
 function attentionArgs(q: unknown, k: unknown, v: unknown, spec: unknown) {
@@ -177,7 +177,7 @@ export async function sequenceLogProbs(
     if (targets[t]! < -1 || targets[t]! >= vocab) refuse(`targets[${t}]`, `an integer in [-1, ${vocab})`, targets[t]);
   const logProbs = new Float32Array(rows);
   const args = {
-    ...{ rows, width, vocab, logProbs, dtype: h.dtype, hidden: h.data, head: w.data, targets: targets.slice() },
+    ...{ rows, width, vocab, logProbs, dtype: h.dtype, hidden: h.data, head: w.data, targets: owned(targets) },
     threads: threadCount("options.threads", given.threads),
   };
   if (given.backward === undefined) {
@@ -188,7 +188,7 @@ export async function sequenceLogProbs(
     refuse("options.backward", `a Float32Array of ${rows}`, given.backward);
   const dHidden = zeros(h.dtype, h.shape);
   const dHead = zeros("f32", w.shape);
-  const extra = { backward: (given.backward as Float32Array).slice(), dHidden: dHidden.data, dHead: dHead.data };
+  const extra = { backward: owned(given.backward as Float32Array), dHidden: dHidden.data, dHead: dHead.data };
   await sharedHost().call("sequenceLogProbs", { ...args, ...extra });
   return { logProbs, dHidden, dHead };
 }
@@ -200,7 +200,7 @@ function lists(field: string, value: unknown, like?: readonly Float32Array[]): F
     if (!(x instanceof Float32Array) || x.length === 0) refuse(`${field}[${i}]`, "a Float32Array that is not empty", x);
     const bad = (x as Float32Array).findIndex((n) => !Number.isFinite(n));
     if (bad >= 0) refuse(`${field}[${i}][${bad}]`, "a finite number", (x as Float32Array)[bad]);
-    return (x as Float32Array).slice();
+    return owned(x as Float32Array);
   });
 }
 

@@ -199,7 +199,7 @@ async function nativePair(call: Call, field: string, item: Record<string, unknow
   if (item.reference !== undefined) {
     const reference = object(key(field, "reference"), item.reference);
     const side = (name: "chosen" | "rejected") =>
-      floats(`${key(field, "reference")}.${name}`, reference[name], scoredCount(pair[name])).slice();
+      floats(`${key(field, "reference")}.${name}`, reference[name], scoredCount(pair[name]));
     pair.refChosen = side("chosen");
     pair.refRejected = side("rejected");
   }

@@ -24,7 +24,7 @@ const native: Ladder = {
 const src: Ladder = {
   steps: [
     ["errors", "types", "python-json"],
-    ["addon", "check", "handler", "outputs", "run"],
+    ["addon", "check", "handler", "outputs", "run", "owned"],
     ["text", "video"],
     ["media", "stream"],
     ["inputs"],

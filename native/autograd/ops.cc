@@ -114,6 +114,7 @@ Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps) {
   c.be.layer_norm_forward(y, mean, rstd, x, w.f32(), b.f32(), eps);
   c.tape.record("layer_norm", y, [=, &c, &w, &b] {
     const GradSink dw = sink(w), db = sink(b);
+    ISR_ASSERT(!dw.dst || !db.dst || dw.accumulate == db.accumulate, "a norm's weight and bias are used together");
     const Tape::Sink dx = c.tape.sink(x);
     c.be.layer_norm_backward(dx.grad, dx.accumulate, dw.dst, db.dst, dw.accumulate, c.tape.grad(y), x, w.f32(), mean, rstd);
   });
@@ -175,10 +176,20 @@ Tensor attention(Ctx& c, Tensor qkv, const AttentionPlan& plan, const AttentionS
   const Tensor q = qkv.columns(0, q_cols), k = qkv.columns(q_cols, kv_cols), v = qkv.columns(q_cols + kv_cols, kv_cols);
   c.be.attention_forward(y, lse, q, k, v, plan, s);
   c.tape.record("attention", y, [=, &c, &plan] {
-    const Tensor d = c.tape.sink(qkv).grad;   // the only consumer of qkv: always the first write
+    const auto [d, again] = c.tape.sink(qkv);
+    ISR_ASSERT(!again, "attention is the only consumer of its qkv: the kernel writes and never adds");
     c.be.attention_backward(d.columns(0, q_cols), d.columns(q_cols, kv_cols), d.columns(q_cols + kv_cols, kv_cols), c.tape.grad(y), q, k, v, y, lse, plan, s);
   });
   return y;
+}
+
+// Row `of` of an input goes to row `by` of the result, and to no other; -1 is no row.
+static void own(std::vector<int32_t>& owner, int32_t of, int32_t by) {
+  if (of == -1) return;
+  ISR_ASSERT(of >= 0 && of < static_cast<int32_t>(owner.size()), "index ", of, " of ", owner.size(), " rows");
+  int32_t& to = owner[static_cast<size_t>(of)];
+  ISR_ASSERT(to == -1, "row ", of, " is gathered twice: its gradient would be lost");
+  to = by;
 }
 
 Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index) {
@@ -188,8 +199,7 @@ Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index) {
   c.tape.record("gather_rows", y, [=, &c] {
     const Tape::Sink dx = c.tape.sink(x);
     std::vector<int32_t> inverse(static_cast<size_t>(x.rows), -1);
-    for (int64_t i = 0; i < count; ++i)
-      if (index[static_cast<size_t>(i)] >= 0) inverse[static_cast<size_t>(index[static_cast<size_t>(i)])] = static_cast<int32_t>(i);
+    for (int64_t i = 0; i < count; ++i) own(inverse, index[static_cast<size_t>(i)], static_cast<int32_t>(i));
     c.be.gather_rows(dx.grad, dx.accumulate, c.tape.grad(y), inverse);
   });
   return y;
@@ -202,7 +212,7 @@ Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n) {
   c.tape.record("mean_rows", y, [=, &c] {
     const Tape::Sink dx = c.tape.sink(x);
     std::vector<int32_t> owner(static_cast<size_t>(x.rows), -1);
-    for (size_t i = 0; i < index.size(); ++i) owner[static_cast<size_t>(index[i])] = static_cast<int32_t>(static_cast<int64_t>(i) / n);
+    for (size_t i = 0; i < index.size(); ++i) own(owner, index[i], static_cast<int32_t>(static_cast<int64_t>(i) / n));
     c.be.pool_rows(dx.grad, dx.accumulate, c.tape.grad(y), owner, 1, scale);
   });
   return y;

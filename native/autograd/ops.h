@@ -33,9 +33,9 @@ Tensor swiglu(Ctx& c, Tensor x, Weight& gate_up);                               
 // Projections of one product, rotated: (T, (H + 2K) D) = [q | k | v]. rope null: not rotated.
 Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope);
 Tensor attention(Ctx& c, Tensor qkv, const AttentionPlan& plan, const AttentionShape& s);    // (T, H D)
-Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index);                        // index injective; must outlive the tape
+Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index);                        // index injective but for -1, a row of zeros; must outlive the tape
 Tensor add(Ctx& c, Tensor a, Tensor b);
-Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n);              // (index.size() / n, C): means of n rows; index injective; must outlive the tape
+Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n);              // (index.size() / n, C): means of n rows; index injective but for -1, which counts as zeros; must outlive the tape
 
 // Log-probs of targets under the head. Two phases: the forward returns them to the host; when the loss has answered, its
 // gradient is put in `dlogp` (R) before backward().

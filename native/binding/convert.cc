@@ -105,8 +105,11 @@ Bytes bytes_at(const Napi::Object& o, const char* key, std::vector<Napi::Object>
   if (v.IsUndefined() || v.IsNull()) return {};
   if (!v.IsTypedArray()) wrong(key, "a typed array");
   const Napi::TypedArray array = v.As<Napi::TypedArray>();
+  const Napi::Object buffer = array.Get("buffer").As<Napi::Object>();
+  if (!buffer.IsArrayBuffer() || buffer.Get("resizable").ToBoolean() || buffer.As<Napi::ArrayBuffer>().IsDetached())
+    wrong(key, "memory of the library's own: neither shared, nor resizable, nor detached");
   keep.push_back(array);
-  return {static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+  return {static_cast<char*>(buffer.As<Napi::ArrayBuffer>().Data()) + array.ByteOffset(), array.ByteLength()};
 }
 
 SequenceInput sequence_of(const Napi::Object& o) {

@@ -31,7 +31,9 @@ std::vector<int32_t> ints_at(const Napi::Object& o, const char* key);      // of
 std::vector<float> floats_at(const Napi::Object& o, const char* key);      // of a Float32Array
 std::vector<std::vector<float>> float_lists_at(const Napi::Object& o, const char* key);
 
-// The memory of a typed array, used in place: the caller keeps a reference. Null when the key is absent.
+// The memory of a typed array, used in place: the caller keeps a reference, which keeps the object and not its memory.
+// It must therefore be an array that only the library knows (src/owned.ts): whoever else has it can transfer or resize it
+// under the job. Null when the key is absent.
 struct Bytes { void* data = nullptr; size_t bytes = 0; };
 Bytes bytes_at(const Napi::Object& o, const char* key, std::vector<Napi::Object>& keep);
 

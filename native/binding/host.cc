@@ -7,6 +7,19 @@
 #include "binding/convert.h"
 
 namespace isr::binding {
+namespace {
+
+Napi::Object failure_of(Napi::Env env, const Error& e) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("code", e.code);
+  o.Set("message", e.what());
+  if (!e.hint.empty()) o.Set("hint", e.hint);
+  if (!e.path.empty()) o.Set("path", e.path);
+  set_items(o, e.items);
+  return o;
+}
+
+}  // namespace
 
 std::shared_ptr<Host> Host::create(Napi::Env env) {
   std::shared_ptr<Host> host(new Host);
@@ -34,18 +47,22 @@ uint32_t Host::submit(Napi::Env env, Work work, Napi::Function settle, Napi::Val
   if (closed_) throw Napi::Error::New(env, "the host is closed");
   start();
   const uint32_t id = next_id_++;
-  Pending& pending = pending_[id];
+  auto job = std::make_shared<Job>();
+  job->id = job->settled.front().job = id;
+  job->settled.front().kind = -1;
+  job->work = std::move(work);
+  Pending pending;
   pending.settle = Napi::Persistent(settle);
   if (event.IsFunction()) pending.event = Napi::Persistent(event.As<Napi::Function>());
   for (Napi::Object& object : keep) pending.keep.push_back(Napi::Persistent(object));
+  pending_.emplace(id, std::move(pending));
   if (pending_.size() == 1) napi_ref_threadsafe_function(env, wake_);
-
-  auto job = std::make_shared<Job>();
-  job->id = id;
-  job->work = std::move(work);
-  {
+  try {
     std::lock_guard lock(mutex_);
     queue_.push_back(std::move(job));
+  } catch (...) {
+    forget(env, id);
+    throw;
   }
   changed_.notify_one();
   return id;
@@ -64,7 +81,10 @@ bool Host::cancel(uint32_t id) {
   std::shared_ptr<Job> removed;  // its work is destroyed outside the lock
   {
     std::lock_guard lock(mutex_);
-    if (running_ && running_->id == id) running_->cancel.store(true);
+    if (running_ && running_->id == id) {
+      running_->cancel.store(true);
+      room_.notify_one();
+    }
     for (auto it = queue_.begin(); it != queue_.end(); ++it)
       if ((*it)->id == id) {
         removed = *it;
@@ -88,6 +108,7 @@ void Host::cancel_all() {
   std::lock_guard lock(mutex_);
   if (running_) running_->cancel.store(true);
   for (auto& job : queue_) job->cancel.store(true);
+  room_.notify_one();
 }
 
 void Host::close(bool env_ending) {
@@ -99,6 +120,7 @@ void Host::close(bool env_ending) {
     stop_ = true;
   }
   changed_.notify_one();
+  room_.notify_one();
   if (thread_.joinable()) thread_.join();
   pending_.clear();
   if (env_ending) return;  // Node closes wake_ itself, next
@@ -115,12 +137,14 @@ void Host::call_js(napi_env env, napi_value, void* context, void*) {
 }
 
 void Host::drain(Napi::Env env) {
-  std::deque<Message> messages;
+  std::list<Message> messages;
   {
     std::lock_guard lock(mutex_);
     woken_ = false;
     messages.swap(outbox_);
+    events_ = 0;
   }
+  room_.notify_one();
   for (Message& message : messages) {
     if (closed_) return;
     const Napi::HandleScope scope(env);
@@ -141,12 +165,12 @@ void Host::deliver(Napi::Env env, Message& message) {
   }
   Napi::Value error = env.Null(), value = env.Undefined();
   if (message.failure) {
-    error = describe(env, *message.failure);
+    error = describe(env, message.failure);
   } else {
     try {
       value = message.value(env);
     } catch (const Napi::Error& e) {
-      error = describe(env, {"OUT_OF_MEMORY", e.Message(), "the result does not fit into JavaScript's memory", {}});
+      error = failure_of(env, Error("OUT_OF_MEMORY", e.Message(), "the result does not fit into JavaScript's memory"));
     }
   }
   const Napi::Function settle = found->second.settle.Value();
@@ -159,18 +183,26 @@ void Host::forget(Napi::Env env, uint32_t id) {
   if (pending_.empty()) napi_unref_threadsafe_function(env, wake_);
 }
 
-Napi::Value Host::describe(Napi::Env env, const Failure& failure) {
-  Napi::Object o = Napi::Object::New(env);
-  if (failure.cancelled) {
+// What a job threw, told on this side: there the system may just have refused memory.
+Napi::Value Host::describe(Napi::Env env, const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Cancelled&) {
+    Napi::Object o = Napi::Object::New(env);
     o.Set("cancelled", true);
     return o;
+  } catch (const Error& e) {
+    return failure_of(env, e);
+  } catch (const std::bad_alloc&) {
+    return failure_of(env, Error("OUT_OF_MEMORY", "the system refused memory", "use shorter or fewer sequences, or dtype 'bf16'"));
+  } catch (const std::system_error& e) {
+    const bool refused = e.code() == std::errc::resource_unavailable_try_again || e.code() == std::errc::not_enough_memory;
+    return failure_of(env, Error(refused ? "OUT_OF_MEMORY" : "BUG", e.what()));
+  } catch (const std::exception& e) {
+    return failure_of(env, Error("BUG", e.what()));
+  } catch (...) {
+    return failure_of(env, Error("BUG", "an exception of unknown type"));
   }
-  o.Set("code", failure.code);
-  o.Set("message", failure.message);
-  if (!failure.hint.empty()) o.Set("hint", failure.hint);
-  if (!failure.path.empty()) o.Set("path", failure.path);
-  set_items(o, failure.items);
-  return o;
 }
 
 // ---- job thread
@@ -192,49 +224,52 @@ void Host::loop() {
 }
 
 void Host::run(Job& job) {
-  Message message{job.id, -1, {}, {}};
+  Message& settled = job.settled.front();
   try {
-    if (job.cancel.load()) throw Cancelled();
+    const CancelScope scope(&job.cancel);
+    check_cancelled();
     JobContext context{engine_, counters, &job.cancel,
-                       [&](int kind, ToJs event) { post({job.id, kind, std::move(event), {}}); },
+                       [&](int kind, ToJs event) { post_event(job, kind, std::move(event)); },
                        [&](int32_t request, int32_t copy) {
                          if (!job.any_ended.load(std::memory_order_relaxed)) return false;
                          std::lock_guard lock(mutex_);
                          return job.ended.count({request, copy}) > 0;
                        }};
-    message.value = job.work(context);
-  } catch (const Cancelled&) {
-    message.failure = std::make_shared<Failure>(Failure{{}, {}, {}, {}, {}, true});
-  } catch (const Error& e) {
-    message.failure = std::make_shared<Failure>(Failure{e.code, e.what(), e.hint, e.path, e.items});
-  } catch (const std::bad_alloc&) {
-    message.failure = std::make_shared<Failure>(
-        Failure{"OUT_OF_MEMORY", "the system refused memory", "use shorter or fewer sequences, or dtype 'bf16'", {}});
-  } catch (const std::exception& e) {
-    message.failure = std::make_shared<Failure>(Failure{"BUG", e.what(), {}, {}});
+    settled.value = job.work(context);
   } catch (...) {
-    message.failure = std::make_shared<Failure>(Failure{"BUG", "an exception of unknown type", {}, {}});
+    settled.failure = std::current_exception();   // allocates nothing
   }
   job.work = nullptr;
   if (engine_.model) counters.tower.store(engine_.model->media.passes);
-  {
-    std::lock_guard lock(mutex_);
-    running_.reset();
-  }
-  post(std::move(message));
+  settle(job);
 }
 
-void Host::post(Message message) {
-  std::lock_guard lock(mutex_);
-  if (stop_) return;  // nobody will read it, and wake_ may be closing
-  if (message.kind > 0)
+void Host::post_event(Job& job, int kind, ToJs event) {
+  std::list<Message> one;
+  one.push_back({job.id, kind, std::move(event), {}});
+  std::unique_lock lock(mutex_);
+  if (kind > 0) {
     for (Message& queued : outbox_)
-      if (queued.job == message.job && queued.kind == message.kind) {
-        queued.value = std::move(message.value);
-        return;
-      }
-  outbox_.push_back(std::move(message));
-  if (woken_) return;
+      if (queued.job == job.id && queued.kind == kind) return void(queued.value = std::move(one.front().value));
+  } else {
+    room_.wait(lock, [&] { return events_ < kOutbox || job.cancel.load(); });
+    if (job.cancel.load()) throw Cancelled();
+  }
+  outbox_.splice(outbox_.end(), one);
+  ++events_;
+  wake();
+}
+
+void Host::settle(Job& job) {
+  std::lock_guard lock(mutex_);
+  running_.reset();
+  outbox_.splice(outbox_.end(), job.settled);
+  wake();
+}
+
+// Under the mutex. Nobody will read what is posted behind stop_, and wake_ may be closing.
+void Host::wake() {
+  if (stop_ || woken_) return;
   woken_ = true;
   napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
 }

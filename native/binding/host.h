@@ -5,13 +5,18 @@
 // Who may touch what: Engine and Job::work belong to the job thread; `pending_` and every JS reference belong to the JS
 // thread; queue and outbox are behind the mutex. The environment's cleanup hook cancels and joins before Node closes the
 // thread-safe function, so the job thread never calls into an environment that is going away.
+//
+// The outbox is bounded: a job whose events JavaScript does not take waits for room, until it is cancelled. The message that
+// settles a job is made when it is submitted, so that a job can always end, also where the system refuses memory.
 #pragma once
 #include <node_api.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -60,7 +65,7 @@ struct JobContext {
   Engine& engine;
   WorkCounters& counters;
   const std::atomic<bool>* cancel;
-  // kind > 0: only the newest event of that kind is kept until JavaScript takes it; 0: never dropped.
+  // kind > 0: only the newest event of that kind is kept until JavaScript takes it; 0: never dropped, waits for room.
   std::function<void(int kind, ToJs event)> emit;
   // Whether JavaScript has ended this branch of a generation (a stop string).
   std::function<bool(int32_t request, int32_t copy)> ended;
@@ -83,20 +88,21 @@ class Host : public std::enable_shared_from_this<Host> {
   WorkCounters counters;
 
  private:
+  struct Message {
+    uint32_t job = 0;
+    int kind = 0;                // < 0: settles; else an event
+    ToJs value{};
+    std::exception_ptr failure{};
+  };
   struct Job {
     uint32_t id;
     Work work;
+    std::list<Message> settled{1};   // one, moved into the outbox as it is
     std::atomic<bool> cancel{false};
     std::atomic<bool> any_ended{false};
     std::set<std::pair<int32_t, int32_t>> ended;   // under mutex_
   };
-  struct Failure { std::string code, message, hint, path; std::vector<int64_t> items{}; bool cancelled = false; };
-  struct Message {
-    uint32_t job;
-    int kind;                    // < 0: settles; else an event
-    ToJs value;
-    std::shared_ptr<Failure> failure;
-  };
+  static constexpr size_t kOutbox = 256;   // events that wait for JavaScript
   struct Pending {               // the JS side of a job
     Napi::FunctionReference settle, event;
     std::vector<Napi::ObjectReference> keep;
@@ -106,11 +112,13 @@ class Host : public std::enable_shared_from_this<Host> {
   void start();
   void loop();
   void run(Job& job);
-  void post(Message message);
+  void post_event(Job& job, int kind, ToJs event);
+  void settle(Job& job);
+  void wake();
   void drain(Napi::Env env);
   void deliver(Napi::Env env, Message& message);
   void forget(Napi::Env env, uint32_t id);
-  static Napi::Value describe(Napi::Env env, const Failure& failure);
+  static Napi::Value describe(Napi::Env env, const std::exception_ptr& failure);
   static void call_js(napi_env env, napi_value, void* context, void*);
   static void at_env_end(void* host);
 
@@ -122,10 +130,12 @@ class Host : public std::enable_shared_from_this<Host> {
   std::map<uint32_t, Pending> pending_;
 
   std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable changed_;   // of queue_ and stop_
+  std::condition_variable room_;      // in the outbox, or the running job was cancelled
   std::deque<std::shared_ptr<Job>> queue_;
   std::shared_ptr<Job> running_;
-  std::deque<Message> outbox_;
+  std::list<Message> outbox_;
+  size_t events_ = 0;                 // in the outbox
   bool stop_ = false, woken_ = false;
 
   Engine engine_;

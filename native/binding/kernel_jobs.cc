@@ -129,7 +129,11 @@ struct LogProbCall {
     const Buffer panels(be->packed_bytes(V, C, dtype, false));
     const Packed packed{panels.data(), dtype, V, C, false};
     const WeightRows head_rows{head.data, dtype, V, C};
-    be->pack(packed, 0, head_rows);
+    constexpr int64_t kRows = 64;   // whole panels
+    parallel(threads, (V + kRows - 1) / kRows, 8, [&](int64_t begin, int64_t end, int) {
+      const int64_t row = begin * kRows, n = std::min(end * kRows, V) - row;
+      be->pack(packed, row, {static_cast<const char*>(head.data) + static_cast<uint64_t>(row * C) * size_of(dtype), dtype, n, C});
+    });
 
     const Buffer x_memory(static_cast<size_t>(R * C) * size_of(dtype));
     const Tensor x = view(x_memory.data(), dtype, R, C);

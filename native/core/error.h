@@ -26,6 +26,7 @@ struct Cancelled : std::exception {
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream s;
+  s.exceptions(std::ios::badbit);   // else a stream that gets no memory ends the text where it is
   static_cast<void>((s << ... << parts));
   return s.str();
 }

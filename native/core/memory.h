@@ -1,5 +1,6 @@
 // Owned memory. Buffer: one zeroed block on huge pages where they help. Arena: a stack of chunks with mark and release,
 // and a measure-only mode that counts bytes (for `plan`): it gives addresses that may be written, and that later ones overlap.
+// Giving memory back never allocates and never throws: it happens in destructors.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,38 +15,50 @@ class Buffer {  // zero-filled; 64-byte aligned; OUT_OF_MEMORY if the system ref
  public:
   Buffer() = default;
   explicit Buffer(size_t bytes);
-  Buffer(Buffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_) { o.data_ = nullptr; o.bytes_ = 0; }
+  Buffer(Buffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_), guarded_(o.guarded_) { o.data_ = nullptr; o.bytes_ = 0; }
   Buffer& operator=(Buffer&& o) noexcept;
-  ~Buffer();
+  ~Buffer() { unmap(); }
   template <class T = void>
   T* data() const { return static_cast<T*>(data_); }
   size_t bytes() const { return bytes_; }
   explicit operator bool() const { return data_ != nullptr; }
 
  private:
+  void unmap() noexcept;
   void* data_ = nullptr;
   size_t bytes_ = 0;
+  bool guarded_ = false;
+};
+
+// For tests, while one lives: every new Buffer, and every allocation of an Arena made meanwhile, has pages of its own and
+// ends at one that is not mapped (alignment is then that of the type alone). Whoever reaches behind an end faults there.
+struct GuardedMemory {
+  GuardedMemory();
+  ~GuardedMemory();
+  GuardedMemory(const GuardedMemory&) = delete;
 };
 
 class Arena {
  public:
   struct Mark { size_t chunk, used, total; };
   explicit Arena(bool measure_only = false);
-  void* allocate(size_t bytes);  // 64-byte aligned, contents undefined
+  void* allocate(size_t bytes);  // 64-byte aligned, contents undefined; never inside a parallel region
   template <class T>
   T* allocate_n(int64_t n) { return static_cast<T*>(allocate(static_cast<size_t>(n) * sizeof(T))); }
   Mark mark() const { return {chunk_, used_, total_}; }
-  void release(Mark);            // at the bottom, several chunks are merged into one of the peak size
+  void release(Mark) noexcept;   // what was allocated since; chunks stay for later
   size_t peak() const { return peak_; }
   size_t total() const { return total_; }
   void reset_peak() { peak_ = total_; }
   void trim();                   // gives all memory back; nothing may be allocated
 
  private:
+  void merge();
   std::vector<Buffer> chunks_;
   size_t chunk_ = 0, used_ = 0, total_ = 0, peak_ = 0;
   std::shared_ptr<char> reserved_;   // measure-only: address space without memory behind it
   size_t reserved_bytes_ = 0;
+  bool guarded_ = false;             // a chunk an allocation
 };
 
 struct ArenaScope {  // releases what was allocated during its life

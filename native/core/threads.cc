@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,7 +19,8 @@ namespace isr {
 namespace {
 
 thread_local bool dry_run = false;
-thread_local bool inside_region = false;  // regions do not nest: set on callers while they are in one, always on pool threads
+thread_local bool in_region = false;      // set on callers while they are in one, always on pool threads
+thread_local const std::atomic<bool>* cancel_flag = nullptr;
 
 constexpr int kMaxWorkers = 255;
 constexpr int kSpins = 2000;  // about 20 microseconds of pauses before sleeping
@@ -45,6 +47,7 @@ struct Region {
   const ParallelBody* body = nullptr;
   int64_t n = 0, grain = 1;
   int helpers = 0;                      // pool threads that may join
+  const std::atomic<bool>* cancel = nullptr;
   std::atomic<int64_t> next{0};
   std::mutex error_mutex;
   std::exception_ptr error;
@@ -54,6 +57,7 @@ struct Region {
       for (;;) {
         const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
         if (begin >= n) return;
+        if (cancel && cancel->load(std::memory_order_relaxed)) throw Cancelled();
         (*body)(begin, begin + grain < n ? begin + grain : n, worker);
       }
     } catch (...) {
@@ -73,8 +77,7 @@ class Pool {
   }
 
   void run(int threads, int64_t n, int64_t grain, const ParallelBody& body) {
-    if (forked_.load()) throw Error("BUG", "the process was forked after its thread pool had started",
-                                    "start a fresh process (child_process, cluster) instead of fork()");
+    refuse_fork();
     Turn turn(*this);
     grow(threads - 1);
     Region region;
@@ -82,6 +85,7 @@ class Pool {
     region.n = n;
     region.grain = grain;
     region.helpers = threads - 1;
+    region.cancel = cancel_flag;
     region_ = &region;
     pending_.store(static_cast<uint32_t>(workers_), std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_release);
@@ -90,6 +94,12 @@ class Pool {
     for (uint32_t left; (left = pending_.load(std::memory_order_acquire)) != 0;) wait_change(pending_, left);
     region_ = nullptr;
     if (region.error) std::rethrow_exception(region.error);
+  }
+
+  void reserve(int threads) {
+    refuse_fork();
+    Turn turn(*this);   // a region counts the pool's threads while it runs
+    grow(threads - 1);
   }
 
   int workers() {
@@ -117,17 +127,27 @@ class Pool {
     pthread_atfork(nullptr, nullptr, [] { instance().forked_.store(true); });
   }
 
+  void refuse_fork() const {
+    if (forked_.load()) throw Error("BUG", "the process was forked after its thread pool had started",
+                                    "start a fresh process (child_process, cluster) instead of fork()");
+  }
+
   void grow(int wanted) {
     std::lock_guard lock(turn_mutex_);
     while (workers_ < wanted && workers_ < kMaxWorkers) {
       const int id = workers_ + 1;
-      std::thread([this, id, seen = generation_.load()] { loop(id, seen); }).detach();
+      try {
+        std::thread([this, id, seen = generation_.load()] { loop(id, seen); }).detach();
+      } catch (const std::system_error& e) {
+        throw Error("OUT_OF_MEMORY", concat("expected ", wanted, " threads beside the caller's, but the system refused one after ", workers_, ": ", e.what()),
+                    "ask for fewer threads, or raise the limit on processes (ulimit -u, cgroup pids.max)");
+      }
       ++workers_;
     }
   }
 
   void loop(int id, uint32_t seen) {
-    inside_region = true;
+    in_region = true;
     for (;;) {
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
       wait_change(generation_, seen);
@@ -156,14 +176,37 @@ std::atomic<bool> pool_started{false};
 void parallel(int threads, int64_t n, int64_t grain, ParallelBody body) {
   if (n <= 0 || dry_run) return;
   if (grain < 1) grain = 1;
-  if (threads <= 1 || n <= grain) return body(0, n, 0);
-  ISR_ASSERT(!inside_region, "parallel regions do not nest");
+  ISR_ASSERT(!in_region, "parallel regions do not nest");
+  check_cancelled();
   struct Inside {
-    Inside() { inside_region = true; }
-    ~Inside() { inside_region = false; }
+    Inside() { in_region = true; }
+    ~Inside() { in_region = false; }
   } inside;
+  const int workers = workers_of(threads < kMaxWorkers ? threads : kMaxWorkers, n, grain);
+  if (workers == 1) {
+    if (!cancel_flag) return body(0, n, 0);
+    for (int64_t begin = 0; begin < n; begin += grain) {   // one thread stops between chunks too
+      if (begin > 0) check_cancelled();
+      body(begin, n - begin > grain ? begin + grain : n, 0);
+    }
+    return;
+  }
   pool_started.store(true);
-  Pool::instance().run(threads > kMaxWorkers ? kMaxWorkers : threads, n, grain, body);
+  Pool::instance().run(workers, n, grain, body);
+}
+
+bool inside_region() { return in_region; }
+
+void reserve_threads(int threads) {
+  if (threads <= 1) return;
+  pool_started.store(true);
+  Pool::instance().reserve(threads < kMaxWorkers ? threads : kMaxWorkers);
+}
+
+CancelScope::CancelScope(const std::atomic<bool>* flag) : before_(cancel_flag) { cancel_flag = flag; }
+CancelScope::~CancelScope() { cancel_flag = before_; }
+void check_cancelled() {
+  if (cancel_flag && cancel_flag->load(std::memory_order_relaxed)) throw Cancelled();
 }
 
 DryRun::DryRun() { dry_run = true; }

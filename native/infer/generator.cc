@@ -91,7 +91,7 @@ void check_request(const GenerateRequest& r, size_t i, const Model& m) {
     if (r.ids[t] < 0 || (r.ids[t] >= config.vocab && !m.media.holds(r.ids[t])))
       invalid(i, "prompt", "expected ids in [0, ", config.vocab, ") but received ", r.ids[t], " at index ", t);
   if (r.copies < 1) invalid(i, "copies", "expected at least 1 but received ", r.copies);
-  if (!(s.temperature >= 0) || !std::isfinite(static_cast<float>(s.temperature)))
+  if (!(s.temperature >= 0) || !std::isfinite(s.temperature))
     invalid(i, "temperature", "expected a finite number, 0 or more, but received ", s.temperature);
   if (!(s.top_p > 0) || s.top_p > 1) invalid(i, "topP", "expected a number in (0, 1] but received ", s.top_p);
   if (s.top_k < 0) invalid(i, "topK", "expected 0 (all) or more but received ", s.top_k);

@@ -57,7 +57,7 @@ KvCache::Branch KvCache::find(std::span<const int32_t> ids) {
 
 KvCache::Branch KvCache::fork(const Branch& from, int64_t tokens) {
   ISR_ASSERT(tokens <= from.length, "fork at token ", tokens, " of ", from.length);
-  Branch b;
+  Branch b;   // given back by nobody should this throw: nothing is retained before all is allocated
   b.matched = static_cast<int32_t>(tokens / kKeyBlock);
   b.nodes.assign(from.nodes.begin(), from.nodes.begin() + b.matched);
   b.length = b.matched * kKeyBlock;
@@ -108,6 +108,7 @@ void KvCache::drop_source(Branch& b) {
 KvRow KvCache::append(Branch& b, int32_t id) {
   if (b.length % kKeyBlock == 0) {
     ISR_ASSERT(b.reserved > 0, "a branch of ", b.length, " tokens has used up its reservation");
+    if (b.nodes.size() == b.nodes.capacity()) b.nodes.reserve(std::max<size_t>(8, 2 * b.nodes.size()));   // before a page is taken
     const int32_t fresh = new_node(b.nodes.empty() ? -1 : b.nodes.back());
     b.nodes.push_back(fresh);
     --b.reserved;
@@ -248,17 +249,21 @@ void KvCache::expect(int64_t pages) {
   if (wanted > capacity_) grow(wanted);
 }
 
-// Memory is touched first when a page is written, so a large capacity costs nothing by itself.
+// Memory is touched first when a page is written, so a large capacity costs nothing by itself. What can fail comes first;
+// and as `free_` has room for every page, giving pages back allocates nothing.
 void KvCache::grow(int64_t capacity) {
   Buffer bigger(static_cast<size_t>(capacity) * page_bytes());
+  std::vector<int32_t> free;
+  free.reserve(static_cast<size_t>(capacity));
+  nodes_.reserve(static_cast<size_t>(capacity));
   for (int64_t layer = 0; layer < layers_ && capacity_ > 0; ++layer)
     std::memcpy(bigger.data<char>() + layer * capacity * page_bytes_, pool_.data<char>() + layer * capacity_ * page_bytes_,
                 static_cast<size_t>(capacity_ * page_bytes_));
   pool_ = std::move(bigger);
   nodes_.resize(static_cast<size_t>(capacity));
-  std::vector<int32_t> fresh;
-  for (int64_t i = capacity; i-- > capacity_;) fresh.push_back(static_cast<int32_t>(i));
-  free_.insert(free_.begin(), fresh.begin(), fresh.end());
+  for (int64_t i = capacity; i-- > capacity_;) free.push_back(static_cast<int32_t>(i));
+  free.insert(free.end(), free_.begin(), free_.end());
+  free_ = std::move(free);
   capacity_ = capacity;
 }
 
@@ -271,7 +276,7 @@ void KvCache::release_pool() {
   clear();
   pool_ = Buffer();
   nodes_ = {};
-  free_ = {};
+  free_ = std::vector<int32_t>();
   capacity_ = 0;
 }
 

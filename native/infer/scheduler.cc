@@ -107,8 +107,9 @@ bool Scheduler::admit_copy() {
 bool Scheduler::admit_prompt() {
   if (next_ == static_cast<int32_t>(requests_.size())) return false;
   const GenerateRequest& r = request(next_);
-  prompts_.push_back({next_, 0, cache_.find(r.ids)});   // in the list first, so that it is closed whatever happens
+  prompts_.push_back({next_, 0, {}});   // in the list first, so that it is closed whatever happens
   KvCache::Branch& branch = prompts_.back().branch;
+  branch = cache_.find(r.ids);
   bool admitted = cache_.admit(branch, r.ids, branch_tokens(r), extra_pages(r));
   if (!admitted && branch.source >= 0) {                // the page to copy from may be the one that is missing
     cache_.drop_source(branch);
@@ -172,7 +173,8 @@ void Scheduler::add_draw(int32_t row, int32_t r, int32_t copy, size_t position) 
   const SamplingOptions& s = request(r).sampling;
   const Rules& rules = rules_[static_cast<size_t>(r)];
   SampleOptions o;
-  o.temperature = static_cast<float>(s.temperature);
+  // Beyond float32's range the draw is as good as at its ends: only equals of the best are left, or all are equal.
+  if (s.temperature > 0) o.temperature = static_cast<float>(std::clamp(s.temperature, double{FLT_MIN}, double{FLT_MAX}));
   o.top_p = std::max(static_cast<float>(s.top_p), FLT_MIN);
   o.top_k = s.top_k;
   if (s.temperature > 0) {
@@ -213,11 +215,16 @@ void Scheduler::take_prompts(Counters& counters) {
     draw += static_cast<size_t>(r.copies);
     const bool over = take(prompt.request, 0, first);
     for (int32_t copy = 1; copy < r.copies; ++copy)
-      if (!take(prompt.request, copy, first + static_cast<size_t>(copy)))
-        copies_.push_back({prompt.request, copy, cache_.fork(prompt.branch, prompt.done), false});
-    if (over) cache_.close(prompt.branch);
-    else live_.push_back({prompt.request, 0, std::move(prompt.branch), false});
-    prompt.branch = {};
+      if (!take(prompt.request, copy, first + static_cast<size_t>(copy))) {
+        copies_.push_back({prompt.request, copy, {}, false});
+        copies_.back().branch = cache_.fork(prompt.branch, prompt.done);
+      }
+    if (over) {
+      cache_.close(prompt.branch);
+    } else {
+      live_.push_back({prompt.request, 0, {}, false});
+      std::swap(live_.back().branch, prompt.branch);
+    }
     prompt.request = -1;
   }
   std::erase_if(live_, [](const Live& l) { return l.over; });

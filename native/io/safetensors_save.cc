@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "core/threads.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 
@@ -49,11 +50,11 @@ std::string header_text(const std::vector<NewTensor>& tensors, const Metadata& m
 }
 
 void write_tensor(const NewTensor& t, uint64_t bytes, AtomicFile& out, std::vector<char>& chunk) {
-  if (t.data) return out.write(t.data, bytes);
   for (uint64_t at = 0; at < bytes; at += kSaveChunk) {
+    check_cancelled();
     const uint64_t n = std::min(kSaveChunk, bytes - at);
-    t.fill(at, n, chunk.data());
-    out.write(chunk.data(), n);
+    if (!t.data) t.fill(at, n, chunk.data());
+    out.write(t.data ? static_cast<const char*>(t.data) + at : chunk.data(), n);
   }
 }
 

@@ -55,7 +55,7 @@ struct GradPart {                 // where the gradient of one part of a stacked
 };
 
 struct SampleOptions {            // one row's draw
-  float temperature = 0;          // 0: greedy, lowest id on ties
+  float temperature = 0;          // any finite one; 0: greedy, lowest id on ties
   float top_p = 1;                // smallest set by (probability desc, id asc) with mass >= top_p
   int32_t top_k = 0;              // 0: all
   double uniform = 0;             // [0, 1)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/bf16.h"
+#include "core/threads.h"
 
 namespace isr::reference {
 namespace {
@@ -55,6 +56,7 @@ template <class Body>  // body(row, head, keys)
 void for_each_row(std::span<const Span> spans, bool causal, const AttentionShape& s, Body body) {
   for (size_t own = 0; own < spans.size(); ++own)
     for (int64_t i = spans[own].begin; i < spans[own].end; ++i) {
+      check_cancelled();
       const std::vector<int64_t> keys = keys_of(spans, own, i, causal);
       for (int64_t h = 0; h < s.heads; ++h) body(i, h, keys);
     }

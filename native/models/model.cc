@@ -11,6 +11,8 @@ namespace {
 
 using Params = std::vector<Param*>;
 
+constexpr int64_t kPiece = int64_t{1} << 20;   // elements that are copied before a job asks whether to stop
+
 std::vector<Weight*> weights_of(TowerLayer& l) {
   std::vector<Weight*> all{&l.qkv, &l.out, &l.fc1, &l.fc2};
   if (l.temporal_embedding) all.insert(all.begin(), {&l.temporal_qkv, &l.temporal_out});
@@ -89,9 +91,9 @@ void Model::fill_value(Param& p, void* dst) {
 
 void Model::keep_row_major(Param& p) {
   if (p.value) return;
-  void* dst = storage_.emplace_back(static_cast<size_t>(p.size()) * size_of(p.dtype)).data();
-  fill_value(p, dst);
-  p.value = dst;
+  Buffer value(static_cast<size_t>(p.size()) * size_of(p.dtype));
+  fill_value(p, value.data());
+  p.value = storage_.emplace_back(std::move(value)).data();
 }
 
 void Model::source_values(const Param& p, int64_t begin, int64_t count, float* dst) {
@@ -129,12 +131,21 @@ std::vector<float> Model::parameter(const std::string& name) {
   if (const TensorInfo* t = p ? nullptr : checkpoint_.find(name)) {   // in the file, not computed with
     std::vector<float> out(static_cast<size_t>(t->elements()));
     std::vector<uint8_t> staging;
-    if (!out.empty()) checkpoint_.read_rows(*t, 0, t->rows(), DType::F32, out.data(), staging);
+    if (out.empty()) return out;
+    const int64_t cols = t->elements() / t->rows(), piece = std::max<int64_t>(1, kPiece / cols);
+    for (int64_t row = 0; row < t->rows(); row += piece) {
+      check_cancelled();
+      checkpoint_.read_rows(*t, row, std::min(piece, t->rows() - row), DType::F32, out.data() + row * cols, staging);
+    }
     return out;
   }
   if (!p) throw Error("NOT_FOUND", concat("no parameter \"", name, "\" in this model"), "names are those of the checkpoint's files");
   std::vector<float> out(static_cast<size_t>(p->size()));
-  source_values(*p, 0, p->size(), out.data());
+  const int64_t piece = std::max<int64_t>(1, kPiece / p->cols()) * p->cols();   // whole rows
+  for (int64_t at = 0; at < p->size(); at += piece) {
+    check_cancelled();
+    source_values(*p, at, std::min(piece, p->size() - at), out.data() + at);
+  }
   return out;
 }
 
@@ -154,6 +165,7 @@ std::string Model::tower_hash() {
       sha.update(p->name + "\n");
       const int64_t rows = std::max<int64_t>(1, static_cast<int64_t>(kSaveChunk / sizeof(float)) / p->cols());
       for (int64_t row = 0; row < p->rows(); row += rows) {
+        check_cancelled();
         const int64_t n = std::min(rows, p->rows() - row) * p->cols();
         chunk.resize(static_cast<size_t>(n));
         source_values(*p, row * p->cols(), n, chunk.data());
@@ -177,6 +189,7 @@ std::string Model::hash() {
     const Param* p = param_of(t->name);
     const bool trained = p && p->version > 0;
     for (uint64_t at = 0; at < t->bytes; at += kSaveChunk) {
+      check_cancelled();
       const uint64_t count = std::min(kSaveChunk, t->bytes - at);
       chunk.resize(count);
       if (trained) {

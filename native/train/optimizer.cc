@@ -7,42 +7,58 @@
 
 namespace isr {
 
+// Everything that can fail comes first: a trainer that could not be made leaves the model as it was.
 Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts) : m_(model), parts_(std::move(parts)) {
-  std::vector<std::vector<Param*>> all;
+  std::vector<Place> places;
   for (Model::Part part : parts_)
-    for (std::vector<Param*>& group : m_.groups(part)) all.push_back(std::move(group));
-  for (const std::vector<Param*>& params : all) {
-    Group& g = groups_.emplace_back();
-    g.params = params;
-    g.written.assign(params.size(), false);
-    for (Param* p : params) {
-      p->offset = static_cast<size_t>(g.size);
-      g.size += (p->size() + 63) / 64 * 64;
-    }
-    const size_t bytes = static_cast<size_t>(g.size) * sizeof(float);
-    for (Buffer* b : {&g.grad, &g.master, &g.m, &g.v}) *b = Buffer(bytes);
-    for (Param* p : params) {
-      states.push_back({p, 0});
-      old_values_.push_back(p->value);
-      float* master = g.master.data<float>() + p->offset;
-      if (p->dtype == DType::F32 && !p->vector()) {   // the master is the value
-        if (p->value) std::copy_n(p->f32(), p->size(), master);
-        else m_.fill_value(*p, master);
-        p->value = master;
-      } else {
-        if (!p->value) {
-          Buffer& value = values_.emplace_back(static_cast<size_t>(p->size()) * size_of(p->dtype));
-          m_.fill_value(*p, value.data());
-          p->value = value.data();
-        }
-        m_.backend->cast(master, DType::F32, p->value, p->vector() ? DType::F32 : p->dtype, p->size());
-      }
-      p->group = &g;
-    }
+    for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), places);
+  for (Place& p : places) fill(p);
+  keep_rows_behind();
+  take_over(places);
+}
+
+// A group's arrays, and where in them each parameter will lie.
+void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
+  Group& g = groups_.emplace_back();
+  g.params = std::move(params);
+  g.written.assign(g.params.size(), false);
+  for (Param* p : g.params) {
+    ISR_ASSERT(!p->group, p->name, " is trained already");
+    places.push_back({p, &g, static_cast<size_t>(g.size), nullptr});
+    states.push_back({p, 0});
+    old_values_.push_back(p->value);
+    g.size += (p->size() + 63) / 64 * 64;
+  }
+  for (Buffer* b : {&g.grad, &g.master, &g.m, &g.v}) *b = Buffer(static_cast<size_t>(g.size) * sizeof(float));
+}
+
+// The parameter's master, and the memory that its value will have.
+void Optimizer::fill(Place& to) {
+  Param& p = *to.param;
+  float* master = to.group->master.data<float>() + to.offset;
+  check_cancelled();
+  if (p.dtype == DType::F32 && !p.vector()) {   // the master is the value
+    if (p.value) std::copy_n(p.f32(), p.size(), master);
+    else m_.fill_value(p, master);
+    to.value = master;
+    return;
+  }
+  to.value = p.value;
+  if (!to.value) {
+    to.value = values_.emplace_back(static_cast<size_t>(p.size()) * size_of(p.dtype)).data();
+    m_.fill_value(p, to.value);
+  }
+  m_.backend->cast(master, DType::F32, to.value, p.vector() ? DType::F32 : p.dtype, p.size());
+}
+
+void Optimizer::take_over(const std::vector<Place>& places) noexcept {
+  for (const Place& to : places) {
+    to.param->value = to.value;
+    to.param->offset = to.offset;
+    to.param->group = to.group;
   }
   for (Layer& l : m_.layers) l.group = l.attention_norm->group;
   m_.shared_group = m_.final_norm->group;
-  keep_rows_behind();
 }
 
 void Optimizer::keep_rows_behind() {
@@ -117,6 +133,7 @@ void Optimizer::write_back(const Task& t) {
 }
 
 void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOptions& o) {
+  const CancelScope whole(nullptr);
   const std::vector<Task> all = tasks(true);
   parallel(m_.backend->threads, static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
@@ -144,14 +161,39 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
   weights_changed();
 }
 
-void Optimizer::values_from_masters() {
-  const std::vector<Task> all = tasks(false);
-  parallel(m_.backend->threads, static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) write_back(all[static_cast<size_t>(i)]);
+Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer), tasks_(o_.tasks(false)) {
+  for (const Group& g : o_.groups_)
+    for (std::deque<Buffer>* kind : {&m_, &v_}) kind->emplace_back(g.m.bytes());
+  reserve_threads(o_.m_.backend->threads);
+  o_.zero();
+}
+
+// Masters go where gradients are between steps, so that a trainer that has not stepped yet needs no memory beside what its
+// first step takes.
+float* Optimizer::Staging::place(const Param& p, Buffer Group::*array) {
+  size_t g = 0;
+  while (&o_.groups_[g] != p.group) ++g;
+  Buffer& to = array == &Group::master ? o_.groups_[g].grad : array == &Group::m ? m_[g] : v_[g];
+  return to.data<float>() + p.offset;
+}
+
+void Optimizer::Staging::commit(std::span<const int64_t> updates) {
+  const CancelScope whole(nullptr);
+  for (size_t g = 0; g < o_.groups_.size(); ++g) {
+    Group& group = o_.groups_[g];
+    std::swap(group.master, group.grad);
+    std::swap(group.m, m_[g]);
+    std::swap(group.v, v_[g]);
+    for (Param* p : group.params)
+      if (p->dtype == DType::F32 && !p->vector()) p->value = group.master.data<float>() + p->offset;
+  }
+  for (size_t i = 0; i < updates.size(); ++i) o_.states[i].steps = updates[i];
+  parallel(o_.m_.backend->threads, static_cast<int64_t>(tasks_.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) o_.write_back(tasks_[static_cast<size_t>(i)]);
   });
-  for (State& s : states)
+  for (State& s : o_.states)
     if (s.steps > 0) ++s.param->version;
-  weights_changed();
+  o_.weights_changed();
 }
 
 }  // namespace isr

@@ -2,6 +2,7 @@
 // while they are in cache. One rank: a group's shard is the whole group.
 #pragma once
 #include <deque>
+#include <span>
 #include <vector>
 
 #include "models/model.h"
@@ -12,7 +13,7 @@ struct OptimizerOptions { double beta1, beta2, eps, weight_decay; bool decay_nor
 
 class Optimizer {
  public:
-  Optimizer(Model& model, std::vector<Model::Part> parts);   // takes their parameters
+  Optimizer(Model& model, std::vector<Model::Part> parts);   // takes their parameters, or fails and takes none
   ~Optimizer();                               // trained values stay in the model
   Optimizer(const Optimizer&) = delete;
 
@@ -25,10 +26,26 @@ class Optimizer {
 
   struct State { Param* param; int64_t steps; };   // steps: updates that this parameter has had
   std::vector<State> states;
-  void values_from_masters();                 // after masters were loaded
+  struct Task { State* state; int64_t row, rows; };
+
+  // A saved state on its way in: arrays are filled while the trainer keeps its own, and commit() puts all of them in place.
+  class Staging {
+   public:
+    explicit Staging(Optimizer& optimizer);   // forgets this step's gradients
+    float* place(const Param& p, Buffer Group::*array);          // where its master, m or v goes
+    void commit(std::span<const int64_t> updates);               // updates: of each of `states`; cannot fail
+
+   private:
+    Optimizer& o_;
+    std::deque<Buffer> m_, v_;                // by group
+    std::vector<Task> tasks_;
+  };
 
  private:
-  struct Task { State* state; int64_t row, rows; };
+  struct Place { Param* param; Group* group; size_t offset; void* value; };
+  void place(std::vector<Param*> params, std::vector<Place>& places);
+  void fill(Place& to);
+  void take_over(const std::vector<Place>& places) noexcept;
   std::vector<Task> tasks(bool only_written);
   void write_back(const Task& t);             // master -> value, panels
 

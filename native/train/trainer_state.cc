@@ -17,6 +17,7 @@ constexpr const char* kFormat = "isr-dpo trainer 1";
 Metadata options_of(const TrainerOptions& o) {
   const auto number = [](double v) {
     std::ostringstream s;
+    s.exceptions(std::ios::badbit);   // no memory: an error, not a shorter text
     s.precision(std::numeric_limits<double>::max_digits10);
     s << v;
     return s.str();
@@ -72,15 +73,19 @@ void check_metadata(const Trainer::Impl& t, const Metadata& meta, const std::str
 
 std::vector<int64_t> numbers(const std::string& text) {
   std::istringstream s(text);
+  s.exceptions(std::ios::badbit);
   std::vector<int64_t> out;
   for (int64_t n; s >> n && n >= 0;) out.push_back(n);
   return out;
 }
 
-void read_all(const Checkpoint& file) {
-  std::vector<char> chunk(size_t{4} << 20);
-  for (const TensorInfo& info : file.tensors())
-    for (uint64_t at = 0; at < info.bytes; at += chunk.size()) file.read(info, at, std::min<uint64_t>(chunk.size(), info.bytes - at), chunk.data());
+// In pieces, so that it can be stopped between them.
+void read_tensor(const Checkpoint& file, const TensorInfo& info, char* dst) {
+  constexpr uint64_t kPiece = uint64_t{4} << 20;
+  for (uint64_t at = 0; at < info.bytes; at += kPiece) {
+    check_cancelled();
+    file.read(info, at, std::min(kPiece, info.bytes - at), dst + at);
+  }
 }
 
 struct Kind { const char* prefix; Buffer Group::*array; };
@@ -119,15 +124,12 @@ void Trainer::load(const std::string& dir) {
         mismatch(path, concat("tensor ", info->name, ": ", name_of(info->dtype), " ", info->shape_text(), " is not this model's"));
     }
   if (file.tensors().size() != 3 * t.optimizer.states.size()) mismatch(path, concat("expected ", 3 * t.optimizer.states.size(), " tensors, got ", file.tensors().size()));
-  read_all(file);   // a bad disk is found before anything is overwritten
+  Optimizer::Staging staging(t.optimizer);
   for (const Kind& kind : kKinds)
-    for (const Optimizer::State& s : t.optimizer.states) {
-      const TensorInfo& info = file.get(kind.prefix + s.param->name);
-      file.read(info, 0, info.bytes, (s.param->group->*kind.array).data<float>() + s.param->offset);
-    }
-  for (size_t i = 0; i < updates.size(); ++i) t.optimizer.states[i].steps = updates[i];
+    for (const Optimizer::State& s : t.optimizer.states)
+      read_tensor(file, file.get(kind.prefix + s.param->name), reinterpret_cast<char*>(staging.place(*s.param, kind.array)));
+  staging.commit(updates);
   t.step = step[0];
-  t.optimizer.values_from_masters();
 }
 
 }  // namespace isr

@@ -1,6 +1,7 @@
 // Frames to pixel values by the engine's kernels (native/kernels/image.h), equal to the families' own image processors.
 import { sharedHost } from "../addon.js";
 import { array, choice, integer, number, object, options, refuse } from "../check.js";
+import { owned } from "../owned.js";
 import type { Tensor } from "../types.js";
 
 /** Means and deviations of OpenAI's CLIP, for RGB in [0, 1]. */
@@ -118,7 +119,7 @@ function recipeOf(value: unknown): Recipe {
   };
 }
 
-/** Bytes of n frames as single frames, without a copy unless they lie in shared memory. */
+/** Bytes of n frames as single frames, copied: the bytes stay the caller's. */
 export function splitFrames(field: string, data: unknown, width: unknown, height: unknown, n?: unknown): Frame[] {
   const w = integer(`${field}.width`, width, 1, limits.side);
   const h = integer(`${field}.height`, height, 1, limits.side);
@@ -131,7 +132,7 @@ export function splitFrames(field: string, data: unknown, width: unknown, height
       `${n === undefined ? "a multiple of" : `${count} x`} ${h} x ${w} x 3 = ${size} bytes`,
       bytes,
     );
-  const own = bytes.buffer instanceof ArrayBuffer ? bytes : bytes.slice();
+  const own = owned(bytes);
   return Array.from({ length: count }, (_, i) => ({
     data: own.subarray(i * size, (i + 1) * size),
     height: h,

@@ -264,6 +264,30 @@ TEST("infer: cancel and the host's callbacks") {
   }
 }
 
+TEST("infer: the ends of temperature and share") {
+  auto model = seeded_model({});
+  const auto drawn = [&](double temperature, double top_p) {
+    Generator generator(*model, 0, false);
+    GenerateRequest r;
+    r.ids = {5, 6, 7};
+    r.copies = 3;
+    r.sampling.max_tokens = 6;
+    r.sampling.temperature = temperature;
+    r.sampling.top_p = top_p;
+    std::vector<std::vector<int32_t>> all;
+    for (const GeneratedSequence& g : generator.generate({r}, {}, nullptr)) {
+      for (float x : g.logp) CHECK(std::isfinite(x) && x <= 0, "T ", temperature, " p ", top_p, ": log-prob ", x);
+      all.push_back(g.ids);
+    }
+    return all;
+  };
+  const auto greedy = drawn(0, 1);
+  for (double t : {4.9e-324, 1e-308, 1e-40, 1e-30, 1e-6}) CHECK(drawn(t, 1) == greedy, "T ", t, " leaves the best alone");
+  for (double p : {4.9e-324, 1e-300, 1e-40}) CHECK(drawn(1, p) == greedy, "a share of ", p, " leaves the best alone");
+  const auto flat = drawn(1e300, 1);
+  CHECK(flat != greedy && drawn(1e30, 1) == flat && drawn(1.7e308, 1) == flat, "very hot: all are equal");
+}
+
 TEST("infer: what cannot be asked") {
   const auto model = small_model();
   Generator g(*model, pages_bytes(*model, 4), false);
@@ -280,7 +304,7 @@ TEST("infer: what cannot be asked") {
   CHECK(code([](R r) { r.copies = 0; }) == invalid, "copies");
   CHECK(code([](R r) { r.sampling.temperature = -1; }) == invalid, "temperature");
   CHECK(code([](R r) { r.sampling.temperature = NAN; }) == invalid, "temperature");
-  CHECK(code([](R r) { r.sampling.temperature = 1e300; }) == invalid, "temperature");
+  CHECK(code([](R r) { r.sampling.temperature = INFINITY; }) == invalid, "temperature");
   CHECK(code([](R r) { r.sampling.top_p = 0; }) == invalid, "top_p");
   CHECK(code([](R r) { r.sampling.top_p = 1.5; }) == invalid, "top_p");
   CHECK(code([](R r) { r.sampling.top_p = NAN; }) == invalid, "top_p");

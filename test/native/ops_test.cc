@@ -278,6 +278,40 @@ TEST("ops: checkpointing changes no bit of value or gradient") {
   }
 }
 
+TEST("ops: an index of -1 is no row, one out of range or twice is refused, and a kernel that only writes says so") {
+  const std::vector<Leaf> leaves{{"x", Kind::Activation, T, C}};
+  const std::vector<std::vector<float>> values{random_values(T * C, 1)};
+  struct Row { const char* name; std::vector<int32_t> index; const char* code; };
+  for (const Row& row : {Row{"-1", {-1, 3, 4, -1, 0, 8}, ""}, Row{"all -1", {-1, -1, -1, -1, -1, -1}, ""}, Row{"past the end", {0, 1, 2, 3, 4, 9}, "BUG"},
+                         Row{"below -1", {0, 1, 2, 3, 4, -2}, "BUG"}, Row{"twice", {0, 1, 2, 3, 4, 0}, "BUG"}})
+    for (bool mean : {false, true}) {
+      Run r(Isa::Generic, leaves, values, false);
+      const std::string code = thrown_code([&] {
+        const Tensor y = mean ? mean_rows(r.ctx, r.x(0), row.index, 3) : gather_rows(r.ctx, r.x(0), row.index);
+        std::vector<float> dy(static_cast<size_t>(y.rows * y.cols), 3);
+        r.tape.seed(y, view(dy.data(), y.rows, y.cols));
+        r.tape.backward();
+      });
+      CHECK(code == row.code, row.name, mean ? ", mean_rows: " : ", gather_rows: ", code);
+      if (code != "") continue;
+      for (int32_t t = 0; t < T; ++t) {
+        const bool there = std::find(row.index.begin(), row.index.end(), t) != row.index.end();
+        CHECK(std::abs(r.grads[0][static_cast<size_t>(t * C)] - (there ? (mean ? 1 : 3) : 0)) < 1e-6f, row.name, ": gradient of row ", t);
+      }
+    }
+  const std::vector<Leaf> qkv{{"qkv", Kind::Activation, T, 48}};
+  Run r(Isa::Generic, qkv, {random_values(T * 48, 2)}, false);
+  const AttentionPlan plan = plan_attention(kSpans, true);
+  const std::string code = thrown_code([&] {
+    const Tensor a = attention(r.ctx, r.x(0), plan, kShape), b = attention(r.ctx, r.x(0), plan, kShape);   // a second consumer
+    const Tensor y = add(r.ctx, a, b);
+    std::vector<float> dy(static_cast<size_t>(y.rows * y.cols), 1);
+    r.tape.seed(y, view(dy.data(), y.rows, y.cols));
+    r.tape.backward();
+  });
+  CHECK(code == "BUG", "two attentions over one qkv: ", code);
+}
+
 TEST("ops: checkpoint() does not nest") {
   const std::vector<Leaf> leaves{{"x", Kind::Activation, T, C}};
   Run r(Isa::Generic, leaves, {random_values(T * C, 1)}, false);

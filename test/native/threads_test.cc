@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "check.h"
+#include "core/memory.h"
 #include "core/threads.h"
 
 namespace isr::test {
@@ -67,20 +68,39 @@ TEST("threads: the first exception comes out when all have left, and the pool go
   CHECK(total.load() == 300 * 299 / 2, total.load());
 }
 
-TEST("threads: a region inside a region is a bug, unless it fits in one chunk") {
-  std::atomic<bool> tried{false};
-  std::atomic<int> inline_runs{0};
-  const std::string code = thrown_code([&] {
-    parallel(2, 8, 1, [&](int64_t, int64_t, int worker) {
-      parallel(2, 4, 4, [&](int64_t, int64_t, int) { ++inline_runs; });
-      while (worker != 0 && !tried.load()) std::this_thread::yield();   // the caller has at least one chunk
-      if (worker != 0) return;
-      tried.store(true);
-      parallel(2, 100, 1, [](int64_t, int64_t, int) {});
+TEST("threads: a region inside a region is a bug, whatever their sizes, and so is memory of an arena") {
+  struct Row { const char* name; int outer_threads; int64_t n, inner; };
+  for (const Row& row : {Row{"side by side", 2, 8, 100}, Row{"inner one inline", 2, 8, 1}, Row{"outer one inline", 1, 8, 100}, Row{"both inline", 1, 1, 1}}) {
+    const std::string code = thrown_code([&] {
+      parallel(row.outer_threads, row.n, 1, [&](int64_t, int64_t, int) { parallel(2, row.inner, 1, [](int64_t, int64_t, int) {}); });
     });
-  });
-  CHECK(code == "BUG", code);
-  CHECK(inline_runs.load() > 0);
+    CHECK(code == "BUG", row.name, ": ", code);
+    Arena arena;
+    const std::string allocated = thrown_code([&] {
+      parallel(row.outer_threads, row.n, 1, [&](int64_t, int64_t, int) { arena.allocate(64); });
+    });
+    CHECK(allocated == "BUG" && arena.total() == 0, row.name, ": ", allocated);
+  }
+}
+
+TEST("threads: a set flag stops a region between chunks, on every number of threads, and nothing inside a scope of none") {
+  for (int threads : {1, 2, 3}) {
+    std::atomic<bool> flag{false};
+    std::atomic<int> chunks{0};
+    const CancelScope scope(&flag);
+    const auto region = [&] {
+      parallel(threads, 1000, 1, [&](int64_t, int64_t, int) {
+        if (++chunks == 5) flag.store(true);
+      });
+    };
+    CHECK(thrown_code(region) == "CANCELLED", threads, " threads");
+    CHECK(chunks.load() < 100, threads, " threads: ", chunks.load(), " chunks were begun");
+    CHECK(thrown_code([] { check_cancelled(); }) == "CANCELLED", "between regions");
+    const CancelScope whole(nullptr);
+    std::atomic<int64_t> elements{0};
+    const std::string code = thrown_code([&] { parallel(threads, 1000, 1, [&](int64_t begin, int64_t end, int) { elements += end - begin; }); });
+    CHECK(code == "" && elements.load() == 1000, threads, " threads: what must not end half done: ", code);
+  }
 }
 
 TEST("threads: after a raw fork the pool says so instead of hanging") {

@@ -234,9 +234,10 @@ void backward(const BackwardCall& f, int threads, Arena& scratch) {
   }
   const int64_t bytes = Task<P>::bytes(dp, tiles, rows), tasks = plan.trees * f.s.kv_heads;
   ArenaScope scope(scratch);
-  char* memory = scratch.allocate_n<char>((threads < tasks ? threads : tasks) * bytes);
   const int64_t flops = tasks == 0 ? 0 : average_tile_flops(plan, f.s) * 5 / 2 * static_cast<int64_t>(plan.tiles.size()) / plan.trees;
-  parallel(threads, tasks, work_grain(threads, tasks, flops), [&](int64_t begin, int64_t end, int worker) {
+  const int64_t grain = work_grain(threads, tasks, flops);
+  char* memory = scratch.allocate_n<char>(workers_of(threads, tasks, grain) * bytes);
+  parallel(threads, tasks, grain, [&](int64_t begin, int64_t end, int worker) {
     Task<P> t(memory + worker * bytes, dp, tiles, rows);
     for (int64_t i = begin; i < end; ++i) backward_task<P, In>(f, t, i / f.s.kv_heads, i % f.s.kv_heads);
   });

@@ -66,6 +66,7 @@ void CpuBackend::pool_rows(Tensor y, bool accumulate, Tensor x, std::span<const 
       for (int64_t i = begin; i < end; ++i) {
         E* const out = row_of<E>(y, i);
         const int32_t* const from = index.data() + i * n;
+        for (int64_t j = 0; j < n; ++j) ISR_ASSERT(from[j] >= -1 && from[j] < x.rows, "pool_rows: index ", from[j], " of ", x.rows, " rows");
         for_lanes(y.cols, [&](int64_t c, auto lanes) {
           vf sum = zero();
           for (int64_t j = 0; j < n; ++j)

@@ -48,7 +48,7 @@ void fill_bins(Bins& bins, const float* weight, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float w = weight[i];
     if (w == 0) continue;
-    const uint32_t b = bits_of(w) >> 20;
+    const uint32_t b = bits_of(w) >> 20 & 1023;
     bins.mass[b] += w;
     ++bins.count[b];
   }
@@ -113,7 +113,9 @@ struct RowScratch {
 
 int32_t draw(const float* logits, float top, int64_t V, const SampleOptions& o, const RowScratch& scratch) {
   float* const weight = scratch.weight;
-  const vf inverse = splat(1.0f / o.temperature);
+  // At most the largest float: infinity times the best's own distance of 0 would be no number.
+  const float steepness = 1.0f / o.temperature;
+  const vf inverse = splat(steepness < __FLT_MAX__ ? steepness : __FLT_MAX__);
   for_lanes(V, [&](int64_t c, auto lanes) {
     store_at(weight + c, expv((load_at(logits + c, lanes) - splat(top)) * inverse), lanes);
   });
@@ -149,7 +151,8 @@ int32_t sample_row(float* logp, float* logits, int64_t V, const SampleOptions& o
     logits[id] = -kInfinity;
   }
   const float best = suppress.empty() ? all.top : row_max(logits, V);
-  if (best == -kInfinity) throw Error("INVALID_ARGUMENT", concat("[sample] every token of row ", row, " is suppressed"));
+  if (best == -kInfinity)
+    throw Error("INVALID_ARGUMENT", concat("[sample] every token of row ", row, " is suppressed or has a probability of 0"));
   const int32_t id = o.temperature > 0 ? draw(logits, best, V, o, scratch) : first_equal(logits, best, V);
   all.target = logits[id];
   *logp = all.log_prob();
