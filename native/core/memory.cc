@@ -85,7 +85,7 @@ Arena::Arena(bool measure_only) : guarded_(!measure_only && guards.load(std::mem
 
 void* Arena::allocate(size_t bytes) {
   ISR_ASSERT(!inside_region(), "workers of a region would share what it gives");
-  void* p;
+  void* p = nullptr;
   if (guarded_) {
     p = chunks_.emplace_back(bytes).data();
     chunk_ = chunks_.size();

@@ -265,7 +265,7 @@ TEST("infer: cancel and the host's callbacks") {
 }
 
 TEST("infer: the ends of temperature and share") {
-  auto model = seeded_model({});
+  auto model = isr::test::seeded_model({});
   const auto drawn = [&](double temperature, double top_p) {
     Generator generator(*model, 0, false);
     GenerateRequest r;
