@@ -1,6 +1,7 @@
 // isr-dpo report DIR: one HTML page of a run, and where to find it.
 import { spawn } from "node:child_process";
 import { Command, Option } from "commander";
+import { IsrDpoError } from "../errors.js";
 import { writeReport } from "../report/report.js";
 import { colours } from "./exit.js";
 import { jsonLine, say } from "./terminal.js";
@@ -34,7 +35,11 @@ const atDesk = (): boolean =>
   process.env.CI === undefined &&
   (process.platform !== "linux" || Boolean(process.env.DISPLAY ?? process.env.WAYLAND_DISPLAY));
 
-async function run(dir: string, { out, open, json }: ReportFlags): Promise<void> {
+async function run(dir: string, others: readonly string[], { out, open, json }: ReportFlags): Promise<void> {
+  if (others.length > 0)
+    throw new IsrDpoError("INVALID_ARGUMENT", `dir: expected the folder of one run, got ${1 + others.length}`, {
+      hint: "to compare runs put them into one folder with a comparison.json that names them (docs/report.md), and give that folder",
+    });
   const made = await writeReport(dir, out);
   if (json) process.stdout.write(jsonLine(made));
   else {
@@ -48,7 +53,8 @@ async function run(dir: string, { out, open, json }: ReportFlags): Promise<void>
 export function reportCommand(): Command {
   return new Command("report")
     .description("write one offline HTML page about a run, a comparison or a training run")
-    .argument("<dir>", "folder of the run")
+    .argument("<dir>", "folder of the run, or of a comparison")
+    .argument("[others...]", "none: runs are compared by a comparison.json in a folder of their own")
     .option("--out <file>", "the page (default: report.html in the folder)")
     .addOption(
       new Option("--open <when>", "show it in the browser; auto: at a terminal on a desktop")
