@@ -58,6 +58,7 @@ async function sanitizers() {
 await readmeCommand().catch((error) => stages.add("README", 0, 1, 0, error.message));
 if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   await stages.stage("checks; the tests have just run", node, ["scripts/check.mjs", "static"], options);
+  await stages.stage("API reference", "npm", ["run", "docs"], { ...options, silentPass: true });
   await stages.stage("package layout", "npx", ["--no-install", "publint", "--strict"], options);
   await stages.stage("the shipped binary, for glibc 2.28", node, ["scripts/prebuilds.mjs"], options);
   // What computes; the rest does not see the level.

@@ -127,7 +127,8 @@ function lineOf(row: Columns): string {
   return line;
 }
 
-type Rows = AsyncIterable<PairRecord> | Iterable<PairRecord>;
+/** Rows to write, in order. */
+export type Rows = AsyncIterable<PairRecord> | Iterable<PairRecord>;
 
 async function writeLines(file: AtomicFile, rows: Rows, maker: RowMaker): Promise<void> {
   let held = "";
