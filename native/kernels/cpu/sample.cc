@@ -48,7 +48,7 @@ void fill_bins(Bins& bins, const float* weight, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float w = weight[i];
     if (w == 0) continue;
-    const uint32_t b = bits_of(w) >> 20 & 1023;
+    const uint32_t b = bits_of(w) >> 20;
     bins.mass[b] += w;
     ++bins.count[b];
   }
