@@ -9,7 +9,7 @@ import { IsrDpoError } from "./errors.js";
 export const temporaryOf = (path: string): string =>
   join(dirname(path), `.${basename(path)}.isr-dpo-${randomBytes(6).toString("hex")}.tmp`);
 
-/** Names that temporaryOf() gives, and no other program. */
+/** Names that temporaryOf() and the engine (native/io/file.cc) give, and no other program. */
 export const isTemporary = (name: string): boolean => /^\..+\.isr-dpo-[0-9a-f]{12}\.tmp$/.test(name);
 
 const lookBytes = 64 << 10;

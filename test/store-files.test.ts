@@ -117,13 +117,20 @@ test("temporaries of ours go, in the folders that are named alone; links are not
   const ours = (name: string) => `.${name}.isr-dpo-0123456789ab.tmp`;
   mkdirSync(join(dir, "a", ours("step"), "c"), { recursive: true });
   mkdirSync(join(dir, "b"));
-  const kept = ["x.tmp", ".x.tmp", "chapter.isr-dpo-0123456789ab.tmp", ".x.isr-dpo-0123456789AB.tmp", `${ours("x")}x`];
-  for (const name of [...kept, ours("x"), "model.tmp", `a/${ours("y")}`, `b/${ours("z")}`])
-    writeFileSync(join(dir, name), "");
+  const kept = [
+    "x.tmp",
+    ".x.tmp",
+    "model.tmp",
+    "model.old.tmp",
+    "chapter.isr-dpo-0123456789ab.tmp",
+    ".x.isr-dpo-0123456789AB.tmp",
+    `${ours("x")}x`,
+  ];
+  for (const name of [...kept, ours("x"), `a/${ours("y")}`, `b/${ours("z")}`]) writeFileSync(join(dir, name), "");
   writeFileSync(join(other, ours("mine")), "");
   symlinkSync(other, join(dir, "link"));
-  const removed = await removeTemporaries([dir, join(dir, "a"), join(dir, "link"), join(dir, "none")], ["model.tmp"]);
-  const expected = [ours("x"), "model.tmp", `a/${ours("step")}`, `a/${ours("y")}`].map((name) => join(dir, name));
+  const removed = await removeTemporaries([dir, join(dir, "a"), join(dir, "link"), join(dir, "none")]);
+  const expected = [ours("x"), `a/${ours("step")}`, `a/${ours("y")}`].map((name) => join(dir, name));
   assert.equal(removed.sort(), expected.sort());
   assert.equal(readdirSync(dir).sort(), [...kept, "a", "b", "link"].sort());
   assert.equal([readdirSync(join(dir, "b")), readdirSync(other)], [[ours("z")], [ours("mine")]]);

@@ -78,6 +78,13 @@ std::string resolved(const std::string& dir) {
   return full ? std::string(full.get()) : without_slashes(dir);
 }
 
+// What is not finished stands beside its place under a name that no other program gives: .NAME.isr-dpo-<12 digits>.tmp, by
+// which a run's start knows it too (src/outputs.ts). Number 0 is being written, 1 is what a save has just replaced.
+std::string temporary_of(const std::string& path, int number) {
+  const size_t slash = path.rfind('/') + 1;  // npos + 1: 0
+  return concat(path.substr(0, slash), ".", path.substr(slash), ".isr-dpo-00000000000", number, ".tmp");
+}
+
 // Twice, since one failed call need not leave anything behind; what still stays is removed by the next save.
 void remove_quietly(const std::string& path) {
   for (int attempt = 0; attempt < 2; ++attempt) try {
@@ -175,7 +182,7 @@ void OutputFile::finish() {
   fd_ = Fd();
 }
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), out_(path_ + ".tmp") {}
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), out_(temporary_of(path_, 0)) {}
 
 AtomicFile::~AtomicFile() {
   if (!done_) remove_quietly(out_.path());
@@ -198,7 +205,7 @@ AtomicFolder::AtomicFolder(const std::string& dir, std::function<bool(const std:
   if (dir.empty()) throw Error("INVALID_ARGUMENT", "expected a folder to save into, got an empty path");
   recover_folder(without_nul(dir));
   dir_ = resolved(dir);
-  tmp_ = dir_ + ".tmp";
+  tmp_ = temporary_of(dir_, 0);
   parent_ = parent_of(dir_);
   if (file_exists(dir_)) {
     if (!is_folder(dir_)) throw Error("INVALID_ARGUMENT", concat(dir_, ": expected a folder, got a file"), {}, dir_);
@@ -218,7 +225,7 @@ AtomicFolder::AtomicFolder(const std::string& dir, std::function<bool(const std:
     throw;
   }
   for (const FolderEntry& e : list_folder(tmp_)) remove_tree(tmp_ + "/" + e.name);
-  if (file_exists(dir_)) remove_quietly(dir_ + ".old.tmp");
+  if (file_exists(dir_)) remove_quietly(temporary_of(dir_, 1));
 }
 
 AtomicFolder::~AtomicFolder() {
@@ -268,7 +275,7 @@ void AtomicFolder::swap_in() {
   }
   if (errno != EINVAL && errno != ENOSYS) throw_system("could not replace", dir_, errno);
 #endif
-  const std::string old = dir_ + ".old.tmp";
+  const std::string old = temporary_of(dir_, 1);
   remove_tree(old);
   rename_or_throw(dir_, old);
   const auto put_back = [&] { renamed(old, dir_); };
@@ -285,7 +292,7 @@ void AtomicFolder::swap_in() {
 }
 
 void recover_folder(const std::string& dir) {
-  const std::string path = without_slashes(dir), old = path + ".old.tmp";
+  const std::string path = without_slashes(dir), old = temporary_of(path, 1);
   if (!file_exists(path) && is_folder(old)) rename_or_throw(old, path);
 }
 
@@ -308,6 +315,14 @@ std::vector<FolderEntry> list_folder(const std::string& dir) {
 bool file_exists(const std::string& path) {
   struct stat s;
   return stat(path.c_str(), &s) == 0;
+}
+
+bool is_temporary(const std::string& name) {
+  constexpr std::string_view mark = ".isr-dpo-", end = ".tmp";
+  constexpr size_t digits = 12, tail = mark.size() + digits + end.size();
+  if (name.size() < tail + 2 || name[0] != '.' || !name.ends_with(end)) return false;
+  const std::string_view rest = std::string_view(name).substr(name.size() - tail);
+  return rest.starts_with(mark) && rest.substr(mark.size(), digits).find_first_not_of("0123456789abcdef") == rest.npos;
 }
 
 void make_folders(const std::string& dir) {

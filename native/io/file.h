@@ -82,9 +82,9 @@ class AtomicFile {
 
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
-// A folder that appears whole: files go to the sibling <dir>.tmp; commit() swaps it in with one rename (exchange), so
-// that at any instant `dir` is the old folder or the new one. Where the file system cannot exchange, the old one is
-// <dir>.old.tmp for a moment; recover_folder() puts it back after a crash in that moment.
+// A folder that appears whole: files go to a hidden sibling; commit() swaps it in with one rename (exchange), so
+// that at any instant `dir` is the old folder or the new one. Where the file system cannot exchange, the old one has
+// a hidden name for a moment; recover_folder() puts it back after a crash in that moment.
 // Files of an existing `dir` that the new one lacks are kept where keep(name) is true (hard links); a folder with
 // sub-folders is refused (INVALID_ARGUMENT), since replacing it would lose them.
 class AtomicFolder {
@@ -106,11 +106,12 @@ class AtomicFolder {
   bool done_ = false;
 };
 
-void recover_folder(const std::string& dir);  // nothing to do where `dir` exists or no <dir>.old.tmp does
+void recover_folder(const std::string& dir);  // nothing to do where `dir` exists, or no folder that a save has replaced
 
 struct FolderEntry { std::string name; bool regular = false, folder = false; };  // of what a link points to
 std::vector<FolderEntry> list_folder(const std::string& dir);                    // by name
 bool file_exists(const std::string& path);                                       // anything at all, links followed
+bool is_temporary(const std::string& name);                                      // one that this package gives what is not finished
 void make_folders(const std::string& dir);                                       // with parents, as mkdir -p
 void remove_tree(const std::string& path);                                       // never follows links; missing is fine
 // Synced; poll() is called between chunks; gives the number of bytes.

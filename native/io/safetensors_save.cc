@@ -128,7 +128,7 @@ struct Saver {
     };
     uint64_t written = 0;
     for (const FolderEntry& e : list_folder(source.dir())) {
-      if (!e.regular || is_weight_file(e.name) || is_shard(e.name) || e.name.ends_with(".tmp")) continue;
+      if (!e.regular || is_weight_file(e.name) || is_shard(e.name) || is_temporary(e.name)) continue;
       written += copy_file(source.dir() + "/" + e.name, folder.file(e.name), [&] { poll(); });
     }
     return written;

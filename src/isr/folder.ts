@@ -136,9 +136,6 @@ const owner = (iterations: readonly number[]) => ({
   },
 });
 
-/** Temporaries of model.save(), and of other parts, beside their places. */
-const otherTemporaries = ["model.tmp", "model.old.tmp"];
-
 export class RunFolder {
   readonly #run: RunOptions;
   readonly #lines: string;
@@ -205,7 +202,7 @@ export class RunFolder {
   async #tidy(): Promise<void> {
     const each = (await this.iterations()).map((t) => join("iterations", String(t)));
     const folders = [".", "iterations", "evaluation", ...each, ...each.map((dir) => join(dir, "train"))];
-    await this.#claim.tidy(folders, otherTemporaries);
+    await this.#claim.tidy(folders);
   }
 
   /** Writes run.json, samples.jsonl and prompts.json, or checks that they are of this run; the instruction-set level that it began with. */

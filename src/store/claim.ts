@@ -165,11 +165,8 @@ export class Claim<T> {
   }
 
   /** Removes the temporaries of killed processes from the named folders, which are relative to this one, and from its cache. */
-  async tidy(folders: readonly string[], more: readonly string[] = []): Promise<void> {
-    await removeTemporaries(
-      folders.map((name) => join(this.dir, name)),
-      more,
-    );
+  async tidy(folders: readonly string[]): Promise<void> {
+    await removeTemporaries(folders.map((name) => join(this.dir, name)));
     const features = join(this.dir, "features");
     for (const name of await listed(features)) if (isLeftOver(name)) await unlink(join(features, name)).catch(() => {}); // the cache counts them as nothing
   }

@@ -228,14 +228,14 @@ async function ownNames(dir: string): Promise<string[]> {
 }
 
 /**
- * Deletes what killed processes left in the named folders of a run: names that temporaryOf() gave, and of a folder's `more`
- * the ones listed. Neither other names nor other folders are looked at, and links are not followed. The deleted paths.
+ * Deletes what killed processes left in the named folders of a run: names that temporaryOf() or model.save() gave.
+ * Neither other names nor other folders are looked at, and links are not followed. The deleted paths.
  */
-export async function removeTemporaries(folders: readonly string[], more: readonly string[] = []): Promise<string[]> {
+export async function removeTemporaries(folders: readonly string[]): Promise<string[]> {
   const removed: string[] = [];
   for (const dir of folders)
     for (const name of await ownNames(dir)) {
-      if (!isTemporary(name) && !more.includes(name)) continue;
+      if (!isTemporary(name)) continue;
       const path = join(dir, name);
       await guarded(path, "remove", () => between("remove", path, () => rm(path, { recursive: true, force: true })));
       removed.push(path);

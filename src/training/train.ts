@@ -130,9 +130,6 @@ const ownerOf = (kind: TrainSettings["kind"]) => ({
   drafts: { files: ["items.jsonl", "eval-items.jsonl"], folders: [] },
 });
 
-/** Temporaries of model.save() beside its folder. */
-const savedTemporaries = ["model.tmp", "model.old.tmp"];
-
 class TrainRun {
   readonly #s: TrainSettings;
   readonly #dir: string;
@@ -171,7 +168,7 @@ class TrainRun {
     this.#templateDate = templateDateOf(this.#dir, found, this.#s.load.templateDate);
     await this.#lookAtInputs();
     if (found) checkInputs(this.#dir, found, this.#inputs);
-    await this.#claim.tidy([".", "train"], savedTemporaries);
+    await this.#claim.tidy([".", "train"]);
     const stage = found && (await readStage<TrainStage>(this.#dir, stages));
     this.#begun = stage?.stage ?? null;
     return stage;

@@ -36,12 +36,12 @@ Files trained(Files files) {
   return files;
 }
 
-// No *.tmp beside or in the folder.
+// Nothing unfinished beside or in the folder.
 bool no_traces(const TempFolder& dir) {
   for (const std::string& folder : {dir.path(), dir / "model"}) {
     if (!file_exists(folder)) continue;
     for (const std::string& name : names_in(folder))
-      if (name.ends_with(".tmp")) return false;
+      if (is_temporary(name)) return false;
   }
   return true;
 }
@@ -105,12 +105,17 @@ TEST("io save: what stands in the folder") {
   write_file_atomic(dir / "model/NOTES", "a user's");
   write_file_atomic(dir / "model/config.json", "an older one");
   write_file_atomic(dir / "model/model.safetensors", "an older model");
-  make_folders(dir / "model.tmp/left/by");
-  write_file_atomic(dir / "model.tmp/left/by/crash", "x");
+  make_folders(dir / ".model.isr-dpo-000000000000.tmp/left/by");
+  write_file_atomic(dir / ".model.isr-dpo-000000000000.tmp/left/by/crash", "x");
+  const Files others = {{"model.tmp/mine", "1"}, {"model.old.tmp/mine", "2"}, {"model/thesis.tmp", "3"}};
+  for (const std::string folder : {"model.tmp", "model.old.tmp"}) make_folders(dir / folder);
+  for (const auto& [name, bytes] : others) write_file_atomic(dir / name, bytes);
   save_copy(dir / "source", dir / "model");
   Files expected = source;
   expected["NOTES"] = "a user's";
+  expected["thesis.tmp"] = "3";
   CHECK(read_folder(dir / "model") == expected && no_traces(dir));
+  CHECK(read_folder(dir / "model.tmp").at("mine") == "1" && read_folder(dir / "model.old.tmp").at("mine") == "2");
   make_folders(dir / "home/photos");
   CHECK(thrown_code([&] { save_copy(dir / "source", dir / "home"); }) == "INVALID_ARGUMENT", "sub-folders would be lost");
   CHECK(names_in(dir / "home") == std::vector<std::string>{"photos"});
@@ -143,7 +148,7 @@ TEST("io save: cancelled, thrown out of, or in each other's way: the old folder 
 
 TEST("io save: a crash between the two renames is repaired") {
   TempFolder dir;
-  const Files source = write_small_checkpoint(dir / "model.old.tmp");
+  const Files source = write_small_checkpoint(dir / ".model.isr-dpo-000000000001.tmp");
   CHECK(Checkpoint::open(dir / "model").tensors().size() == 4);
   CHECK(read_folder(dir / "model") == source && no_traces(dir));
 }
