@@ -75,7 +75,7 @@ const always: Record<ConfigKind, readonly RegExp[]> = {
   run: [
     /^(preset|model|samples|videos|runDir|seedData|from|to|seed|prompts|groupVideos|keep|specialTokens)$/,
     /^context\.design$|^response\.(maxTokens|temperature|topP)$|^judge\.(kind|orders|identical|truncated|endpoint\..*)$/,
-    /^guards\.(minUsable|zeroRate)$|^video\.(frames|timeoutS|onError)$|^evaluate\./,
+    /^guards\.(minUsable|zeroRate)$|^video\.(frames|timeoutS|onError|maxLost)$|^evaluate\./,
     /^train\.(loss|beta|labelSmoothing|ldAlpha|gamma|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
     /^(load|features)\./,
   ],

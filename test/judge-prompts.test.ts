@@ -171,7 +171,7 @@ test("the same words twice are identical, counted, and asked of nobody; an itera
   };
   write({ ...row, responses: ["a dog", "a dog "] }, { ...pair, context: null, agreement: true });
   const out = join(dir, "out.jsonl");
-  writeFileSync(out, `${JSON.stringify({ id: "r", prefer: 0, judge: "self/text" })}\n`);
+  writeFileSync(out, `${JSON.stringify({ id: "r", prefer: 0, status: "pair", judge: "self/text" })}\n`);
   const { code, err } = await cli(...endpoint(), "--out", out, "--force");
   assert.is(code, 0, err);
   const found = readFileSync(out, "utf8")

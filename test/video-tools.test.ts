@@ -101,13 +101,13 @@ test("a log without end keeps its begin and its end, and costs no more than its 
     ["-e", script],
     { timeoutMs: 60_000 },
     () => true,
-    () => {
-      lines++;
+    (line) => {
+      if (line.startsWith("line ")) lines++; // Node may warn of its surroundings too
       return "keep";
     },
   );
   assert.is(lines, 60000);
-  assert.ok(log.startsWith("line 0 ") && log.trimEnd().split("\n").at(-1)!.startsWith("line 59999 "), "both ends");
+  assert.ok(/^line 0 /m.test(log) && log.trimEnd().split("\n").at(-1)!.startsWith("line 59999 "), "both ends");
   assert.ok(log.length < 1 << 20, `${log.length} kept`);
 });
 

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <ctime>
+#include <limits>
 
 #include "core/bf16.h"
 #include "io/sha256.h"

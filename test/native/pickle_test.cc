@@ -54,7 +54,7 @@ std::string repeat(const std::string& s, size_t n) {
 }  // namespace
 
 TEST("pickle: golden files hold what their safetensors twins hold") {
-  const std::string here = __FILE__, golden = here.substr(0, here.rfind("native/")) + "golden/";
+  const std::string golden = ISR_TEST_FOLDER "/golden/";
   for (const std::string family : {"llava_hound", "video_llava_original"}) {
     const Checkpoint bin = Checkpoint::open(golden + family + "/policy-bin");
     const Checkpoint twin = Checkpoint::open(golden + family + "/policy");
