@@ -94,20 +94,20 @@ test("out of time: the hint names the options", async () => {
 });
 
 test("a log without end keeps its begin and its end, and costs no more than its length", async () => {
-  const script = "for (let i = 0; i < 60000; i++) console.error('line ' + i + ' ' + 'x'.repeat(40))";
+  const script = "for (let i = 0; i < 60000; i++) process.stderr.write('line ' + i + ' ' + 'x'.repeat(40) + '\\n')";
   let lines = 0;
   const { log } = await run(
     process.execPath,
     ["-e", script],
     { timeoutMs: 60_000 },
     () => true,
-    (line) => {
-      if (line.startsWith("line ")) lines++; // Node may warn of its surroundings too
+    () => {
+      lines++;
       return "keep";
     },
   );
   assert.is(lines, 60000);
-  assert.ok(/^line 0 /m.test(log) && log.trimEnd().split("\n").at(-1)!.startsWith("line 59999 "), "both ends");
+  assert.ok(log.startsWith("line 0 ") && log.trimEnd().split("\n").at(-1)!.startsWith("line 59999 "), "both ends");
   assert.ok(log.length < 1 << 20, `${log.length} kept`);
 });
 
