@@ -43,10 +43,13 @@ async function tellIfTooLarge(view: View, { runDir, model, config }: RunIteratio
 
 /** What an iteration came to, in a line. */
 function iterationLine({ iteration, counts, pairs, metrics }: IterationResult): string {
-  const { samples, promptsCut, damagedVideos, ...statuses } = counts;
+  const { samples, promptsCut, damagedVideos, truncatedTokens, keptTokens, ...statuses } = counts;
   const [first, last] = [metrics[0], metrics.at(-1)];
   const loss = first && last ? `; loss ${first.loss.toFixed(4)} -> ${last.loss.toFixed(4)}` : "";
   const cut =
+    (truncatedTokens === undefined
+      ? ""
+      : `; answers of the truncated ${truncatedTokens.toFixed(1)} tokens, of the others ${keptTokens!.toFixed(1)}`) +
     ((promptsCut ?? 0) > 0 ? `; ${promptsCut} prompts cut` : "") +
     ((damagedVideos ?? 0) > 0 ? `; ${damagedVideos} damaged videos used` : "");
   return `iteration ${iteration}: ${pairs} pairs of ${samples} samples (${statusText(statuses)})${loss}${cut}`;

@@ -82,6 +82,27 @@ export function shares(records: Records, samples: number): { first: number; verd
   return { first: count === 0 ? 0.5 : first / count, verdicts: count, usable: usable / samples };
 }
 
+/** What leaving out cut answers leaves out: mean tokens of an answer of the samples that are truncated, and of the others. */
+export interface Censored {
+  truncatedTokens: number;
+  /** 0 where no other sample was answered. */
+  keptTokens: number;
+}
+
+/** null where no sample was left out for an answer that was cut off. */
+export function censoredOf({ responses, pairs }: Records): Censored | null {
+  const [cut, kept] = [0, 1].map(() => ({ tokens: 0, answers: 0 })) as [Answers, Answers];
+  for (const [sample, answers] of responses) {
+    const side = pairs.get(sample)?.status === "truncated" ? cut : kept;
+    for (const { ids } of answers) side.tokens += ids.length;
+    side.answers += answers.length;
+  }
+  if (cut.answers === 0) return null;
+  return { truncatedTokens: cut.tokens / cut.answers, keptTokens: kept.tokens / (kept.answers || 1) };
+}
+
+type Answers = Record<"tokens" | "answers", number>;
+
 const fewVerdicts = 20; // below, a share of one position says nothing
 
 /** What to do about the status that took the most samples; only what has not been done yet. */

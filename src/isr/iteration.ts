@@ -27,6 +27,8 @@ import { metricsOf, peakOf, trainSteps } from "../training/steps.js";
 import { remarksOf } from "../media.js";
 import type { LoadOptions, Media, MediaReport } from "../types.js";
 import {
+  type Censored,
+  censoredOf,
   type ChosenPair,
   countsOf,
   type ExportedContext,
@@ -326,6 +328,8 @@ export class Iteration {
     const { folder, settings, prompts, iteration } = this.#o;
     const counts = countsOf(folder.samples, records);
     const { contexts, of } = contextsOf(records, before);
+    const censored = censoredOf(records);
+    if (censored) this.#tellCensored(counts.truncated, censored);
     guard(records, folder.samples.length, settings.guards, settings.judge);
     const pairs = () => pairsOf(folder.samples, records, of, settings.judge);
     const left = await writeExports(this.#dir, contexts, pairs, {
@@ -337,7 +341,18 @@ export class Iteration {
     if (left > 0)
       this.#warn("NOT_EXPORTED", `${left} pairs hold text that pairs.parquet cannot: they are in pairs.jsonl alone`);
     if (cut > 0) this.#warn("PROMPTS_CUT", `${cut} prompts were cut to fit into the context window`);
-    return { samples: folder.samples.length, ...counts, promptsCut: cut };
+    return { samples: folder.samples.length, ...counts, promptsCut: cut, ...censored };
+  }
+
+  #tellCensored(count: number, { truncatedTokens, keptTokens }: Censored): void {
+    const all = this.#o.folder.samples.length;
+    const { maxTokens } = this.#o.settings.response;
+    this.#warn(
+      "ANSWERS_DROPPED",
+      `${count} of ${all} samples (${((100 * count) / all).toFixed(1)} %) were left out because an answer was cut at response.maxTokens ${maxTokens}: ` +
+        `their answers have ${truncatedTokens.toFixed(1)} tokens on average, those of the others ${keptTokens.toFixed(1)}`,
+      { count, samples: all, truncatedTokens, keptTokens },
+    );
   }
 
   // ---- score, train, save

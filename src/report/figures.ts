@@ -140,9 +140,47 @@ function words(found: Found): Figure[] {
       ...{ x: whole("iteration"), y: share("share"), marks: true, empty: noPairs, exact: percent },
       reference: { y: 0.5, label: "no preference" },
     }),
+    censored(found),
     benchmarkWords(found, colours),
     winRates(found),
   ];
+}
+
+/** Long answers are those that are cut: what leaving them out does to the lengths that are trained on. */
+function censored(found: Found): Figure {
+  const head = { id: "censored", title: "Answers left out for being cut" };
+  const rows = found.runs.flatMap((run) =>
+    run.iterations.flatMap(({ t, statistics: { censored: c } }) =>
+      c ? [{ label: found.runs.length === 1 ? `iteration ${t}` : `${run.name} ${t}`, ...c }] : [],
+    ),
+  );
+  if (rows.length === 0)
+    return {
+      ...head,
+      about: "Words of answers that were left out.",
+      missing: "No sample was left out because an answer of it was cut off.",
+    };
+  const series = [
+    { name: "of samples left out", colour: 2 },
+    { name: "of the others", colour: 0 },
+  ];
+  const groups = rows.map(({ label, words, keptWords }) => ({ label, values: [words, keptWords] }));
+  return {
+    ...head,
+    about:
+      "Mean words of an answer, of samples that were left out because one of their answers reached response.maxTokens (judge.truncated) and of the others: nothing is learned from the former.",
+    chart: { kind: "bars", groups, series, y: { label: "words", format: short } },
+    table: {
+      head: ["iteration", "samples left out", "share", "their words", "words of the others"],
+      rows: rows.map(({ label, samples, share: part, words, keptWords }) => [
+        label,
+        count(samples),
+        percent(part),
+        short(words),
+        keptWords === null ? "–" : short(keptWords),
+      ]),
+    },
+  };
 }
 
 const lastOf = (run: RunReport, name: string, has: (e: Evaluation) => boolean): Evaluation | undefined =>

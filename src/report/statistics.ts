@@ -24,6 +24,8 @@ export interface IterationStatistics {
   status: Record<string, number>;
   /** Mean words of the responses of pairs; null without pairs. */
   words: { chosen: number; rejected: number; ratio: number | null; longerChosen: number } | null;
+  /** Samples left out because an answer was cut off, and mean words of an answer of theirs and of the others; null without any. */
+  censored: { samples: number; share: number; words: number; keptWords: number | null } | null;
   judge: {
     verdicts: number;
     /** Verdicts with a preference, and those of them for the response that was shown first. */
@@ -96,6 +98,21 @@ function wordsOfPairs(pairs: readonly SampleRecords[]): IterationStatistics["wor
   };
 }
 
+/** Mean words of the answers of samples. */
+function meanWords(samples: readonly SampleRecords[]): number | null {
+  const answers = samples.flatMap(({ responses }) => responses.filter((text) => text !== null));
+  return answers.length === 0 ? null : answers.reduce((sum, text) => sum + wordsOf(text), 0) / answers.length;
+}
+
+function censoredOf(found: IterationRecords, ids: readonly string[]): IterationStatistics["censored"] {
+  const samples = ids.flatMap((id) => found.samples.get(id) ?? []);
+  const cut = samples.filter((s) => s.status === "truncated");
+  const words = meanWords(cut);
+  if (words === null) return null;
+  const kept = samples.filter((s) => s.status !== "truncated" && s.status !== null);
+  return { samples: cut.length, share: cut.length / ids.length, words, keptWords: meanWords(kept) };
+}
+
 export function statisticsOf(found: IterationRecords, ids: readonly string[]): IterationStatistics {
   const status: Record<string, number> = Object.fromEntries([...statuses, "open"].map((s) => [s, 0]));
   const judge = { verdicts: 0, preferring: 0, first: 0, ties: 0, unread: 0, both: 0, flips: 0 };
@@ -123,5 +140,12 @@ export function statisticsOf(found: IterationRecords, ids: readonly string[]): I
     const margin = meanMargin(sample);
     if (margin !== null) margins.push(sample.chosen === 0 ? margin : -margin);
   }
-  return { samples: ids.length, status, words: wordsOfPairs(pairs), judge, margins: marginsOf(margins) };
+  return {
+    samples: ids.length,
+    status,
+    words: wordsOfPairs(pairs),
+    censored: censoredOf(found, ids),
+    judge,
+    margins: marginsOf(margins),
+  };
 }
