@@ -1,7 +1,7 @@
 // chat(): one request whose text is the events.
 import { array, options, signalOf } from "./check.js";
 import { IsrDpoError } from "./errors.js";
-import { type GenerateTarget, generate, samplingKeys } from "./generate.js";
+import { disposedMeanwhile, type GenerateTarget, generate, samplingKeys } from "./generate.js";
 import { type Run, startRun } from "./run.js";
 import type { Cancel, Completion, Message, Sampling } from "./types.js";
 
@@ -10,7 +10,7 @@ export function chat(
   messages: readonly Message[],
   o?: Sampling & Cancel,
 ): Run<string, Completion> {
-  return startRun<string, Completion>(signalOf(o), async (signal, emit) => {
+  const body = async (signal: AbortSignal, emit: (text: string) => void) => {
     const { signal: _, ...sampling } = options("options", o, [...samplingKeys, "signal"]) as Sampling & Cancel;
     array("messages", messages);
     target.inputs.tokenizer("messages");
@@ -19,5 +19,6 @@ export function chat(
     const [completion] = await run;
     if (!completion) throw new IsrDpoError("BUG", "chat: no completion");
     return completion;
-  });
+  };
+  return startRun<string, Completion>(signalOf(o), body, { owned: disposedMeanwhile(target) });
 }

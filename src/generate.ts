@@ -169,13 +169,21 @@ class Collector {
   }
 }
 
+/** For runs of a model or session that stands now: true for the failure that disposing of it while they go on gives them. */
+export function disposedMeanwhile({ inputs, life }: GenerateTarget): (failure: unknown) => boolean {
+  const disposed = () => inputs.host.disposed || life?.aborted === true;
+  const stood = !disposed();
+  return (failure) => stood && disposed() && isIsrDpoError(failure, "DISPOSED");
+}
+
 export function generate(
   target: GenerateTarget,
   requests: GenerateRequest | readonly GenerateRequest[],
   o?: Cancel & { maxBytes?: number },
 ): Run<GenerateEvent, Completion[]> {
   const { inputs } = target;
-  return startRun<GenerateEvent, Completion[]>(signalOf(o), async (aborted, emit) => {
+  const owned = disposedMeanwhile(target);
+  const body = async (aborted: AbortSignal, emit: (event: GenerateEvent) => void) => {
     const known = options("options", o, ["signal", "maxBytes"]);
     signal("options.signal", known.signal);
     const maxBytes = known.maxBytes === undefined ? target.maxBytes : integer("options.maxBytes", known.maxBytes, 1);
@@ -214,5 +222,6 @@ export function generate(
     const { completions } = collector!;
     if (completions.includes(undefined as never)) throw new IsrDpoError("BUG", "generate: a completion is missing");
     return completions;
-  });
+  };
+  return startRun<GenerateEvent, Completion[]>(signalOf(o), body, { owned });
 }

@@ -8,8 +8,9 @@ import { IsrDpoError } from "./errors.js";
  * Events wait for a reader until somebody asks for the result alone (`await run`, `run.then`, `run.result`): from then on,
  * unless they are being read, they are dropped. Arguments that are wrong reject the promise; nothing is thrown at the call.
  *
- * A run that fails while nobody listens is an unhandled rejection, as for any promise. One that ends because it was aborted,
- * by abort() or by the signal of its options, is not: whoever aborted it knows.
+ * A run that fails while nobody listens is an unhandled rejection, as for any promise. One that ends because it was aborted, by
+ * abort() or by the signal of its options, or because its model or session was disposed of while it ran, is not: whoever did
+ * that knows.
  *
  * @typeParam E - an event
  * @typeParam R - the result
@@ -23,16 +24,20 @@ export interface Run<E, R> extends AsyncIterable<E>, Promise<R> {
 
 export type RunBody<E, R> = (signal: AbortSignal, emit: (event: E) => void) => Promise<R>;
 
-/**
- * Starts `body` now; what it throws rejects the run. `coalesce(queued, next)` may merge an event into one that still waits
- * (progress): a slow reader loses these in-between states, never others.
- */
+export interface RunRules<E> {
+  /** May merge an event into one that still waits (progress): a slow reader loses these in-between states, never others. */
+  coalesce?(queued: E, next: E): E | undefined;
+  /** Whether a failure is the owner's own doing besides an abort, so that it is no unhandled rejection where nobody listens. */
+  owned?(failure: unknown): boolean;
+}
+
+/** Starts `body` now; what it throws rejects the run. */
 export function startRun<E, R>(
   signal: AbortSignal | undefined,
   body: RunBody<E, R>,
-  coalesce?: (queued: E, next: E) => E | undefined,
+  rules: RunRules<E> = {},
 ): Run<E, R> {
-  return new StartedRun(signal, body, coalesce);
+  return new StartedRun(signal, body, rules);
 }
 
 /** Events further back than this many are not looked at when one is merged: an event must not cost the queue's length. */
@@ -82,7 +87,7 @@ class Queue<E> {
 class StartedRun<E, R> implements Run<E, R> {
   readonly #result: Promise<R>;
   readonly #controller = new AbortController();
-  readonly #coalesce: ((queued: E, next: E) => E | undefined) | undefined;
+  readonly #rules: RunRules<E>;
   readonly #events = new Queue<E>();
   #keeping = true;
   #reading = false;
@@ -90,8 +95,8 @@ class StartedRun<E, R> implements Run<E, R> {
   #settled = false;
   #wake: (() => void) | undefined;
 
-  constructor(signal: AbortSignal | undefined, body: RunBody<E, R>, coalesce?: (queued: E, next: E) => E | undefined) {
-    this.#coalesce = coalesce;
+  constructor(signal: AbortSignal | undefined, body: RunBody<E, R>, rules: RunRules<E>) {
+    this.#rules = rules;
     const forward = () => this.abort(signal?.reason);
     this.#result = this.#work(signal, body).finally(() => {
       signal?.removeEventListener("abort", forward);
@@ -104,12 +109,17 @@ class StartedRun<E, R> implements Run<E, R> {
 
   async #work(signal: AbortSignal | undefined, body: RunBody<E, R>): Promise<R> {
     signal?.throwIfAborted();
-    return body(this.#controller.signal, (event) => this.#emit(event));
+    try {
+      return await body(this.#controller.signal, (event) => this.#emit(event));
+    } catch (e) {
+      if (this.#rules.owned?.(e)) queueMicrotask(() => this.#result.catch(() => {})); // counts as handled
+      throw e;
+    }
   }
 
   #emit(event: E): void {
     if (!this.#keeping) return;
-    const coalesce = this.#coalesce;
+    const { coalesce } = this.#rules;
     if (coalesce && this.#events.merge((queued) => coalesce(queued, event))) return;
     this.#events.push(event);
     this.#wake?.();

@@ -1,6 +1,7 @@
 // The package inside somebody's program: handlers that fail, errors that travel, disposal, runs that refuse.
 import { once } from "node:events";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { suite } from "uvu";
@@ -22,6 +23,7 @@ import {
 import { rejects } from "./helpers/assert.js";
 import { root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
+import { unheard } from "./helpers/unheard.js";
 
 const test = suite("embed");
 const world = join(root, "models/world");
@@ -42,7 +44,7 @@ const handlers: [what: string, handler: () => unknown][] = [
     },
   ],
   ["gives a promise that rejects", () => Promise.reject(theirs)],
-  ["rejects later", () => new Promise((_, reject) => setTimeout(() => reject(theirs), 30))],
+  ["rejects later", () => setTimeout(30).then(() => Promise.reject(theirs))],
 ];
 for (const [what, handler] of handlers) {
   test(`onProgress ${what}: loadModel rejects with that, and loads the next time`, async () => {
@@ -103,7 +105,7 @@ test("a falsy reason of a handler stays what it is", async () => {
 test("what onProgress began has ended when the model is there", async () => {
   let ended = 0;
   const onProgress: NonNullable<LoadOptions["onProgress"]> = async () => {
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await setTimeout(5);
     ended += 1;
   };
   let begun = 0;
@@ -209,6 +211,58 @@ test("dispose() is Symbol.asyncDispose, on everything, as often as one likes", a
   await rejects(() => session.generate({ prompt: "what" }), "DISPOSED", /./, "the session");
   await rejects(() => trainer.trainStep([]), "DISPOSED", /./, "the trainer");
   await rejects(() => communicator.barrier(), "DISPOSED", /./, "the communicator");
+});
+
+type Loaded = Awaited<ReturnType<typeof loadModel>>;
+const long = { prompt: "what happens ?", maxTokens: 300, minTokens: 300 };
+const said = [{ role: "user" as const, content: "what happens ?" }];
+
+/** Starts runs that nobody listens to and disposes of what they need, at once or while tokens come. */
+const disposals: [what: string, start: (model: Loaded) => unknown, wait?: number][] = [
+  ["a model, at once", (model) => void model.generate(long)],
+  ["a model, while tokens come", (model) => void model.generate(long), 30],
+  ["a model that chats", (model) => void model.chat(said, { minTokens: 300, maxTokens: 300 })],
+  ["several runs of a model", (model) => void [1, 2, 3].map(() => model.generate(long))],
+  [
+    "a session",
+    async (model) => {
+      const session = model.session();
+      void session.generate(long);
+      await session.dispose();
+    },
+  ],
+];
+for (const [what, start, wait = 0] of disposals)
+  test(`disposing under runs that nobody listens to tells nobody: ${what}`, async () => {
+    const model = await loadModel(world);
+    const seen = await unheard(async () => {
+      await start(model);
+      if (wait > 0) await setTimeout(wait);
+      await model.dispose();
+      await setTimeout(20);
+    });
+    assert.equal(seen.map(String), []);
+  });
+
+test("a run that somebody listens to says that its model was disposed of", async () => {
+  const model = await loadModel(world);
+  const heard = [model.generate(long), model.chat(said)].map((run) => reasonOf(() => run));
+  const read = reasonOf(async () => {
+    for await (const _ of model.generate(long));
+  });
+  await model.dispose();
+  for (const e of await Promise.all([...heard, read])) assert.ok(isIsrDpoError(e, "DISPOSED"), String(e));
+});
+
+test("a run of what was disposed of before is told, as any failure that nobody hears", async () => {
+  const model = await loadModel(world);
+  const session = model.session();
+  await session.dispose();
+  const late = await unheard(() => void session.generate(long));
+  await model.dispose();
+  late.push(...(await unheard(() => void [model.generate(long), model.chat(said)])));
+  assert.is(late.length, 3);
+  for (const e of late) assert.ok(isIsrDpoError(e, "DISPOSED"), String(e));
 });
 
 const facts = { hint: "do\nthis", path: "/a b/c", detail: { field: "x.y", count: 3, list: [1, 2] } };

@@ -3,6 +3,7 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { signalOf } from "../src/check.js";
 import { startRun } from "../src/run.js";
+import { unheard } from "./helpers/unheard.js";
 
 const test = suite("run");
 const never = () => assert.unreachable();
@@ -125,7 +126,7 @@ test("a slow reader loses progress between, never other events", async () => {
     async (_, emit) => {
       for (let n = 0; n < 1000; n++) emit({ type: n % 100 === 0 ? "state" : "progress", n });
     },
-    coalesce,
+    { coalesce },
   );
   const seen: E[] = [];
   for await (const e of run) seen.push(e);
@@ -206,19 +207,6 @@ test("a whole promise: then, catch, finally, its tag, and the static functions o
   assert.is(await kept, 3);
 });
 
-/** What becomes an unhandled rejection while `work` goes on, and shortly after. */
-async function unheard(work: () => unknown): Promise<unknown[]> {
-  const others = process.listeners("unhandledRejection");
-  process.removeAllListeners("unhandledRejection");
-  const seen: unknown[] = [];
-  process.on("unhandledRejection", (e) => seen.push(e));
-  await work();
-  for (let i = 0; i < 5; i++) await tick();
-  process.removeAllListeners("unhandledRejection");
-  for (const listener of others) process.on("unhandledRejection", listener);
-  return seen;
-}
-
 const breaking = (message: string) =>
   startRun(undefined, async (aborted) => {
     while (!aborted.aborted) await tick();
@@ -295,9 +283,11 @@ test("the cost of an event does not grow with the events that wait", async () =>
     async (_, emit) => {
       for (let n = 0; n < 5000; n++) emit(n);
     },
-    () => {
-      asked += 1;
-      return undefined;
+    {
+      coalesce: () => {
+        asked += 1;
+        return undefined;
+      },
     },
   );
   const seen: number[] = [];

@@ -239,7 +239,7 @@ export function trainIteration(options: IterationOptions): Run<IterationEvent, I
       const told = published(given.runDir, emit);
       return withFolder(given, signal, told, (c, folder) => iterate(c, folder, iteration, c.model, signal, told));
     },
-    coalesceProgress,
+    { coalesce: coalesceProgress },
   );
 }
 
@@ -288,6 +288,6 @@ export function runIterations(options: RunIterationsOptions): Run<IterationEvent
         return results;
       });
     },
-    coalesceProgress,
+    { coalesce: coalesceProgress },
   );
 }

@@ -468,6 +468,6 @@ export function train(options: TrainOptions): Run<IterationEvent, IterationResul
       const settings = trainSettings(options);
       return new TrainRun(settings, signal, published(settings.runDir, emit)).run();
     },
-    coalesceProgress,
+    { coalesce: coalesceProgress },
   );
 }
