@@ -92,7 +92,7 @@ export interface LoadOptions extends Cancel, TokenizerOptions {
   mediaTimeoutMs?: number;
   /**
    * Share of a video's frames, of those that were looked at, that may be lost or damaged, from 0 to 1; above it the video is
-   * MEDIA_UNREADABLE. Default 1: whatever can be decoded is used, and told.
+   * MEDIA_UNREADABLE. Default 1: whatever can be decoded is used, and told; of train() 0.
    */
   mediaMaxLost?: number;
   onProgress?(p: { bytes: number; totalBytes: number }): void;

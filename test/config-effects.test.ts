@@ -68,7 +68,7 @@ for (const [kind, config, unused] of rows)
 /** Keys that always have an effect, or are refused where they have none; a new key of the schema goes here or into the table. */
 const always: Record<ConfigKind, readonly RegExp[]> = {
   train: [
-    /^(preset|model|data|videos|runDir|evalData|evalEvery|epochs|itemsPerStep|onBadRow|onLong|saveEverySteps|turns|specialTokens|ends|onEnd|answerEnd)$/,
+    /^(preset|model|data|videos|runDir|evalData|evalEvery|epochs|itemsPerStep|onBadRow|onLong|saveEverySteps|turns|specialTokens|ends|onEnd|answerEnd|video\.(timeoutS|maxLost))$/,
     /^trainer\.(loss|beta|labelSmoothing|ldAlpha|gamma|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|seed)$/,
     /^(load|features)\./,
   ],

@@ -224,7 +224,8 @@ test("defaults are those of train(): an empty configuration asks for the same", 
   const { trainer: none, load: nothing, ...defaults } = trainSettings(plain);
   assert.equal(settings, defaults);
   assert.equal([none, nothing], [{}, {}]);
-  assert.equal(load, { device: "auto", dtype: "auto", featureCache: { dir: join("r", "features") } });
+  const media = { mediaTimeoutMs: 300_000, mediaMaxLost: 0 };
+  assert.equal(load, { device: "auto", dtype: "auto", featureCache: { dir: join("r", "features") }, ...media });
   const documented = readFileSync(fileURLToPath(new URL("../src/trainer.ts", import.meta.url)), "utf8");
   for (const [key, value] of [
     ["learningRate", "5e-7"],

@@ -3,7 +3,9 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { type IterationEvent, type RunIterationsOptions, report, runIterations } from "../src/index.js";
+import { type IterationEvent, type RunIterationsOptions, report, runIterations, train } from "../src/index.js";
+import { trainOptionsOf } from "../src/config/options.js";
+import { resolveConfig } from "../src/config/read.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { isrOptions, journalOf } from "./helpers/isr-run.js";
@@ -101,5 +103,25 @@ async function assertStops(reading: () => Promise<void>): Promise<void> {
   );
   assert.is(end, "enough");
 }
+
+test("training: the same bound, and the same command goes on under another one", async () => {
+  const rows = samples.map(({ id, video, question }) => {
+    const pair = { chosen: "A dog.", rejected: "A cat." };
+    return `${JSON.stringify({ id, video, prompt: `<video>\n${question}`, answer: "", ...pair })}\n`;
+  });
+  writeFileSync(join(data, "pairs.jsonl"), rows.join(""));
+  const runDir = join(temporaryFolder(), "run");
+  const given = { model: "test/golden/llava_hound/policy", data: join(data, "pairs.jsonl"), runDir };
+  const asked = (video?: object) => {
+    const config = { ...given, load: { threads: 1 }, ...(video && { video }) };
+    return trainOptionsOf("dpo", resolveConfig("train", config));
+  };
+  assert.equal([asked().load.mediaMaxLost, asked().load.mediaTimeoutMs], [0, 300_000]);
+  assert.is(asked({ timeoutS: 1.5 }).load.mediaTimeoutMs, 1500);
+  for (const options of [asked(), { ...given, kind: "dpo" as const, load: { threads: 1 } }])
+    assert.is((await caught(() => train(options).result)).code, "MEDIA_UNREADABLE");
+  const { pairs } = await train(asked({ maxLost: 0.9 })).result;
+  assert.is(pairs, samples.length);
+});
 
 test.run();

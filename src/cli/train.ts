@@ -47,6 +47,12 @@ const flagKeys: readonly [flag: string, key: string, about: string, parse?: (tex
   ["--on-bad-row <policy>", "onBadRow", "fail or skip (default: fail)"],
   ["--on-long <policy>", "onLong", "fail or truncate (default: fail)"],
   ["--on-end <policy>", "onEnd", "answers without exactly one end token: repair or fail (default: repair)"],
+  [
+    "--max-lost <share>",
+    "video.maxLost",
+    "share of a video's frames that may be lost or damaged (default: 0)",
+    realNumber("a number from 0 to 1", (x) => x >= 0 && x <= 1),
+  ],
   ["--turns <which>", "turns", "sft: score all answers of a row, or the last (default: all)"],
 ];
 

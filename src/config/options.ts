@@ -19,9 +19,15 @@ export function loadOptionsOf(load: TrainConfig["load"], features: Features, run
   return { ...load, featureCache: cache } as LoadOptions;
 }
 
+/** What may be lost of a video, and how long it may take. */
+export const mediaOptionsOf = ({ timeoutS, maxLost }: TrainConfig["video"]): LoadOptions => ({
+  mediaTimeoutMs: Math.ceil(timeoutS * 1e3),
+  mediaMaxLost: maxLost,
+});
+
 /** Options of train(). INVALID_CONFIG for keys of a preference loss in a supervised run. */
 export function trainOptionsOf(kind: "sft" | "dpo", { config, sources }: ResolvedConfig<TrainConfig>) {
-  const { preset: _, trainer, load, features, ...rest } = config;
+  const { preset: _, trainer, load, features, video, ...rest } = config;
   const { seed, ...options } = trainer;
   const entries = Object.entries(options);
   if (kind === "sft")
@@ -38,6 +44,6 @@ export function trainOptionsOf(kind: "sft" | "dpo", { config, sources }: Resolve
     kind,
     ...rest,
     trainer: { ...(Object.fromEntries(kept) as TrainerOptions), seed: seedOf(seed) },
-    load: loadOptionsOf(load, features, config.runDir),
+    load: { ...loadOptionsOf(load, features, config.runDir), ...mediaOptionsOf(video) },
   };
 }

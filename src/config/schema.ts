@@ -145,6 +145,16 @@ const saveEverySteps = whole(
   1,
 ).optional();
 
+const mediaBounds = {
+  timeoutS: positive("Seconds that opening and decoding a video may take.").max(86_400).default(300),
+  maxLost: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe("Share of the frames looked at that may be lost or damaged; above it the video cannot be read."),
+};
+
 export const trainSchema = z
   .strictObject({
     preset,
@@ -180,6 +190,7 @@ export const trainSchema = z
       .superRefine(trainerTogether)
       .prefault({})
       .describe("Loss, optimizer and schedule."),
+    video: z.strictObject(mediaBounds).prefault({}).describe("Which videos can be read."),
     load: load.prefault({}),
     features: features.prefault({}),
   })
@@ -306,18 +317,13 @@ export const runSchema = z
           .optional()
           .describe("Seconds that frames come from."),
         fps: positive("Frames a second to choose among; default: all.").optional(),
-        timeoutS: positive("Seconds that opening and decoding a video may take.").max(86_400).default(300),
+        timeoutS: mediaBounds.timeoutS,
         onError: one(
           "A video that cannot be read: end the run, or skip and count its samples.",
           "skip",
           "fail",
         ).default("fail"),
-        maxLost: z
-          .number()
-          .min(0)
-          .max(1)
-          .default(0)
-          .describe("Share of the frames looked at that may be lost or damaged; above it the video cannot be read."),
+        maxLost: mediaBounds.maxLost,
         looks: one("Whether contexts and judgements see other frames each time.", "same", "varied").default("same"),
         stretches: whole("With varied looks: stretches of a video, of which a look sees one.", 1, 4096).default(4),
       })

@@ -1,5 +1,5 @@
 // What an iteration is run with: the configuration with its paths settled.
-import { loadOptionsOf, seedOf } from "../config/options.js";
+import { loadOptionsOf, mediaOptionsOf, seedOf } from "../config/options.js";
 import type { RunConfig } from "../config/schema.js";
 import type { TrainerOptions } from "../trainer.js";
 import type { LoadOptions } from "../types.js";
@@ -32,7 +32,6 @@ export async function settingsOf(config: Record<string, unknown>): Promise<RunSe
 /** How every stage of a run loads its models: the configuration's values, under those that the caller gave. */
 export const loadingOf = ({ load, features, video }: RunSettings, runDir: string, given: LoadOptions): LoadOptions => ({
   ...loadOptionsOf(load, features, runDir),
-  mediaTimeoutMs: Math.ceil(video.timeoutS * 1e3),
-  mediaMaxLost: video.maxLost,
+  ...mediaOptionsOf(video),
   ...given,
 });

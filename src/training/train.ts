@@ -248,7 +248,13 @@ class TrainRun {
   async #load(): Promise<VideoLM> {
     const { load, model: dir } = this.#s;
     const cache = load.featureCache === undefined ? { dir: this.#at("features") } : load.featureCache;
-    const given = { ...load, templateDate: this.#templateDate, featureCache: cache, signal: this.#signal };
+    const given = {
+      mediaMaxLost: 0,
+      ...load,
+      templateDate: this.#templateDate,
+      featureCache: cache,
+      signal: this.#signal,
+    };
     const model = await loadModel(dir, given);
     return this.#closing.keep(model, () => model[asyncDispose]());
   }

@@ -127,7 +127,7 @@ function checkLost(path: string, { count, lost, damaged }: Decoded, { maxLost }:
     "MEDIA_UNREADABLE",
     `${path}: expected at most ${maxLost * 100} % of its frames to be lost or damaged, got ${lost} lost and ${damaged} damaged of ${expected}`,
     {
-      hint: "fetch or convert the file again; video.maxLost of a run (mediaMaxLost of loadModel) sets the share that is taken",
+      hint: "fetch or convert the file again; video.maxLost of a configuration (mediaMaxLost of loadModel) sets the share that is taken",
       path,
       detail: { lost, damaged, frames: expected, maxLost },
     },

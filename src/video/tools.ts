@@ -175,7 +175,7 @@ async function toolFault(command: string, log: string, given: string | undefined
 }
 
 export const timeHint =
-  "raise the time that a file may take (video.timeoutS of a run, mediaTimeoutMs of loadModel), or make the video shorter or smaller";
+  "raise the time that a file may take (video.timeoutS of a configuration, mediaTimeoutMs of loadModel), or make the video shorter or smaller";
 
 function outOfTime(path: string, timeoutMs: number): IsrDpoError {
   return new IsrDpoError(
