@@ -3,9 +3,10 @@
 import type { NativePair, NativeSequence } from "./addon.js";
 import { array, choice, floats, object, refuse } from "./check.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
-import { build, type Call, type Expanded, expand, expandMask, known, messagesOf } from "./inputs.js";
-import type { Repairs } from "./text/answer.js";
-import type { Media, Message, ModelInfo, TrainItem } from "./types.js";
+import { build, type Call, type Expanded, expand, expandMask, fitsContext, known, messagesOf } from "./inputs.js";
+import type { AnsweredPrompt, Repairs } from "./text/answer.js";
+import { inSlices } from "./text/steps.js";
+import type { Media, Message, ModelInfo, Sequence, TrainItem } from "./types.js";
 
 function contextFits(field: string, length: number, info: ModelInfo): void {
   if (length <= info.contextLength) return;
@@ -123,7 +124,45 @@ function joined(prompt: Int32Array, answer: Int32Array): NativeSequence {
   return { ids, scored: new Uint8Array(ids.length).fill(1, prompt.length) };
 }
 
-/** An answer's words behind a prompt of words, as the template holds them, with one end token; as a Sequence holds them. */
+/** An answer's words behind a prompt of words, as the template holds them, with one end token. `whole`: it must fit. */
+async function answerOf(
+  call: Call,
+  field: string,
+  messages: readonly Message[],
+  answer: string,
+  { turns, whole }: { turns: AnswerTurns; whole: boolean },
+): Promise<AnsweredPrompt> {
+  const { answerSteps } = await import("./text/answer.js");
+  const tokenizer = call.tokenizer(field);
+  const ends = new Set(call.info.endTokenIds);
+  const o = { turns, ends, ...(whole ? { fits: fitsContext(field, call.info) } : {}) };
+  const built = await inSlices(answerSteps(tokenizer, call.rules, messages, answer, o), call.signal);
+  known(field, tokenizer, built.ids, call.info);
+  return built;
+}
+
+/** An answer's words behind ids: there is no template to follow, so the text and the end token. `whole`: it must fit. */
+async function bareAnswerOf(call: Call, field: string, answer: string, whole: boolean) {
+  const tokenizer = call.tokenizer(field);
+  if (tokenizer.endId === null)
+    throw new IsrDpoError("TOKENIZER", `${field}: the tokenizer names no end token`, {
+      hint: "give the answer as ids",
+    });
+  const { bareAnswer } = await import("./text/answer.js");
+  const ends = new Set(call.info.endTokenIds);
+  const o = { ends, ...(whole ? { fits: fitsContext(field, call.info) } : {}) };
+  return inSlices(bareAnswer(tokenizer, answer, o), call.signal);
+}
+
+function expandedMask(e: Expanded, scored: Uint8Array): Uint8Array {
+  const all = new Uint8Array(e.ids.length);
+  scored.forEach((x, i) => {
+    if (x) all[e.starts[i]!] = 1;
+  });
+  return all;
+}
+
+/** answerOf(), as a Sequence holds it. */
 export async function answeredWords(
   call: Call,
   field: string,
@@ -131,16 +170,10 @@ export async function answeredWords(
   answer: string,
   { turns, open = true }: { turns: AnswerTurns; open?: boolean },
 ): Promise<Expanded & { scored: Uint8Array; given: Int32Array; givenScored: Uint8Array; media: readonly Media[] }> {
-  const { answeredPrompt } = await import("./text/answer.js");
-  const ends = new Set(call.info.endTokenIds);
-  const built = answeredPrompt(call.tokenizer(field), call.rules, messages, answer, { turns, ends });
-  known(field, call.tokenizer(field), built.ids, call.info);
+  const built = await answerOf(call, field, messages, answer, { turns, whole: true });
   call.repaired(built.repairs);
   const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
-  const scored = new Uint8Array(e.ids.length);
-  built.scored.forEach((x, i) => {
-    if (x) scored[e.starts[i]!] = 1;
-  });
+  const scored = expandedMask(e, built.scored);
   return { ...e, scored, given: built.ids, givenScored: built.scored, media: built.media };
 }
 
@@ -157,13 +190,7 @@ async function answered(
     const { ids, scored } = await answeredWords(call, field, prompt.messages, answer, { turns });
     return { ids, scored };
   }
-  const tokenizer = call.tokenizer(field); // behind ids there is no template to follow: the text and the end token
-  if (tokenizer.endId === null)
-    throw new IsrDpoError("TOKENIZER", `${field}: the tokenizer names no end token`, {
-      hint: "give the answer as ids",
-    });
-  const { bareAnswer } = await import("./text/answer.js");
-  const bare = bareAnswer(tokenizer, answer, new Set(call.info.endTokenIds));
+  const bare = await bareAnswerOf(call, field, answer, true);
   call.repaired(bare.repairs);
   const sequence = joined(prompt.ids, bare.ids);
   contextFits(field, sequence.ids.length, call.info);
@@ -340,37 +367,81 @@ async function measured(call: Call, item: unknown, supervised: boolean): Promise
   };
 }
 
-/** Ids of an answer behind its prompt, as answered() joins them. */
-async function answerTokens(call: Call, field: string, prompt: ResolvedPrompt, answer: unknown): Promise<Int32Array> {
-  if (typeof answer !== "string") return (await expand(call, field, answer, undefined, { idsField: field })).ids;
-  if (!prompt.messages) {
-    const { bareAnswer } = await import("./text/answer.js");
-    return bareAnswer(call.tokenizer(field), answer, new Set(call.info.endTokenIds)).ids;
-  }
-  const { answeredPrompt } = await import("./text/answer.js");
-  const ends = new Set(call.info.endTokenIds);
-  const built = answeredPrompt(call.tokenizer(field), call.rules, prompt.messages, answer, { turns: "last", ends });
-  if (built.repairs.merged + built.repairs.rendered > 0)
-    throw new IsrDpoError("CONTEXT_OVERFLOW", `${field}: too long, and no answer that could be cut alone`, {
-      hint: "shorten the row",
-      detail: { field },
-    });
-  return built.ids.slice(built.scored.indexOf(1));
+/** Where the answer begins: the last run of scored ids. */
+function answerBegin(scored: Uint8Array): number {
+  let at = scored.lastIndexOf(1);
+  while (at > 0 && scored[at - 1]) at--;
+  return at;
 }
 
-/** Answers behind a prompt, each as long as the context has room for; null where the prompt leaves none. */
-async function shortened(call: Call, item: Record<string, unknown>, keys: readonly string[]) {
+/** The longest beginning of a built sequence that fits; throws CONTEXT_OVERFLOW where that leaves nothing of the answer. */
+async function beginning(call: Call, field: string, { ids, scored, media }: AnsweredPrompt): Promise<Sequence> {
+  const expanded = (length: number) =>
+    expand(call, field, ids.subarray(0, length), media, { onePlaceholder: true, open: false });
+  const begin = answerBegin(scored);
+  const before = (await expanded(begin)).ids.length;
+  contextFits(field, before + 1, call.info);
+  const length = Math.min(ids.length, begin + call.info.contextLength - before);
+  const e = await expanded(length);
+  const own = scored.subarray(0, length);
+  const given =
+    call.rules.style === "original" // its placeholders are one a medium in a Sequence too
+      ? { ids: ids.slice(0, length), scored: own.slice() }
+      : { ids: e.shown, scored: expandedMask(e, own) };
+  return { ...given, ...(media.length > 0 ? { media } : {}) };
+}
+
+interface Shortened {
+  item: Record<string, unknown>;
+  repairs: Partial<Repairs>;
+}
+
+/**
+ * Answers as ids behind their prompt, each as long as the context has room for; null where the prompt leaves none. Where an
+ * answer shares a token with its prompt, or the prompt is a rendered one, no answer can be cut alone: the item is given as
+ * whole sequences.
+ */
+async function shortened(
+  call: Call,
+  item: Record<string, unknown>,
+  keys: readonly string[],
+  turns: AnswerTurns,
+): Promise<Shortened | null> {
+  const messages = messagesOf("prompt", item.prompt, item.media);
+  const built = new Map<string, AnsweredPrompt>();
+  for (const key of keys)
+    if (messages && typeof item[key] === "string")
+      built.set(key, await answerOf(call, key, messages, item[key], { turns, whole: false }));
+  const all = [...built.values()].map(({ repairs }) => repairs);
+  const repairs = {
+    merged: Math.max(0, ...all.map((r) => r.merged)),
+    rendered: Math.max(0, ...all.map((r) => r.rendered)),
+  };
+  const { prompt: _, media: __, turns: ___, answer: ____, ...rest } = item;
+  if (repairs.merged + repairs.rendered > 0 && built.size === keys.length) {
+    const sequences = await Promise.all(keys.map((key) => beginning(call, key, built.get(key)!)));
+    if (keys[0] === "answer") return { item: { ...rest, ...sequences[0]! }, repairs };
+    return { item: { ...rest, chosen: sequences[0], rejected: sequences[1] }, repairs };
+  }
   const prompt = await resolvePrompt(call, "prompt", item.prompt, item.media);
   const room = call.info.contextLength - prompt.ids.length;
   if (room < 1) return null;
-  const ids = await Promise.all(keys.map((name) => answerTokens(call, name, prompt, item[name])));
-  return { ...item, ...Object.fromEntries(keys.map((name, i) => [name, ids[i]!.slice(0, room)])) };
+  const cut: Record<string, Int32Array> = {};
+  for (const key of keys) {
+    const words = built.get(key);
+    const answer = item[key];
+    const own = async () => (await bareAnswerOf(call, key, answer as string, false)).ids;
+    const ids = words ? words.ids.slice(answerBegin(words.scored)) : typeof answer === "string" ? await own() : answer;
+    const fitting = ArrayBuffer.isView(ids) || Array.isArray(ids) ? (ids as Int32Array).slice(0, room) : ids;
+    cut[key] = (await expand(call, key, fitting, undefined, { idsField: key })).ids;
+  }
+  return { item: { ...item, ...cut }, repairs: {} };
 }
 
 /**
  * How an item stands to the model's context, before anything is opened: its faults are thrown, with its fields by their own
  * names, CONTEXT_OVERFLOW among them unless `cut` is allowed and its answers can be shortened. Visual tokens and prompts are
- * never cut.
+ * never cut. Long texts are cut into tokens in slices, between which the call's signal is heard.
  */
 export async function fitItem(call: Call, item: unknown, supervised: boolean, cut: boolean): Promise<FittedItem> {
   call.counting = true;
@@ -379,9 +450,11 @@ export async function fitItem(call: Call, item: unknown, supervised: boolean, cu
   } catch (e) {
     const given = item as Record<string, unknown>;
     if (!cut || !isIsrDpoError(e, "CONTEXT_OVERFLOW") || given.prompt === undefined) throw e;
-    const short = await shortened(call, given, supervised ? ["answer"] : ["chosen", "rejected"]);
+    const turns = supervised ? ((given.turns ?? "all") as AnswerTurns) : "last";
+    const short = await shortened(call, given, supervised ? ["answer"] : ["chosen", "rejected"], turns);
     if (!short) throw e;
-    const { repairs, ...facts } = await measured(call, short, supervised);
-    return { item: short as unknown as TrainItem, cut: true, ...facts, repairs: { ...repairs, endOpen: 0 } };
+    const { repairs, ...facts } = await measured(call, short.item, supervised);
+    const all = { ...repairs, ...short.repairs, endOpen: 0 };
+    return { item: short.item as unknown as TrainItem, cut: true, ...facts, repairs: all };
   }
 }

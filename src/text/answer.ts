@@ -3,7 +3,8 @@
 import { IsrDpoError } from "../errors.js";
 import type { Media, Message } from "../types.js";
 import { sharedLength, type Turns } from "./chat.js";
-import { buildPrompt, type PlaceholderRules } from "./prompt.js";
+import { type PlaceholderRules, promptSteps } from "./prompt.js";
+import { atOnce, type Steps } from "./steps.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 import { vicunaEnd } from "./vicuna.js";
 
@@ -34,6 +35,9 @@ export const repairTexts: Readonly<Record<keyof Repairs, readonly [code: string,
 };
 
 export const noRepairs = (): Repairs => ({ endAdded: 0, endDoubled: 0, rendered: 0, merged: 0, endOpen: 0 });
+
+/** Throws for a text that cannot fit, by the fewest tokens that it can be. */
+type Fits = ((fewest: number) => void) | undefined;
 
 export interface AnsweredPrompt {
   /** With placeholders; they end with the last scored token. */
@@ -135,19 +139,19 @@ function isRendered(shape: TemplateShape | null, messages: readonly Message[]): 
 }
 
 /** A rendered prompt and the answer as they stand, as TRL takes its plain form. */
-function asRendered(
+function* asRendered(
   t: ModelTokenizer,
   rules: PlaceholderRules,
   shape: TemplateShape,
-  prompt: string,
-  answer: string,
-): Omit<AnsweredPrompt, "repairs"> & { merged: number } {
+  { prompt, answer, fits }: { prompt: string; answer: string; fits: Fits },
+): Steps<Omit<AnsweredPrompt, "repairs"> & { merged: number }> {
   const bosText = t.bosId === null ? null : t.piece(t.bosId);
   const begun = bosText !== null && prompt.startsWith(bosText);
   const text = shape.bos && !begun ? `${bosText}${prompt}` : prompt;
   const special = rules.style !== "none" && !begun && !shape.bos;
-  const ids = t.encode(text + answer, { special });
-  const before = t.encode(text, { special });
+  fits?.(t.fewest(text + answer));
+  const ids = yield* t.encodeSteps(text + answer, { special });
+  const before = yield* t.encodeSteps(text, { special });
   const from = Math.max(1, sharedLength(ids, before));
   return { ids, scored: new Uint8Array(ids.length).fill(1, from), media: [], merged: from < before.length ? 1 : 0 };
 }
@@ -187,13 +191,13 @@ const upTo = ({ ids, scored }: Marked): Marked => {
 };
 
 /** The marked ids with an end token, which the template does not write: what it writes behind an answer is left out. */
-function withEnd(
+function* withEnd(
   t: ModelTokenizer,
   ends: ReadonlySet<number>,
   shape: TemplateShape | null,
   text: string | null,
   marked: Marked,
-): Marked {
+): Steps<Marked> {
   const end = t.endId !== null && ends.has(t.endId) ? t.endId : [...ends][0];
   if (end === undefined)
     throw new IsrDpoError("DATA_INVALID", "answer: expected a model with an end token, got one without", {
@@ -207,7 +211,7 @@ function withEnd(
     const tail = shape?.tail ?? "";
     const bare = tail.trim() !== "" && text.endsWith(tail) ? text.slice(0, text.length - tail.length) : text.trimEnd();
     const bos = t.bosId !== null && marked.ids[0] === t.bosId && !bare.startsWith(t.piece(t.bosId)!);
-    const again = t.encode(bare, { special: bos });
+    const again = yield* t.encodeSteps(bare, { special: bos });
     const begin = lastBegin(marked.scored);
     if (sharedLength(again, marked.ids) >= begin) body = again;
   }
@@ -233,18 +237,26 @@ function checkScored(scored: Uint8Array): void {
   });
 }
 
+export interface AnswerOptions {
+  turns: Exclude<Turns, "none">;
+  /** Where generation stops. */
+  ends: ReadonlySet<number>;
+  fits?: Fits;
+}
+
 /**
  * The ids of `messages` (which end with a user turn) and an answer of words, with exactly one end token, and the mask of what
- * the assistant says: in the last turn, or in all. `ends`: where generation stops. A prompt that the template has rendered
- * already is taken as it stands. Throws DATA_INVALID for what cannot be put right, and what buildPrompt throws.
+ * the assistant says: in the last turn, or in all. A prompt that the template has rendered already is taken as it stands.
+ * Throws DATA_INVALID for what cannot be put right, what buildPrompt throws, and what `fits` throws before any text is cut
+ * into tokens.
  */
-export function answeredPrompt(
+export function* answerSteps(
   tokenizer: ModelTokenizer,
   rules: PlaceholderRules,
   messages: readonly Message[],
   answer: string,
-  { turns, ends }: { turns: Exclude<Turns, "none">; ends: ReadonlySet<number> },
-): AnsweredPrompt {
+  { turns, ends, fits }: AnswerOptions,
+): Steps<AnsweredPrompt> {
   const repairs = noRepairs();
   const shape = templateShape(tokenizer, rules.style);
   let built: Marked & { media: Media[]; text: string | null };
@@ -252,14 +264,16 @@ export function answeredPrompt(
     const content = messages[0]!.content;
     const prompt =
       typeof content === "string" ? content : content.map((p) => (p.type === "text" ? p.text : "")).join("");
-    const { merged, ...taken } = asRendered(tokenizer, rules, shape, prompt, answer);
+    const { merged, ...taken } = yield* asRendered(tokenizer, rules, shape, { prompt, answer, fits });
     Object.assign(repairs, { rendered: 1, merged });
     built = { ...taken, text: null };
   } else {
     const whole = [...messages, { role: "assistant" as const, content: answer }];
-    const { merged, ...made } = buildPrompt(tokenizer, rules, whole, { generate: false, turns });
+    const o = { generate: false, turns, ...(fits ? { fits } : {}) };
+    const { ids, media, text, marking } = yield* promptSteps(tokenizer, rules, whole, o);
+    const { scored, merged } = yield* marking();
     repairs.merged = merged > 0 ? 1 : 0;
-    built = { ...made, text: rules.style === "original" ? null : made.text };
+    built = { ids, scored, media, text: rules.style === "original" ? null : text };
   }
   checkScored(built.scored);
   repairs.endDoubled = cutAtEnds(tokenizer, ends, built);
@@ -267,19 +281,31 @@ export function answeredPrompt(
   if (!ends.has(marked.ids.at(-1)!)) {
     const rendered = repairs.rendered > 0;
     const own = rendered && shape!.end !== null && ends.has(shape!.end) ? new Set([shape!.end]) : ends;
-    marked = withEnd(tokenizer, own, shape, built.text, marked);
+    marked = yield* withEnd(tokenizer, own, shape, built.text, marked);
     if (!rendered) repairs.endAdded = 1;
   }
   return { ...marked, media: built.media, repairs };
 }
 
+/** answerSteps() at once. */
+export function answeredPrompt(
+  tokenizer: ModelTokenizer,
+  rules: PlaceholderRules,
+  messages: readonly Message[],
+  answer: string,
+  o: AnswerOptions,
+): AnsweredPrompt {
+  return atOnce(answerSteps(tokenizer, rules, messages, answer, o));
+}
+
 /** Ids of an answer behind a prompt of ids: there is no template to follow, so the text and one end token. */
-export function bareAnswer(
+export function* bareAnswer(
   tokenizer: ModelTokenizer,
   answer: string,
-  ends: ReadonlySet<number>,
-): { ids: Int32Array; repairs: Repairs } {
-  const text = tokenizer.encode(answer, { special: false });
+  { ends, fits }: { ends: ReadonlySet<number>; fits?: Fits },
+): Steps<{ ids: Int32Array; repairs: Repairs }> {
+  fits?.(tokenizer.fewest(answer));
+  const text = yield* tokenizer.encodeSteps(answer, { special: false });
   const marked = { ids: Int32Array.from([...text, tokenizer.endId!]), scored: new Uint8Array(text.length + 1).fill(1) };
   const all = ends.has(tokenizer.endId!) ? ends : new Set([...ends, tokenizer.endId!]);
   const endDoubled = cutAtEnds(tokenizer, all, marked);

@@ -62,32 +62,43 @@ export function answerEnd(tokenizer: ModelTokenizer, ids: Int32Array, from: numb
 }
 
 /** What the assistant says, over ids. */
-interface Mask {
+export interface Mask {
   /** The assistant's tokens and the end token after them. */
   readonly scored: Uint8Array;
   /** Turns whose first token holds the end of what stands before it too. */
   readonly merged: number;
 }
 
-export interface Rendered extends Mask {
+export interface Rendered extends LateMask {
   text: string;
   ids: Int32Array;
+}
+
+/** A mask that is found when it is first asked for. */
+export interface LateMask extends Mask {
+  /** Finds the mask in steps, so that reading it later costs nothing. */
+  marking(): Steps<Mask>;
 }
 
 /**
  * `scored` and `merged` are found when one is first read, by what the beginnings of the conversation render to: only training
  * needs them. Reading throws TOKENIZER for a template that renders earlier turns otherwise once others follow.
  */
-export function withMask<T extends object>(rendered: T, find: () => Mask): T & Mask {
+export function withMask<T extends object>(rendered: T, find: () => Steps<Mask>): T & LateMask {
   let found: Mask | undefined;
   const get = (key: keyof Mask) => ({
     enumerable: true,
     get: () => {
-      found ??= find();
+      found ??= atOnce(find());
       return found[key];
     },
   });
-  return Object.defineProperties(rendered, { scored: get("scored"), merged: get("merged") }) as T & Mask;
+  const marking = function* (): Steps<Mask> {
+    found ??= yield* find();
+    return found;
+  };
+  const properties = { scored: get("scored"), merged: get("merged"), marking: { value: marking } };
+  return Object.defineProperties(rendered, properties) as T & LateMask;
 }
 
 function templateOf(tokenizer: ModelTokenizer): ChatTemplate {
@@ -182,23 +193,23 @@ export function* applyTemplate(tokenizer: ModelTokenizer, given: readonly Messag
   const special = o.addBos && !(bos !== null && text.startsWith(bos));
   const encode = (part: typeof whole) => tokenizer.encodeSteps(part.text, { special, literal: part.literal });
   const ids = yield* encode(whole);
-  const until = (count: number, generate: boolean): { shared: number; own: number } => {
+  const until = function* (count: number, generate: boolean): Steps<{ shared: number; own: number }> {
     const beginning = render(count, generate);
     if (!text.startsWith(beginning.text))
       throw disagreement(
         "expected a chat template that renders the first messages alike in every conversation, got another",
       );
     if (beginning.text.length === text.length) return { shared: ids.length, own: ids.length };
-    const own = atOnce(encode(beginning));
+    const own = yield* encode(beginning);
     return { shared: sharedLength(ids, own), own: own.length };
   };
-  return withMask({ text, ids }, () => {
+  return withMask({ text, ids }, function* () {
     const scored = new Uint8Array(ids.length);
     let merged = 0;
     for (const i of markedTurns(messages, o.turns ?? "all")) {
-      const { shared: from, own } = until(i, true);
+      const { shared: from, own } = yield* until(i, true);
       if (from < own) merged++;
-      const to = i + 1 === messages.length && !o.generate ? ids.length : until(i + 1, false).shared;
+      const to = i + 1 === messages.length && !o.generate ? ids.length : (yield* until(i + 1, false)).shared;
       scored.fill(1, Math.max(from, 1), answerEnd(tokenizer, ids, from, to));
     }
     return { scored, merged };

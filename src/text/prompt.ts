@@ -3,7 +3,7 @@
 import { show } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Media, Message } from "../types.js";
-import { type ApplyOptions, applyTemplate, checkedMessages, withMask } from "./chat.js";
+import { type ApplyOptions, applyTemplate, checkedMessages, type LateMask, withMask } from "./chat.js";
 import { atOnce, type Steps } from "./steps.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 import { type Segment, type VicunaTurn, vicunaPrompt } from "./vicuna.js";
@@ -23,13 +23,10 @@ export interface PlaceholderRules {
 
 export type PromptOptions = Omit<ApplyOptions, "addBos">;
 
-export interface BuiltPrompt {
+/** Its mask is over `ids`: the assistant's tokens and the end token after them, in the turns asked for. */
+export interface BuiltPrompt extends LateMask {
   /** With placeholders. */
   ids: Int32Array;
-  /** Over `ids`: the assistant's tokens and the end token after them, in the turns asked for; found when it is read. */
-  readonly scored: Uint8Array;
-  /** Turns whose first token holds the end of what stands before it too. */
-  readonly merged: number;
   /** One placeholder's text a medium (original layouts: a placeholder). */
   text: string;
   /** In the order of their placeholders. */
@@ -177,10 +174,10 @@ function* expanded(
       copied.push(i);
     }
   });
-  return withMask({ ids: Int32Array.from(out), text, media }, () => ({
-    scored: Uint8Array.from(copied, (i) => rendered.scored[i]!),
-    merged: rendered.merged,
-  }));
+  return withMask({ ids: Int32Array.from(out), text, media }, function* () {
+    const { scored, merged } = yield* rendered.marking();
+    return { scored: Uint8Array.from(copied, (i) => scored[i]!), merged };
+  });
 }
 
 /**

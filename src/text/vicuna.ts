@@ -2,8 +2,8 @@
 //   SYSTEM USER: <video>\nquestion ASSISTANT: answer</s>USER: ...
 // Text between placeholders is cut into tokens piece by piece, each as a text of its own.
 import { IsrDpoError } from "../errors.js";
-import { markedTurns, sharedLength, type Turns, withMask } from "./chat.js";
-import { atOnce, type Steps } from "./steps.js";
+import { type LateMask, markedTurns, sharedLength, type Turns, withMask } from "./chat.js";
+import type { Steps } from "./steps.js";
 import type { ModelTokenizer } from "./tokenizer.js";
 
 export const vicunaSystem =
@@ -58,13 +58,9 @@ export function* encodeSegments(tokenizer: ModelTokenizer, segments: readonly Se
   return Int32Array.from(ids);
 }
 
-export interface VicunaPrompt {
+export interface VicunaPrompt extends LateMask {
   text: string;
   ids: Int32Array;
-  /** The answers' tokens and the end token after each. */
-  readonly scored: Uint8Array;
-  /** Answers whose first token holds the end of the prompt too. */
-  readonly merged: number;
 }
 
 /** `spell`: how the text shows a placeholder; `generate`: open the assistant's turn; `turns`: whose tokens are marked. */
@@ -87,18 +83,18 @@ export function* vicunaPrompt(
   const text = segments.map((s) => (typeof s === "number" ? o.spell(s) : textOf(s))).join("");
   o.fits?.(tokenizer.fewest(text));
   const ids = yield* encodeSegments(tokenizer, segments);
-  const until = (count: number) => {
+  const until = function* (count: number): Steps<{ shared: number; own: number }> {
     if (count === turns.length && !o.generate) return { shared: ids.length, own: ids.length };
-    const own = atOnce(encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system)));
+    const own = yield* encodeSegments(tokenizer, vicunaSegments(turns.slice(0, count), true, o.system));
     return { shared: sharedLength(ids, own), own: own.length };
   };
-  return withMask({ text, ids }, () => {
+  return withMask({ text, ids }, function* () {
     const scored = new Uint8Array(ids.length);
     let merged = 0;
     for (const i of markedTurns(turns, o.turns)) {
-      const { shared: from, own } = until(i);
+      const { shared: from, own } = yield* until(i);
       if (from < own) merged++;
-      scored.fill(1, Math.max(from, 1), until(i + 1).shared);
+      scored.fill(1, Math.max(from, 1), (yield* until(i + 1)).shared);
     }
     return { scored, merged };
   });

@@ -149,7 +149,11 @@ export class Evaluator {
 }
 
 /** An item checked against the model's context, for gather(). */
-export async function fitted(model: VideoLM, item: TrainItem, supervised: boolean, cut: boolean): Promise<FittedItem> {
+export async function fitted(
+  model: VideoLM,
+  item: TrainItem,
+  { supervised, cut, signal }: { supervised: boolean; cut: boolean; signal: AbortSignal },
+): Promise<FittedItem> {
   const { inputs } = internalsOf(model);
-  return inputs.run([], async (call) => ({ result: fitItem(call, item, supervised, cut) }));
+  return inputs.run([signal], async (call) => ({ result: fitItem(call, item, supervised, cut) }));
 }

@@ -118,7 +118,11 @@ function preparation(o: GatherOptions) {
     o.signal.throwIfAborted();
     try {
       const asked = o.turns === "last" && given && "answer" in given ? { ...given, turns: "last" as const } : given;
-      const ready = await fitted(o.model, asked, o.kind === "sft", o.onLong === "truncate");
+      const ready = await fitted(o.model, asked, {
+        supervised: o.kind === "sft",
+        cut: o.onLong === "truncate",
+        signal: o.signal,
+      });
       const wrong = o.onEnd === "fail" && unrepaired(ready);
       if (wrong) throw wrong;
       await presence.check(root === undefined ? ready.item : rooted(ready.item, root));

@@ -52,6 +52,12 @@ export function rooted(item: TrainItem, root: string): TrainItem {
         ? m
         : { ...m, content: m.content.map((p) => (p.type === "text" ? p : { ...p, media: place(p.media) })) },
     );
+  if ("chosen" in item && !("prompt" in item))
+    return {
+      ...item,
+      chosen: { ...item.chosen, ...list(item.chosen.media) },
+      rejected: { ...item.rejected, ...list(item.rejected.media) },
+    };
   if (!("prompt" in item)) return { ...item, ...("media" in item ? list(item.media) : {}) };
   const { prompt } = item;
   if (typeof prompt === "string") return { ...item, ...list(item.media) };
