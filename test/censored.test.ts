@@ -8,6 +8,7 @@ import type { GroupRecord } from "../src/isr/generate.js";
 import { sectionsOf } from "../src/report/figures.js";
 import { readFolder } from "../src/report/read.js";
 import type { IterationEvent } from "../src/training/events.js";
+import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { clips, isrOptions } from "./helpers/isr-run.js";
 import { writeRun } from "./helpers/run_folder.js";
@@ -66,7 +67,7 @@ test("the report: count, share, and words beside those of the others, by iterati
 test("an iteration says what it left out, before its guards end it", async () => {
   const root = temporaryFolder();
   const data = join(root, "data");
-  writeClips(data, clips);
+  await writeClips(data, clips);
   const o = isrOptions(data, join(root, "run"), "none");
   const judge = { ...o.config!.judge, truncated: "drop" as const };
   const run = runIterations({
@@ -75,11 +76,11 @@ test("an iteration says what it left out, before its guards end it", async () =>
     config: { ...o.config, response: { maxTokens: 4 }, guards: { minUsable: 1 }, judge },
   });
   const events: IterationEvent[] = [];
-  try {
+  const reading = async () => {
     for await (const e of run) events.push(e);
-  } catch {
-    // random weights hardly ever end an answer: too few pairs are left
-  }
+  };
+  const e = await caught(reading);
+  assert.is(e.code, "DEGENERATE", e.message); // random weights hardly ever end an answer
   const told = events.find((e) => e.type === "warning" && e.code === "ANSWERS_DROPPED");
   assert.match(
     (told as { message: string }).message,
