@@ -41,6 +41,11 @@ test("four designs, each model measured; the first iteration with a context is c
     assert.is(JSON.parse(String(read(design, "iterations", "1", "start.json"))).context, design);
 });
 
+test("nothing is warned of: what a design does not use of the prompts is the demo's doing, not the user's", () => {
+  const warned = events.flatMap((e) => (e.type === "iteration" && e.event.type === "warning" ? [e.event.message] : []));
+  assert.equal(warned, []);
+});
+
 test("accuracies with intervals and chance, and a table of them", () => {
   const { accuracy, interval, chance, count } = JSON.parse(String(read("renew", "evaluation", "world.3.json")));
   const { sampled } = result.accuracy.renew[2]!;

@@ -196,28 +196,39 @@ test("the examples run", () => {
   }
 });
 
-test("the service example answers, and says what was wrong", async () => {
-  const server = spawn(process.execPath, [join(top, "examples/service.mjs"), checkpoint, "0"]);
+test("the service example answers, says what was wrong, and ends in order", async () => {
+  const server = spawn(process.execPath, [join(top, "examples/service.mjs"), join(top, "models/world"), "0"]);
+  const ended = once(server, "exit");
   try {
     const [line] = await once(server.stdout.setEncoding("utf8"), "data");
     const url = `http://127.0.0.1:${/listening on (\d+)/.exec(line)?.[1]}`;
-    const post = async (ids: number[]) => {
-      const response = await fetch(url, { method: "POST", body: JSON.stringify({ ids }) });
-      return {
-        status: response.status,
-        ...((await response.json()) as { ids?: number[]; end?: string; code?: string }),
-      };
+    const post = async (body: string) => {
+      const response = await fetch(url, { method: "POST", body });
+      const said = (await response.json()) as Record<string, unknown>;
+      return { ...said, status: response.status } as Record<string, unknown>;
     };
-    const answer = await post([1, 2, 3]);
-    assert.is(answer.status, 200);
-    assert.is(answer.ids?.length, 16);
-    assert.is(answer.end, "length");
-    const refused = await post([1, 1e6]);
-    assert.is(refused.status, 400);
-    assert.is(refused.code, "INVALID_ARGUMENT");
+    const answer = await post('{"ids":[1,2,3]}');
+    assert.equal([answer.status, (answer.ids as number[]).length > 0], [200, true]);
+    const { status, text, end } = await post('{"text":"what happens ?"}');
+    assert.equal([status, end], [200, "stop"]);
+    assert.match(String(text), /^[a-z .]+$/);
+    const refused: [body: string, status: number, code: string | undefined][] = [
+      ['{"ids":[1,1000000]}', 400, "INVALID_ARGUMENT"],
+      [JSON.stringify({ text: "what ".repeat(2000) }), 400, "CONTEXT_OVERFLOW"],
+      ["{oops", 400, undefined],
+      ["null", 400, undefined],
+      ['{"words":"what"}', 400, undefined],
+      ['{"ids":[1],"text":"what"}', 400, undefined],
+    ];
+    for (const [body, status, code] of refused) {
+      const said = await post(body);
+      assert.equal([said.status, said.code], [status, code], body.slice(0, 40));
+      assert.type(said.message, "string", body.slice(0, 40));
+    }
   } finally {
     server.kill();
   }
+  assert.equal(await ended, [0, null]);
 });
 
 test.run();

@@ -192,7 +192,8 @@ class Demo {
       load: { threads: 1 },
       ...{ signal, finish },
     });
-    for await (const event of run) emit({ type: "iteration", design, event });
+    for await (const event of run)
+      if (event.type !== "warning" || event.code !== "NO_EFFECT") emit({ type: "iteration", design, event }); // one set of prompts for all designs
     await run.result;
   }
 
