@@ -149,7 +149,8 @@ export interface ModelInfo {
 
 /**
  * Special tokens that stand in somebody's words (an `<|im_end|>` typed by a user): "parse" takes them for tokens, as
- * transformers does; "text" leaves them words. Those of the chat template are tokens either way.
+ * transformers does; "text" leaves them words, and with them added tokens that are not marked as special but written by the
+ * chat template (<think>), except in the assistant's own turns. What the template writes is a token either way.
  */
 export type SpecialTokens = "parse" | "text";
 

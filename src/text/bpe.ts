@@ -63,7 +63,7 @@ export class Bpe {
       yield known;
       return;
     }
-    const symbols = this.symbols(word);
+    const symbols = yield* this.symbols(word);
     const ids = symbols.length > 1 ? yield* this.merged(symbols) : symbols;
     if (word.length <= cachedLength) {
       if (this.cache.size >= cachedWords) this.cache.clear();
@@ -73,14 +73,15 @@ export class Bpe {
   }
 
   /** The ids of a word's characters; runs of unknown ones are one id if the model says so. */
-  private symbols(word: string): number[] {
+  private *symbols(word: string): Generator<readonly number[], number[]> {
     const ids: number[] = [];
     let unknown = false; // an unknown id is held back until a known one comes
     const flush = () => {
       if (unknown) ids.push(this.unk!);
       unknown = false;
     };
-    for (let i = 0; i < word.length; ) {
+    for (let i = 0, count = 1; i < word.length; count++) {
+      if (count % slice === 0) yield [];
       const end = i + (word.codePointAt(i)! > 0xffff ? 2 : 1);
       const c = (i > 0 ? this.prefix : "") + word.slice(i, end) + (end === word.length ? this.suffix : "");
       i = end;
@@ -104,8 +105,12 @@ export class Bpe {
 
   private *merged(ids: number[]): Generator<readonly number[], number[]> {
     const n = ids.length;
-    const next = Int32Array.from({ length: n }, (_, i) => i + 1);
-    const previous = Int32Array.from({ length: n }, (_, i) => i - 1);
+    const next = new Int32Array(n);
+    const previous = new Int32Array(n);
+    for (let i = 0; i < n; i++) {
+      next[i] = i + 1;
+      previous[i] = i - 1;
+    }
     const gone = new Uint8Array(n);
     const heap = new MinHeap();
     const pair = (i: number) => (next[i]! < n ? this.merges.get(ids[i]! * idLimit + ids[next[i]!]!) : undefined);
@@ -133,7 +138,7 @@ export class Bpe {
       consider(i);
     }
     const out: number[] = [];
-    for (let i = 0; i < n; i = next[i]!) out.push(ids[i]!);
+    for (let i = 0; i < n; i = next[i]!) if (out.push(ids[i]!) % slice === 0) yield [];
     return out;
   }
 }

@@ -120,8 +120,9 @@ export function specialTokens(field: string, value: unknown): SpecialTokens {
 }
 
 /**
- * Messages whose special tokens are replaced by marks that no template knows, and what takes the marks out of the rendered
- * text again, where they are words.
+ * Messages whose reserved tokens are replaced by marks that no template knows, and what takes the marks out of the rendered
+ * text again, where they are words. In what the assistant said only special tokens are: a template looks for others there
+ * (</think>) to leave earlier thoughts out.
  */
 function marked(tokenizer: ModelTokenizer, messages: readonly Message[]) {
   const texts = messages.flatMap((m) =>
@@ -131,10 +132,10 @@ function marked(tokenizer: ModelTokenizer, messages: readonly Message[]) {
   const spare = Array.from({ length: 6400 }, (_, i) => String.fromCharCode(0xe000 + i)).filter((c) => !used.has(c));
   const [open, close] = spare as [string, string];
   const words: string[] = [];
-  const mark = (text: string): string => {
+  const mark = (text: string, special: boolean): string => {
     let out = "";
     let at = 0;
-    for (const { from, to } of tokenizer.specialsIn(text)) {
+    for (const { from, to } of tokenizer.reservedIn(text, { special })) {
       out += `${text.slice(at, from)}${open}${words.length}${close}`;
       words.push(text.slice(from, to));
       at = to;
@@ -142,8 +143,9 @@ function marked(tokenizer: ModelTokenizer, messages: readonly Message[]) {
     return out + text.slice(at);
   };
   const given = messages.map(({ role, content }): Message => {
-    if (typeof content === "string") return { role, content: mark(content) };
-    return { role, content: content.map((p) => (p.type === "text" ? { type: "text", text: mark(p.text) } : p)) };
+    const put = (text: string) => mark(text, role === "assistant");
+    if (typeof content === "string") return { role, content: put(content) };
+    return { role, content: content.map((p) => (p.type === "text" ? { type: "text", text: put(p.text) } : p)) };
   });
   const unmark = (rendered: string): { text: string; literal: Literal } => {
     const literal: [number, number][] = [];
@@ -165,7 +167,7 @@ export interface ApplyOptions {
   generate: boolean;
   /** As processors do: the tokenizer's own special tokens are added unless the rendered text begins with the bos token. */
   addBos: boolean;
-  /** Special tokens in messages are words. */
+  /** Reserved tokens in messages are words. */
   words?: boolean;
   /** Whose tokens are marked; default "all". */
   turns?: Turns;

@@ -11,19 +11,24 @@ import {
   type PreTokenize,
   preTokenizerOf,
 } from "./pieces.js";
+import { atOnce, type Steps } from "./steps.js";
 
 export interface EncodeOptions {
   /** With what the post-processor puts around a text. */
   special: boolean;
   literal: Literal;
+  /** Tokens that are words in `literal`. */
+  reserved: ReadonlySet<number>;
 }
 
 export class JsonEncoder {
   private readonly plain: TokenFinder;
   private readonly normalized: TokenFinder;
+  private readonly normalizedIds: readonly number[];
   private readonly bpe: Bpe;
   private readonly preTokenize: PreTokenize;
-  readonly normalize: Normalize | null;
+  private readonly normalizing: Normalize | null;
+  readonly normalize: ((text: string) => string) | null;
   private readonly stripsStart: boolean;
   private readonly front: readonly number[];
   private readonly back: readonly number[];
@@ -35,7 +40,9 @@ export class JsonEncoder {
     added: readonly AddedToken[],
     library: PatternLibrary,
   ) {
-    this.normalize = normalizerOf(library, json.normalizer as Json | null);
+    const normalizing = normalizerOf(library, json.normalizer as Json | null);
+    this.normalizing = normalizing;
+    this.normalize = normalizing && ((text) => atOnce(normalizing(text)));
     this.preTokenize = preTokenizerOf(library, json.pre_tokenizer as Json | null);
     this.bpe = new Bpe(path, json.model as Json, vocab);
     const { normalize } = this;
@@ -43,35 +50,49 @@ export class JsonEncoder {
     const later = (t: AddedToken) => t.normalized && normalize !== null;
     this.plain = new TokenFinder(added.filter((t) => !later(t)).map((t) => [t.content, t]));
     this.normalized = new TokenFinder(added.filter(later).map((t) => [normalize!(t.content), t]));
+    this.normalizedIds = added.filter(later).map((t) => t.id);
     const around = postProcessor(path, json.post_processor as Json | null);
     this.front = around.front;
     this.back = around.back;
   }
 
   /** Ids in parts. Text is well-formed Unicode. */
-  *encode(text: string, { special, literal }: EncodeOptions): Parts {
+  *encode(text: string, { special, literal, reserved }: EncodeOptions): Parts {
     if (special) yield this.front;
     let at = 0;
-    for (const found of this.plain.find(text, (f) => !(f.token.special && touches(literal, f.from, f.to)))) {
+    const within = cutter(this.normalizedIds.some((id) => reserved.has(id)) ? literal : []);
+    const part = (to: number) => this.part(text.slice(at, to), at === 0, within(at, to), reserved);
+    for (const found of this.plain.find(text, (f) => !(reserved.has(f.token.id) && touches(literal, f.from, f.to)))) {
       if (found.token === none) {
         yield [];
         continue;
       }
-      if (found.from > at) yield* this.part(text.slice(at, found.from), at === 0);
+      if (found.from > at) yield* part(found.from);
       yield [found.token.id];
       at = found.to;
     }
-    if (at < text.length) yield* this.part(text.slice(at), at === 0);
+    if (at < text.length) yield* part(text.length);
     if (special) yield this.back;
   }
 
-  /** Text between tokens that are found as they are; `first`: it begins the whole. */
-  private *part(given: string, first: boolean): Parts {
-    const text = this.normalize ? this.normalize(given) : given;
+  /** Text between tokens that are found as they are; `first`: it begins the whole; `literal`: of this text. */
+  private *part(given: string, first: boolean, literal: Literal, reserved: ReadonlySet<number>): Parts {
+    const text = this.normalizing ? yield* paused(this.normalizing(given)) : given;
     yield [];
+    const words = literal.length === 0 ? [] : this.moved(given, text, literal);
+    if (!words) {
+      // Normalising joins a word with what stands beside it: it is kept from being a token by a cut behind its first character.
+      const borders = [0, ...literal.map(([from]) => from + 1), given.length];
+      for (let i = 1; i < borders.length; i++)
+        yield* this.part(given.slice(borders[i - 1], borders[i]), first && i === 1, [], reserved);
+      return;
+    }
     const begins = first && !(this.stripsStart && blanksAtStart(given) > 0);
     let at = 0;
-    for (const found of this.normalized.find(text, () => true)) {
+    for (const found of this.normalized.find(
+      text,
+      (f) => !(reserved.has(f.token.id) && touches(words, f.from, f.to)),
+    )) {
       if (found.token === none) {
         yield [];
         continue;
@@ -83,8 +104,49 @@ export class JsonEncoder {
     if (at < text.length) yield* this.words(text.slice(at), begins && at === 0);
   }
 
+  /** Where parts of a text are once it is normalised; null where that cannot be told. */
+  private moved(given: string, text: string, literal: Literal): Literal | null {
+    const { normalize } = this;
+    if (!normalize || text === given) return literal;
+    const prefix = normalize("x").slice(0, -1); // put in front of every text
+    let [whole, at] = [prefix, 0];
+    const to = (end: number) => {
+      const piece = at === end ? prefix : normalize(given.slice(at, end));
+      at = end;
+      if (piece.startsWith(prefix)) whole += piece.slice(prefix.length);
+      return whole.length;
+    };
+    const words = literal.map(([from, end]): [number, number] => [to(from), to(end)]);
+    to(given.length);
+    return whole === text ? words : null;
+  }
+
   private *words(text: string, first: boolean): Parts {
-    for (const piece of this.preTokenize(text, first)) if (piece !== "") yield* this.bpe.encode(piece);
+    for (const piece of this.preTokenize(text, first)) {
+      if (piece === "") yield [];
+      else yield* this.bpe.encode(piece);
+    }
+  }
+}
+
+/** Asked in order: the parts of [from, to), counted from there. */
+function cutter(literal: Literal): (from: number, to: number) => Literal {
+  let next = 0;
+  return (from, to) => {
+    const parts: [number, number][] = [];
+    while (next < literal.length && literal[next]![1] <= from) next++;
+    for (let i = next; i < literal.length && literal[i]![0] < to; i++)
+      parts.push([Math.max(literal[i]![0], from) - from, Math.min(literal[i]![1], to) - from]);
+    return parts;
+  };
+}
+
+/** Steps without ids. */
+function* paused<T>(steps: Steps<T>): Generator<readonly number[], T> {
+  for (;;) {
+    const next = steps.next();
+    if (next.done) return next.value;
+    yield [];
   }
 }
 

@@ -2,14 +2,16 @@
 // JavaScript by @huggingface/tokenizers; what they mean is done here.
 import { byteOfCharacter } from "./detokenizer.js";
 import type { Json } from "./files.js";
+import { normalForm } from "./normal.js";
+import type { Steps } from "./steps.js";
 
 /** What of @huggingface/tokenizers is used. */
 export interface PatternLibrary {
   SplitPreTokenizer: new (config: Json) => { pattern: RegExp };
 }
 
-export type Normalize = (text: string) => string;
-/** `first`: the text is the beginning of all that is encoded. */
+export type Normalize = (text: string) => Steps<string>;
+/** `first`: the text is the beginning of all that is encoded. An empty piece is a place to pause. */
 export type PreTokenize = (text: string, first: boolean) => Iterable<string>;
 
 const blank = "\\p{White_Space}";
@@ -21,14 +23,24 @@ function stripEnd(text: string): string {
   while (end > 0 && isBlank(text[end - 1]!)) end--;
   return text.slice(0, end);
 }
-const blankCharacter = new RegExp(`^${blank}$`, "u");
-const isBlank = (c: string) => blankCharacter.test(c);
+const blanks = new Set(
+  Array.from({ length: 0x3001 }, (_, i) => String.fromCharCode(i)).filter((c) => /\p{White_Space}/u.test(c)),
+);
+const isBlank = (c: string) => blanks.has(c);
+/** What a pause may wait for: characters that are copied, or matches that give no piece. */
+const slice = 1 << 14;
+/** As what a replacement writes, where a dollar sign would have a meaning. */
+const asWritten = (text: string) => text.replaceAll("$", "$$$$");
 
 export const blanksAtStart = (text: string): number => startBlanks.exec(text)?.[0].length ?? 0;
 export const blanksAtEnd = (text: string): number => text.length - stripEnd(text).length;
 
 /** The library maps characters one by one: no final sigma. */
-const lowercase = (text: string) => text.replace(/[^a-z\s]/gu, (c) => (c === "\u0130" ? "i\u0307" : c.toLowerCase()));
+const lowercase = (text: string) =>
+  text
+    .split("\u03a3")
+    .map((part) => part.toLowerCase())
+    .join("\u03c3");
 
 function patternOf(library: PatternLibrary, pattern: Json): RegExp {
   return new library.SplitPreTokenizer({ type: "Split", pattern, behavior: "Isolated", invert: true }).pattern;
@@ -36,28 +48,41 @@ function patternOf(library: PatternLibrary, pattern: Json): RegExp {
 
 export function normalizerOf(library: PatternLibrary, n: Json | null): Normalize | null {
   if (n === null) return null;
+  if (n.type === "Sequence") {
+    const all = (n.normalizers as Json[]).map((x) => normalizerOf(library, x)!);
+    return function* (text) {
+      let out = text;
+      for (const f of all) out = yield* f(out);
+      return out;
+    };
+  }
+  if (/^NFK?[CD]$/.test(n.type as string)) return (text) => normalForm(text, n.type as string);
+  const change = changeOf(library, n);
+  // biome-ignore lint/correctness/useYield: what is done at once has no place to pause
+  return function* (text) {
+    return change(text);
+  };
+}
+
+/** Normalizers whose time is next to nothing. */
+function changeOf(library: PatternLibrary, n: Json): (text: string) => string {
   switch (n.type) {
-    case "Sequence": {
-      const all = (n.normalizers as Json[]).map((x) => normalizerOf(library, x)!);
-      return (text) => all.reduce((s, f) => f(s), text);
-    }
     case "Prepend":
       return (text) => (text === "" ? "" : (n.prepend as string) + text);
     case "Replace": {
       const pattern = patternOf(library, n.pattern as Json);
-      return (text) => text.replace(pattern, () => n.content as string);
+      const content = asWritten(n.content as string);
+      return (text) => text.replace(pattern, content);
     }
     case "Lowercase":
       return lowercase;
     case "StripAccents":
-      return (text) => text.replace(/\p{M}/gu, "");
-    case "Strip":
+      return (text) => text.replace(/\p{M}+/gu, "");
+    default:
       return (text) => {
         const end = n.strip_right ? stripEnd(text) : text;
         return n.strip_left ? end.slice(blanksAtStart(end)) : end;
       };
-    default:
-      return (text) => text.normalize(n.type as string);
   }
 }
 
@@ -81,7 +106,9 @@ function* cuts(text: string, pattern: RegExp): Generator<Cut> {
 /** Texts that `behavior` makes of matches and of what lies between them. */
 function* split(text: string, pattern: RegExp, behavior: string, invert: boolean): Generator<string> {
   let held: Cut | null = null;
+  let count = 0;
   for (const cut of cuts(text, pattern)) {
+    if (++count % slice === 0) yield "";
     const match = cut.match !== invert;
     if (behavior === "Removed" || behavior === "Isolated") {
       if (!(match && behavior === "Removed")) yield cut.text;
@@ -110,10 +137,17 @@ const characterOfByte: readonly string[] = (() => {
 })();
 const encoder = new TextEncoder();
 
-function byteText(text: string): string {
-  let out = "";
-  for (const b of encoder.encode(text)) out += characterOfByte[b]!;
-  return out;
+/** The text with a character for each of its bytes, behind places to pause. */
+function* byteText(text: string): Generator<string> {
+  const bytes = encoder.encode(text);
+  const parts: string[] = [];
+  for (let at = 0; at < bytes.length; at += slice) {
+    if (at > 0) yield "";
+    let part = "";
+    for (const b of bytes.subarray(at, at + slice)) part += characterOfByte[b]!;
+    parts.push(part);
+  }
+  yield parts.join("");
 }
 
 const gpt2 =
@@ -124,9 +158,10 @@ const punctuation = /[\p{P}$+<=>^`|~]/gu;
 
 function metaspace(p: Json): PreTokenize {
   const mark = (p.replacement as string) ?? "▁";
+  const written = asWritten(mark);
   const scheme = p.prepend_scheme ?? (p.add_prefix_space === false ? "never" : "always");
   return (text, first) => {
-    const marked = text.replaceAll(" ", () => mark);
+    const marked = text.replaceAll(" ", written);
     const prepend = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
     const whole = prepend ? mark + marked : marked;
     return p.split === false ? [whole] : beforeMarks(whole, mark);
@@ -153,8 +188,8 @@ export function preTokenizerOf(library: PatternLibrary, p: Json | null): PreToke
     case "ByteLevel":
       return function* (text) {
         const spaced = p.add_prefix_space === true && !text.startsWith(" ") ? ` ${text}` : text;
-        if (p.use_regex === false) yield byteText(spaced);
-        else for (const cut of cuts(spaced, new RegExp(gpt2))) yield byteText(cut.text);
+        if (p.use_regex === false) yield* byteText(spaced);
+        else for (const cut of cuts(spaced, new RegExp(gpt2))) yield* byteText(cut.text);
       };
     case "Split": {
       const pattern = patternOf(library, p.pattern as Json);
@@ -178,6 +213,10 @@ export function preTokenizerOf(library: PatternLibrary, p: Json | null): PreToke
 function* each(pieces: Iterable<string>, f: PreTokenize, whole: string | false): Generator<string> {
   let begins = whole !== false;
   for (const piece of pieces) {
+    if (piece === "") {
+      yield piece;
+      continue;
+    }
     yield* f(piece, begins && (whole as string).startsWith(piece));
     begins = false;
   }

@@ -140,12 +140,14 @@ function checkPlaceholders(
   kinds: ReturnType<typeof kindsOf>,
   words: boolean,
 ): void {
+  const asWord = (m: Message, id: number) =>
+    words && (m.role === "assistant" ? tokenizer.isSpecial(id) : tokenizer.isReserved(id));
   const count = (list: Int32Array, id: number) => list.reduce((n, x) => n + (x === id ? 1 : 0), 0);
   for (const [id, { kind, media }] of kinds) {
     const piece = tokenizer.piece(id);
     const found = count(ids, id);
     const typed = messages
-      .filter((m) => !(words && tokenizer.isSpecial(id)) && piece !== null && textOf(m).includes(piece))
+      .filter((m) => !asWord(m, id) && piece !== null && textOf(m).includes(piece))
       .reduce((n, m) => n + count(tokenizer.encode(textOf(m), { special: false }), id), 0);
     if (typed > 0) throw mismatch(kind, found, media.length, `, ${typed} of them in the text of the messages`);
     if (found !== media.length) throw mismatch(kind, found, media.length, " from the chat template");

@@ -238,7 +238,7 @@ export class SentencePieceEncoder {
     const s = (prefix ? space : "") + text.replaceAll(" ", space);
     const { starts, fixed } = this.symbols(s);
     yield [];
-    yield this.idsOf(s, yield* this.merge(s, starts, fixed));
+    yield* this.idsOf(s, yield* this.merge(s, starts, fixed));
   }
 
   /** Where the symbols begin (and the end of the text), and which of them are not to be merged. */
@@ -266,9 +266,15 @@ export class SentencePieceEncoder {
     fixed: ReadonlySet<number>,
   ): Generator<readonly number[], number[]> {
     const n = starts.length - 1;
-    const end = Int32Array.from({ length: n }, (_, i) => starts[i + 1]!); // of symbol i; its own start once swallowed
-    const next = Int32Array.from({ length: n }, (_, i) => i + 1);
-    const previous = Int32Array.from({ length: n }, (_, i) => i - 1);
+    const end = new Int32Array(n); // of symbol i; its own start once swallowed
+    const next = new Int32Array(n);
+    const previous = new Int32Array(n);
+    for (let i = 0; i < n; i++) {
+      end[i] = starts[i + 1]!;
+      next[i] = i + 1;
+      previous[i] = i - 1;
+    }
+    yield [];
     const candidates = new Candidates();
     const consider = (left: number) => {
       const right = left < 0 ? n : next[left]!;
@@ -300,8 +306,8 @@ export class SentencePieceEncoder {
     return kept;
   }
 
-  private idsOf(s: string, starts: readonly number[]): number[] {
-    const ids: number[] = [];
+  private *idsOf(s: string, starts: readonly number[]): Parts {
+    let ids: number[] = [];
     let unknown = false; // neighbouring unknown characters are one token
     for (let i = 0; i + 1 < starts.length; i++) {
       const symbol = s.slice(starts[i]!, starts[i + 1]!);
@@ -310,7 +316,11 @@ export class SentencePieceEncoder {
       else if (this.model.byteFallback) for (const b of new TextEncoder().encode(symbol)) ids.push(this.byteIds[b]!);
       else if (!unknown) ids.push(this.model.unkId);
       unknown = id === undefined;
+      if (ids.length >= slice) {
+        yield ids;
+        ids = [];
+      }
     }
-    return ids;
+    yield ids;
   }
 }

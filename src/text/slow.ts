@@ -5,6 +5,7 @@ import { replace, sentencePieceBytes, strip } from "./detokenizer.js";
 import { isObject, type Json, tokenizerError } from "./files.js";
 import { type Literal, touches } from "./added.js";
 import type { Parts } from "./bpe.js";
+import type { EncodeOptions } from "./codec.js";
 import { longestOf, type SentencePieceModel, SentencePieceEncoder } from "./sentencepiece.js";
 import type { AddedToken as ListedToken } from "./added.js";
 import type { Codec } from "./tokenizer.js";
@@ -47,6 +48,7 @@ function segments(
   tokens: ReadonlyMap<string, AddedToken>,
   pattern: RegExp | null,
   literal: Literal,
+  reserved: ReadonlySet<number>,
 ): Segment[] {
   const list: Segment[] = [];
   let at = 0;
@@ -59,7 +61,7 @@ function segments(
   };
   for (const m of pattern ? text.matchAll(pattern) : []) {
     const found = tokens.get(m[0])!;
-    if (found.special && touches(literal, m.index, m.index + m[0].length)) continue;
+    if (reserved.has(found.id) && touches(literal, m.index, m.index + m[0].length)) continue;
     plain(m.index!, found.lstrip);
     list.push({ token: found });
     at = m.index! + m[0].length;
@@ -97,8 +99,8 @@ export function slowCodec(
   const prefix = flag(path, config, "add_prefix_space", true) && (legacy ? model.addDummyPrefix : true);
   const front = flag(path, config, "add_bos_token", true) && model.bosId !== null ? [model.bosId] : [];
   const back = flag(path, config, "add_eos_token", false) && model.eosId !== null ? [model.eosId] : [];
-  function* encodeBody(text: string, literal: Literal): Parts {
-    for (const [i, segment] of segments(text, added, pattern, literal).entries()) {
+  function* encodeBody(text: string, { literal, reserved }: EncodeOptions): Parts {
+    for (const [i, segment] of segments(text, added, pattern, literal, reserved).entries()) {
       if ("text" in segment) {
         yield* encoder.encode(segment.text, prefix && (legacy || i === 0));
         continue;
@@ -113,13 +115,15 @@ export function slowCodec(
     pieces,
     ids,
     special: new Set([...added.values()].filter((t) => t.special).map((t) => t.id)),
+    added: new Set([...added.values()].map((t) => t.id)),
     spoken: new Map(),
     stages: [replace("▁", " "), sentencePieceBytes, ...(prefix ? [strip(" ", 1, 0)] : [])],
     longest: swallows || !model.byteFallback ? null : pieces.reduce((n, p) => Math.max(n, p?.length ?? 0), 2),
-    *encode(text, { special, literal }) {
+    *encode(text, o) {
+      const { special } = o;
       if (special) yield front;
       if (bare && !special) yield* encoder.encode(text, prefix);
-      else yield* encodeBody(text, literal);
+      else yield* encodeBody(text, o);
       if (special) yield back;
     },
   };

@@ -47,8 +47,10 @@ export interface ModelTokenizer extends Tokenizer {
   encodeSteps(text: string, o?: { special?: boolean; literal?: Literal }): Steps<Int32Array>;
   /** At least so many tokens are in a text, by its length alone; 0 where nothing is known. */
   fewest(text: string): number;
-  /** The special tokens that stand in a text, in order. */
-  specialsIn(text: string): readonly { from: number; to: number }[];
+  /** Special tokens, and added ones that the chat template writes: whoever types them would speak as the template does. */
+  isReserved(id: number): boolean;
+  /** The reserved tokens that stand in a text, in order; `special`: the special ones only. */
+  reservedIn(text: string, o: { special: boolean }): readonly { from: number; to: number }[];
 }
 
 /** What the two kinds of files differ in. */
@@ -56,6 +58,8 @@ export interface Codec {
   pieces: readonly (string | undefined)[];
   ids: ReadonlyMap<string, number>;
   special: ReadonlySet<number>;
+  /** The special ones and others. */
+  added: ReadonlySet<number>;
   /** What decoding sees in place of a token's text. */
   spoken: ReadonlyMap<number, string>;
   stages: readonly StageFactory[];
@@ -73,7 +77,8 @@ class CodecTokenizer implements ModelTokenizer {
   readonly endId: number | null;
   readonly template: ChatTemplate | null;
   readonly templateFault: IsrDpoError | null;
-  private finder: TokenFinder | undefined;
+  private readonly reserved: ReadonlySet<number>;
+  private readonly finders: { all?: TokenFinder; special?: TokenFinder } = {};
 
   constructor(
     private readonly path: string,
@@ -85,6 +90,7 @@ class CodecTokenizer implements ModelTokenizer {
     this.template = template instanceof IsrDpoError ? null : template;
     this.templateFault = template instanceof IsrDpoError ? template : null;
     this.vocabSize = codec.pieces.length;
+    this.reserved = new Set([...codec.added].filter((id) => codec.special.has(id) || this.written(id)));
     this.bosId = this.tokenId(specials.bos_token);
     this.endId = this.tokenId(specials.eos_token);
   }
@@ -101,6 +107,16 @@ class CodecTokenizer implements ModelTokenizer {
     return this.codec.special.has(id);
   }
 
+  isReserved(id: number): boolean {
+    return this.reserved.has(id);
+  }
+
+  /** Whether the template's text holds a token that is no word or blank. */
+  private written(id: number): boolean {
+    const piece = this.codec.pieces[id]!;
+    return /[\p{P}\p{S}]/u.test(piece) && (this.template?.source.includes(piece) ?? false);
+  }
+
   encode(text: string, o: { special?: boolean; specialTokens?: SpecialTokens } = {}): Int32Array {
     if (typeof text !== "string") refuse("text", "a string", text);
     const words = specialTokens("options.specialTokens", o.specialTokens) === "text";
@@ -113,7 +129,7 @@ class CodecTokenizer implements ModelTokenizer {
   ): Steps<Int32Array> {
     const ids: number[] = [];
     try {
-      for (const part of this.codec.encode(wellFormed(text), { special, literal })) {
+      for (const part of this.codec.encode(wellFormed(text), { special, literal, reserved: this.reserved })) {
         for (const id of part) ids.push(id);
         yield;
       }
@@ -128,11 +144,15 @@ class CodecTokenizer implements ModelTokenizer {
     return this.codec.longest === null ? 0 : Math.ceil(text.length / this.codec.longest);
   }
 
-  specialsIn(text: string): readonly { from: number; to: number }[] {
-    this.finder ??= new TokenFinder(
-      [...this.codec.special].map((id) => [this.codec.pieces[id]!, { ...none, id, content: this.codec.pieces[id]! }]),
+  reservedIn(text: string, { special }: { special: boolean }): readonly { from: number; to: number }[] {
+    const kind = special ? "special" : "all";
+    this.finders[kind] ??= new TokenFinder(
+      [...(special ? this.codec.special : this.reserved)].map((id) => [
+        this.codec.pieces[id]!,
+        { ...none, id, content: this.codec.pieces[id]! },
+      ]),
     );
-    return [...this.finder.find(text, () => true)].filter((found) => found.token !== none);
+    return [...this.finders[kind].find(text, () => true)].filter((found) => found.token !== none);
   }
 
   decode(ids: TokenIds, o: { skipSpecial?: boolean } = {}): string {
@@ -185,7 +205,7 @@ async function jsonCodec(path: string, bytes: Uint8Array, beside: Parameters<typ
   let spoken: Map<number, string>;
   try {
     encoder = new JsonEncoder(path, json, vocab, added, library);
-    for (const _ of encoder.encode("a b\n1", { special: true, literal: [] })); // what cannot encode at all is refused here
+    for (const _ of encoder.encode("a b\n1", { special: true, literal: [], reserved: new Set() })); // what cannot encode at all is refused here
     spoken = spokenTokens(added, encoder.normalize);
   } catch (e) {
     if (isIsrDpoError(e)) throw e;
@@ -204,6 +224,7 @@ async function jsonCodec(path: string, bytes: Uint8Array, beside: Parameters<typ
     spoken,
     stages,
     special: new Set(added.filter((token) => token.special).map((token) => token.id)),
+    added: new Set(added.map((token) => token.id)),
     longest: longestPiece(json, vocab, added),
     encode: (text, o) => encoder.encode(text, o),
   };

@@ -2,6 +2,7 @@
 // text does not end before this process is killed.
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { commandOf } from "../../src/cli/repl.js";
 import { namesMedia } from "../../src/data/notes.js";
 import { cutAtPlaces, foreignPlace } from "../../src/data/places.js";
@@ -12,6 +13,8 @@ import { addressOf } from "../../src/judge/endpoint.js";
 import { readChoice } from "../../src/judge/openai.js";
 import { parseChoice } from "../../src/judge/self.js";
 import { wordsOf } from "../../src/report/statistics.js";
+import { inSlices } from "../../src/text/steps.js";
+import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { complaint } from "../../src/video/probe.js";
 
 const size = 1 << 20;
@@ -61,6 +64,13 @@ const [dir] = process.argv.slice(2) as [string];
 for (const [name, read] of Object.entries(readers)) {
   for (const unit of units) for (const tail of tails) quietly(() => read(unit.repeat(size / unit.length) + tail));
   console.log(name);
+}
+// A tokenizer that puts marks in order (NFC), and one with spaces made visible.
+for (const kind of ["qwen2", "llama2"]) {
+  const tokenizer = await loadTokenizer(fileURLToPath(new URL(`../golden/tokenizers/${kind}`, import.meta.url)));
+  for (const unit of ["\u0316\u0301", "\u0344\u0316", "a", " ", "\n", "1", "'"])
+    await inSlices(tokenizer.encodeSteps(`${unit.repeat(size / unit.length)}x`));
+  console.log(`tokens of ${kind}`);
 }
 const answers = { chosen: "a", rejected: "b" };
 for (const unit of units) {
