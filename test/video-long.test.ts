@@ -235,6 +235,28 @@ for (const [sample, expected] of windows)
     assert.equal(got, expected);
   });
 
+/** The same with a rate of ten, so that the last picture stays a tenth of a second. */
+const exact = timelineOf(screen.times!, 1, 10);
+// of 24 s
+const stretches: [index: number, of: number, expected: number[], what: string][] = [
+  [0, 2, [0, 1, 3, 5], "pictures that begin in the first half"],
+  [1, 2, [6, 20, 34, 49], "and in the second"],
+  [5, 6, [10, 23, 36, 49], "the fast ones alone"],
+  [1, 24, [0, 0, 0, 0], "none begins in it"],
+  [2, 24, [1, 1, 1, 1], "one"],
+  [20, 24, [10, 13, 16, 19], "a second of fast ones"],
+  [23, 24, [40, 43, 46, 49], "the last"],
+];
+for (const [index, of, expected, what] of stretches)
+  test(`a varying rate: stretch ${index} of ${of} by its seconds, not by its frames: ${what}`, () => {
+    const part = { part: [index, of] };
+    assert.equal([...sampleIndices(exact, rule(part), "x")], expected);
+    const from = Math.floor((50 * index) / of);
+    const to = Math.max(Math.floor((50 * (index + 1)) / of), from + 1);
+    const even = linspace(to - from - 1, 4).map((k) => from + k);
+    assert.equal([...sampleIndices(evenly(50, 10), rule(part), "x")], [...even], "of one rate");
+  });
+
 test("a varying rate: a window beyond the end", () =>
   rejects(
     () => sampleIndices(screen, rule({ window: [30, 40] }), "x"),

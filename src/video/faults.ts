@@ -2,6 +2,7 @@
 // of the container count; complaints of filters, encoders and other streams say nothing about the video.
 import type { Probe } from "./probe.js";
 import type { LineUse } from "./process.js";
+import { truncation } from "./short.js";
 
 export interface Faults {
   /** Errors that the decoder reported and went on. */
@@ -25,7 +26,6 @@ interface Fault {
 const harmless =
   /Missing key frame while searching|Cannot find an index entry|mmco: unref short|number of reference frames .* exceeds max|SEI type|Late SEI|upload a sample|deprecated pixel format|non-?existing SPS|not enough frames to estimate|co located POCs|Stream discovered after head|Unsupported .*(metadata|side data|tag)/i;
 const printed = /^(?:\[[^\]]* @ [^\]]*\] )*\[info\] (-?\d+\.\d{6}|-?nan)$/;
-const truncation = /partial file|ended prematurely|truncated|Packet corrupt|corrupt input packet/i;
 
 export class LogReader {
   /** Timestamps of the frames that came, in ticks. */
@@ -110,11 +110,15 @@ function damagedOf({ stamps }: Probe, log: LogReader): number {
   return count;
 }
 
-/** What a pass over the whole file lost. Without a complaint nothing is missing, whatever a container announces. */
+/**
+ * What a pass over the whole file lost. Without a complaint nothing is missing but what the container's header promises and the
+ * file has not.
+ */
 export function faultsOf(probed: Probe, log: LogReader, count: number): Faults {
   const { errors } = log;
-  if (log.faults.length === 0) return { errors, lost: 0, damaged: 0 };
+  const { packets, announced, missing } = probed;
+  if (log.faults.length === 0) return { errors, lost: missing, damaged: 0 };
   const edited = probed.format.includes("mp4") && !log.cut; // an edit list leaves out frames that are announced
-  const expected = edited ? probed.packets : Math.max(probed.packets, probed.announced);
+  const expected = Math.max(packets + missing, edited ? 0 : announced);
   return { errors, lost: Math.max(expected - count, 0), damaged: damagedOf(probed, log) };
 }

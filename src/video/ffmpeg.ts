@@ -205,5 +205,14 @@ export async function decode(path: string, probed: Probe, choose: Choose, o: Dec
   if (typeof got === "string") return { ...(await whole(path, probed, choose, o)), fallback: got };
   const frames = Array.from(indices, (i) => got.found.get(i)!);
   const seeks = parts.filter(({ begin }) => begin > 0).length;
-  return { count: clip.count, indices, frames, seeks, decoded: got.decoded, errors: 0, lost: 0, damaged: 0 };
+  return {
+    count: clip.count,
+    indices,
+    frames,
+    seeks,
+    decoded: got.decoded,
+    errors: 0,
+    lost: probed.missing,
+    damaged: 0,
+  };
 }

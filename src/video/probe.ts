@@ -1,6 +1,7 @@
 // A video file before anything is decoded, by ffprobe: which stream is the video, and when each of its frames is shown.
 import { resolve } from "node:path";
 import { IsrDpoError } from "../errors.js";
+import { missingOf, truncation } from "./short.js";
 import { findTools, tool, type ToolOptions } from "./tools.js";
 
 /** The timestamps of a stream whose packets say all: one packet a frame, every packet with its time. */
@@ -23,6 +24,8 @@ export interface Probe {
   packets: number;
   /** Frames that the container announces, where it does. */
   announced: number;
+  /** Frames that the container announces and that are not in the file: it was cut off. */
+  missing: number;
   /** Average frames per second. */
   fps: number | undefined;
   /** Seconds of a tick of the stream's timestamps. */
@@ -113,6 +116,7 @@ class Packets {
   readonly pts: number[] = [];
   readonly key: boolean[] = [];
   shown = 0;
+  last = Number.NaN; // time at which the last one is shown
   #begin: number | undefined; // time of the first packet, NaN where decoding cannot begin there
   rough = false;
   plain = true; // every shown packet has a time, and there are not too many to keep
@@ -123,8 +127,9 @@ class Packets {
     this.rough ||= !(Number(fields.get("pts")) >= this.#begin) && fields.get("pts") !== "N/A";
     if (flags.includes("D") || fields.get("size") === "0") return; // decoded and not shown, or nothing
     this.shown++;
-    if (!this.plain) return;
     const pts = Number(fields.get("pts") ?? Number.NaN); // "N/A" is none
+    if (!(pts <= this.last) && Number.isFinite(pts)) this.last = pts;
+    if (!this.plain) return;
     this.plain = Number.isSafeInteger(pts) && this.shown <= maxPackets;
     this.pts.push(pts);
     this.key.push(flags.includes("K"));
@@ -155,7 +160,7 @@ const fieldsOf = (line: string): Map<string, string> =>
 class Answer {
   readonly packets = new Map<string, Packets>();
   readonly streams: Map<string, string>[] = [];
-  format = "";
+  format: ReadonlyMap<string, string> = new Map();
   #rest = "";
 
   /** False for what cannot be an answer. */
@@ -174,7 +179,7 @@ class Answer {
       this.packets.set(stream, found);
       found.add(fields);
     } else if (line.startsWith("stream|")) this.streams.push(fields);
-    else if (line.startsWith("format|")) this.format = fields.get("format_name") ?? "";
+    else if (line.startsWith("format|")) this.format = fields;
   }
 }
 
@@ -214,13 +219,26 @@ function isRotated(fields: ReadonlyMap<string, string>): boolean {
   return false;
 }
 
+/** Of the stream alone. */
+const factsOf = ({ fields, packets }: Candidate) => ({
+  stream: Number(fields.get("index")),
+  codec: fields.get("codec_name") ?? "unknown",
+  packets: packets.shown,
+  announced: Number(fields.get("nb_frames")) || 0,
+  fps: ratio(fields.get("avg_frame_rate")) ?? ratio(fields.get("r_frame_rate")),
+  tick: ratio(fields.get("time_base")) ?? 1,
+  pixels: (Number(fields.get("width")) || 0) * (Number(fields.get("height")) || 0),
+  rotated: isRotated(fields),
+  rough: packets.rough,
+});
+
 /** Reads the container, decoding nothing. MEDIA_UNREADABLE; MEDIA_EMPTY where there is no video in it. */
 export async function probe(path: string, o: ToolOptions): Promise<Probe> {
   const entries = [
     "packet=stream_index,pts,size,flags",
     "stream=index,codec_name,width,height,avg_frame_rate,r_frame_rate,time_base,nb_frames",
     "stream_disposition=default,attached_pic,timed_thumbnails:stream_side_data=rotation:stream_tags=rotate",
-    "format=format_name",
+    "format=format_name,duration,nb_streams",
   ];
   const args = ["-hide_banner", "-loglevel", "level+error", "-select_streams", "v", "-show_entries", entries.join(":")];
   const answer = new Answer();
@@ -228,19 +246,18 @@ export async function probe(path: string, o: ToolOptions): Promise<Probe> {
   const ended = await tool(ffprobe, [...args, "-of", "compact", ...input(path)], path, o, (c) => answer.take(c));
   if (ended.killed) throw unreadable(path, "an answer of ffprobe that is none");
   if (ended.code !== 0) throw refusal(path, ended.log);
-  const { fields, packets } = mainStream(path, answer);
-  return {
-    stream: Number(fields.get("index")),
+  const main = mainStream(path, answer);
+  const probed = {
+    ...factsOf(main),
     others: answer.streams.length - 1,
-    codec: fields.get("codec_name") ?? "unknown",
-    format: answer.format,
-    packets: packets.shown,
-    announced: Number(fields.get("nb_frames")) || 0,
-    fps: ratio(fields.get("avg_frame_rate")) ?? ratio(fields.get("r_frame_rate")),
-    tick: ratio(fields.get("time_base")) ?? 1,
-    pixels: (Number(fields.get("width")) || 0) * (Number(fields.get("height")) || 0),
-    rotated: isRotated(fields),
-    rough: packets.rough,
-    ...packets.stamps(),
+    format: answer.format.get("format_name") ?? "",
   };
+  const { times, stamps } = main.packets.stamps();
+  const container = {
+    duration: Number(answer.format.get("duration") ?? Number.NaN),
+    streams: Number(answer.format.get("nb_streams")) || 1,
+    last: main.packets.last * probed.tick,
+    cut: truncation.test(ended.log),
+  };
+  return { ...probed, times, stamps, missing: await missingOf(path, { ...probed, times }, container, o) };
 }

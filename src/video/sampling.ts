@@ -11,7 +11,7 @@ export interface SamplingRule {
   window?: readonly [fromS: number, toS: number];
   /** Frames per second to choose among; absent: every frame. */
   fps?: number;
-  /** Of the clip cut into `of` stretches of equal length: the one with this index. */
+  /** Of the clip cut into `of` stretches of equal length (in seconds; frames where they come at one rate): the one with this index. */
   part?: readonly [index: number, of: number];
 }
 
@@ -84,13 +84,26 @@ function byTime(clip: Timeline & { times: Float64Array }, rule: SamplingRule, wh
   return linspace(candidates.length - 1, frames).map((k) => candidates[k]!);
 }
 
+const rounding = 1e-6; // of seconds made from ticks
+
+/** Begin and end of a stretch: of frames that begin in its seconds where the rate varies; never empty. */
+function stretchOf(clip: Timeline, [index, of]: readonly [number, number]): [from: number, to: number] {
+  const { count: n, times } = clip;
+  if (!times) {
+    const from = Math.min(Math.floor((n * index) / of), n - 1);
+    return [from, Math.max(Math.floor((n * (index + 1)) / of), from + 1)];
+  }
+  const seconds = durationOf(clip);
+  const begunBefore = (share: number) => (share >= of ? n : begunBy(times, (seconds * share) / of - rounding));
+  const [from, to] = [begunBefore(index), begunBefore(index + 1)];
+  return to > from ? [from, to] : [Math.max(from - 1, 0), Math.max(from, 1)]; // what is on the screen all the while
+}
+
 /** Indices into a clip of at least one frame, ascending; a clip shorter than the wish repeats some. */
 export function sampleIndices(clip: Timeline, rule: SamplingRule, where: string): Int32Array {
   const { count: n, fps, times } = clip;
   if (rule.part) {
-    const [index, of] = rule.part;
-    const from = Math.min(Math.floor((n * index) / of), n - 1);
-    const to = Math.max(Math.floor((n * (index + 1)) / of), from + 1);
+    const [from, to] = stretchOf(clip, rule.part);
     return linspace(to - from - 1, rule.frames).map((k) => from + k);
   }
   if (rule.window === undefined && rule.fps === undefined) return linspace(n - 1, rule.frames);

@@ -168,9 +168,10 @@ export function pathsOf(source: Source): string[] {
 /** Which video or image, which frames of it, and what is done with them: equal keys mean equal pixels. */
 export async function keyOf(source: Source, spec: VisionSpec, signal?: AbortSignal): Promise<string> {
   const { type, size, crop, resize, mean, std } = spec;
+  // version: other frames or pixels for what was asked before, so that features of older releases are not taken for these
   const recipe = { kind: source.kind, type, size, crop, resize, mean, std };
   const about = (facts: object, ...parts: ArrayBufferView[]) =>
-    hashOf([JSON.stringify({ version: 1, from: source.from, ...recipe, ...facts }), ...parts]);
+    hashOf([JSON.stringify({ version: 2, from: source.from, ...recipe, ...facts }), ...parts]);
   switch (source.from) {
     case "file":
       return about({ content: await hashFile(source.path, signal), rule: source.rule });
