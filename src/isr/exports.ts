@@ -8,12 +8,12 @@ import { decide, type PairStatus, type Policies, statuses, unswapped, type Verdi
 import { writeAtomic } from "../store/files.js";
 import type { GroupRecord } from "./generate.js";
 
-type Of<T extends GroupRecord["type"]> = Extract<GroupRecord, { type: T }>;
+export type Of<T extends GroupRecord["type"]> = Extract<GroupRecord, { type: T }>;
 
 /** Records of an iteration by what they are about. */
 export interface Records {
-  contexts: ReadonlyMap<string, Of<"ctx">>;
-  responses: ReadonlyMap<string, readonly [Of<"rsp">, Of<"rsp">]>;
+  contexts: { get(video: string): Of<"ctx"> | undefined; values(): Iterable<Of<"ctx">> };
+  responses: { get(sample: string): readonly [Of<"rsp">, Of<"rsp">] | undefined };
   verdicts: ReadonlyMap<string, readonly Of<"verdict">[]>;
   pairs: ReadonlyMap<string, Of<"pair">>;
 }
@@ -36,7 +36,7 @@ export function sorted(records: readonly GroupRecord[]): Records {
   }
   for (const list of responses.values()) list.sort((a, b) => a.copy - b.copy);
   for (const list of verdicts.values()) list.sort((a, b) => a.order - b.order);
-  return { contexts, responses: responses as unknown as Records["responses"], verdicts, pairs };
+  return { contexts, responses: responses as unknown as Map<string, readonly [Of<"rsp">, Of<"rsp">]>, verdicts, pairs };
 }
 
 /** How many samples became what; they add up to the samples. BUG where they do not. */
@@ -91,14 +91,22 @@ export interface Censored {
 
 /** null where no sample was left out for an answer that was cut off. */
 export function censoredOf({ responses, pairs }: Records): Censored | null {
+  if (!some(pairs.values(), ({ status }) => status === "truncated")) return null; // answers are read for it alone
   const [cut, kept] = [0, 1].map(() => ({ tokens: 0, answers: 0 })) as [Answers, Answers];
-  for (const [sample, answers] of responses) {
-    const side = pairs.get(sample)?.status === "truncated" ? cut : kept;
-    for (const { ids } of answers) side.tokens += ids.length;
-    side.answers += answers.length;
+  for (const [sample, { status }] of pairs) {
+    const side = status === "truncated" ? cut : kept;
+    for (const { ids } of responses.get(sample) ?? []) {
+      side.tokens += ids.length;
+      side.answers += 1;
+    }
   }
   if (cut.answers === 0) return null;
   return { truncatedTokens: cut.tokens / cut.answers, keptTokens: kept.tokens / (kept.answers || 1) };
+}
+
+function some<T>(list: Iterable<T>, is: (item: T) => boolean): boolean {
+  for (const item of list) if (is(item)) return true;
+  return false;
 }
 
 type Answers = Record<"tokens" | "answers", number>;

@@ -1,8 +1,9 @@
 // The run folder of iterations: lock, run.json, samples.jsonl, prompts.json, and a folder for each iteration (docs/run-folder.md).
 import { createHash } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { pathOf } from "../data/fields.js";
+import { readLines } from "../data/lines.js";
 import type { Sample } from "../data/samples.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { Claim } from "../store/claim.js";
@@ -237,17 +238,18 @@ export class RunFolder {
   /** Contexts that iteration t left, by video, and their file's sha256; null where it left none. */
   async contexts(t: number): Promise<{ byVideo: Map<string, string>; sha256: string } | null> {
     const path = join(this.iteration(t), "contexts.jsonl");
-    const bytes = await guarded(path, "read", () => readFile(path)).catch((e) => {
+    const byVideo = new Map<string, string>();
+    const hash = createHash("sha256");
+    try {
+      for await (const { text: line } of readLines(path)) {
+        hash.update(`${line}\n`);
+        const { video, text } = JSON.parse(line) as { video: string; text: string };
+        byVideo.set(video, text);
+      }
+    } catch (e) {
       if (isIsrDpoError(e, "NOT_FOUND")) return null;
       throw e;
-    });
-    if (!bytes) return null;
-    const byVideo = new Map<string, string>();
-    for (const line of bytes.toString("utf8").split("\n")) {
-      if (line === "") continue;
-      const { video, text } = JSON.parse(line) as { video: string; text: string };
-      byVideo.set(video, text);
     }
-    return { byVideo, sha256: createHash("sha256").update(bytes).digest("hex") };
+    return { byVideo, sha256: hash.digest("hex") };
   }
 }

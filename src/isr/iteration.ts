@@ -11,7 +11,7 @@ import { newestStep } from "../store/checkpoints.js";
 import { modelContents } from "../store/content.js";
 import { guarded, makeFolders, readState, writeAtomic } from "../store/files.js";
 import { Journal } from "../store/journal.js";
-import { finished, finishedGroups } from "../store/records.js";
+import { GroupReader } from "../store/records.js";
 import { canonicalJson } from "../store/run.js";
 import { moveStage, readStage, type StageFile } from "../store/stage.js";
 import { createTrainer, type Trainer } from "../trainer.js";
@@ -35,16 +35,16 @@ import {
   guard,
   pairsOf,
   type Records,
-  sorted,
   writeExports,
 } from "./exports.js";
 import { evaluateSlice, unasked } from "./evaluate.js";
 import type { RunFolder } from "./folder.js";
-import { type Damage, type Generation, type GroupRecord, type Outcome, runGroup } from "./generate.js";
+import { type Damage, type Generation, type Outcome, runGroup } from "./generate.js";
 import { type Group, groupsOf } from "./groups.js";
 import { lookOf, type LookRule, lookRuleOf } from "./looks.js";
 import { plainPrompt, type Prompts, promptsHash, responsePrompt } from "./prompts.js";
 import { preflight, proveWindow } from "./preflight.js";
+import { StoredRecords } from "./records.js";
 import { loadingOf, type RunSettings } from "./settings.js";
 
 const stages = ["generate", "score", "train", "save", "done"] as const;
@@ -279,9 +279,9 @@ export class Iteration {
   // ---- generate
 
   async #generate(model: VideoLM, groups: readonly Group[], before: Before): Promise<Counts> {
-    const { journal, records: old } = await Journal.open(this.#at("journal.0.log"));
-    const done = finishedGroups(old);
-    const records: GroupRecord[] = [...finished(old)];
+    const reader = new GroupReader<undefined>();
+    const { journal } = await Journal.open(this.#at("journal.0.log"), (record) => void reader.push(record, undefined));
+    const done = reader.whole;
     try {
       await staged(this.#o.emit, this.#o.iteration, "generate", done.size > 0, async () => {
         const generation = this.#generation(model, before);
@@ -302,7 +302,6 @@ export class Iteration {
           const result = await runGroup(group, generation);
           for (const record of result.records) void journal.append(record).catch(() => {}); // endGroup throws it again
           await journal.endGroup(group.name);
-          records.push(...result.records);
           this.#judgeCalls += result.judgeCalls;
           this.#tell(result.outcomes);
           count += samplesOf(group);
@@ -313,10 +312,14 @@ export class Iteration {
     } finally {
       await journal.close();
     }
-    const cut = records.filter((r) => "cut" in r).length;
-    const damaged = records.filter((r) => r.type === "damage").length;
-    const counts = await this.#concluded(model, sorted(records), before, cut);
-    return damaged > 0 ? { ...counts, damagedVideos: damaged } : counts;
+    const records = await this.#records();
+    const counts = await this.#concluded(model, records, before, records.promptsCut);
+    return records.damagedVideos > 0 ? { ...counts, damagedVideos: records.damagedVideos } : counts;
+  }
+
+  async #records(): Promise<StoredRecords> {
+    const records = await StoredRecords.open(this.#at("journal.0.log"));
+    return this.#closing.keep(records, () => records.close());
   }
 
   #tell(outcomes: readonly Outcome[]): void {
@@ -433,9 +436,7 @@ export class Iteration {
 
   /** The pairs as items: sampled ids behind the prompt that they were sampled from, or the question alone. */
   async #items(before: Before): Promise<ItemSet> {
-    const { journal, records } = await Journal.open(this.#at("journal.0.log"));
-    await journal.close();
-    const all = sorted(finished(records));
+    const all = await this.#records();
     const { folder, settings } = this.#o;
     if ((countsOf(folder.samples, all).pair ?? 0) === 0)
       throw new IsrDpoError("DEGENERATE", "no sample became a pair: there is nothing to train on", {
@@ -499,14 +500,12 @@ const said = (text: string | undefined): string | null => (text?.trim() ? text :
 
 /** The contexts that the iteration's judge had: written now, or with `fixed` those of before. */
 function contextsOf(records: Records, { writes, previous }: Before) {
-  const contexts: ExportedContext[] = writes
-    ? [...records.contexts.values()].map(({ video, text, ids }) => ({
-        video,
-        text,
-        ids,
-        previous: said(previous.get(video)),
-      }))
-    : [...previous].map(([video, text]) => ({ video, text, ids: [], previous: text }));
-  const byVideo = new Map(contexts.map((c) => [c.video, c.text.trim() || null]));
-  return { contexts, of: (video: string): string | null => byVideo.get(video) ?? null };
+  function* contexts(): Generator<ExportedContext> {
+    if (writes)
+      for (const { video, text, ids } of records.contexts.values())
+        yield { video, text, ids, previous: said(previous.get(video)) };
+    else for (const [video, text] of previous) yield { video, text, ids: [], previous: text };
+  }
+  const textOf = (video: string) => (writes ? records.contexts.get(video)?.text : previous.get(video));
+  return { contexts: contexts(), of: (video: string): string | null => textOf(video)?.trim() || null };
 }

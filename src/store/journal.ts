@@ -7,6 +7,7 @@ import { IsrDpoError } from "../errors.js";
 import { crc32c, hex32 } from "./crc32c.js";
 import { between } from "./failpoint.js";
 import { guarded, readAll, syncFolder, writeAll } from "./files.js";
+import { type Place, PlaceIndex } from "./place-index.js";
 import { type GroupEnd, type JournalRecord, keyIfRecord, keyOf, textOf } from "./records.js";
 
 export { crc32c } from "./crc32c.js";
@@ -16,14 +17,9 @@ const chunkBytes = 1 << 20;
 const syncEveryMs = 1000;
 const prefixBytes = 9; // checksum and space
 
-interface Place {
-  offset: number;
-  bytes: number;
-}
-
 export interface OpenedJournal {
   journal: Journal;
-  /** All records that hold, ends included, in the file's order. */
+  /** All records that hold, ends included, in the file's order; none where they were taken one at a time. */
   records: JournalRecord[];
   /** Bytes of an invalid tail that was cut off. */
   cut: number;
@@ -31,7 +27,7 @@ export interface OpenedJournal {
 
 export class Journal {
   readonly #file: FileHandle;
-  readonly #places = new Map<string, Place>(); // of the first line of a key
+  readonly #places = new PlaceIndex(); // of the first line of a key
   #size = 0;
   #group = { records: 0, crc: 0 }; // appended since the last end
   #queue: Promise<unknown> = Promise.resolve();
@@ -48,9 +44,10 @@ export class Journal {
 
   /**
    * Opens or creates a journal. An invalid tail is cut off. JOURNAL_CORRUPT, with the offset, for an invalid line before
-   * a valid one; NONDETERMINISM for two records of one key that differ.
+   * a valid one; NONDETERMINISM for two records of one key that differ. `take` gets the records with their places in the
+   * file one at a time, so that a journal of any size is read without holding it.
    */
-  static async open(path: string): Promise<OpenedJournal> {
+  static async open(path: string, take?: (record: JournalRecord, place: Place) => void): Promise<OpenedJournal> {
     const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
     const file = await guarded(path, "open", () => open(path, flags, 0o666));
     const journal = new Journal(path, file);
@@ -59,7 +56,8 @@ export class Journal {
       if (!facts.isFile())
         throw new IsrDpoError("IO", `${path}: expected a regular file, got something else`, { path });
       await syncFolder(dirname(path));
-      const records = await journal.#recover();
+      const records: JournalRecord[] = [];
+      await journal.#recover(take ?? ((record) => void records.push(record)));
       const cut = facts.size - journal.#size;
       if (cut > 0)
         await guarded(path, "cut the tail of", async () => {
@@ -73,8 +71,7 @@ export class Journal {
     }
   }
 
-  async #recover(): Promise<JournalRecord[]> {
-    const records: JournalRecord[] = [];
+  async #recover(take: (record: JournalRecord, place: Place) => void): Promise<void> {
     let bad: number | undefined;
     for await (const { offset, bytes, text } of linesOf(this.#file, this.path)) {
       const json = text && checked(text);
@@ -86,12 +83,11 @@ export class Journal {
       const record = parsed(json);
       const key = keyIfRecord(record);
       if (key === undefined) throw this.#corrupt(offset, "a record of a known type", show(json));
-      await this.#compare(key, text, offset);
-      this.#remember(key, { offset, bytes });
-      records.push(record as JournalRecord);
+      const place = { offset, bytes };
+      if (!(await this.#known(key, text, offset))) this.#places.add(key, place);
+      take(record as JournalRecord, place);
       this.#size = offset + bytes;
     }
-    return records;
   }
 
   #corrupt(offset: number, expected: string, got: string): IsrDpoError {
@@ -102,25 +98,27 @@ export class Journal {
     });
   }
 
-  #remember(key: string, place: Place): void {
-    if (!this.#places.has(key)) this.#places.set(key, place);
+  /** Whether the key has a line already; NONDETERMINISM where it is another one. */
+  async #known(key: string, line: Uint8Array, offset: number): Promise<boolean> {
+    for (const before of this.#places.find(key)) {
+      const old = Buffer.alloc(before.bytes);
+      await guarded(this.path, "read", () => readAll(this.#file, old, before.offset));
+      if (old.equals(line)) return true;
+      if (keyIfRecord(parsed(old.subarray(prefixBytes))) === key)
+        throw this.#differs(key, before.offset, old, offset, line);
+    }
+    return false;
   }
 
-  /** NONDETERMINISM unless `line` is the one that the key had before, if any. */
-  async #compare(key: string, line: Uint8Array, offset: number): Promise<void> {
-    const before = this.#places.get(key);
-    if (!before) return;
-    const old = Buffer.alloc(before.bytes);
-    await guarded(this.path, "read", () => readAll(this.#file, old, before.offset));
-    if (old.equals(line)) return;
-    throw new IsrDpoError(
+  #differs(key: string, first: number, old: Buffer, second: number, line: Uint8Array): IsrDpoError {
+    return new IsrDpoError(
       "NONDETERMINISM",
-      `${this.path}: two records ${key} differ: at byte ${before.offset} ${show(old.subarray(prefixBytes))}, ` +
-        `at byte ${offset} ${show(line.subarray(prefixBytes))}`,
+      `${this.path}: two records ${key} differ: at byte ${first} ${show(old.subarray(prefixBytes))}, ` +
+        `at byte ${second} ${show(line.subarray(prefixBytes))}`,
       {
         hint: "the same work gave another result: the machine, the engine or an input changed between the runs",
         path: this.path,
-        detail: { key, first: before.offset, second: offset },
+        detail: { key, first, second },
       },
     );
   }
@@ -167,7 +165,7 @@ export class Journal {
     if (line.length > maxLineBytes)
       throw new IsrDpoError("BUG", `${this.path}: ${key}: expected at most ${maxLineBytes} bytes, got ${line.length}`);
     const offset = this.#size;
-    await this.#compare(key, line, offset);
+    const known = await this.#known(key, line, offset);
     await guarded(this.path, "append to", async () => {
       try {
         await writeAll(this.#file, line, offset, this.path);
@@ -177,7 +175,7 @@ export class Journal {
       }
     });
     this.#size += line.length;
-    this.#remember(key, { offset, bytes: line.length });
+    if (!known) this.#places.add(key, { offset, bytes: line.length });
     this.#timer ??= setTimeout(() => this.sync().catch(() => {}), syncEveryMs).unref(); // a failure meets the next call
   }
 

@@ -69,37 +69,48 @@ export function textOf(record: JournalRecord): Buffer {
   return Buffer.from(`${text}\n`);
 }
 
+/** Takes a journal's records in their order, and gives back those of a group, with what came with each, once it is whole. */
+export class GroupReader<T> {
+  #open: [record: JournalRecord, more: T][] = []; // since the last end
+  /** Names of the groups that are whole. */
+  readonly whole = new Set<string>();
+
+  push(record: JournalRecord, more: T): [record: Exclude<JournalRecord, GroupEnd>, more: T][] {
+    if (record.type !== "end") {
+      this.#open.push([record, more]);
+      return [];
+    }
+    const open = this.#open;
+    this.#open = [];
+    if (
+      !holds(
+        record,
+        open.map(([r]) => r),
+      )
+    )
+      return [];
+    this.whole.add(record.group);
+    return open.slice(open.length - record.records) as ReturnType<this["push"]>;
+  }
+}
+
 /** The records of the groups that are whole, each key once, in the order of the journal; ends are left out. */
 export function finished(records: readonly JournalRecord[]): Exclude<JournalRecord, GroupEnd>[] {
   const found = new Map<string, Exclude<JournalRecord, GroupEnd>>();
-  let open: Exclude<JournalRecord, GroupEnd>[] = []; // since the last end
-  for (const record of records) {
-    if (record.type !== "end") {
-      open.push(record);
-      continue;
+  const reader = new GroupReader<undefined>();
+  for (const record of records)
+    for (const [r] of reader.push(record, undefined)) {
+      const key = keyOf(r);
+      if (!found.has(key)) found.set(key, r);
     }
-    if (holds(record, open))
-      for (const r of open.slice(open.length - record.records)) {
-        const key = keyOf(r);
-        if (!found.has(key)) found.set(key, r);
-      }
-    open = [];
-  }
   return [...found.values()];
 }
 
 /** The groups that are whole. */
 export function finishedGroups(records: readonly JournalRecord[]): Set<string> {
-  const groups = new Set<string>();
-  let open: JournalRecord[] = [];
-  for (const record of records) {
-    if (record.type !== "end") open.push(record);
-    else {
-      if (holds(record, open)) groups.add(record.group);
-      open = [];
-    }
-  }
-  return groups;
+  const reader = new GroupReader<undefined>();
+  for (const record of records) reader.push(record, undefined);
+  return reader.whole;
 }
 
 function holds(end: GroupEnd, before: readonly JournalRecord[]): boolean {
