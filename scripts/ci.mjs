@@ -9,7 +9,7 @@ import { Stages } from "./stages.mjs";
 import { surroundings } from "./surroundings.mjs";
 
 const stages = new Stages();
-const options = { cwd: root, limit: 1200 };
+const options = { cwd: root, limit: 1800 };
 const node = process.execPath;
 
 async function readmeCommand() {

@@ -8,9 +8,8 @@ import { pathToFileURL } from "node:url";
 import { executable, root, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
-const computing = "^(golden|golden_video|determinism|model|video-model|trainer|native|draws)\\.test\\.ts$";
-const outside =
-  "^(live|judge-openai|isr-judges|cli.*|docs|report.*|video|video-preprocess|import|config|demo)\\.test\\.ts$";
+const computing = "^(golden|determinism|trainer|model|native)\\.test\\.ts$";
+const outside = "^(live|judge-openai|cli|cli-run|import|config|video-tools)\\.test\\.ts$";
 
 /** The preloaded library that changes the number of cores, or nothing where it cannot be built. */
 function coresLibrary() {
