@@ -1,6 +1,8 @@
 // Items of a run: what was given comes back by index, whatever kind it is; paths stand on their root.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { ItemSet, rooted } from "../src/training/items.js";
