@@ -6,21 +6,36 @@ import type { Cancel } from "./types.js";
 
 /** Sums, in float32, in an order that is fixed for a given size. */
 export interface Communicator extends AsyncDisposable {
+  /** Of this process, from 0. */
   readonly rank: number;
+  /** Number of ranks. */
   readonly size: number;
+  /** Puts the sum over ranks into `x`. */
   allReduce(x: Float32Array): Promise<void>;
+  /** This rank's share of the sum. */
   reduceScatter(x: Float32Array): Promise<Float32Array>;
+  /** The arrays of all ranks, one behind the other. */
   allGather(x: Float32Array): Promise<Float32Array>;
+  /** Waits for all ranks. */
   barrier(): Promise<void>;
   /** Leaves the group; the same as `[Symbol.asyncDispose]()`. Idempotent. */
   dispose(): Promise<void>;
 }
 
+/** Which group of ranks. */
 export interface CommunicatorOptions extends Cancel {
+  /** Default: RANK of the environment, else 0. */
   rank?: number;
+  /** Default: WORLD_SIZE of the environment, else 1. */
   size?: number;
+  /** Where ranks meet; this version has one rank and uses none. */
   address?: string;
+  /**
+   * Default "auto". "none": this process alone, whatever the environment says. DEVICE_UNAVAILABLE for what this binary
+   * lacks.
+   */
   transport?: "auto" | "gloo" | "nccl" | "none";
+  /** How long a rank is waited for, in milliseconds; this version has one rank and waits for none. */
   timeoutMs?: number;
 }
 

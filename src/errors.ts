@@ -30,13 +30,18 @@ const codes = [
   "BUG",
 ] as const;
 
+/** Codes of errors: docs/errors.md says what each means and what to do. */
 export type ErrorCode = (typeof codes)[number];
 
 /** What besides code and message an error may say. */
 export interface ErrorFacts {
+  /** What to do about it. */
   hint?: string;
+  /** The file or folder that it is about. */
   path?: string;
+  /** Facts for programs. */
   detail?: Readonly<Record<string, unknown>>;
+  /** The failure behind it. */
   cause?: unknown;
 }
 

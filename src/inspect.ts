@@ -7,18 +7,25 @@ import type { ModelTokenizer } from "./text/tokenizer.js";
 import { type FfmpegReport, inspectFfmpeg } from "./video/tools.js";
 import type { ModelInfo, Tokenizer, TokenizerOptions } from "./types.js";
 
+/** What this machine has. */
 export interface DeviceReport {
   /** The binary in use. */
   binary: string;
+  /** Level of instructions in use. */
   isa: string;
+  /** Threads that a model uses by default. */
   threads: number;
+  /** Memory that this process may use. */
   memoryBytes: number;
+  /** Cards in use; none in this version. */
   cuda: readonly { name: string; memoryBytes: number; capability: string }[];
+  /** What keeps this machine from computing, in words. */
   problems: readonly string[];
   /** The ffmpeg that reads videos; null: none is found. */
   ffmpeg: FfmpegReport | null;
 }
 
+/** This machine: binary, instructions, memory, ffmpeg. BINARY_MISSING where no binary loads. */
 export async function inspectDevice(): Promise<DeviceReport> {
   const m = machine();
   const ffmpeg = await inspectFfmpeg();
@@ -33,8 +40,11 @@ export async function inspectDevice(): Promise<DeviceReport> {
   };
 }
 
+/** What a checkpoint is. */
 export interface CheckpointReport extends Omit<ModelInfo, "device" | "isa"> {
+  /** Files that are read, relative to the folder. */
   files: readonly string[];
+  /** Its parts, such as decoder and tower, with the numbers in them and the types in the files. */
   parts: readonly { name: string; parameters: number; dtypes: readonly string[] }[];
   /** Tensors that the model needs and the files lack. */
   missing: readonly string[];
@@ -94,6 +104,10 @@ async function textNotes(dir: string, r: NativeReport): Promise<{ ends: readonly
   }
 }
 
+/**
+ * A checkpoint folder: what it is, which tensors are missing or unused, what is odd about it; no weight is read.
+ * NOT_FOUND, CHECKPOINT_UNSUPPORTED, CHECKPOINT_CORRUPT, IO.
+ */
 export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> {
   const r = await sharedHost().call<NativeReport>("inspect", { dir: path("dir", dir) });
   const { ends, notes } = await textNotes(dir, r);

@@ -20,8 +20,10 @@ export const lossNames = [
   "discopop",
 ] as const;
 
+/** A preference loss by TRL's name for it. */
 export type LossName = (typeof lossNames)[number];
 
+/** Which loss, and its parameters. INVALID_ARGUMENT for one that the loss does not have. */
 export interface LossOptions {
   /** Default "sigmoid". */
   loss?: LossName | "sft";

@@ -44,6 +44,11 @@ const microBatchTokens = 4096; // of logProbs: bounds the activations of one pac
 
 /** Shared prefixes (same tokens, same media) are found and computed once; nothing has to be declared. */
 export interface Generator {
+  /**
+   * Answers requests; completions in the order of requests and their copies. `maxBytes`: of keys and values (default: a
+   * quarter of the machine's memory). Rejects with INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, MEDIA_*,
+   * OUT_OF_MEMORY, with `detail.request` where one request is at fault, and DISPOSED.
+   */
   generate(
     requests: GenerateRequest | readonly GenerateRequest[],
     o?: Cancel & { maxBytes?: number },
@@ -62,6 +67,10 @@ export interface Session extends Generator, AsyncDisposable {
   dispose(): Promise<void>;
 }
 
+/**
+ * What is counted: files decoded, passes of the vision tower, features that were known and that were not, tokens computed of
+ * prompts, of answers and of training; pairs judged (of an iteration; 0 for a model).
+ */
 export type CounterName =
   | "decodes"
   | "towerPasses"
@@ -74,12 +83,18 @@ export type CounterName =
 
 /** A loaded model. Calls are queued per model; disposing cancels and waits. */
 export interface VideoLM extends Generator, AsyncDisposable {
+  /** What it is. */
   readonly info: ModelInfo;
+  /** Its tokenizer. Reading it throws NOT_FOUND where the checkpoint has none, TOKENIZER for one that cannot be used. */
   readonly tokenizer: Tokenizer;
   /** Work done since load. */
   readonly counters: Readonly<Record<CounterName, number>>;
   /** sha256 over name, dtype, shape and bytes of every tensor by name, and config.json; changes with training. */
   hash(): Promise<string>;
+  /**
+   * Frames as the vision tower takes them, `pixels` (f32), and `sourceFrames`, the index of each in its file; the rest for families
+   * that have it. MEDIA_UNREADABLE, MEDIA_EMPTY, FFMPEG_MISSING, NOT_FOUND; INVALID_ARGUMENT for what the model does not take.
+   */
   preprocess(
     media: Media,
     o?: Cancel,
@@ -90,6 +105,10 @@ export interface VideoLM extends Generator, AsyncDisposable {
     secondsPerGrid?: number;
     pixelMask?: Tensor;
   }>;
+  /**
+   * Features of a video or image, (n, C), after the projector (default) or before it; use them as a medium to compute
+   * them once. Errors as preprocess().
+   */
   encode(media: Media, o?: Cancel & { stage?: "projected" | "tower" }): Promise<Features>;
   /**
    * The ids of a prompt as generate() takes it, or with the answer's behind it, scored up to its one end token; `turns`: score
@@ -97,11 +116,20 @@ export interface VideoLM extends Generator, AsyncDisposable {
    * prompt that the template has rendered already) is a process warning, once a model.
    */
   sequence(prompt: Prompt, answer?: string, o?: { turns?: "last" | "all" }): Promise<Sequence>;
+  /**
+   * One pass over a sequence. `outputs` default logits; `rows`: [begin, end), below 0 from the end, default all.
+   * INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, MEDIA_*, OUT_OF_MEMORY.
+   */
   forward(
     s: Sequence,
     o?: Cancel & { outputs?: readonly ("logits" | "hidden" | "positions")[]; rows?: readonly [number, number] },
   ): Promise<ForwardOutput>;
+  /**
+   * The assistant's next turn: its text as it comes, and the completion. What is typed stays words (specialTokens
+   * "text"). Errors as generate().
+   */
   chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion>;
+  /** A session that keeps at most `maxBytes` bytes of keys and values; default: a quarter of the machine's memory. */
   session(o?: { maxBytes?: number }): Session;
   /** A float32 copy, by the checkpoint's name. */
   parameter(name: string): Promise<Tensor>;
@@ -129,6 +157,23 @@ export function internalsOf(model: unknown): ModelInternals {
   return found as ModelInternals;
 }
 
+/**
+ * Loads a checkpoint folder: Llama, Qwen2, and the video layouts (docs/video.md). Dispose of the model when it is done
+ * with.
+ *
+ * Throws NOT_FOUND, CHECKPOINT_UNSUPPORTED, CHECKPOINT_CORRUPT, TOKENIZER, OUT_OF_MEMORY, IO, DEVICE_UNAVAILABLE,
+ * BINARY_MISSING, INVALID_ARGUMENT.
+ *
+ * @example
+ * ```ts
+ * import { loadModel } from "isr-dpo";
+ *
+ * const model = await loadModel("checkpoint");
+ * const [answer] = await model.generate({ prompt: "What is a shadow?", maxTokens: 64 });
+ * console.log(answer?.text);
+ * await model.dispose();
+ * ```
+ */
 export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> {
   const given = options("options", o, [
     "signal",

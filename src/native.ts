@@ -10,6 +10,7 @@ export type { Communicator, CommunicatorOptions } from "./communicator.js";
 export { createCommunicator } from "./communicator.js";
 export type { Tensor } from "./types.js";
 
+/** How rows attend to each other. */
 export interface AttentionSpec {
   /** [begin, end, parent] triples: disjoint, ordered, covering all rows; parent: an earlier span, or -1. */
   spans: Int32Array;
@@ -19,6 +20,7 @@ export interface AttentionSpec {
   scale?: number;
   /** "reference": a plain float64 implementation, for checking. */
   backend?: "cpu" | "cuda" | "reference";
+  /** At most this many threads, 1 to 256; default: all that the machine allows. */
   threads?: number;
 }
 

@@ -10,6 +10,7 @@ import { secondsOf } from "./plan/time.js";
 
 export type { PlanIteration, PlanOptions } from "./plan/settings.js";
 
+/** What a run will need. */
 export interface Plan {
   /**
    * Whether memory and disk stay within `limit`: all of `bytes` but disk (of kvCache and of gradients with optimizer the larger,
@@ -42,6 +43,14 @@ const towersUnknown =
  * context, for config.json what loadModel throws, and what the run would refuse: NOT_FOUND and DATA_INVALID for files that
  * are named and not there or hold no rows, INVALID_CONFIG for prompts that cannot fit, DEGENERATE for a learning rate of 0
  * throughout.
+ *
+ * @example
+ * ```ts
+ * import { plan } from "isr-dpo";
+ *
+ * const { fits, bytes, advice } = await plan({ model: "checkpoint", runDir: "runs/isr", from: 1, to: 9, items: 17000 });
+ * console.log(fits, bytes.disk, advice);
+ * ```
  */
 export async function plan(options: PlanOptions): Promise<Plan> {
   const settings = await planSettings(options);

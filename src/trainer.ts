@@ -9,6 +9,7 @@ import { internalsOf, type ModelInternals, type VideoLM } from "./model.js";
 import { nativePairs, trainItems } from "./sequence.js";
 import type { Cancel, ModelInfo, Pair, SequencePair, Tensor, TrainItem } from "./types.js";
 
+/** Loss, optimizer (AdamW), schedule, and what is trained. */
 export interface TrainerOptions extends LossOptions {
   /** Default true: weight decay also on norms and biases. */
   decayNorms?: boolean;
@@ -18,7 +19,9 @@ export interface TrainerOptions extends LossOptions {
   schedule?: "constant" | "linear" | "cosine";
   /** Of totalSteps, rounded up. */
   warmupRatio?: number;
+  /** Steps in which the rate rises from 0; default 0; not beside warmupRatio. */
   warmupSteps?: number;
+  /** Steps of the schedule; needed by all schedules but "constant", and by warmupRatio. */
   totalSteps?: number;
   /** Default [0.9, 0.999]. */
   betas?: readonly [number, number];
@@ -28,6 +31,7 @@ export interface TrainerOptions extends LossOptions {
   weightDecay?: number;
   /** Default null: no clipping. */
   clipNorm?: number | null;
+  /** Which parts change; default: the decoder alone. */
   train?: { vision?: boolean; projector?: boolean; decoder?: boolean };
   /** Default 4096. */
   microBatchTokens?: number;
@@ -35,34 +39,58 @@ export interface TrainerOptions extends LossOptions {
   checkpointing?: boolean;
   /** Default true. */
   sharePrefix?: boolean;
+  /** Of train(): the order of items, default 0. createTrainer() draws nothing in this version. */
   seed?: bigint | number;
+  /** Ranks that train together; this version has one. Default: this process alone. */
   communicator?: Communicator;
 }
 
+/** What a step says. Rewards are beta times nats; losses and log-probs are in nats. */
 export interface StepMetrics {
+  /** From 0. */
   step: number;
+  /** What is minimised: mean over the step's pairs, or with loss "sft" over its scored tokens. */
   loss: number;
+  /** The preference part of it. */
   dpoLoss: number;
+  /** Cross-entropy; it enters a preference loss times gamma. */
   sftLoss: number;
+  /** L2 norm of all gradients, before clipping. */
   gradNorm: number;
+  /** The one of this step; 0 in the first step of a warm-up. */
   learningRate: number;
+  /** Share of pairs whose chosen answer has the greater reward. */
   accuracy: number;
+  /** beta * (log-prob - reference log-prob) of the chosen answer, mean over pairs. */
   chosenReward: number;
+  /** The same of the rejected answer. */
   rejectedReward: number;
+  /** chosenReward - rejectedReward. */
   margin: number;
+  /** Of whole chosen answers, mean over pairs. */
   chosenLogProb: number;
+  /** Of whole rejected answers, mean over pairs. */
   rejectedLogProb: number;
+  /** Scored tokens of chosen answers, sum over the step. */
   chosenTokens: number;
+  /** Scored tokens of rejected answers, sum over the step. */
   rejectedTokens: number;
+  /** Rows that went through the decoder, shared prefixes once. */
   tokensComputed: number;
   /** Of the decoder's forward and backward on the computed tokens; recomputation and the vision tower not counted. */
   flops: number;
   /** Pearson's r of (chosen - rejected tokens) and margin over the step's pairs; 0 below two different pairs. */
   lengthMarginCorrelation: number;
+  /** Length of the step. */
   seconds: number;
 }
 
+/**
+ * Trains a model in place. Calls are queued with the model's others. Throws INVALID_ARGUMENT, CONTEXT_OVERFLOW, NUMERIC
+ * (with the items of a loss that is not finite), OUT_OF_MEMORY, MEDIA_*, DISPOSED.
+ */
 export interface Trainer extends AsyncDisposable {
+  /** Steps that were done. */
   readonly step: number;
   /** Log-probs of the scored tokens of both sides, by the same code path as training. */
   score(pairs: readonly (Pair | SequencePair)[], o?: Cancel): Promise<NonNullable<Pair["reference"]>[]>;
@@ -77,6 +105,7 @@ export interface Trainer extends AsyncDisposable {
   ): Promise<{ metrics: StepMetrics; gradients: Map<string, Tensor> }>;
   /** Masters, moments, step. */
   save(dir: string, o?: Cancel): Promise<void>;
+  /** Takes up what save() wrote. NOT_FOUND, RUN_MISMATCH for another model's or other options', CHECKPOINT_CORRUPT, IO. */
   load(dir: string, o?: Cancel): Promise<void>;
   /** Frees masters and moments; the model keeps the trained weights. The same as `[Symbol.asyncDispose]()`. Idempotent. */
   dispose(): Promise<void>;
@@ -166,7 +195,24 @@ export function nativeTrainerOptions(value: unknown, info?: ModelInfo) {
   };
 }
 
-/** Takes the model's weights; one trainer a model at a time. */
+/**
+ * A trainer of a model's weights, in place; one a model at a time. INVALID_ARGUMENT for wrong options, a second trainer, and parts
+ * that the model lacks; OUT_OF_MEMORY; DISPOSED; DEVICE_UNAVAILABLE for several ranks.
+ *
+ * @example
+ * ```ts
+ * import { createTrainer, loadModel } from "isr-dpo";
+ *
+ * const model = await loadModel("checkpoint");
+ * const trainer = await createTrainer(model, { beta: 0.1, learningRate: 5e-7 });
+ * const pair = { prompt: "What is a shadow?", chosen: "A place without light.", rejected: "A colour." };
+ * const { loss, margin } = await trainer.trainStep([pair]);
+ * console.log(loss, margin);
+ * await trainer.dispose();
+ * await model.save("trained");
+ * await model.dispose();
+ * ```
+ */
 export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise<Trainer> {
   const internals = internalsOf(model);
   const native = nativeTrainerOptions(o, model.info);

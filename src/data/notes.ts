@@ -3,13 +3,17 @@ import type { BadRowOptions } from "./rows.js";
 
 export type NoteCode = "DUPLICATE_ID" | "MEDIA_COLUMN" | "NO_MEDIA";
 
+/** What is odd about a file of rows without being a fault. */
 export interface DataNote {
+  /** The file. */
   path: string;
+  /** What kind of oddity it is. */
   code: NoteCode;
   /** Rows that it is about. */
   count: number;
   /** The first of them, from 1. */
   line: number;
+  /** The same in words. */
   message: string;
 }
 

@@ -7,6 +7,7 @@ import type { BadRowOptions } from "./rows.js";
 import { shareGptPair } from "./sharegpt.js";
 import { trlPair } from "./trl.js";
 
+/** How rows are read. */
 export interface ReadOptions extends BadRowOptions {
   /** Default "auto": each row by its keys. */
   format?: "auto" | "hound" | "trl" | "sharegpt";
@@ -53,6 +54,14 @@ const formats: readonly Format<Pair>[] = [
  * Media paths stay relative, as the row gives them. Throws DATA_INVALID with path, line and field for a bad row (missing
  * or wrong field, empty answer, an id for the second time, a path that leaves the data folder, no JSON, no UTF-8, a line
  * above 16 MiB), unless onBadRow is "skip"; DATA_INVALID for a format that is unknown or ambiguous; NOT_FOUND, IO.
+ *
+ * @example
+ * ```ts
+ * import { readPairs } from "isr-dpo";
+ *
+ * const onSkip = ({ line, message }: { line: number; message: string }) => console.warn(line, message);
+ * for await (const pair of readPairs("pairs.jsonl", { onBadRow: "skip", onSkip })) console.log(pair.id, pair.chosen);
+ * ```
  */
 export const readPairs = (path: string, o?: ReadOptions): AsyncIterable<Pair> => readItems(path, o, formats);
 

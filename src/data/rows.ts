@@ -8,13 +8,17 @@ import { maxLineBytes, scanLines } from "./lines.js";
 import type { DataNote } from "./notes.js";
 import { show } from "../check.js";
 
+/** A row that was left out. */
 export interface SkippedRow {
+  /** Its file. */
   path: string;
   /** From 1: the line of a .jsonl file, the row of others. */
   line: number;
+  /** Why. */
   message: string;
 }
 
+/** What happens to rows that cannot be read. */
 export interface BadRowOptions {
   /** "fail" (default): the first bad row throws DATA_INVALID. "skip": bad rows are left out, each told to onSkip. */
   onBadRow?: "fail" | "skip";

@@ -5,9 +5,13 @@ import { type Format, readItems } from "./items.js";
 import type { BadRowOptions } from "./rows.js";
 import { conversationOf } from "./turns.js";
 
+/** A question about a video. */
 export interface Sample {
+  /** Names it in the records of a run; no two samples share one. */
   id: string;
+  /** A file or a folder of frames, relative to the folder of videos. */
   video: string;
+  /** In words, without a placeholder for the video. */
   question: string;
 }
 

@@ -9,19 +9,27 @@ import { maxLineBytes } from "./lines.js";
 
 /** A pair as an iteration makes it, and where it comes from. */
 export interface PairRecord {
+  /** Names the row; default: none is written. */
   id?: string;
   /** Relative to the data folder. */
   video?: string;
+  /** The question. */
   prompt: string;
+  /** The preferred answer. */
   chosen: string;
+  /** The other one. */
   rejected: string;
   /** Tokens of the answers as they were sampled; both or neither. When read back, they win over the text. */
   chosenIds?: TokenIds;
+  /** As chosenIds. */
   rejectedIds?: TokenIds;
+  /** The one that made it. */
   iteration: number;
   /** Every seed that the answers depend on. */
   seeds: readonly (number | bigint)[];
+  /** sha256 of the prompts. */
   promptHash: string;
+  /** `hash()` of the model that answered. */
   modelHash: string;
   /** Of the chosen answer over the rejected one, in nats; null where the judge gave none. */
   margin: number | null;
@@ -31,7 +39,9 @@ export interface PairRecord {
   lengths: { chosen: number; rejected: number };
 }
 
+/** How rows are written. */
 export interface WriteOptions {
+  /** Names of the columns: those of TRL, or of LLaVA-Hound. */
   format: "trl" | "hound";
 }
 

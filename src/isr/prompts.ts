@@ -7,17 +7,20 @@ import { type OpenAIJudgeOptions, replyRequest } from "../judge/openai.js";
 import { canonicalJson } from "../store/run.js";
 import type { Media, Message } from "../types.js";
 
+/** The texts of the method. What stands in braces is filled in; each place that is named must be there. */
 export interface Prompts {
   /** null: what the model's template says by itself. */
   system: string | null;
   /** {question} */
   response: string;
+  /** Asks for a description of a video. */
   context: {
     /** Without a context of before. */
     first: string;
     /** {previous} */
     next: string;
   };
+  /** Asks which of two answers is better. */
   judge: {
     /** {question} {first} {second} */
     plain: string;
@@ -28,6 +31,7 @@ export interface Prompts {
   };
 }
 
+/** The prompts of an iteration without others. */
 export const defaultPrompts: Prompts = {
   system: null,
   response:

@@ -24,15 +24,19 @@ import { proveEvaluation, proveInputs } from "./prove.js";
 import { builtIn, endpointWords, type Prompts, promptsOf, readPrompts, unusedPrompts } from "./prompts.js";
 import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./settings.js";
 
+/** What an iteration is made of. */
 export interface IterationOptions extends Stop {
+  /** Folder of the run: missing, empty, or that of a run which goes on; else INVALID_ARGUMENT. */
   runDir: string;
   /** Folder of the checkpoint of model `iteration`. */
   model: string;
+  /** Questions about videos, read once, whole. */
   samples: AsyncIterable<Sample> | Iterable<Sample>;
   /** Index of the model that is used; model iteration + 1 is made. */
   iteration: number;
   /** Default "retrospective". */
   context?: ContextDesign;
+  /** The values of LLaVA-Hound-DPO under those of `config`; default: those of this package. */
   preset?: "paper";
   /** Default: that of `config` (judge.kind), which is "self" by default. */
   judge?: "self" | Judge;
@@ -40,9 +44,11 @@ export interface IterationOptions extends Stop {
   config?: IterationConfig;
   /** Prompts in place of those of `config` (a file) or the built-in ones. */
   prompts?: Partial<Prompts>;
+  /** How the models are loaded. */
   load?: LoadOptions;
 }
 
+/** What several iterations are made of. */
 export interface RunIterationsOptions extends Omit<IterationOptions, "iteration"> {
   /** Index of the first model that is used; default 1. `model` is its folder, or with seedData that of model 0. */
   from?: number;
@@ -229,6 +235,17 @@ async function dropModels(folder: RunFolder, keep: RunSettings["keep"]): Promise
  * One iteration in `runDir`: model t answers each question twice, writes a context a video, judges, and is trained by DPO on
  * its own preferences; model t + 1 stands in iterations/<t>/model. Call it again to resume. RUN_MISMATCH, RUN_LOCKED,
  * INVALID_CONFIG (budgets that do not fit, with the numbers), DEGENERATE (guards), MEDIA_*, DISK_FULL, and what loadModel throws.
+ *
+ * @example
+ * ```ts
+ * import { readSamples, trainIteration } from "isr-dpo";
+ *
+ * const samples = readSamples("samples.jsonl");
+ * const config = { videos: "videos", seed: 1 };
+ * const run = trainIteration({ runDir: "runs/one", model: "checkpoint", samples, iteration: 1, config });
+ * process.once("SIGINT", () => run.abort()); // the same call goes on from there
+ * console.log((await run).model);
+ * ```
  */
 export function trainIteration(options: IterationOptions): Run<IterationEvent, IterationResult> {
   return startRun<IterationEvent, IterationResult>(
@@ -265,7 +282,18 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
   return (await running.result).model;
 }
 
-/** Iterations from -> to: each model that is made is used by the next. Finished ones are not done again. */
+/**
+ * Iterations from -> to: each model that is made is used by the next. Finished ones are not done again. Errors as trainIteration().
+ *
+ * @example
+ * ```ts
+ * import { readSamples, runIterations } from "isr-dpo";
+ *
+ * const samples = readSamples("samples.jsonl");
+ * const run = runIterations({ runDir: "runs/isr", model: "checkpoint", samples, from: 1, to: 3, config: { videos: "videos" } });
+ * for await (const e of run) if (e.type === "stage") console.log(e.iteration, e.stage, e.state);
+ * ```
+ */
 export function runIterations(options: RunIterationsOptions): Run<IterationEvent, IterationResult[]> {
   return startRun<IterationEvent, IterationResult[]>(
     signalOf(options),

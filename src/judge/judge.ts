@@ -4,6 +4,7 @@ import type { Sample } from "../data/samples.js";
 import { IsrDpoError } from "../errors.js";
 import type { Cancel } from "../types.js";
 
+/** What a judge says of one item. */
 export interface Verdict {
   /** Index of the preferred response; null: a tie, or a choice that could not be read. */
   prefer: 0 | 1 | null;
@@ -13,9 +14,13 @@ export interface Verdict {
   raw?: string;
 }
 
+/** What is judged. */
 export interface JudgeItem {
+  /** The question and its video. */
   sample: Sample;
+  /** Description of the video; null: none. */
   context: string | null;
+  /** The two answers. */
   responses: readonly [string, string];
 }
 
@@ -23,6 +28,7 @@ export interface JudgeItem {
 export interface Judge {
   /** Names the judge in the records of a run: another id is another judge. */
   readonly id: string;
+  /** One verdict an item. JUDGE_FAILED where there is none to be had. */
   compare(items: readonly JudgeItem[], o?: Cancel): Promise<Verdict[]>;
 }
 
@@ -83,6 +89,7 @@ function checkedVerdicts(judge: Judge, verdicts: readonly Verdict[], expected: n
 
 const preferenceOf = (margin: number): Verdict["prefer"] => (margin > 0 ? 0 : margin < 0 ? 1 : null);
 
+/** What became of a sample: docs/judging.md has each. */
 export type PairStatus = "pair" | "tie" | "identical" | "disagree" | "unparsed" | "truncated" | "skipped";
 export const statuses: readonly PairStatus[] = [
   "pair",

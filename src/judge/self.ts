@@ -4,11 +4,15 @@ import type { Generator, VideoLM } from "../model.js";
 import type { Cancel, Message, Sequence } from "../types.js";
 import type { Judge, JudgeItem, Verdict } from "./judge.js";
 
+/** How a model judges. */
 export interface SelfJudgeOptions {
+  /** The model that judges. */
   model: VideoLM;
   /** The model, or a session of it that holds the videos' prefixes. */
   generator: Generator;
+  /** "text": it writes a label. "logprob": the label that it finds likelier, with a margin. */
   method: "text" | "logprob";
+  /** What it says in favour of the first and of the second response. */
   labels: readonly [string, string];
   /** The prompt of an item, within the context window. */
   prompt(item: JudgeItem): Promise<readonly Message[]>;

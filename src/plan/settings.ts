@@ -17,6 +17,7 @@ import type { TrainOptions } from "../training/events.js";
 export type PlanIteration = Omit<IterationOptions, "samples" | "iteration"> &
   Partial<Pick<IterationOptions, "iteration"> & Pick<RunIterationsOptions, "from" | "to">>;
 
+/** Options of iterations or of train(), and how much data there is. */
 export type PlanOptions = (PlanIteration | (Omit<TrainOptions, "data"> & { data?: string })) & {
   /** Rows of the data; for iterations: samples. Default: those of the file that `data` or `config.samples` names. */
   items?: number;

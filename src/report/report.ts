@@ -48,6 +48,13 @@ export async function writeReport(runDir: string, file?: string): Promise<Report
  * Writes one self-contained HTML file about a folder of `run`, `train` or `demo` and returns its path: figures, numbers and a
  * table of samples. It reads files only and may be called while the run goes on. `file` defaults to report.html in `runDir`.
  * NOT_FOUND for a folder that holds no run; DISK_FULL, IO.
+ *
+ * @example
+ * ```ts
+ * import { report } from "isr-dpo";
+ *
+ * console.log(await report("runs/isr"));
+ * ```
  */
 export async function report(runDir: string, file?: string): Promise<string> {
   return (await writeReport(runDir, file)).path;

@@ -4,6 +4,7 @@ import type { CounterName } from "../model.js";
 import type { StepMetrics, TrainerOptions } from "../trainer.js";
 import type { Cancel, LoadOptions, TrainItem } from "../types.js";
 
+/** A part of a run, in this order; runs have those that they need. */
 export type Stage = "features" | "generate" | "score" | "train" | "save";
 
 /** What a step of a run says beside the trainer's own metrics. */
@@ -20,6 +21,7 @@ export interface RunStepMetrics extends StepMetrics {
   memoryBytes: number;
 }
 
+/** What a run tells on its way. Times are in seconds. */
 export type IterationEvent =
   | { type: "stage"; iteration: number; stage: Stage; state: "begin" | "end" | "resumed" }
   /** At most four a second. */
@@ -50,6 +52,7 @@ export type IterationEvent =
   | { type: "answer"; iteration: number; model: number; sample: string; question: string; text: string }
   | { type: "warning"; code: string; message: string; detail: unknown };
 
+/** What a run gives. */
 export interface IterationResult {
   /** Index of the model that was used; 0 for a run without iterations. */
   iteration: number;
@@ -59,10 +62,13 @@ export interface IterationResult {
   hash: string;
   /** Items that were trained on. */
   pairs: number;
+  /** What became of samples or rows, by name; docs/run-folder.md has the names. */
   counts: Readonly<Record<string, number>>;
+  /** Work of the models, as their `counters`. */
   work: Readonly<Record<CounterName, number>>;
   /** Whether the run went on from what an earlier process had left. */
   resumed: boolean;
+  /** Of every step, in order. */
   metrics: readonly StepMetrics[];
 }
 
@@ -75,7 +81,9 @@ export interface Stop extends Cancel {
   finish?: AbortSignal;
 }
 
+/** What a training run is made of. */
 export interface TrainOptions extends Stop {
+  /** "dpo": pairs. "sft": examples. */
   kind: "sft" | "dpo";
   /** Folder of the checkpoint to start from. */
   model: string;
@@ -87,11 +95,13 @@ export interface TrainOptions extends Stop {
   evalEvery?: number;
   /** Folder that media paths are relative to and may not leave; default: that of `data`. */
   videos?: string;
+  /** Folder of the run: missing, empty, or that of a run which goes on; else INVALID_ARGUMENT. */
   runDir: string;
   /** Default 1. */
   epochs?: number;
   /** Default 8. */
   itemsPerStep?: number;
+  /** Loss, optimizer and schedule; totalSteps defaults to the steps of the run. */
   trainer?: TrainerOptions;
   /** Default "fail". */
   onBadRow?: "fail" | "skip";
@@ -110,5 +120,6 @@ export interface TrainOptions extends Stop {
   turns?: "last" | "all";
   /** Default: about 10 a run, and after the last step. */
   saveEverySteps?: number;
+  /** How the model is loaded. */
   load?: LoadOptions;
 }

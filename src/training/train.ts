@@ -465,7 +465,17 @@ class TrainRun {
  * Trains by DPO on pairs or supervised on examples, in `runDir`; the same call resumes a run that was stopped or killed, to
  * the same bits. Events: stages score (DPO), train, save; steps; progress; evaluations; warnings (rows left out). Throws
  * DATA_INVALID with file, row and field for the first bad row, RUN_MISMATCH for a folder that was started otherwise
- * or with other content, INVALID_ARGUMENT for a folder that is not a run's and for inputs where the run writes, RUN_LOCKED, NUMERIC with the samples of a loss that is not finite, DISK_FULL, IO, and what loadModel throws.
+ * or with other content, INVALID_ARGUMENT for a folder that is not a run's and for inputs where the run writes, RUN_LOCKED,
+ * NUMERIC with the samples of a loss that is not finite, DISK_FULL, IO, and what loadModel throws.
+ *
+ * @example
+ * ```ts
+ * import { train } from "isr-dpo";
+ *
+ * const run = train({ kind: "dpo", model: "checkpoint", data: "pairs.jsonl", runDir: "runs/dpo" });
+ * for await (const e of run) if (e.type === "step") console.log(e.metrics.step, e.metrics.loss);
+ * console.log((await run.result).model);
+ * ```
  */
 export function train(options: TrainOptions): Run<IterationEvent, IterationResult> {
   return startRun<IterationEvent, IterationResult>(

@@ -13,11 +13,15 @@ const limits = { side: 16384, frames: 4096 };
 
 /** One frame: (height, width, 3) bytes, RGB. */
 export interface Frame {
+  /** RGB, row by row. */
   readonly data: Uint8Array;
+  /** In pixels. */
   readonly height: number;
+  /** In pixels. */
   readonly width: number;
 }
 
+/** How frames become pixel values. */
 export interface PreprocessConfig {
   /**
    * "clip": bicubic to the shortest edge, centre crop. "siglip_smol": Lanczos to the longest edge, then to a square.
@@ -35,17 +39,21 @@ export interface PreprocessConfig {
   merge?: number;
   /** "qwen2_vl": least and most pixels of a resized frame, default 3136 and 1003520. */
   minPixels?: number;
+  /** See minPixels. */
   maxPixels?: number;
   /** Of the channels in [0, 1]; default CLIP's, for "siglip_smol" 0.5. */
   mean?: readonly number[];
+  /** As `mean`: deviations. */
   std?: readonly number[];
 }
 
+/** Pixel values of frames. */
 export interface Preprocessed {
   /** f32: (n, 3, H, W); "languagebind": (3, n, H, W); "qwen2_vl": (patches, 3 * 2 * patch * patch). */
   pixels: Tensor;
   /** u8 (n, H, W, 3): resized and cropped, before scaling. */
   resized: Tensor;
+  /** "qwen2_vl": patches along time, height and width. */
   gridThw?: readonly [number, number, number];
   /** u8 (n, H, W): "siglip_smol", ones. */
   pixelMask?: Tensor;

@@ -80,6 +80,7 @@ const unknownOption = (log: string): string | undefined =>
 
 const versionTime = 10_000;
 
+/** The ffmpeg in use. */
 export interface FfmpegReport {
   /** The file that is started. */
   path: string;

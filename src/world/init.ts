@@ -8,9 +8,13 @@ import { chatTemplate, tokenizerConfig, tokenizerJson, vocabularyOf } from "./wo
 
 /** A Llama decoder. */
 export interface DecoderSpec {
+  /** Numbers of a hidden state; a multiple of `heads`. */
   width: number;
+  /** Number of layers. */
   layers: number;
+  /** Attention heads. */
   heads: number;
+  /** Numbers inside the MLP. */
   mlpWidth: number;
   /** In tokens; default 1024. */
   context?: number;
@@ -18,19 +22,27 @@ export interface DecoderSpec {
 
 /** A LanguageBind tower: clips of `frames` square frames, attention over time and inside each frame. */
 export interface TowerSpec {
+  /** Numbers of a hidden state; a multiple of `heads`. */
   width: number;
+  /** Number of layers. */
   layers: number;
+  /** Attention heads. */
   heads: number;
+  /** Numbers inside the MLP. */
   mlpWidth: number;
   /** Edges in pixels. */
   image: number;
+  /** Edge of a patch in pixels. */
   patch: number;
+  /** Frames of a clip. */
   frames: number;
 }
 
+/** A checkpoint from nothing. */
 export interface InitSpec {
   /** The vocabulary, one token a word; "USER:" and "ASSISTANT:" are added where they are missing. */
   words: readonly string[];
+  /** The language model. */
   decoder: DecoderSpec;
   /** With it a video model (llava_hound), without it a text model (llama). */
   tower?: TowerSpec;

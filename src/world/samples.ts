@@ -24,10 +24,13 @@ export interface WorldSample extends Sample {
   look: readonly Thing[];
 }
 
+/** Which clips and questions: equal sets are equal, whatever their number of clips. */
 export interface WorldSet {
   /** "train", "held-out", ...: sets of other names have other clips. */
   name: string;
+  /** A whole number; other seeds give other clips. */
   seed: number | bigint;
+  /** Number of clips. */
   clips: number;
   /** drawn: one question a clip, of either kind; both: two, of which the first is the open one. Default drawn. */
   questions?: "drawn" | "both";
@@ -114,6 +117,7 @@ const worldOwner: Owner<object> = {
   read: (_, found) => (found["isr-dpo"] === "world" ? found : null),
 };
 
+/** Where a set was written. */
 export interface WrittenWorld {
   /** Path of samples.jsonl: id, video, question a row. */
   samples: string;
