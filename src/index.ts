@@ -24,7 +24,7 @@ export { type PairRecord, type WriteOptions, writePairs } from "./data/write.js"
 export type { LossName, LossOptions } from "./loss.js";
 export type { CounterName, Generator, Session, VideoLM } from "./model.js";
 export { loadModel } from "./model.js";
-export { type Plan, type PlanIteration, type PlanOptions, plan } from "./plan.js";
+export { type Plan, type PlanIteration, type PlanOptions, plan, type ScoredTokens } from "./plan.js";
 export { report } from "./report/report.js";
 export type { Run } from "./run.js";
 export type { StepMetrics, Trainer, TrainerOptions } from "./trainer.js";

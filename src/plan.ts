@@ -6,8 +6,10 @@ import { diskOf, limitsOf } from "./plan/disk.js";
 import { outline } from "./plan/outline.js";
 import { provePlan } from "./plan/prove.js";
 import { type PlanOptions, planSettings } from "./plan/settings.js";
+import { type ScoredTokens, scoredTokens } from "./plan/scored.js";
 import { secondsOf } from "./plan/time.js";
 
+export type { ScoredTokens } from "./plan/scored.js";
 export type { PlanIteration, PlanOptions } from "./plan/settings.js";
 
 /** What a run will need. */
@@ -30,6 +32,8 @@ export interface Plan {
   >;
   /** Bytes that a rank may use, and that are free where the run folder will be. */
   limit: { memory: number; disk: number };
+  /** Tokens that are scored in the first 1,000 rows that would be trained on; null where no rows of training data were read. */
+  scored: ScoredTokens | null;
   /** What to change where it does not fit, with what each change makes of it; and what the plan had to leave out. */
   advice: readonly string[];
 }
@@ -55,6 +59,7 @@ const towersUnknown =
 export async function plan(options: PlanOptions): Promise<Plan> {
   const settings = await planSettings(options);
   const notes = await provePlan(settings);
+  const scored = await scoredTokens(settings, notes);
   const facts = await outline(settings, true);
   const bytes = { ...bytesOf(facts, settings), disk: diskOf(facts, settings).kept };
   const limit = await limitsOf(settings);
@@ -64,6 +69,7 @@ export async function plan(options: PlanOptions): Promise<Plan> {
     seconds: secondsOf(facts, settings),
     bytes,
     limit,
+    scored,
     advice: [
       ...notes,
       ...(facts.towersUnknown ? [towersUnknown] : []),

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { inspectCheckpoint, type Plan, type PlanOptions, plan } from "../src/index.js";
+import { inspectCheckpoint, type Plan, type PlanOptions, plan, train } from "../src/index.js";
+import { rejects } from "./helpers/assert.js";
 import { node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
@@ -260,6 +261,52 @@ test("isr-dpo plan: flags, a configuration file, JSON and its exit codes", () =>
   assert.match(run.out, /KV cache +[\d.]+ GiB\n/);
   assert.is(cli("--model", model).code, 2);
   assert.is(cli("--model", model, "--items", "10", "--memory", "much").code, 2);
+});
+
+const row = (prompt: string, chosen: string, rejected: string) => JSON.stringify({ prompt, chosen, rejected });
+const chat = (...words: string[]) =>
+  JSON.stringify({ messages: words.map((content, i) => ({ role: i % 2 ? "assistant" : "user", content })) });
+const dataOf = (...lines: string[]): string => {
+  const file = join(temporaryFolder(), "rows.jsonl");
+  writeFileSync(file, lines.map((line) => `${line}\n`).join(""));
+  return file;
+};
+const planned = (o: object) =>
+  plan({ model: golden("text_qwen2"), runDir, kind: "dpo", ...o } as unknown as PlanOptions);
+
+test("scored tokens are those that the run counts", async () => {
+  const data = dataOf(row("What?", "a dog", "the man"), row("Who?", "nobody", "nobody"), row("Who?", "two", "three"));
+  const { scored } = await planned({ data });
+  const { counts } = await train({
+    kind: "dpo",
+    model: golden("text_qwen2"),
+    data,
+    runDir: `${temporaryFolder()}/run`,
+  });
+  assert.equal(scored, { rows: 2, tokens: counts.scoredTokens });
+  assert.is(counts.identical, 1);
+});
+
+test("scored tokens of several turns, and of rows that are left out", async () => {
+  const data = dataOf(chat("What?", "a dog", "Who?", "the man"), "{", chat("What?", "a dog"));
+  const of = async (more: object) => (await planned({ kind: "sft", data, onBadRow: "skip", ...more })).scored!;
+  const [all, last] = [await of({}), await of({ turns: "last" })];
+  assert.equal([all.rows, last.rows], [2, 2]);
+  assert.ok(all.tokens > last.tokens);
+  await rejects(() => planned({ kind: "sft", data }), "DATA_INVALID", /rows\.jsonl:2: /, "fail");
+});
+
+test("a row that the run would refuse is refused by its plan, and by none where no rows are read", async () => {
+  const data = dataOf(row("What?", "the dog ".repeat(400), "b"));
+  await rejects(() => planned({ data }), "DATA_INVALID", /rows\.jsonl:1: .*context/, "too long");
+  assert.is((await planned({ data, onLong: "truncate" })).scored!.rows, 1);
+  assert.is((await planned({ data, items: 3 })).scored, null);
+  assert.is((await dpo(golden("text_qwen2"))).scored, null);
+});
+
+test("at most the first 1,000 rows are measured", async () => {
+  const { scored } = await planned({ data: dataOf(...Array.from({ length: 1010 }, () => row("a", "b", "c"))) });
+  assert.is(scored!.rows, 1000);
 });
 
 test.run();

@@ -283,4 +283,11 @@ test("the date that a template prints is that of the first start", async () => {
   assert.is.not(resultOf(join(dir, "later"))["train/metrics.jsonl"], resultOf(runs[0])["train/metrics.jsonl"]);
 });
 
+test("a finished run whose model was taken away says so", async () => {
+  const o = options(project());
+  const { model } = await train(o);
+  rmSync(model, { recursive: true });
+  await rejects(() => train(o), "NOT_FOUND", /model: expected the model that this finished run made/, "gone");
+});
+
 test.run();

@@ -90,6 +90,9 @@ function duration({ from, to }: NonNullable<Plan["seconds"]>): string {
   return `about ${low === high ? high : `${low} to ${high}`} ${name}, if the machine does nothing else`;
 }
 
+const scoredText = ({ rows, tokens }: NonNullable<Plan["scored"]>): string =>
+  `${tokens.toLocaleString("en")} tokens in ${rows < 1000 ? `${rows} rows` : "the first 1,000 rows"}`;
+
 const labels: readonly (readonly [keyof Plan["bytes"], string])[] = [
   ["weights", "weights"],
   ["gradients", "gradients"],
@@ -107,6 +110,7 @@ function print(p: Plan): void {
     ["memory", `${size(memoryOf(p.bytes))} of ${size(p.limit.memory)} a rank`],
     ["disk", `${size(p.bytes.disk)} of ${size(p.limit.disk)} free`],
     ["time", p.seconds === null ? "not known for another machine" : duration(p.seconds)],
+    ...(p.scored ? [["scored", scoredText(p.scored)] as [string, string]] : []),
     ["fits", p.fits ? "yes" : "no"],
     ...p.advice.map((line): [string, string] => [p.fits ? "note" : "advice", line]),
   ];

@@ -3,6 +3,7 @@ import { choice, integer, object, options, path, refuse } from "../check.js";
 import { readExamples } from "../data/examples.js";
 import { readPairs } from "../data/pairs.js";
 import { readSamples, type Sample } from "../data/samples.js";
+import type { GatherOptions } from "../training/gather.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { type Prompts, promptsOf } from "../isr/prompts.js";
 import type { IterationOptions, RunIterationsOptions } from "../isr/run.js";
@@ -69,7 +70,17 @@ export interface PlanSettings {
 
 export type Reads =
   | { kind: "run"; settings: RunSettings; samples: readonly Sample[] | null; prompts: Prompts | undefined }
-  | { kind: "train"; trainer: TrainerOptions; files: Partial<Record<"data" | "evalData" | "videos", string>> };
+  | {
+      kind: "train";
+      trainer: TrainerOptions;
+      files: Partial<Record<"data" | "evalData" | "videos", string>>;
+      /** How the rows of `data` are read; null: they are not, for their number was given. */
+      rows: RowReading | null;
+    };
+
+interface RowReading extends Pick<GatherOptions, "onBadRow" | "onLong" | "onEnd" | "turns"> {
+  towerElsewhere: boolean;
+}
 
 const ownKeys = ["items", "tokensPerItem", "answerTokens", "ranks", "memory"];
 const trainKeys = [
@@ -130,6 +141,18 @@ async function rowsOf(kind: "sft" | "dpo", data: string, onBadRow: unknown): Pro
   throw new IsrDpoError("DATA_INVALID", `${data}: expected at least one row, got none`, { path: data });
 }
 
+function rowReading(o: Record<string, unknown>, kind: "sft" | "dpo"): RowReading {
+  const chosen = <T extends string>(key: string, all: readonly [T, ...T[]], or: T = all[0]): T =>
+    o[key] === undefined ? or : choice(`options.${key}`, o[key], all);
+  return {
+    onBadRow: chosen("onBadRow", ["fail", "skip"]),
+    onLong: chosen("onLong", ["fail", "truncate"]),
+    onEnd: chosen("onEnd", ["repair", "fail"]),
+    turns: chosen("turns", ["all", "last"], kind === "sft" ? "all" : "last"),
+    towerElsewhere: (o.load as { visionTower?: unknown } | undefined)?.visionTower !== undefined,
+  };
+}
+
 async function training(o: Record<string, unknown>, count: Count): Promise<PlanSettings> {
   const kind = choice("options.kind", o.kind, ["sft", "dpo"]);
   const trainer = o.trainer === undefined ? {} : object("options.trainer", o.trainer);
@@ -146,7 +169,12 @@ async function training(o: Record<string, unknown>, count: Count): Promise<PlanS
     o.items === undefined && files.data !== undefined ? await rowsOf(kind, files.data, o.onBadRow) : undefined;
   return {
     kind,
-    reads: { kind: "train", trainer: trainer as TrainerOptions, files },
+    reads: {
+      kind: "train",
+      trainer: trainer as TrainerOptions,
+      files,
+      rows: rows === undefined ? null : rowReading(o, kind),
+    },
     ...own(o, count, rows),
     ...loadSettings(o.load),
     trainer: trainerSettings({ ...trainer, ...(kind === "sft" ? { loss: "sft" } : {}) }),

@@ -222,6 +222,18 @@ async function* counted(items: AsyncIterable<FittedItem>, counts: GatherCounts):
   }
 }
 
+/** What gather() would find in the first `most` items that teach something; nothing is told and nothing written. */
+export async function measure(
+  o: Omit<GatherOptions, "onSkip" | "onNote" | "onCount" | "signal">,
+  most: number,
+): Promise<GatherCounts & { items: number }> {
+  const quiet = { onSkip: () => {}, onNote: () => {}, onCount: () => {}, signal: new AbortController().signal };
+  const counts = noCounts();
+  let items = 0;
+  for await (const _ of counted(sourceOf({ ...o, ...quiet }), counts)) if (++items === most) break;
+  return { ...counts, items };
+}
+
 function tell(o: GatherOptions, counts: GatherCounts): void {
   const { identical } = counts;
   const place = typeof o.data === "string" ? o.data : "data";

@@ -201,6 +201,13 @@ class TrainRun {
   /** A finished run: the same data give its result. */
   async #finished(model: VideoLM, stage: Record<string, unknown>): Promise<IterationResult> {
     if (this.#items) checkInputs(this.#dir, this.#claim.found!, { data: await this.#items.sum() });
+    const made = this.#at("model");
+    const there = await stat(join(made, "config.json")).catch(() => null);
+    if (!there)
+      throw new IsrDpoError("NOT_FOUND", `${made}: expected the model that this finished run made, got none`, {
+        hint: "put it back, or train again in a new folder",
+        path: made,
+      });
     return this.#result(model, factsOf(stage), String(stage.hash));
   }
 

@@ -1,0 +1,45 @@
+// How many tokens of a training run's rows are scored, by the first of its rows: the same reading as the run's own, without
+// the weights.
+import { asyncDispose } from "../addon.js";
+import { isIsrDpoError } from "../errors.js";
+import { outlineModel } from "../model.js";
+import { measure } from "../training/gather.js";
+import type { PlanSettings } from "./settings.js";
+
+/** Of the first `rows` rows that would be trained on. */
+export interface ScoredTokens {
+  rows: number;
+  tokens: number;
+}
+
+const measured = 1000; // rows: enough to see what is scored, and a moment's work
+
+/**
+ * null where no rows are read, and with a note where the checkpoint's files are not all there. Throws what the run would throw
+ * for a bad row among the first.
+ */
+export async function scoredTokens(s: PlanSettings, notes: string[]): Promise<ScoredTokens | null> {
+  const { reads } = s;
+  if (reads.kind !== "train" || reads.rows === null || s.memory !== undefined) return null;
+  const unknown = (why: string) => {
+    notes.push(`how many tokens are scored is not known: ${why}`);
+    return null;
+  };
+  if (reads.rows.towerElsewhere) return unknown("the vision tower stands in another folder");
+  const model = await outlineModel(s.model).catch((e) => {
+    if (isIsrDpoError(e)) return e.message;
+    throw e;
+  });
+  if (typeof model === "string") return unknown(model);
+  try {
+    const { data, videos } = reads.files;
+    const kind = s.kind === "sft" ? "sft" : "dpo";
+    const found = await measure({ ...reads.rows, kind, model, data: data!, videos }, measured);
+    return { rows: found.items, tokens: found.scoredTokens };
+  } catch (e) {
+    if (isIsrDpoError(e, "TOKENIZER")) return unknown(e.message);
+    throw e;
+  } finally {
+    await model[asyncDispose]();
+  }
+}
