@@ -32,7 +32,7 @@ export class TokenFinder {
   private readonly root: Node = { next: new Map() };
   private readonly begin: RegExp | null;
 
-  /** `spelled`: how each token is written in the texts that are searched. */
+  /** `spelled`: how each token is written in the texts that are searched; of two that are written alike the first is found. */
   constructor(tokens: Iterable<readonly [spelled: string, token: AddedToken]>) {
     const first = new Set<string>();
     for (const [spelled, token] of tokens) {
@@ -42,7 +42,7 @@ export class TokenFinder {
         if (!node.next.has(unit)) node.next.set(unit, { next: new Map() });
         node = node.next.get(unit)!;
       }
-      node.token = token;
+      node.token ??= token;
       first.add(spelled[0]!);
     }
     const units = [...first].map((c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
@@ -75,8 +75,7 @@ export class TokenFinder {
         const whole = stripped(text, { token: found.token, from: begin.index, to: found.to }, done, taken);
         if (whole) {
           yield whole;
-          done = whole.to;
-          at = Math.max(at, done);
+          done = whole.to; // a token that begins among the blanks which this one takes along is found too
           misses = 0;
           continue;
         }
@@ -106,7 +105,8 @@ function stripped(text: string, found: Found, done: number, taken: (found: Found
   }
   const left = token.lstrip ? blanksAtEnd(text.slice(done, from)) : 0;
   const right = token.rstrip ? blanksAtStart(text.slice(to)) : 0;
-  return { token, from: from - left, to: to + right };
+  const begin = token.lstrip ? Math.max(from - left, done) : from;
+  return begin < to + right ? { token, from: begin, to: to + right } : null;
 }
 
 /** Whether [from, to) touches one of the parts. */

@@ -30,6 +30,7 @@ export class JsonEncoder {
   private readonly normalizing: Normalize | null;
   readonly normalize: ((text: string) => string) | null;
   private readonly stripsStart: boolean;
+  private readonly stripsMarks: boolean;
   private readonly front: readonly number[];
   private readonly back: readonly number[];
 
@@ -47,10 +48,11 @@ export class JsonEncoder {
     this.bpe = new Bpe(path, json.model as Json, vocab);
     const { normalize } = this;
     this.stripsStart = flat(json.normalizer as Json | null, "normalizers").some((n) => n.strip_left === true);
-    const later = (t: AddedToken) => t.normalized && normalize !== null;
-    this.plain = new TokenFinder(added.filter((t) => !later(t)).map((t) => [t.content, t]));
-    this.normalized = new TokenFinder(added.filter(later).map((t) => [normalize!(t.content), t]));
-    this.normalizedIds = added.filter(later).map((t) => t.id);
+    this.stripsMarks = flat(json.normalizer as Json | null, "normalizers").some((n) => n.type === "StripAccents");
+    const later = added.filter((t) => t.normalized); // in what the others leave, with or without a normalizer
+    this.plain = new TokenFinder(added.filter((t) => !t.normalized).map((t) => [t.content, t]));
+    this.normalized = new TokenFinder(later.map((t) => [normalize ? normalize(t.content) : t.content, t]));
+    this.normalizedIds = later.map((t) => t.id);
     const around = postProcessor(path, json.post_processor as Json | null);
     this.front = around.front;
     this.back = around.back;
@@ -87,7 +89,8 @@ export class JsonEncoder {
         yield* this.part(given.slice(borders[i - 1], borders[i]), first && i === 1, [], reserved);
       return;
     }
-    const begins = first && !(this.stripsStart && blanksAtStart(given) > 0);
+    const begins =
+      first && !(this.stripsStart && blanksAtStart(given) > 0) && !(this.stripsMarks && /^\p{M}/u.test(given));
     let at = 0;
     for (const found of this.normalized.find(
       text,

@@ -183,15 +183,15 @@ class CodecTokenizer implements ModelTokenizer {
   }
 }
 
-/** A normalised token is found with the prefix that the normalizer puts in front of it, and is decoded with it. */
+/** A token that is found behind the normalizer is decoded as the normalizer writes it. */
 function spokenTokens(
   added: readonly AddedToken[],
   normalizer: ((text: string) => string) | null,
 ): Map<number, string> {
   const spoken = new Map<number, string>();
-  for (const { id, content, special, normalized } of added) {
-    const text = normalized && !special && normalizer ? normalizer(content) : content;
-    if (text !== content && text.endsWith(content)) spoken.set(id, text);
+  for (const { id, content, normalized } of added) {
+    const text = normalized && normalizer ? normalizer(content) : content;
+    if (text !== content) spoken.set(id, text);
   }
   return spoken;
 }
