@@ -183,4 +183,22 @@ test("one turn is scored alike with either", async () => {
   assert.equal(losses[0], losses[1]);
 });
 
+const extras: readonly [name: string, extra: object, refusal: RegExp | null][] = [
+  ["a turn that is not to be learned", { weight: 0 }, /messages\[1\]\.weight: expected 1 /],
+  ["a call of a tool", { tool_calls: [{ name: "look" }] }, /messages\[1\]\.tool_calls: expected nothing/],
+  ["thoughts beside the words", { reasoning_content: "hm" }, /messages\[1\]\.reasoning_content: expected nothing/],
+  ["such keys without a value", { weight: null, tool_calls: [], thinking: "" }, null],
+  ["the usual weight", { weight: 1 }, null],
+];
+for (const [name, extra, refusal] of extras)
+  test(`what a turn holds besides its words: ${name}`, async () => {
+    const turns = [
+      { role: "user", content: "Who?", weight: 0 },
+      { role: "assistant", content: "A man.", ...extra },
+    ];
+    const run = () => train(options({ kind: "sft", data: rowsFile([{ messages: turns }]) }));
+    if (refusal) await rejects(run, "DATA_INVALID", refusal, name);
+    else assert.is((await run()).pairs, 1);
+  });
+
 test.run();

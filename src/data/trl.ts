@@ -3,6 +3,7 @@
 import type { Example, Pair } from "../types.js";
 import { answersOf, bad, given, has, idOf, listOf, pathOf, type Row, rowOf, textOf } from "./fields.js";
 import {
+  checkTurn,
   mediaColumns,
   type Piece,
   promptOf,
@@ -29,6 +30,7 @@ function messagesOf(field: string, value: unknown): Turn[] {
     const at = `${field}[${i}]`;
     const message = rowOf(at, item);
     const role = roleOf(`${at}.role`, given(message, "role"));
+    checkTurn(at, message, role);
     const content = given(message, "content");
     if (Array.isArray(content)) return { role, pieces: content.map((p, k) => partOf(`${at}.content[${k}]`, p)) };
     if (role === "system" && content === "") return textTurn(role, ""); // none, where the template has one of its own

@@ -64,11 +64,26 @@ export function saidTurn(field: string, role: Message["role"], text: string): Tu
 
 export const spoken = (turn: Turn): string => turn.pieces.map((p) => (p.type === "text" ? p.text : "")).join("");
 
+/** What a turn may hold besides its words; without it, something else would be learned than the row says. */
+const unreadParts = ["tool_calls", "function_call", "reasoning_content", "thinking"];
+
+/** Refuses a turn whose words are not all of it, or that is not to be learned like the others. */
+export function checkTurn(field: string, turn: Row, role: Message["role"]): void {
+  const empty = (x: unknown) => x === undefined || x === "" || (Array.isArray(x) && x.length === 0);
+  for (const key of unreadParts)
+    if (!empty(given(turn, key)))
+      bad(`${field}.${key}`, "nothing (it is not trained on: write it into the words)", turn[key]);
+  const weight = given(turn, "weight");
+  if (role === "assistant" && weight !== undefined && Number(weight) !== 1)
+    bad(`${field}.weight`, '1 (to score the last answer alone: turns: "last")', weight);
+}
+
 /** `conversations`: {from, value} a turn; places are found in what the user says. */
 export function conversationOf(field: string, value: unknown): Turn[] {
   return listOf(field, value).map((item, i) => {
     const turn = rowOf(`${field}[${i}]`, item);
     const role = roleOf(`${field}[${i}].from`, given(turn, "from"));
+    checkTurn(`${field}[${i}]`, turn, role);
     const text = textOf(`${field}[${i}].value`, given(turn, "value"));
     return saidTurn(`${field}[${i}].value`, role, text);
   });
