@@ -1,6 +1,6 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
 // run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
-// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo or plan.
+// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo, plan or video.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -16,9 +16,10 @@ import { benchLoop } from "./loop.mjs";
 import { parseNative } from "./native.mjs";
 import { benchPeers } from "./peers.mjs";
 import { benchPlan } from "./plan.mjs";
+import { benchVideo } from "./video.mjs";
 
 const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan"];
+const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan", "video"];
 const native = !inJavaScript.includes(options.only);
 
 const rows = [];
@@ -76,5 +77,9 @@ if (!options.only || options.only === "loop")
 if (!options.only || options.only === "peers") benchPeers(root, report);
 if (!options.only || options.only === "dpo") benchDpo(root, report);
 if (!options.only || options.only === "plan") await benchPlan(root, report);
+if (!options.only || options.only === "video") {
+  const dir = process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench");
+  await benchVideo(await import(pathToFileURL(join(root, "dist/index.js")).href), root, dir, report);
+}
 console.log("");
 printTable();
