@@ -46,6 +46,11 @@ test("the first SIGINT ends it in order, and the same command goes on to the byt
   const straight = await run(["--run-dir", join(dir, "straight")]);
   assert.is(straight.code, 0, straight.err);
   assert.match(straight.err, /\niteration 1: \d+ pairs of 10 samples \(.*\n/);
+  assert.match(
+    straight.err,
+    /\nnext: isr-dpo report (\S+), isr-dpo chat \1\n$/,
+    "chat with the run: in its own prompts",
+  );
   let told = false;
   const stopped = await run(["--json"], (text, child) => {
     if (told || !text.includes('"type":"pair"')) return;

@@ -75,7 +75,7 @@ async function run(file: string, flags: RunFlags): Promise<void> {
     else {
       for (const r of results) view.say(iterationLine(r));
       view.say(`${duration((performance.now() - began) / 1e3)}; model: ${results.at(-1)!.model}`);
-      view.say(`next: isr-dpo report ${options.runDir}, isr-dpo chat ${results.at(-1)!.model}`);
+      view.say(`next: isr-dpo report ${options.runDir}, isr-dpo chat ${options.runDir}`);
     }
     await live.end();
   } catch (e) {
