@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { type IterationEvent, plan, type RunIterationsOptions, runIterations } from "../src/index.js";
+import type { Prompts } from "../src/isr/prompts.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { clips, isrOptions, samples } from "./helpers/isr-run.js";
@@ -133,5 +134,27 @@ test("videos that may be skipped are told by the plan as by the run", async () =
   const { advice } = await plan({ runDir, model, config: { ...config, samples: questions } });
   assert.match(advice[0]!, /8 are missing/);
 });
+
+for (const preset of [undefined, "paper"] as const)
+  for (const [what, text, told] of [
+    ["an answer's words", { response: "Say it: {question}" }, []],
+    ["a context's words", { context: { first: "Look!" } }, ["context.first"]],
+    ["a judge's words", { judge: { withContext: "{context} {question} {first} {second}" } }, ["judge.withContext"]],
+  ] as const)
+    test(`prompts beside those of ${preset ?? "no preset"}, without contexts: ${what}`, async () => {
+      const prompts = join(temporaryFolder(), "prompts.yaml");
+      writeFileSync(prompts, JSON.stringify(text));
+      const { runDir, model, config } = isrOptions(data, join(temporaryFolder(), "run"), "none");
+      const { train: _, judge: __, ...rest } = config!;
+      const o = { runDir, model, config: { ...rest, ...(preset && { preset }), context: { design: "none" as const } } };
+      for (const given of [
+        { ...o, config: { ...o.config, prompts } },
+        { ...o, prompts: text as unknown as Partial<Prompts> },
+      ]) {
+        const { advice } = await plan({ ...given, config: { ...given.config, samples: questions } });
+        const names = advice.flatMap((line) => /prompts\.(\S+) has no effect/.exec(line)?.[1] ?? []);
+        assert.equal(names, told, advice.join("\n"));
+      }
+    });
 
 test.run();

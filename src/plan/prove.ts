@@ -5,7 +5,7 @@ import { asyncDispose } from "../addon.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { lookRuleOf } from "../isr/looks.js";
 import { proveWindow } from "../isr/preflight.js";
-import { builtIn, readPrompts } from "../isr/prompts.js";
+import { builtIn, type Prompts, readPrompts, unusedPrompts } from "../isr/prompts.js";
 import { proveInputs, provePlannedRate } from "../isr/prove.js";
 import { outlineModel } from "../model.js";
 import { stepPlan } from "../training/order.js";
@@ -23,10 +23,27 @@ async function proveJudge({ settings: { judge } }: RunReads): Promise<void> {
   openaiJudge({ ...judge.endpoint! });
 }
 
-/** Whether the longest prompts fit. A note where the checkpoint's files are not all there to say it. */
-async function proveBudgets(s: PlanSettings, { settings, samples, prompts }: RunReads): Promise<string[]> {
-  const texts =
-    prompts ?? (settings.prompts === undefined ? builtIn(settings.preset) : await readPrompts(settings.prompts));
+/** The prompts that the run will ask with. */
+async function promptsOfRun({ settings, prompts }: RunReads): Promise<Prompts> {
+  const own = builtIn(settings.preset);
+  return prompts ?? (settings.prompts === undefined ? own : await readPrompts(settings.prompts, own));
+}
+
+/** Texts that nobody will be asked with, and whether the longest prompts fit. A note where the checkpoint's files are not all there to say it. */
+async function proveBudgets(s: PlanSettings, reads: RunReads): Promise<string[]> {
+  const { settings, samples } = reads;
+  const prompts = await promptsOfRun(reads);
+  const { design } = settings.context;
+  const unused = unusedPrompts(prompts, builtIn(settings.preset), design === "none", false);
+  return [...unused, ...(await proveLengths(s, settings, samples, prompts))];
+}
+
+async function proveLengths(
+  s: PlanSettings,
+  settings: RunReads["settings"],
+  samples: RunReads["samples"],
+  prompts: Prompts,
+): Promise<string[]> {
   const unproven = (why: string) => [`whether the prompts fit into the context window is not proven: ${why}`];
   if (settings.load.visionTower !== undefined) return unproven("the vision tower stands in another folder");
   const outlined = await outlineModel(s.model).catch((e) => {
@@ -36,7 +53,7 @@ async function proveBudgets(s: PlanSettings, { settings, samples, prompts }: Run
   if (typeof outlined === "string") return unproven(outlined);
   try {
     const asked = samples ?? [{ id: "longest", video: "-", question: "word ".repeat(64) }];
-    const all = { model: outlined, samples: asked, settings, prompts: texts };
+    const all = { model: outlined, samples: asked, settings, prompts };
     await proveWindow({ ...all, looks: lookRuleOf(settings), signal: never });
     return [];
   } catch (e) {

@@ -5,7 +5,7 @@ import { readPairs } from "../data/pairs.js";
 import { readSamples, type Sample } from "../data/samples.js";
 import type { GatherOptions } from "../training/gather.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import { type Prompts, promptsOf } from "../isr/prompts.js";
+import { builtIn, type Prompts, promptsOf } from "../isr/prompts.js";
 import type { IterationOptions, RunIterationsOptions } from "../isr/run.js";
 import { type RunSettings, settingsOf } from "../isr/settings.js";
 import { nativeTrainerOptions, type TrainerOptions } from "../trainer.js";
@@ -231,7 +231,7 @@ async function iterations(o: Record<string, unknown>, count: Count): Promise<Pla
   const known = own(o, count, samples?.length);
   const models = modelsOf(o, count, run);
   const self = o.judge === undefined ? run.judge.kind === "self" : o.judge === "self";
-  const prompts = o.prompts === undefined ? undefined : promptsOf(o.prompts);
+  const prompts = o.prompts === undefined ? undefined : promptsOf(o.prompts, builtIn(run.preset));
   return {
     kind: "run",
     reads: { kind: "run", settings: run, samples, prompts },
