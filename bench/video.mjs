@@ -46,7 +46,7 @@ export async function benchVideo(library, root, dir, report) {
   });
   let some;
   try {
-    some = await timed(() => model.encode({ path, sample: { frames } }));
+    some = await timed(() => model.encode({ path, sample: { frames, window: [0, minutes * 60] } }));
   } finally {
     await model.dispose();
   }
