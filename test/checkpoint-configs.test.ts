@@ -327,6 +327,7 @@ const endRows: [what: string, config: Edit, generation: Config | undefined, ids:
   ["a number", config({ eos_token_id: 7 }), {}, [7, 2]],
   ["a list", config({ eos_token_id: [9, 7, 9] }), {}, [7, 9, 2]],
   ["null", config({ eos_token_id: null }), {}, [2]],
+  ["-1: no token", config({ eos_token_id: -1 }), { eos_token_id: [7, -1] }, [7, 2]],
   ["absent: LlamaConfig's 2", config({}, ["eos_token_id"]), {}, [2]],
   ["a list in generation_config", config({ eos_token_id: 7 }), { eos_token_id: [7, 11] }, [7, 11, 2]],
 ];

@@ -58,12 +58,16 @@ std::string ConfigReader::text(const char* key, const std::string& fallback) con
   return *v->string();
 }
 
-std::vector<int32_t> ConfigReader::ids(const char* key, int64_t vocab) const {
+std::vector<int32_t> ConfigReader::ids(const char* key, int64_t vocab, std::vector<std::string>& notes) const {
   const Json* v = find(key);
   if (!v) return {};
   const std::string expected = concat("a token id below ", vocab, ", or a list of them");
   std::vector<int32_t> out;
   const auto take = [&](const Json& id) {
+    if (id.integer() && *id.integer() < 0) {
+      notes.push_back(concat(path_, ": ", where_, key, " ", *id.integer(), " is no token: nothing ends there, as in transformers"));
+      return;
+    }
     if (!id.integer() || *id.integer() < 0 || *id.integer() >= vocab) invalid(key, expected);
     out.push_back(static_cast<int32_t>(*id.integer()));
   };

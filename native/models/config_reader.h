@@ -20,7 +20,7 @@ class ConfigReader {
   double number(const char* key, double low, double high, std::optional<double> fallback = {}) const;
   bool boolean(const char* key, bool fallback) const;
   std::string text(const char* key, const std::string& fallback) const;
-  std::vector<int32_t> ids(const char* key, int64_t vocab) const;        // one id or a list; absent or null: empty
+  std::vector<int32_t> ids(const char* key, int64_t vocab, std::vector<std::string>& notes) const;        // one id or a list; absent or null: empty
   ConfigReader object(const char* key) const;
   const Json* find(const char* key) const;                               // null when absent or null
   bool listed(const char* key) const { return json_.find(key) != nullptr; }   // present, null or not

@@ -14,9 +14,9 @@ void check_activation(const ConfigReader& config) {
 }
 
 // An absent key is not a null one: LlamaConfig ends at 2 then.
-std::vector<int32_t> end_tokens(const ConfigReader& config, int64_t vocab, bool llama) {
-  if (llama && !config.listed("eos_token_id") && vocab > 2) return {2};
-  return config.ids("eos_token_id", vocab);
+std::vector<int32_t> end_tokens(const ConfigReader& config, DecoderConfig& c, bool llama) {
+  if (llama && !config.listed("eos_token_id") && c.vocab > 2) return {2};
+  return config.ids("eos_token_id", c.vocab, c.notes);
 }
 
 DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama) {
@@ -29,7 +29,7 @@ DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama)
     if (config.number(key, 0, 1, 0) > 0) out.notes.push_back(concat(config.name(key), " is set in the config; it is not applied, as in the reference code's DPO"));
   if (config.integer("pretraining_tp", 1, 1 << 20, 1) > 1)
     out.notes.push_back("pretraining_tp > 1 only changes the order of sums; the plain order is used");
-  out.end_tokens = end_tokens(config, out.vocab, llama);
+  out.end_tokens = end_tokens(config, out, llama);
   return out;
 }
 

@@ -81,7 +81,7 @@ ModelConfig read_hf(const ConfigReader& config, HfDefaults defaults) {
   ModelConfig out{read_llama_decoder(text, true), VisionConfig{}};
   if (config.boolean("tie_word_embeddings", false)) out.decoder.tied = true;
   check_keys(text, Keys::Decoder, &out.decoder, out.decoder.notes);
-  if (out.decoder.end_tokens.empty() || (!text.listed("eos_token_id") && config.has("eos_token_id"))) out.decoder.end_tokens = config.ids("eos_token_id", out.decoder.vocab);
+  if (out.decoder.end_tokens.empty() || (!text.listed("eos_token_id") && config.has("eos_token_id"))) out.decoder.end_tokens = config.ids("eos_token_id", out.decoder.vocab, out.decoder.notes);
   VisionConfig& v = *out.vision;
   const ConfigReader vision = config.object("vision_config");
   if (const std::string type = vision.text("model_type", "clip_vision_model"); type != "clip_vision_model")

@@ -31,7 +31,7 @@ Config read_config(const std::string& dir) {
     const Json g = read_json(generation, "INVALID_CONFIG", kConfigJson);
     if (!g.object()) throw Error("INVALID_CONFIG", concat(generation, ": expected an object, got ", g.kind()), "", generation);
     const ConfigReader reader(g, generation);
-    const std::vector<int32_t> ends = reader.ids("eos_token_id", decoder.vocab);
+    const std::vector<int32_t> ends = reader.ids("eos_token_id", decoder.vocab, decoder.notes);
     const auto only_here = [&](int32_t id) { return std::find(ends.begin(), ends.end(), id) == ends.end(); };
     if (!ends.empty() && std::any_of(decoder.end_tokens.begin(), decoder.end_tokens.end(), only_here))
       decoder.notes.push_back("config.json and generation_config.json have different eos_token_id: generation ends at those of both (transformers: at the second's)");
