@@ -6,9 +6,11 @@ import { outlineModel } from "../model.js";
 import { measure } from "../training/gather.js";
 import type { PlanSettings } from "./settings.js";
 
-/** Of the first `rows` rows that would be trained on. */
+/** What training would learn from, counted in the first rows that it would train on. */
 export interface ScoredTokens {
+  /** Rows that were looked at: the first 1,000, or all where there are fewer. */
   rows: number;
+  /** Their scored tokens, of both answers of a pair. */
   tokens: number;
 }
 
