@@ -22,7 +22,7 @@ function(add_fuzz_target name)
 endfunction()
 
 if(BUILD_FUZZ)
-  file(GLOB fuzz_io CONFIGURE_DEPENDS native/io/*.cc)
+  file(GLOB fuzz_io CONFIGURE_DEPENDS native/core/*.cc native/io/*.cc)
   add_fuzz_target(fuzz_json ${fuzz_io})
   add_fuzz_target(fuzz_safetensors ${fuzz_io})
   add_fuzz_target(fuzz_pickle ${fuzz_io})
