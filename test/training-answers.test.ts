@@ -7,20 +7,11 @@ import * as assert from "uvu/assert";
 import { loadModel, type TrainItem, type TrainOptions, train } from "../src/index.js";
 import { rejects } from "./helpers/assert.js";
 import { rowsFile } from "./helpers/data.js";
-import { copyOf, temporaryFolder } from "./helpers/files.js";
+import { copyOf } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
-import { eventsOf, exampleRows, idPairs, textRows } from "./helpers/training.js";
+import { eventsOf, exampleRows, idPairs, textRows, textRun } from "./helpers/training.js";
 
 const test = suite("training answers");
-const options = (more: Partial<TrainOptions>): TrainOptions => ({
-  kind: "dpo",
-  model: folder("text_llama"),
-  data: rowsFile(textRows()),
-  itemsPerStep: 4,
-  load: { threads: 1 },
-  runDir: join(temporaryFolder(), "run"),
-  ...more,
-});
 const codes = (events: Awaited<ReturnType<typeof eventsOf>>["events"]) =>
   events.flatMap((e) => (e.type === "warning" ? [[e.code, (e.detail as { count?: number }).count]] : []));
 
@@ -52,13 +43,13 @@ const identical: readonly [name: string, row: object, more?: Partial<TrainOption
 ];
 for (const [name, row, more] of identical) {
   test(`answers that are the same are left out: ${name}`, async () => {
-    const { result, events } = await eventsOf(options({ data: rowsFile([...textRows(4), row]), ...more }));
+    const { result, events } = await eventsOf(textRun({ data: rowsFile([...textRows(4), row]), ...more }));
     assert.equal([result.pairs, result.counts.identical], [4, 1]);
     assert.equal(codes(events), [["IDENTICAL", 1]]);
   });
   test(`no pair but such: ${name}`, () =>
     rejects(
-      () => train(options({ data: rowsFile([row, row]), ...more })),
+      () => train(textRun({ data: rowsFile([row, row]), ...more })),
       "DATA_INVALID",
       /expected items to train on, got 2 pairs whose two answers are the same/,
       name,
@@ -73,7 +64,7 @@ test("sequences that are the same are left out; of other masks they are not", as
     { chosen: masked(3), rejected: masked(3) },
     { chosen: masked(3), rejected: masked(4) },
   ] as TrainItem[];
-  const { result } = await eventsOf(options({ data }));
+  const { result } = await eventsOf(textRun({ data }));
   assert.equal([result.pairs, result.counts.identical], [1, 1]);
 });
 
@@ -106,27 +97,27 @@ const ends: readonly [name: string, model: string, row: object, count: string, c
 ];
 for (const [name, model, row, count, code, refusal] of ends) {
   test(`put right and counted: ${name}`, async () => {
-    const { result, events } = await eventsOf(options({ model, data: rowsFile([row, row]) }));
+    const { result, events } = await eventsOf(textRun({ model, data: rowsFile([row, row]) }));
     assert.equal([result.pairs, result.counts[count]], [2, 2]);
     assert.equal(codes(events), [[code, 2]]);
   });
   test(`a bad row where that is asked for: ${name}`, async () => {
     const data = rowsFile([row]);
-    await rejects(() => train(options({ model, data, onEnd: "fail" })), "DATA_INVALID", refusal, name);
+    await rejects(() => train(textRun({ model, data, onEnd: "fail" })), "DATA_INVALID", refusal, name);
   });
 }
 
 test("onEnd: a row that is refused has file and line, and can be left out", async () => {
   const data = rowsFile([...textRows(2), pair("A dog.</s>", "A cat.")]);
-  await rejects(() => train(options({ data, onEnd: "fail" })), "DATA_INVALID", /rows\.jsonl:3: answer: /, "fail");
-  const { result } = await eventsOf(options({ data, onEnd: "fail", onBadRow: "skip" }));
+  await rejects(() => train(textRun({ data, onEnd: "fail" })), "DATA_INVALID", /rows\.jsonl:3: answer: /, "fail");
+  const { result } = await eventsOf(textRun({ data, onEnd: "fail", onBadRow: "skip" }));
   assert.equal([result.pairs, result.counts.skippedRows], [2, 1]);
 });
 
 test("a model trained under a template without an end learns to stop", async () => {
   const data = rowsFile([{ prompt: "What is it?", completion: "the small dog" }]);
   const trainer = { learningRate: 1e-2 };
-  const { model } = await train(options({ kind: "sft", model: noEnd, data, epochs: 60, trainer }));
+  const { model } = await train(textRun({ kind: "sft", model: noEnd, data, epochs: 60, trainer }));
   await using trained = await loadModel(model, { threads: 1 });
   const [c] = await trained.generate({ prompt: "What is it?", maxTokens: 24 });
   assert.equal([c!.end, c!.text.replace("</s>", "").trim()], ["stop", "the small dog"]);
@@ -134,7 +125,7 @@ test("a model trained under a template without an end learns to stop", async () 
 
 test("a border over which letters merge costs no row; a fault of one row costs that row alone", async () => {
   const rows = [pair("1", "2"), pair("the red car", "2"), pair("5", "7")];
-  const { result, events } = await eventsOf(options({ model: spaced, data: rowsFile(rows) }));
+  const { result, events } = await eventsOf(textRun({ model: spaced, data: rowsFile(rows) }));
   assert.equal([result.pairs, result.counts.merged], [3, 1]);
   assert.equal(codes(events), [["BORDER_MERGED", 1]]);
 });
@@ -144,8 +135,8 @@ test("a row that the chat template refuses is a bad row with file and line", asy
     "{% for m in messages %}{% if 'no' in m['content'] %}{{ raise_exception('not this') }}{% endif %}{{ m['role'] + m['content'] + eos_token }}{% endfor %}{% if add_generation_prompt %}assistant{% endif %}",
   );
   const data = rowsFile([...textRows(2), pair("A", "B", { prompt: "no" })]);
-  await rejects(() => train(options({ model, data })), "DATA_INVALID", /rows\.jsonl:3: .*not this/, "fail");
-  const { result } = await eventsOf(options({ model, data, onBadRow: "skip" }));
+  await rejects(() => train(textRun({ model, data })), "DATA_INVALID", /rows\.jsonl:3: .*not this/, "fail");
+  const { result } = await eventsOf(textRun({ model, data, onBadRow: "skip" }));
   assert.equal([result.pairs, result.counts.skippedRows], [2, 1]);
 });
 
@@ -153,7 +144,7 @@ test("several turns: all that the assistant says is scored, or the last answer a
   const message = (role: string, content: string) => ({ role, content });
   const talk = ["Who?", "A man.", "Where?", "Here."].map((t, i) => message(i % 2 ? "assistant" : "user", t));
   const scored = async (more: Partial<TrainOptions>) => {
-    const { result } = await eventsOf(options({ kind: "sft", data: rowsFile([{ messages: talk }]), ...more }));
+    const { result } = await eventsOf(textRun({ kind: "sft", data: rowsFile([{ messages: talk }]), ...more }));
     const [step] = result.metrics;
     assert.is(step!.chosenTokens, result.counts.scoredTokens);
     return [
@@ -171,13 +162,13 @@ test("several turns: all that the assistant says is scored, or the last answer a
   assert.equal(await scored({}), [all, false]);
   assert.equal(await scored({ turns: "all" }), [all, false]);
   assert.equal(await scored({ turns: "last" }), [last, true]);
-  await rejects(() => train(options({ turns: "all" })), "INVALID_ARGUMENT", /'last' for pairs/, "dpo");
+  await rejects(() => train(textRun({ turns: "all" })), "INVALID_ARGUMENT", /'last' for pairs/, "dpo");
 });
 
 test("one turn is scored alike with either", async () => {
   const losses = [];
   for (const turns of ["all", "last"] as const) {
-    const { metrics } = await train(options({ kind: "sft", data: rowsFile(exampleRows(4)), turns }));
+    const { metrics } = await train(textRun({ kind: "sft", data: rowsFile(exampleRows(4)), turns }));
     losses.push(metrics.map((m) => m.loss));
   }
   assert.equal(losses[0], losses[1]);
@@ -196,7 +187,7 @@ for (const [name, extra, refusal] of extras)
       { role: "user", content: "Who?", weight: 0 },
       { role: "assistant", content: "A man.", ...extra },
     ];
-    const run = () => train(options({ kind: "sft", data: rowsFile([{ messages: turns }]) }));
+    const run = () => train(textRun({ kind: "sft", data: rowsFile([{ messages: turns }]) }));
     if (refusal) await rejects(run, "DATA_INVALID", refusal, name);
     else assert.is((await run()).pairs, 1);
   });

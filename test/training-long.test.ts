@@ -5,23 +5,14 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { loadModel, type TrainOptions, train } from "../src/index.js";
+import { loadModel, train } from "../src/index.js";
 import { rejects } from "./helpers/assert.js";
 import { rowsFile } from "./helpers/data.js";
-import { copyOf, temporaryFolder } from "./helpers/files.js";
+import { copyOf } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
-import { eventsOf, textRows } from "./helpers/training.js";
+import { eventsOf, textRows, textRun } from "./helpers/training.js";
 
 const test = suite("training long");
-const options = (more: Partial<TrainOptions>): TrainOptions => ({
-  kind: "dpo",
-  model: folder("text_llama"),
-  data: rowsFile(textRows()),
-  itemsPerStep: 4,
-  load: { threads: 1 },
-  runDir: join(temporaryFolder(), "run"),
-  ...more,
-});
 
 function templated(template: string): string {
   const dir = copyOf(folder("text_llama"));
@@ -52,7 +43,7 @@ const cuts: readonly [name: string, model: string, row: object, count: string, k
 ];
 for (const [name, model, row, count, kind = "dpo"] of cuts)
   test(`an item that is too long is cut: ${name}`, async () => {
-    const o = options({ kind, model, data: rowsFile([row]), onLong: "truncate" });
+    const o = textRun({ kind, model, data: rowsFile([row]), onLong: "truncate" });
     const { result } = await eventsOf(o);
     assert.equal([result.pairs, result.counts.truncated, result.counts[count]], [1, 1, 1]);
     await using m = await loadModel(model, { threads: 1 });
@@ -87,7 +78,7 @@ test("what the assistant said before the answer that was cut stays scored", asyn
     message("assistant", long("car")),
   ];
   const o = (turns: "all" | "last") =>
-    options({ kind: "sft", model: spaced, data: rowsFile([{ messages: talk }]), onLong: "truncate", turns });
+    textRun({ kind: "sft", model: spaced, data: rowsFile([{ messages: talk }]), onLong: "truncate", turns });
   const counts = [];
   for (const turns of ["all", "last"] as const) counts.push((await train(o(turns))).counts.scoredTokens!);
   assert.ok(counts[0]! > counts[1]!, `${counts}`);
@@ -95,14 +86,14 @@ test("what the assistant said before the answer that was cut stays scored", asyn
 
 test("an item whose prompt alone is too long is a bad row, whatever its answer shares with it", async () => {
   const data = rowsFile([...textRows(2), of(`${long("car")}1`, "2", "3")]);
-  await rejects(() => train(options({ model: spaced, data, onLong: "truncate" })), "DATA_INVALID", /:3: /, "fail");
+  await rejects(() => train(textRun({ model: spaced, data, onLong: "truncate" })), "DATA_INVALID", /:3: /, "fail");
 });
 
 test("an answer of ids longer than the context is cut; its ids are checked", async () => {
   const prompt = { ids: [1, 5, 6] };
   const ids = (n: number, first = 7) => [first, ...Array.from({ length: n }, (_, i) => 5 + (i % 50))];
   const run = (chosen: unknown) =>
-    train(options({ data: [{ prompt, chosen, rejected: [9, 2] }] as never, onLong: "truncate" }));
+    train(textRun({ data: [{ prompt, chosen, rejected: [9, 2] }] as never, onLong: "truncate" }));
   const { counts } = await run(ids(1000));
   assert.is(counts.truncated, 1);
   await rejects(() => run(ids(1000, 1.5)), "INVALID_ARGUMENT", /chosen\[0\]/, "no integer");
@@ -131,7 +122,7 @@ for (const [name, row, kind = "dpo"] of refused)
   test(`a row that cannot fit is refused by its length: ${name}`, async () => {
     const data = "answer" in row ? ([row] as never) : rowsFile([row]);
     const code = "answer" in row ? "CONTEXT_OVERFLOW" : "DATA_INVALID";
-    await rejects(() => train(options({ kind, model: letters, data })), code, /: at least \d+ tokens do not fit/, name);
+    await rejects(() => train(textRun({ kind, model: letters, data })), code, /: at least \d+ tokens do not fit/, name);
   });
 
 for (const [name, prompt] of [
@@ -145,7 +136,7 @@ for (const [name, prompt] of [
       setTimeout(() => stop.abort(new Error("enough")), 30);
       yield of(prompt, million, `${million}<|im_end|> not`); // a fault that is found once all is cut
     })();
-    const run = train(options({ model: letters, data: data as never, onLong: "truncate", signal: stop.signal }));
+    const run = train(textRun({ model: letters, data: data as never, onLong: "truncate", signal: stop.signal }));
     let reason: unknown;
     await Promise.resolve(run).catch((e: unknown) => {
       reason = e;

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { integer, number, options as checkOptions, path as checkPath, signal as checkSignal } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import type { Media, Tensor } from "../types.js";
+import type { Media, MediaReport, Tensor } from "../types.js";
 import { type Decoded, type DecodeOptions, decode, type Probe, probe } from "./ffmpeg.js";
 import { readImage } from "./folder.js";
 import { changing, identityOf } from "./hash.js";
@@ -28,30 +28,8 @@ export interface MediaOptions {
   maxLost?: number;
 }
 
-export interface MediaNotes {
-  /** Frames of the file, folder or array. */
-  count: number;
-  /** Frames that stand for a second time because the clip is short. */
-  repeated: number;
-  /** Errors that the decoder reported and went on. */
-  decodeErrors: number;
-  /** Frames that should be there and could not be decoded. */
-  lost: number;
-  /** The file asks to be shown turned, and was. */
-  rotated: boolean;
-  /** Frames that were decoded with errors, or follow such a one; absent: none. */
-  damaged?: number;
-  /** Places of a long file that were sought, so that the rest was not decoded; absent: none. */
-  seeks?: number;
-  /** Why all of a long file was decoded though a part would have done; absent: it was not. */
-  fallback?: string;
-  /** Video streams that are not used, covers included; absent: none. */
-  otherStreams?: number;
-  /** Names of a folder's entries that are no frames and were left out; absent: none. */
-  leftOut?: readonly string[];
-  /** The names of a folder's frames have numbers of different length, and so are in another order than their numbers. */
-  unpadded?: boolean;
-}
+/** What is told of a medium, without where it came from. */
+export type MediaNotes = Omit<MediaReport, "path" | "kind" | "sourceFrames">;
 
 export interface OpenedMedia {
   kind: "video" | "image";

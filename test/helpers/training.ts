@@ -27,6 +27,17 @@ export const textRows = (n = 10) => Array.from({ length: n }, (_, i) => ({ promp
 export const exampleRows = (n = 10) =>
   textRows(n).map(({ prompt, chosen }, i) => ({ id: `e${i}`, prompt, completion: chosen }));
 
+/** A run over textRows() in a folder of its own, but for `more`. */
+export const textRun = (more: Partial<TrainOptions>): TrainOptions => ({
+  kind: "dpo",
+  model: folder("text_llama"),
+  data: rowsFile(textRows()),
+  itemsPerStep: 4,
+  load: { threads: 1 },
+  runDir: join(temporaryFolder(), "run"),
+  ...more,
+});
+
 let clips: string | undefined;
 
 /** A folder with the clips 0.mp4, 1.mp4, 2.mp4, made once a process. */
