@@ -39,4 +39,7 @@ export function executable(dir, name) {
   return found;
 }
 
-export const tsTests = (pattern = "\\.test\\.ts$") => ["--import", "tsx", "node_modules/uvu/bin.js", "test", pattern];
+/** Without colours: uvu would tell every process below it to colour, and newer Nodes warn where NO_COLOR says otherwise. */
+export const tsTests = (pattern = "\\.test\\.ts$") => [
+  ...["--import", "tsx", "node_modules/uvu/bin.js", "--no-color", "test", pattern],
+];

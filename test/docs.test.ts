@@ -171,7 +171,7 @@ for (const name of examples)
         timeout: 60_000,
       });
       assert.is(ended.status, 2, ended.stderr);
-      assert.match(ended.stderr, new RegExp(`^usage: node .*${name} [A-Z]`));
+      assert.match(ended.stderr, new RegExp(`^usage: node .*${name} [A-Z]`, "m"));
       assert.is(ended.stdout, "");
       assert.equal(readdirSync(cwd), []);
       rmSync(cwd, { recursive: true });
