@@ -88,4 +88,19 @@ test("an iteration says what it left out, before its guards end it", async () =>
   );
 });
 
+test("an iteration that keeps cut answers warns of no rows: it has made them itself", async () => {
+  const root = temporaryFolder();
+  const data = join(root, "data");
+  await writeClips(data, clips);
+  const warned: string[] = [];
+  const listen = (w: Error & { code?: string }) => void (w.code === "ISR_DPO_DATA" && warned.push(w.message));
+  process.on("warning", listen);
+  const o = isrOptions(data, join(root, "run"), "none");
+  const [result] = await runIterations({ ...o, to: 2, config: { ...o.config, response: { maxTokens: 4 } } });
+  await new Promise((resolve) => setImmediate(resolve));
+  process.off("warning", listen);
+  assert.ok(result!.pairs > 0); // cut ones among them: random weights hardly ever end an answer
+  assert.equal(warned, []);
+});
+
 test.run();

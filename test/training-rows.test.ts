@@ -137,6 +137,38 @@ for (const [name, data, code, message] of files)
   for (const onBadRow of ["fail", "skip"] as const)
     test(`${name} (${onBadRow})`, () => rejects(() => train(text({ data, onBadRow })), code, message, name));
 
+const bare = (n: number, change: object) => Array.from({ length: n }, () => ({ prompt: "p", chosen: "c", ...change }));
+const nothings: readonly [name: string, rows: object[], says: RegExp][] = [
+  [
+    "of one reason",
+    bare(3, { rejected: 5 }),
+    /rows\.jsonl: expected items to train on, got 3 rows left out: 3 as \S+:1: rejected\[0\]: expected an object but received 5$/,
+  ],
+  [
+    "of several reasons, the most frequent first",
+    [...bare(1, {}), ...bare(2, { rejected: " " }), ...bare(1, { rejected: 6 }), ...bare(1, { rejected: 7 })],
+    /got 5 rows left out: 2 as \S+:2: rejected: [^;]* not empty[^;]*; 1 as \S+:1: rejected: [^;]*undefined; 1 as \S+:4: [^;]*6; 1 for other reasons$/,
+  ],
+  [
+    "beside pairs of equal answers",
+    [...bare(1, { rejected: "c" }), ...bare(1, { rejected: 5 })],
+    /got 1 pairs whose two answers are the same, and 1 rows left out: 1 as \S+:2: rejected/,
+  ],
+];
+for (const [name, rows, says] of nothings)
+  test(`nothing is left of rows that are skipped: ${name}`, async () => {
+    const skipped = rows.filter((row) => (row as { rejected?: unknown }).rejected !== "c").length;
+    const e = await caught(async () => train(text({ data: rowsFile(rows), onBadRow: "skip" })));
+    assert.match(e.message, says);
+    assert.equal(e.detail, { identical: rows.length - skipped, skippedRows: skipped });
+  });
+
+test("nothing is left of a program's items that are skipped", async () => {
+  const items = bare(2, {}) as unknown as TrainItem[];
+  const e = await caught(async () => train(text({ data: items, onBadRow: "skip" })));
+  assert.match(e.message, /^data: expected items to train on, got 2 rows left out: 2 as data\[0\]: /);
+});
+
 test("many bad rows: each is told with its count, and all but them are trained on", async () => {
   const rows = textRows(12).map((row, i) => (i % 3 === 0 ? { ...row, chosen: "" } : row));
   const { result, events } = await eventsOf(text({ data: rowsFile(rows), onBadRow: "skip" }));

@@ -18,6 +18,7 @@ import {
 } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { isRowFault } from "../data/fault.js";
+import { Reasons } from "../data/reasons.js";
 import { type Row, readRows, rowError } from "./rows.js";
 import { floatList, jsonLine, say } from "./terminal.js";
 
@@ -97,6 +98,7 @@ class Batcher {
   #rows = 0;
   #answers = 0;
   #skipped: number[] = [];
+  readonly #reasons = new Reasons();
 
   constructor(
     readonly flags: GenerateFlags,
@@ -109,6 +111,7 @@ class Batcher {
     const failure = rowError(this.flags.in, line, e);
     if (this.flags.onError === "fail") throw failure;
     this.#skipped.push(line);
+    this.#reasons.add(failure.message);
     say(`skipped ${failure.code}: ${failure.message}`);
   };
 
@@ -144,7 +147,7 @@ class Batcher {
     if (skipped.length > 0 && this.#rows === 0)
       throw new IsrDpoError(
         "DATA_INVALID",
-        `${this.flags.in}: expected at least one usable row, got none of ${skipped.length}`,
+        `${this.flags.in}: expected at least one usable row, got ${this.#reasons.text()}`,
       );
     const lines = `${skipped.slice(0, 20).join(", ")}${skipped.length > 20 ? ", ..." : ""}`;
     return `${this.#sofar()}${skipped.length > 0 ? `; ${skipped.length} rows skipped (lines ${lines})` : ""}`;

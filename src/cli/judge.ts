@@ -6,6 +6,7 @@ import { asyncDispose } from "../addon.js";
 import { array, object, options, text } from "../check.js";
 import { isRowFault } from "../data/fault.js";
 import { bareQuestion } from "../data/hound.js";
+import { Reasons } from "../data/reasons.js";
 import { foreignPlace, hasPlace } from "../data/places.js";
 import {
   type Judge,
@@ -233,13 +234,13 @@ async function judgeOfFile(path: string): Promise<string | undefined> {
 /** Judges all rows, and gives what is said of them at the end. DATA_INVALID where rows were skipped and none is left. */
 async function judgeRows(asked: Judge, flags: JudgeFlags, output: Output, signal: AbortSignal): Promise<string> {
   const counts = new Map<string, number>();
-  const skipped: number[] = [];
+  const left = new Reasons();
   let rows = 0;
   let batch: { line: number; item: JudgeItem }[] = [];
   const bad: BadRow = (line, e) => {
     const failure = rowError(flags.in, line, e);
     if (flags.onError === "fail") throw failure;
-    skipped.push(line);
+    left.add(failure.message);
     say(`skipped ${failure.code}: ${failure.message}`);
   };
   const flush = async () => {
@@ -264,14 +265,11 @@ async function judgeRows(asked: Judge, flags: JudgeFlags, output: Output, signal
     if (batch.length >= flags.batch) await flush();
   }
   if (batch.length > 0) await flush();
-  if (skipped.length > 0 && rows === 0)
-    throw new IsrDpoError(
-      "DATA_INVALID",
-      `${flags.in}: expected at least one usable row, got none of ${skipped.length}`,
-    );
+  if (left.count > 0 && rows === 0)
+    throw new IsrDpoError("DATA_INVALID", `${flags.in}: expected at least one usable row, got ${left.text()}`);
   const said = statuses.flatMap((s) => (counts.has(s) ? [`${counts.get(s)} ${s}`] : [])).join(", ");
-  const left = skipped.length > 0 ? `; ${skipped.length} rows skipped` : "";
-  return `${rows} rows judged by ${asked.id}${said === "" ? "" : `: ${said}`}${left}`;
+  const skipped = left.count > 0 ? `; ${left.count} rows skipped` : "";
+  return `${rows} rows judged by ${asked.id}${said === "" ? "" : `: ${said}`}${skipped}`;
 }
 
 async function judge(dir: string | undefined, flags: JudgeFlags, command: Command): Promise<void> {

@@ -1,10 +1,11 @@
 // Rows of LLaVA-Hound: one `video` (or `image`) a row. DPO: prompt or conversations, chosen, rejected; SFT and test rows:
 // conversations. The place written in the text is dropped: the medium stands before the words of its turn.
 import type { Example, Pair } from "../types.js";
-import { answersOf, bad, given, has, idOf, isRow, pathOf, type Row, textOf } from "./fields.js";
+import { answersOf, bad, given, has, idOf, isRow, type Row, textOf } from "./fields.js";
 import type { Kind } from "./places.js";
 import {
   conversationOf,
+  filePath,
   type Medium,
   misplaced,
   piecesOf,
@@ -19,7 +20,7 @@ function mediumOf(row: Row): Medium {
   if (has(row, "video") === has(row, "image"))
     bad("video", "either video or image", has(row, "video") ? "both" : "neither");
   const type = has(row, "video") ? "video" : "image";
-  return { type, path: pathOf(type, given(row, type)) };
+  return { type, path: filePath(type, given(row, type)) };
 }
 
 function words({ pieces }: Turn): string {

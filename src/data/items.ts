@@ -6,6 +6,7 @@ import { choice, options as checkOptions, path as checkPath, refuse } from "../c
 import { isRowFault, rowError } from "./fault.js";
 import { given, has, type Row } from "./fields.js";
 import { namesMedia, Notes } from "./notes.js";
+import { checkTemplateColumns } from "./turns.js";
 import { BadRows, type BadRowOptions, type NumberedRow, readRows, type UnreadRow } from "./rows.js";
 
 /** One way to write a kind of item as a row. */
@@ -23,7 +24,7 @@ export interface Format<T> {
 const columns = [
   ...["id", "idx", "video", "image", "videos", "images", "system"],
   ...["prompt", "chosen", "rejected", "chosen_ids", "rejected_ids", "completion"],
-  ...["conversations", "messages", "question"],
+  ...["conversations", "messages", "question", "tools", "chat_template_kwargs"],
 ];
 
 const media = ["video", "image", "videos", "images"];
@@ -215,6 +216,7 @@ export async function* readItems<T extends { id?: string }>(
       let item: T;
       try {
         noteColumns(row, line, notes);
+        checkTemplateColumns(row);
         const read = format.read(row, line);
         item = withOwnId(read, seen, line);
         if (item !== read) notes.add("DUPLICATE_ID", line, item.id);

@@ -1,6 +1,6 @@
 // Turns of a conversation with places for videos and images, and the prompt and media that they make.
 import type { Media, Message } from "../types.js";
-import { bad, given, has, listOf, pathOf, type Row, rowOf, textOf } from "./fields.js";
+import { bad, given, has, isRow, listOf, pathOf, type Row, rowOf, textOf } from "./fields.js";
 import { cutAtPlaces, foreignPlace, hasPlace, type Kind } from "./places.js";
 
 export interface Medium {
@@ -65,7 +65,27 @@ export function saidTurn(field: string, role: Message["role"], text: string): Tu
 export const spoken = (turn: Turn): string => turn.pieces.map((p) => (p.type === "text" ? p.text : "")).join("");
 
 /** What a turn may hold besides its words; without it, something else would be learned than the row says. */
-const unreadParts = ["tool_calls", "function_call", "reasoning_content", "thinking"];
+const unreadParts = ["tool_calls", "function_call", "reasoning_content", "thinking", "tools"];
+
+/** What the chat template is given beside the messages: a template that never sees it writes another text. */
+const templateColumns = ["tools", "chat_template_kwargs"];
+
+/** Whether a column of the template's says nothing: "", "[]", {}, fields that are null, as columns of a table have them. */
+function saysNothing(value: unknown): boolean {
+  if (typeof value === "string") {
+    const text = value.trim();
+    return ["", "[]", "{}", "null"].includes(text);
+  }
+  if (typeof value !== "object" || value === null) return value === undefined || value === null;
+  return Object.values(value).every((x) => x === null || x === undefined);
+}
+
+/** Refuses a row whose chat template would be given more than its messages. */
+export function checkTemplateColumns(row: Row): void {
+  for (const key of templateColumns)
+    if (!saysNothing(given(row, key)))
+      bad(key, "nothing (it is not given to the chat template: write it into the system text)", given(row, key));
+}
 
 /** Refuses a turn whose words are not all of it, or that is not to be learned like the others. */
 export function checkTurn(field: string, turn: Row, role: Message["role"]): void {
@@ -78,14 +98,15 @@ export function checkTurn(field: string, turn: Row, role: Message["role"]): void
     bad(`${field}.weight`, '1 (to score the last answer alone: turns: "last")', weight);
 }
 
-/** `conversations`: {from, value} a turn; places are found in what the user says. */
+/** `conversations`: {from, value} or {role, content} a turn; places are found in what the user says. */
 export function conversationOf(field: string, value: unknown): Turn[] {
   return listOf(field, value).map((item, i) => {
-    const turn = rowOf(`${field}[${i}]`, item);
-    const role = roleOf(`${field}[${i}].from`, given(turn, "from"));
-    checkTurn(`${field}[${i}]`, turn, role);
-    const text = textOf(`${field}[${i}].value`, given(turn, "value"));
-    return saidTurn(`${field}[${i}].value`, role, text);
+    const at = `${field}[${i}]`;
+    const turn = rowOf(at, item);
+    const [who, what] = has(turn, "role") && !has(turn, "from") ? ["role", "content"] : ["from", "value"];
+    const role = roleOf(`${at}.${who}`, given(turn, who));
+    checkTurn(at, turn, role);
+    return saidTurn(`${at}.${what}`, role, textOf(`${at}.${what}`, given(turn, what)));
   });
 }
 
@@ -96,16 +117,15 @@ export function mediaColumns(row: Row): Medium[] {
       const value = given(row, key);
       if (value === undefined) return [];
       const list = Array.isArray(value) ? value : [value];
-      return list.map((item, i): Medium => {
-        const field = list === value ? `${key}[${i}]` : key;
-        return { type, path: typeof item === "string" ? pathOf(field, item) : filePath(field, item) };
-      });
+      return list.map((item, i): Medium => ({ type, path: filePath(list === value ? `${key}[${i}]` : key, item) }));
     }),
   );
 }
 
-function filePath(field: string, item: unknown): string {
-  const file = rowOf(field, item);
+/** A path, or {path} as Python's `datasets` writes a file. */
+export function filePath(field: string, item: unknown): string {
+  if (!isRow(item)) return pathOf(field, item);
+  const file = item;
   if (has(file, "bytes")) bad(field, "a path (media inside a row are not read: keep them as files)", item);
   return pathOf(`${field}.path`, given(file, "path"));
 }

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { asyncDispose } from "../addon.js";
 import { IsrDpoError } from "../errors.js";
 import type { Judge } from "../judge/judge.js";
-import { loadModel, type VideoLM } from "../model.js";
+import { internalsOf, loadModel, type VideoLM } from "../model.js";
 import { newestStep } from "../store/checkpoints.js";
 import { modelContents } from "../store/content.js";
 import { guarded, makeFolders, readState, writeAtomic } from "../store/files.js";
@@ -140,6 +140,7 @@ export class Iteration {
     const loading = { ...loadingOf(settings, folder.dir, load), templateDate, signal };
     const model = await loadModel(dir, { ...loading, onMedia: (report) => this.#media(report) });
     this.#closing.keep(model, () => model[asyncDispose]());
+    internalsOf(model).inputs.told.add("endOpen"); // judge.truncated keep: the run makes such answers itself
     for (const content of contents.values()) await content.unchanged();
     this.#files = Object.fromEntries([...contents].map(([name, { sha256 }]) => [name, sha256]));
     return model;

@@ -7,6 +7,7 @@ import { isRowFault } from "../data/fault.js";
 import { withOwnId } from "../data/items.js";
 import type { DataNote } from "../data/notes.js";
 import { readPairsWith } from "../data/pairs.js";
+import { Reasons } from "../data/reasons.js";
 import type { SkippedRow } from "../data/rows.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { internalsOf, type VideoLM } from "../model.js";
@@ -245,13 +246,18 @@ function tell(o: GatherOptions, counts: GatherCounts): void {
   }
 }
 
-function nothing(o: GatherOptions, identical: number): IsrDpoError {
+function nothing(o: GatherOptions, identical: number, left: Reasons): IsrDpoError {
   const file = typeof o.data === "string" ? { path: o.data } : {};
-  const got = identical > 0 ? `${identical} pairs whose two answers are the same` : "none";
-  return new IsrDpoError("DATA_INVALID", `${file.path ?? "data"}: expected items to train on, got ${got}`, {
-    hint: identical > 0 ? "give pairs whose answers differ" : "give rows, or look at why they were left out",
-    ...file,
-  });
+  const got = [
+    ...(identical > 0 ? [`${identical} pairs whose two answers are the same`] : []),
+    ...(left.count > 0 ? [left.text()] : []),
+  ];
+  const hint = got.length === 0 ? "give rows" : identical > 0 ? "give pairs whose answers differ" : "correct the rows";
+  return new IsrDpoError(
+    "DATA_INVALID",
+    `${file.path ?? "data"}: expected items to train on, got ${got.join(", and ") || "none"}`,
+    { hint, ...file, detail: { identical, skippedRows: left.count } },
+  );
 }
 
 /** The set at `path` as an earlier process left it (`resumed`), or read from the source now. DATA_INVALID where it is empty. */
@@ -266,10 +272,15 @@ export async function gather(
   const root = rootOf(o);
   const found = resumed ? await ItemSet.reopen(path, () => counted(sourceOf(quiet), noCounts()), root) : null;
   const counts = noCounts();
-  const set = found ?? (await ItemSet.gather(counted(sourceOf(o), counts), path, root));
+  const left = new Reasons();
+  const onSkip = (row: SkippedRow) => {
+    left.add(row.message);
+    o.onSkip(row);
+  };
+  const set = found ?? (await ItemSet.gather(counted(sourceOf({ ...o, onSkip }), counts), path, root));
   if (set.length === 0) {
     await set.close();
-    throw nothing(o, counts.identical);
+    throw nothing(o, counts.identical, left);
   }
   tell(o, counts);
   return { set, counts };
