@@ -15,6 +15,7 @@ import {
 } from "../index.js";
 import { fill } from "../isr/prompts.js";
 import { type Speech, speechOf } from "../isr/speech.js";
+import { tellUnusedOfChat } from "./effects.js";
 import { readUntil } from "./files.js";
 import {
   addFrames,
@@ -165,6 +166,13 @@ async function chat(dir: string, flags: ChatFlags, media: readonly Attachment[])
     const turns = flags.interactive || process.stdin.isTTY;
     const prompt = flags.prompt ?? (turns ? undefined : await promptFrom(readUntil(signal, process.stdin)));
     const speech = flags.raw ? null : await speechOf(dir);
+    const hasPrompts =
+      !flags.raw ||
+      (await speechOf(dir).then(
+        (s) => s?.prompts != null,
+        () => true,
+      )); // broken ones, too
+    tellUnusedOfChat(flags, { media, open: prompt === undefined, hasPrompts });
     model = await load(dir, flags, signal, true, speech?.templateDate);
     if (speech?.prompts) say("asked as the run asks, in its response prompt; --raw: in your words alone");
     const conversation = new Conversation(model, flags, speech);

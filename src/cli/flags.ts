@@ -9,6 +9,7 @@ import {
   type VideoLM,
 } from "../index.js";
 import { remarksOf } from "../media.js";
+import { tellUnusedOfTextModel } from "./effects.js";
 import { modelFolder } from "./newest.js";
 import { say } from "./terminal.js";
 
@@ -146,7 +147,8 @@ export async function load(
       if (everyFile || unusual(report).length > 0) say(mediaLine(report));
     },
   });
-  const { family, parameters, dtype: computes } = model.info;
+  const { family, parameters, dtype: computes, visualTokens } = model.info;
+  if (visualTokens === null) tellUnusedOfTextModel(flags);
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   if (live) process.stderr.write("\r");
   say(`loaded ${dir}: ${family}, ${parameters.toLocaleString("en-US")} parameters, ${computes}, ${seconds} s`);

@@ -4,6 +4,7 @@ import type { Readable } from "node:stream";
 import { Command, Option } from "commander";
 import { asyncDispose } from "../addon.js";
 import { type Completion, type FrameSampling, IsrDpoError, isIsrDpoError, type VideoLM } from "../index.js";
+import { FlagUse } from "./effects.js";
 import { openInput, openOutput, type Output, readUntil } from "./files.js";
 import {
   addFrames,
@@ -164,13 +165,16 @@ async function generate(dir: string, flags: GenerateFlags): Promise<void> {
     output = await openOutput(flags.out, flags.force === true, ["id", "text", "ids", "end"]);
     model = await load(dir, flags, signal, false);
     const work = new Batcher(flags, model, output, signal);
-    const defaults = { sampling: samplingOf(flags), copies: flags.copies, frames: frameSamplingOf(flags) };
+    const use = new FlagUse();
+    const defaults = { sampling: samplingOf(flags), copies: flags.copies, frames: frameSamplingOf(flags), use };
     for await (const batch of batches(readRows(input, flags.in, defaults, work.bad), flags.batch)) {
       signal.throwIfAborted();
       await work.write(batch);
     }
     const summary = work.summary();
     await output.commit();
+    if (model.info.visualTokens === null) use.take("frames", "window", "fps", "featureCache"); // told when it was loaded
+    use.tell(flags);
     say(summary);
   } finally {
     off();

@@ -20,6 +20,7 @@ import {
 import { fitJudgePrompt } from "../isr/fit.js";
 import { endpointWords, type Prompts, promptsOf, readPrompts } from "../isr/prompts.js";
 import { compareBoth, compareOnce, type Decision, decide, statuses, type Verdict } from "../judge/judge.js";
+import { dashed } from "./effects.js";
 import { openInput, openOutput, type Output, readLines, readUntil } from "./files.js";
 import { addFrames, addLoading, frameSamplingOf, type LoadFlags, load, wholeNumber } from "./flags.js";
 import type { FrameSampling } from "../types.js";
@@ -142,11 +143,9 @@ function told({ sample: { id } }: JudgeItem, verdicts: readonly Verdict[] | null
 
 /** Flags that only a model of our own looks at. */
 const ofModel: readonly (keyof JudgeFlags)[] = [
-  ...(["method", "frames", "window", "fps", "dtype", "threads", "visionTower", "featureCache"] as const),
+  ...(["method", "videos", "frames", "window", "fps", "dtype", "threads", "visionTower", "featureCache"] as const),
 ];
 const ofEndpoint = ["endpointModel", "keyEnv"] as const;
-
-const dashed = (flag: string) => `--${flag.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
 /** INVALID_ARGUMENT for a flag that would have no effect. */
 function refuseUnused(dir: string | undefined, flags: JudgeFlags, given: (flag: string) => boolean): void {

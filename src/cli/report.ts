@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { Command, Option } from "commander";
 import { IsrDpoError } from "../errors.js";
 import { writeReport } from "../report/report.js";
+import { realPlace } from "../store/places.js";
 import { colours } from "./exit.js";
 import { jsonLine, say } from "./terminal.js";
 
@@ -35,11 +36,21 @@ const atDesk = (): boolean =>
   process.env.CI === undefined &&
   (process.platform !== "linux" || Boolean(process.env.DISPLAY ?? process.env.WAYLAND_DISPLAY));
 
+/** A page is about one folder. */
+async function refuseOthers(dirs: readonly string[]): Promise<never> {
+  const places = await Promise.all(dirs.map((dir) => realPlace(dir)));
+  const different = new Set(places).size;
+  const all = different === 1 ? `${dirs[0]}, ${dirs.length} times` : `${dirs.length}: ${dirs.join(", ")}`;
+  throw new IsrDpoError("INVALID_ARGUMENT", `dir: expected the folder of one run, got ${all}`, {
+    hint:
+      different === 1
+        ? `give it once: isr-dpo report ${dirs[0]}`
+        : "to compare runs put them into one folder with a comparison.json that names them (docs/report.md), and give that folder",
+  });
+}
+
 async function run(dir: string, others: readonly string[], { out, open, json }: ReportFlags): Promise<void> {
-  if (others.length > 0)
-    throw new IsrDpoError("INVALID_ARGUMENT", `dir: expected the folder of one run, got ${1 + others.length}`, {
-      hint: "to compare runs put them into one folder with a comparison.json that names them (docs/report.md), and give that folder",
-    });
+  if (others.length > 0) await refuseOthers([dir, ...others]);
   const made = await writeReport(dir, out);
   if (json) process.stdout.write(jsonLine(made));
   else {

@@ -7,6 +7,7 @@ import { countPlaces, foreignPlace } from "../data/places.js";
 import { piecesOf } from "../data/turns.js";
 import { IsrDpoError } from "../errors.js";
 import type { FrameSampling, GenerateRequest, Media, Message, Prompt, Sampling } from "../types.js";
+import type { FlagUse } from "./effects.js";
 import { readLines } from "./files.js";
 
 export interface Row {
@@ -23,6 +24,8 @@ export interface RowDefaults {
   sampling: Sampling;
   copies: number;
   frames: FrameSampling | undefined;
+  /** Told what rows take of it. */
+  use: FlagUse;
 }
 
 const keys = [
@@ -104,7 +107,9 @@ class RowReader {
 
   #medium(field: string, kind: Kind, value: unknown): Media {
     const given = typeof value === "string" ? { path: value } : options(field, value, ["kind", "path", "sample"]);
-    const { sample = kind === "video" ? this.defaults.frames : undefined } = given as { sample?: FrameSampling };
+    const { frames, use } = this.defaults;
+    const { sample = kind === "video" ? frames : undefined } = given as { sample?: FrameSampling };
+    use.take("featureCache", ...(kind === "video" && sample === frames ? (["frames", "window", "fps"] as const) : []));
     return { kind, path: this.#path(`${field}.path`, given.path), ...(sample === undefined ? {} : { sample }) };
   }
 
@@ -162,8 +167,13 @@ class RowReader {
         if (text(`${field}[${i}]`, s) === "") refuse(`${field}[${i}]`, "a text that is not empty", s);
         return s as string;
       });
+    const { sampling, use } = this.defaults;
+    const unsaid = (keys: readonly ("topP" | "topK" | "seed" | "temperature" | "maxTokens" | "stop" | "copies")[]) =>
+      use.take(...keys.filter((key) => row[key] === undefined));
+    unsaid(["temperature", "maxTokens", "stop", "copies"]);
+    if (Number(row.temperature ?? sampling.temperature ?? 0) > 0) unsaid(["topP", "topK", "seed"]);
     return {
-      ...this.defaults.sampling,
+      ...sampling,
       copies: this.defaults.copies,
       ...given("maxTokens", (f, v) => integer(f, v, 1, 2 ** 31 - 1)),
       ...given("temperature", (f, v) => number(f, v, { min: 0 })),
@@ -187,6 +197,7 @@ class RowReader {
     const row = options("row", object("row", value), keys);
     const { id = line } = row;
     if (typeof id !== "string" && typeof id !== "number") refuse("id", "a string or a number", id);
+    this.defaults.use.row();
     const prompt = this.#prompt(row);
     return {
       line,

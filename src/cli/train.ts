@@ -7,7 +7,7 @@ import type { TrainConfig } from "../config/schema.js";
 import { realNumber, wholeNumber, setOption } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live.js";
-import { jsonLine, say } from "./terminal.js";
+import { jsonLine } from "./terminal.js";
 import { summary } from "./train-view.js";
 import { View } from "./view.js";
 
@@ -73,24 +73,21 @@ function* settings(flags: TrainFlags): Generator<Record<string, unknown>> {
   }
 }
 
-/** The options of a configuration; keys that have no effect in it are named. */
-async function told(kind: Kind, resolved: ResolvedConfig<TrainConfig>): Promise<TrainOptions> {
+async function resolvedOptions(kind: Kind, resolved: ResolvedConfig<TrainConfig>): Promise<TrainOptions> {
   const { trainOptionsOf } = await import("../config/options.js");
-  const { unusedKeys, unusedText } = await import("../config/effects.js");
-  for (const unused of unusedKeys("train", resolved.config)) say(`warning (NO_EFFECT): ${unusedText(unused)}`);
   return trainOptionsOf(kind, resolved);
 }
 
 async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<TrainOptions> {
   const { readConfig, resolveConfig, settingsOf, layered } = await import("../config/read.js");
   const set = [...settings(flags)].reduce(layered, settingsOf(flags.set));
-  if (file !== undefined) return told(kind, await readConfig(file, "train", set));
+  if (file !== undefined) return resolvedOptions(kind, await readConfig(file, "train", set));
   const missing = ["model", "data", "runDir"].filter((key) => set[key] === undefined);
   if (missing.length > 0)
     throw new IsrDpoError("INVALID_ARGUMENT", `command line: expected ${missing.map(flagOf).join(", ")}, got none`, {
       hint: "give a configuration file, or --model, --data and --run-dir",
     });
-  return told(kind, resolveConfig("train", set, "command line"));
+  return resolvedOptions(kind, resolveConfig("train", set, "command line"));
 }
 
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {

@@ -98,6 +98,13 @@ export function unusedKeys(kind: ConfigKind, config: Plain): Unused[] {
   });
 }
 
+/** Of a trainer's options, where they are not a whole configuration: what is not given is the default's. */
+export function unusedOfTrainer(options: Plain): Unused[] {
+  const defaults = defaultsOf("train") as { trainer: Plain };
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  return unusedKeys("train", { ...defaults, trainer: { ...defaults.trainer, ...given } });
+}
+
 export const unusedText = ({ key, why }: Unused): string => `${key} has no effect: ${why}`;
 
 /** Keys that the table knows. */

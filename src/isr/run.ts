@@ -79,6 +79,8 @@ interface Checked {
   prompts: Partial<Prompts> | undefined;
   /** undefined: that of the configuration. */
   judge: "self" | Judge | undefined;
+  /** Keys of the configuration in whose place an option of the call stands, and that option. */
+  replaced: readonly (readonly [key: string, option: string])[];
   load: LoadOptions;
   finish: AbortSignal;
 }
@@ -127,6 +129,26 @@ function samplesOf(value: unknown): Checked["samples"] {
   return items as Checked["samples"];
 }
 
+/** What stands in `config` with another value than in the option that replaces it. */
+function replacedKeys(o: Record<string, unknown>, config: Record<string, unknown>): Checked["replaced"] {
+  const plain = (x: unknown) => (typeof x === "object" && x !== null ? (x as Record<string, unknown>) : {});
+  const differs = (given: unknown, kept: unknown) => given !== undefined && kept !== undefined && given !== kept;
+  const judge = plain(config.judge);
+  const asked = o.judge === "self" ? ["kind", "endpoint"] : ["kind", "method", "endpoint"];
+  const load = plain(o.load);
+  return [
+    ...(differs(o.context, plain(config.context).design) ? [["context.design", "context"] as const] : []),
+    ...(differs(o.preset, config.preset) ? [["preset", "preset"] as const] : []),
+    ...(differs(o.prompts, config.prompts) ? [["prompts", "prompts"] as const] : []),
+    ...asked
+      .filter((key) => o.judge !== undefined && judge[key] !== undefined && judge[key] !== o.judge)
+      .map((key) => [`judge.${key}`, "judge"] as const),
+    ...Object.entries(plain(config.load))
+      .filter(([key, kept]) => differs(load[key], kept))
+      .map(([key]) => [`load.${key}`, `load.${key}`] as const),
+  ];
+}
+
 function checked(value: unknown, more: readonly string[], from: number, to: number): Checked {
   const o = checkOptions("options", value, [...keys, ...more]);
   checkSignal("options.signal", o.signal);
@@ -149,6 +171,7 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
     },
     prompts: o.prompts === undefined ? undefined : checkedPrompts(o.prompts),
     judge: judgeOf(o.judge),
+    replaced: replacedKeys(o, config),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     finish: finishOf(o.finish),
   };
@@ -183,10 +206,11 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
 }
 
 /** Warns of what is given and has no effect: keys beside others, and prompts that nobody will be asked. */
-async function tellUnused({ settings, prompts, config, judge }: Settled, emit: Emit): Promise<void> {
+async function tellUnused({ settings, prompts, config, judge, replaced }: Settled, emit: Emit): Promise<void> {
   const { unusedKeys, unusedText } = await import("../config/effects.js");
   const { config: resolved } = (await import("../config/read.js")).resolveConfig("run", config);
   const tell = (message: string) => emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
+  for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
   const foreign = judge !== "self" && settings.judge.kind === "self"; // a judge of the caller's
   for (const unused of unusedKeys("run", resolved))
     if (!foreign || !unused.key.startsWith("judge.")) tell(unusedText(unused));
@@ -278,7 +302,7 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
     signal,
     finish: c.finish,
   });
-  for await (const event of running) emit(event);
+  for await (const event of running) if (event.type !== "warning" || event.code !== "NO_EFFECT") emit(event); // the run has told of its own keys
   return (await running.result).model;
 }
 

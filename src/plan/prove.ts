@@ -105,7 +105,8 @@ export async function provePlan(s: PlanSettings): Promise<string[]> {
   const { reads } = s;
   if (reads.kind === "run") return proveRun(s, reads);
   proveRate(reads.trainer, stepPlan(s.items, s.itemsPerStep, s.epochs).totalSteps, "trainer");
-  const notes: string[] = [];
+  const { unusedOfTrainer, unusedText } = await import("../config/effects.js");
+  const notes = unusedOfTrainer({ ...reads.trainer }).map(unusedText);
   await unlessElsewhere(s, notes, () => proveFiles(reads.files));
   return notes;
 }

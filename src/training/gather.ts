@@ -30,6 +30,8 @@ export interface GatherOptions {
   /** Supervised: what is scored of a row of several turns. */
   turns: "last" | "all";
   onSkip(row: SkippedRow): void;
+  /** Told of each row with media. */
+  onMedia?(): void;
   /** What is odd about the file: told once, at its end. */
   onNote(note: DataNote): void;
   /** What was put right or dropped: told once, at the end. */
@@ -126,6 +128,7 @@ function preparation(o: GatherOptions) {
       });
       const wrong = o.onEnd === "fail" && unrepaired(ready);
       if (wrong) throw wrong;
+      if (o.onMedia && mediaFiles(ready.item).length > 0) o.onMedia();
       await presence.check(root === undefined ? ready.item : rooted(ready.item, root));
       return ready;
     } catch (e) {

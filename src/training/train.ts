@@ -33,6 +33,7 @@ import type { IterationEvent, IterationResult, TrainOptions } from "./events.js"
 import { gather, type GatherCounts, mediaFiles, noCounts } from "./gather.js";
 import type { ItemSet } from "./items.js";
 import { type TrainSettings, trainSettings } from "./options.js";
+import { unusedOfTextModel, unusedOptions } from "./unused.js";
 import { type StepPlan, stepPlan } from "./order.js";
 import { coalesceProgress, type Emit, published, staged } from "./progress.js";
 import { proveRate } from "./rate.js";
@@ -215,7 +216,9 @@ class TrainRun {
     const s = this.#s;
     const stage = await this.#enter();
     const known = this.#claim.found !== null;
+    this.#tellUnused(await unusedOptions(s));
     const model = await this.#load();
+    if (model.info.visualTokens === null) this.#tellUnused(unusedOfTextModel(s));
     if (known) await this.#openRun(model);
     if (stage?.stage === "done") return await this.#finished(model, stage);
     this.#tellEnds(model);
@@ -296,6 +299,11 @@ class TrainRun {
     return { kind, model, data, videos, ...policies, onSkip, onNote, onCount, signal: this.#signal };
   }
 
+  /** Warns of options that are given and change nothing. */
+  #tellUnused(lines: readonly string[]): void {
+    for (const message of lines) this.#emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
+  }
+
   /** Told before the rows are read: it is the model's, not a row's. */
   #tellEnds(model: VideoLM): void {
     const { notes, ids } = internalsOf(model).inputs.ends;
@@ -306,8 +314,15 @@ class TrainRun {
   async #gather(model: VideoLM, before: DataFacts | null): Promise<{ set: ItemSet; facts: DataFacts }> {
     const skipped: string[] = [];
     const path = this.#at("items.jsonl");
-    const { set, counts } = await gather(path, before !== null, this.#gatherOptions(model, this.#s.data, skipped));
+    let media = false;
+    const onMedia = () => {
+      media = true;
+    };
+    const options = { ...this.#gatherOptions(model, this.#s.data, skipped), onMedia };
+    const { set, counts } = await gather(path, before !== null, options);
     this.#closing.keep(set, () => set.close());
+    if (before === null && !media && this.#s.videos !== undefined)
+      this.#tellUnused(["videos has no effect: no row has a video or an image"]);
     await this.#knowItems();
     if (before && before.itemsSha256 !== set.hash)
       throw new IsrDpoError("RUN_MISMATCH", `${path}: expected the items that the run began with, got others`, {
