@@ -127,6 +127,17 @@ const optionKeys = [
   ...["clipNorm", "train", "microBatchTokens", "checkpointing", "sharePrefix", "seed", "communicator"],
 ];
 
+/** Options that have no effect beside others: why, with the options' names below `under`; false where they have one. */
+export const trainerEffects: Readonly<
+  Record<"totalSteps" | "decayNorms", (o: Readonly<Record<string, unknown>>, under: string) => string | false>
+> = {
+  totalSteps: (o, under) =>
+    (o.schedule ?? "constant") === "constant" &&
+    !o.warmupRatio &&
+    `a constant ${under}schedule without warmupRatio has no length`,
+  decayNorms: (o, under) => o.decayNorms === false && !o.weightDecay && `${under}weightDecay 0 lets nothing decay`,
+};
+
 function schedule(o: Record<string, unknown>) {
   const name =
     o.schedule === undefined ? "constant" : choice("options.schedule", o.schedule, ["constant", "linear", "cosine"]);

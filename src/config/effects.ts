@@ -1,5 +1,6 @@
 // Keys that have no effect beside others: a value that is not the default's, and that nothing would look at, is told by name.
 import { isDeepStrictEqual } from "node:util";
+import { trainerEffects } from "../trainer.js";
 import { type ConfigKind, schemas } from "./schema.js";
 
 type Plain = Readonly<Record<string, unknown>>;
@@ -32,16 +33,11 @@ const method =
 const varied = when("video.looks", "varied", "video.looks varied takes stretches of the whole video");
 
 /** Of the trainer, below its key. */
-const trainer = (under: "train" | "trainer"): [key: string, Reason][] => [
-  [
-    `${under}.totalSteps`,
-    (config) =>
-      at(config, `${under}.schedule`) === "constant" &&
-      !at(config, `${under}.warmupRatio`) &&
-      `a constant ${under}.schedule without warmupRatio has no length`,
-  ],
-  [`${under}.decayNorms`, when(`${under}.weightDecay`, 0, `${under}.weightDecay 0 lets nothing decay`)],
-];
+const trainer = (under: "train" | "trainer"): [key: string, Reason][] =>
+  Object.entries(trainerEffects).map(([key, reason]) => [
+    `${under}.${key}`,
+    (config) => reason((at(config, under) ?? {}) as Plain, `${under}.`),
+  ]);
 
 const effects: Readonly<Record<ConfigKind, readonly (readonly [key: string, Reason])[]>> = {
   train: trainer("trainer"),
@@ -96,13 +92,6 @@ export function unusedKeys(kind: ConfigKind, config: Plain): Unused[] {
     const why = reason(config);
     return why === false ? [] : [{ key, why }];
   });
-}
-
-/** Of a trainer's options, where they are not a whole configuration: what is not given is the default's. */
-export function unusedOfTrainer(options: Plain): Unused[] {
-  const defaults = defaultsOf("train") as { trainer: Plain };
-  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  return unusedKeys("train", { ...defaults, trainer: { ...defaults.trainer, ...given } });
 }
 
 export const unusedText = ({ key, why }: Unused): string => `${key} has no effect: ${why}`;

@@ -10,6 +10,7 @@ import { proveInputs, provePlannedRate } from "../isr/prove.js";
 import { outlineModel } from "../model.js";
 import { stepPlan } from "../training/order.js";
 import { proveRate } from "../training/rate.js";
+import { unusedTrainerOptions } from "../training/unused.js";
 import type { PlanSettings, Reads } from "./settings.js";
 
 const never = new AbortController().signal;
@@ -105,8 +106,7 @@ export async function provePlan(s: PlanSettings): Promise<string[]> {
   const { reads } = s;
   if (reads.kind === "run") return proveRun(s, reads);
   proveRate(reads.trainer, stepPlan(s.items, s.itemsPerStep, s.epochs).totalSteps, "trainer");
-  const { unusedOfTrainer, unusedText } = await import("../config/effects.js");
-  const notes = unusedOfTrainer({ ...reads.trainer }).map(unusedText);
+  const notes = unusedTrainerOptions(reads.trainer);
   await unlessElsewhere(s, notes, () => proveFiles(reads.files));
   return notes;
 }

@@ -216,7 +216,7 @@ class TrainRun {
     const s = this.#s;
     const stage = await this.#enter();
     const known = this.#claim.found !== null;
-    this.#tellUnused(await unusedOptions(s));
+    this.#tellUnused(unusedOptions(s));
     const model = await this.#load();
     if (model.info.visualTokens === null) this.#tellUnused(unusedOfTextModel(s));
     if (known) await this.#openRun(model);

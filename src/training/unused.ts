@@ -1,12 +1,21 @@
 // Options of train() that are given and change nothing beside the others, in words.
 import { join, resolve } from "node:path";
+import { trainerEffects, type TrainerOptions } from "../trainer.js";
 import type { TrainSettings } from "./options.js";
 
+/** Of a trainer's options. */
+export function unusedTrainerOptions(options: TrainerOptions): string[] {
+  const given: Readonly<Record<string, unknown>> = { ...options };
+  return Object.entries(trainerEffects).flatMap(([key, reason]) => {
+    const why = given[key] !== undefined && reason(given, "trainer.");
+    return why ? [`trainer.${key} has no effect: ${why}`] : [];
+  });
+}
+
 /** Known from the options alone. */
-export async function unusedOptions({ trainer, load }: TrainSettings): Promise<string[]> {
-  const { unusedOfTrainer, unusedText } = await import("../config/effects.js"); // the schema is loaded at first use
+export function unusedOptions({ trainer, load }: TrainSettings): string[] {
   return [
-    ...unusedOfTrainer({ ...trainer }).map(unusedText),
+    ...unusedTrainerOptions(trainer),
     ...(load.signal === undefined ? [] : ["load.signal has no effect: the run's own signal ends the loading, too"]),
   ];
 }
