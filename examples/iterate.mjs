@@ -9,11 +9,18 @@ if (!dir || dir.startsWith("-") || rest.length > 0) {
   process.exit(2);
 }
 const { samples, videos } = await writeWorld(`${dir}/clips`, { name: "train", seed: 1, clips: 32 });
-const config = { videos, seed: 1, prompts: `${model}/prompts.json`, video: { looks: "varied", frames: 4 } };
-config.response = config.context = { maxTokens: 50 };
-config.judge = { method: "logprob", orders: "both", disagree: "average" };
-config.train = { learningRate: 1e-4, warmupRatio: 0, epochs: 1, pairsPerStep: 8 };
-const run = trainIteration({ runDir: `${dir}/run`, model, samples: readSamples(samples), iteration: 1, config });
+const run = trainIteration({
+  runDir: `${dir}/run`,
+  model,
+  samples: readSamples(samples),
+  iteration: 1,
+  config: {
+    ...{ videos, seed: 1, prompts: `${model}/prompts.json`, video: { looks: "varied", frames: 4 } },
+    ...{ response: { maxTokens: 50 }, context: { maxTokens: 50 } },
+    judge: { method: "logprob", orders: "both", disagree: "average" },
+    train: { learningRate: 1e-4, warmupRatio: 0, epochs: 1, pairsPerStep: 8 },
+  },
+});
 process.once("SIGINT", () => run.abort()); // the same call goes on from there
 for await (const e of run)
   if (e.type === "step") console.log(`step ${e.metrics.step}: loss ${e.metrics.loss.toFixed(4)}`);
