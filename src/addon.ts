@@ -132,6 +132,14 @@ export interface NativeTensor {
   data: Float32Array;
 }
 
+/** Jobs of a host that wait for their turn, and that have begun; and sequences of generations: computed now, waiting for room. */
+export interface NativeLoad {
+  queued: number;
+  running: number;
+  sequences: number;
+  waiting: number;
+}
+
 type Job = (host: Handle, args: object, settle: Settle, event?: (value: never) => void) => number;
 type JobName =
   | (
@@ -166,6 +174,7 @@ interface Native extends Record<JobName, Job> {
   close(host: Handle): void;
   endBranch(host: Handle, job: number, request: number, copy: number): void;
   counters(host: Handle): Record<"prefillTokens" | "decodeTokens" | "trainTokens" | "towerPasses", number>;
+  hostLoad(host: Handle): NativeLoad;
   machine(): NativeMachine;
   lockFile(path: string): Handle;
   unlockFile(lock: Handle): void;
@@ -296,7 +305,10 @@ export interface CallOptions {
   control?: (endBranch: (request: number, copy: number) => void) => void;
 }
 
-/** One job thread of the engine and what it owns. Jobs run in the order of the calls. */
+/**
+ * One job thread of the engine and what it owns. Jobs begin in the order of the calls; generations go on side by side, and
+ * between two of their tokens begins what does not change weights (native/binding/host.h).
+ */
 export class Host {
   readonly #native: Native;
   readonly #handle: Handle;
@@ -314,6 +326,10 @@ export class Host {
   }
   get counters(): ReturnType<Native["counters"]> {
     return this.#native.counters(this.#handle);
+  }
+
+  get load(): NativeLoad {
+    return this.#native.hostLoad(this.#handle);
   }
 
   call<R>(job: JobName, args: object, o: CallOptions = {}): Promise<R> {

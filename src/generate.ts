@@ -1,4 +1,5 @@
-// Generation requests: validated, queued as one job, answered by text as it comes and completions as they end.
+// Generation requests: validated, one job that shares the model's running batch, answered by text as it comes and
+// completions as they end.
 import type { NativeCompletion, NativeToken } from "./addon.js";
 import { array, choice, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "./check.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
@@ -215,7 +216,7 @@ export function generate(
       };
     };
     if (list.length === 0) return [];
-    const state = await inputs.run([aborted, target.life], prepare, target.keep).catch((e) => {
+    const state = await inputs.run([aborted, target.life], prepare, { keep: target.keep }).catch((e) => {
       throw ofJob(e);
     });
     target.held?.(state);

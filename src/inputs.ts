@@ -1,5 +1,7 @@
-// From what callers give (strings, messages, sequences with media) to ids that the engine takes. A call's prompts are
-// prepared and its job submitted before the next call's: jobs run in the order of the calls, whatever must be opened first.
+// From what callers give (strings, messages, sequences with media) to ids that the engine takes. Calls prepare their prompts
+// side by side, so that one whose video must be decoded first holds nobody up. A call that changes weights stands between
+// those before it and those behind it, whatever must be opened first: its job is submitted behind the former's and before
+// the latter's.
 import { setMaxListeners } from "node:events";
 import type { Host, NativeVision } from "./addon.js";
 import { disposedError } from "./addon.js";
@@ -110,7 +112,8 @@ export function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
 }
 
 export class Inputs {
-  #tail: Promise<unknown> = Promise.resolve();
+  #barrier: Promise<unknown> = Promise.resolve(); // the last call that changes weights is submitted
+  readonly #preparing = new Set<Promise<unknown>>(); // calls behind it that are not submitted yet
   /** Kinds of repairs that somebody has been told of. */
   readonly told = new Set<keyof Repairs>();
   /** One placeholder a medium: expand() repeats it. */
@@ -142,8 +145,9 @@ export class Inputs {
     job: Parameters<Host["call"]>[0],
     args: object,
     signals: readonly (AbortSignal | undefined)[] = [],
+    o: RunOptions = {},
   ): Promise<R> {
-    return this.run(signals, async () => ({ result: this.host.call<R>(job, args, { signals }) }));
+    return this.run(signals, async () => ({ result: this.host.call<R>(job, args, { signals }) }), o);
   }
 
   /** What was put right in a call's sequences is told once a model, unless a run tells it in its own way. */
@@ -158,14 +162,30 @@ export class Inputs {
     }
   }
 
+  #turn<T>(alone: boolean, prepare: () => Promise<T>): Promise<T> {
+    const before = alone ? Promise.all([this.#barrier, ...this.#preparing]) : this.#barrier;
+    const prepared = before.then(prepare);
+    const submitted = prepared.then(
+      () => undefined,
+      () => undefined,
+    );
+    if (alone) {
+      this.#barrier = submitted;
+      return prepared;
+    }
+    this.#preparing.add(submitted);
+    void submitted.then(() => this.#preparing.delete(submitted));
+    return prepared;
+  }
+
   /**
    * Prepares a call and submits it. `prepare` calls the host at its end, without waiting, and gives the promise in an object,
-   * so that the next call's turn comes when this one is submitted, not when it is done.
+   * so that the turn of those behind it comes when this one is submitted, not when it is done.
    */
   async run<R>(
     signals: readonly (AbortSignal | undefined)[],
     prepare: (call: Call) => Promise<{ result: Promise<R> }>,
-    keep?: HeldMedia,
+    { keep, alone = false }: RunOptions = {},
   ): Promise<R> {
     if (this.host.disposed) throw disposedError("the model");
     const given = signals.filter((s) => s !== undefined);
@@ -173,11 +193,10 @@ export class Inputs {
     if (signal) setMaxListeners(0, signal); // each medium that is opened listens: many are no leak
     signal?.throwIfAborted();
     const call = new Call(this, signal, keep);
-    const prepared = this.#tail.then(() => {
+    const prepared = this.#turn(alone, () => {
       signal?.throwIfAborted();
       return prepare(call);
     });
-    this.#tail = prepared.catch(() => undefined);
     try {
       const result = await (await untilAborted(prepared, signal)).result;
       await this.#tell(call);
@@ -189,6 +208,12 @@ export class Inputs {
       );
     }
   }
+}
+
+/** `keep`: where media stay until a session ends; `alone`: the job changes weights. */
+interface RunOptions {
+  keep?: HeldMedia | undefined;
+  alone?: boolean;
 }
 
 function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

@@ -94,6 +94,7 @@ export class MediaRegistry {
   readonly #entries = new Map<string, Entry>(); // least recently used first
   readonly #opening = new Shared<Entry>();
   #decoding = 0; // files at this moment
+  readonly #waiting: (() => void)[] = []; // for their turn to decode
   #idleBytes = 0;
   /** A tower is being trained: its features come from pixels, never from a cache. */
   towerTrains = false;
@@ -221,14 +222,16 @@ export class MediaRegistry {
     const { openMedia } = await import("./video/media.js");
     const { timeoutMs, maxLost } = this.#settings;
     const spec = await this.#spec();
-    this.#decoding += 1; // one file at a time may use all threads, many at once have one each
+    await this.#turn();
     const threads = Math.max(Math.floor(this.#settings.threads / this.#decoding), 1);
     const bounds = { threads, ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
     const opened = await openMedia(checkedMedia(field, media), spec, {
       ...bounds,
       ...(maxLost !== undefined && { maxLost }),
     }).finally(() => {
-      this.#decoding -= 1;
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#decoding -= 1;
     });
     const path = typeof media === "string" ? media : "path" in media ? media.path : undefined;
     if (path !== undefined) {
@@ -236,6 +239,12 @@ export class MediaRegistry {
       await this.#tell({ path, kind: opened.kind, sourceFrames: opened.sourceFrames.slice(), ...opened.notes });
     }
     return opened;
+  }
+
+  /** One file at a time may use all threads, many at once have one each; more would take memory and end no sooner. */
+  async #turn(): Promise<void> {
+    if (this.#decoding < Math.max(2 * this.#settings.threads, 4)) this.#decoding += 1;
+    else await new Promise<void>((begin) => this.#waiting.push(begin)); // the one that ends leaves its place
   }
 
   async #tell(report: MediaReport): Promise<void> {

@@ -1,4 +1,4 @@
-// VideoLM: a loaded model. Calls are validated here, queued on its host, and answered in order.
+// VideoLM: a loaded model. Calls are validated here and begin on its host in their order; generations share a batch.
 import { availableParallelism } from "node:os";
 import {
   asyncDispose,
@@ -45,8 +45,9 @@ const microBatchTokens = 4096; // of logProbs: bounds the activations of one pac
 /** Shared prefixes (same tokens, same media) are found and computed once; nothing has to be declared. */
 export interface Generator {
   /**
-   * Answers requests; completions in the order of requests and their copies. `maxBytes`: of keys and values (default: a
-   * quarter of the machine's memory). Rejects with INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, MEDIA_*,
+   * Answers requests; completions in the order of requests and their copies. Calls at the same time share the running batch,
+   * each with the bits that it would have alone. `maxBytes`: of keys and values, for all calls of a model at the same time that
+   * name the same (default: a quarter of the machine's memory), or for the session. Rejects with INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, MEDIA_*,
    * OUT_OF_MEMORY, with `detail.request` where one request is at fault, and DISPOSED.
    */
   generate(
@@ -81,7 +82,19 @@ export type CounterName =
   | "trainTokens"
   | "judgeCalls";
 
-/** A loaded model. Calls are queued per model; disposing cancels and waits. */
+/** What a model is at now; see {@link VideoLM.load}. */
+export interface ModelLoad {
+  /** Calls that wait for their turn, for instance behind a training step. */
+  readonly queued: number;
+  /** Calls that have begun: one, or all that share the running batch. */
+  readonly running: number;
+  /** Sequences that each step of the batch continues. */
+  readonly sequences: number;
+  /** Sequences of running calls that wait for a place in the batch or for pages of keys and values. */
+  readonly waiting: number;
+}
+
+/** A loaded model. Calls begin in their order, and generations share a batch; disposing cancels and waits. */
 export interface VideoLM extends Generator, AsyncDisposable {
   /** What it is. */
   readonly info: ModelInfo;
@@ -89,6 +102,8 @@ export interface VideoLM extends Generator, AsyncDisposable {
   readonly tokenizer: Tokenizer;
   /** Work done since load. */
   readonly counters: Readonly<Record<CounterName, number>>;
+  /** What it is at now: a service sheds load by this. */
+  load(): ModelLoad;
   /** sha256 over name, dtype, shape and bytes of every tensor by name, and config.json; changes with training. */
   hash(): Promise<string>;
   /**
@@ -325,7 +340,7 @@ async function logProbs(target: GenerateTarget, sequences: unknown, o: unknown):
       const args = { sequences: list, microBatchTokens };
       return { result: inputs.host.call<Float32Array[]>("logProbs", args, { signals }) };
     },
-    target.keep,
+    { keep: target.keep },
   );
 }
 
@@ -400,6 +415,10 @@ class LoadedModel implements VideoLM {
 
   get counters(): Readonly<Record<CounterName, number>> {
     return { judgeCalls: 0, ...this.#media.counters, ...this.#host.counters };
+  }
+
+  load(): ModelLoad {
+    return this.#host.load;
   }
 
   hash(): Promise<string> {

@@ -234,7 +234,7 @@ export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise
     });
   internals.trainer = true;
   try {
-    await internals.inputs.call("createTrainer", native);
+    await internals.inputs.call("createTrainer", native, [], { alone: true });
     internals.inputs.media.towerTrains = native.trainVision;
   } catch (e) {
     internals.trainer = false;
@@ -266,10 +266,11 @@ class ModelTrainer implements Trainer {
   ): Promise<R> {
     const { host, inputs } = this.#internals;
     const signals = [cancel, this.#life.signal];
-    return inputs.run(signals, async (call) => {
+    const submit = async (call: Call) => {
       const args = await prepare(call);
       return { result: host.call<R>(job, args, { signals }) };
-    });
+    };
+    return inputs.run(signals, submit, { alone: true });
   }
 
   async score(pairs: readonly (Pair | SequencePair)[], o?: Cancel): Promise<NonNullable<Pair["reference"]>[]> {

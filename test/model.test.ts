@@ -167,8 +167,10 @@ test("the event loop runs on while the engine works", async () => {
 test("abort while running, while queued, and before", async () => {
   await using model = await loadModel(folder("text_llama"));
   const [a, b] = [new AbortController(), new AbortController()];
+  await using trainer = await createTrainer(model);
   const running = reasonOf(model.generate(long(), { signal: a.signal }));
-  const queued = reasonOf(model.forward({ ids: all[0]!.ids }, { signal: b.signal }));
+  const step = trainer.trainStep([{ prompt, chosen: [3], rejected: [4] }], { signal: b.signal });
+  const queued = reasonOf(step);
   const after = model.forward({ ids: all[0]!.ids });
   await tick(20);
   b.abort(new Error("queued"));
@@ -218,7 +220,7 @@ test("dispose cancels, waits, and later use says DISPOSED", async () => {
   const session = model.session();
   const trainer = await createTrainer(model);
   const running = reasonOf(model.generate(long()));
-  const queued = reasonOf(model.hash());
+  const queued = reasonOf(trainer.trainStep([{ prompt, chosen: [3], rejected: [4] }]));
   await tick(10);
   const disposal = model[Symbol.asyncDispose]();
   for (const failed of [await running, await queued]) assert.ok(isIsrDpoError(failed, "DISPOSED"), String(failed));

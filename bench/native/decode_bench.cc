@@ -80,7 +80,11 @@ void report_host(int32_t copies) {
   NoModel none;
   const std::vector<GenerateRequest> requests = {request_of(kPrompt, copies, 1000, 1)};
   Counters counters;
-  const double seconds = best_seconds([&] { Scheduler(cache, none, requests, {}, 1000, {}, {}).run(nullptr, counters); });
+  const double seconds = best_seconds([&] {
+    Scheduler scheduler(cache, {}, 1000, {});
+    scheduler.join(requests, {}, nullptr);
+    while (!scheduler.idle()) scheduler.step(none, counters);
+  });
   std::printf("decode: the scheduler alone, %d sequences: %.2f us a step\n", copies, seconds * 1e6 / static_cast<double>(kTokens + 1));
 }
 

@@ -7,9 +7,21 @@ using HostHandle = Napi::External<std::shared_ptr<Host>>;
 
 Host& host_of(const Napi::CallbackInfo& info) { return **info[0].As<HostHandle>().Data(); }
 
-Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep) {
-  const uint32_t id = host_of(info).submit(info.Env(), std::move(work), info[2].As<Napi::Function>(), info[3], std::move(keep));
+namespace {
+
+Napi::Value submit_as(Turn turn, const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep) {
+  const uint32_t id = host_of(info).submit(info.Env(), turn, std::move(work), info[2].As<Napi::Function>(), info[3], std::move(keep));
   return Napi::Number::New(info.Env(), id);
+}
+
+}  // namespace
+
+Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep) {
+  return submit_as(Turn::Alone, info, std::move(work), std::move(keep));
+}
+
+Napi::Value submit_beside(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep) {
+  return submit_as(Turn::Beside, info, std::move(work), std::move(keep));
 }
 
 namespace {
@@ -55,6 +67,16 @@ Napi::Value counters(const Napi::CallbackInfo& info) {
   return o;
 }
 
+Napi::Value load(const Napi::CallbackInfo& info) {
+  const Host::Load l = host_of(info).load();
+  Napi::Object o = Napi::Object::New(info.Env());
+  o.Set("queued", static_cast<double>(l.queued));
+  o.Set("running", static_cast<double>(l.running));
+  o.Set("sequences", static_cast<double>(l.batch.sequences));
+  o.Set("waiting", static_cast<double>(l.batch.waiting));
+  return o;
+}
+
 Napi::Value machine(const Napi::CallbackInfo& info) {
   Napi::Object o = Napi::Object::New(info.Env());
   o.Set("machineIsa", name_of(machine_isa()));
@@ -76,6 +98,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_as<close>(env, exports, "close");
   export_as<end_branch>(env, exports, "endBranch");
   export_as<counters>(env, exports, "counters");
+  export_as<load>(env, exports, "hostLoad");
   export_as<machine>(env, exports, "machine");
   export_model_jobs(env, exports);
   export_trainer_jobs(env, exports);

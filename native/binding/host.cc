@@ -1,5 +1,6 @@
 #include "binding/host.h"
 
+#include <algorithm>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -20,6 +21,30 @@ Napi::Object failure_of(Napi::Env env, const Error& e) {
 }
 
 }  // namespace
+
+void Engine::step(WorkCounters& counters, const std::atomic<bool>* cancel) {
+  const auto advance = [&](Generator& g) {
+    const Counters before = g.counters;
+    g.step(cancel);
+    counters.prefill += g.counters.prefill_tokens - before.prefill_tokens;
+    counters.decode += g.counters.decode_tokens - before.decode_tokens;
+  };
+  for (auto& [id, g] : sessions)
+    if (!g->idle()) advance(*g);
+  for (auto& [budget, g] : shared) advance(*g);
+  std::erase_if(shared, [](const auto& one) { return one.second->idle(); });
+}
+
+BatchLoad Engine::load() const {
+  BatchLoad all;
+  const auto add = [&](const Generator& g) {
+    const BatchLoad l = g.load();
+    all.calls += l.calls, all.sequences += l.sequences, all.waiting += l.waiting;
+  };
+  for (const auto& [id, g] : sessions) add(*g);
+  for (const auto& [budget, g] : shared) add(*g);
+  return all;
+}
 
 std::shared_ptr<Host> Host::create(Napi::Env env) {
   std::shared_ptr<Host> host(new Host);
@@ -43,13 +68,14 @@ Host::~Host() {
 
 // ---- JS thread
 
-uint32_t Host::submit(Napi::Env env, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep) {
+uint32_t Host::submit(Napi::Env env, Turn turn, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep) {
   if (closed_) throw Napi::Error::New(env, "the host is closed");
   start();
   const uint32_t id = next_id_++;
   auto job = std::make_shared<Job>();
   job->id = job->settled.front().job = id;
   job->settled.front().kind = -1;
+  job->turn = turn;
   job->work = std::move(work);
   Pending pending;
   pending.settle = Napi::Persistent(settle);
@@ -81,8 +107,9 @@ bool Host::cancel(uint32_t id) {
   std::shared_ptr<Job> removed;  // its work is destroyed outside the lock
   {
     std::lock_guard lock(mutex_);
-    if (running_ && running_->id == id) {
-      running_->cancel.store(true);
+    if (Job* job = begun(id)) {
+      job->cancel.store(true);
+      look_who_waits();
       room_.notify_one();
     }
     for (auto it = queue_.begin(); it != queue_.end(); ++it)
@@ -99,15 +126,31 @@ bool Host::cancel(uint32_t id) {
 
 void Host::end_branch(uint32_t id, int32_t request, int32_t copy) {
   std::lock_guard lock(mutex_);
-  if (!running_ || running_->id != id) return;   // it has settled
-  running_->ended.insert({request, copy});
-  running_->any_ended.store(true);
+  Job* job = begun(id);
+  if (!job) return;   // it has settled
+  job->ended.insert({request, copy});
+  job->any_ended.store(true);
+}
+
+// Under the mutex. Null: it waits, or has settled.
+Host::Job* Host::begun(uint32_t id) {
+  if (running_ && running_->id == id) return running_.get();
+  for (const auto& job : joined_)
+    if (job->id == id) return job.get();
+  return nullptr;
+}
+
+Host::Load Host::load() {
+  std::lock_guard lock(mutex_);
+  return {static_cast<int64_t>(queue_.size()), static_cast<int64_t>(joined_.size()) + (running_ ? 1 : 0), batch_};
 }
 
 void Host::cancel_all() {
   std::lock_guard lock(mutex_);
   if (running_) running_->cancel.store(true);
+  for (auto& job : joined_) job->cancel.store(true);
   for (auto& job : queue_) job->cancel.store(true);
+  nobody_.store(true);
   room_.notify_one();
 }
 
@@ -208,40 +251,96 @@ Napi::Value Host::describe(Napi::Env env, const std::exception_ptr& failure) {
 // ---- job thread
 
 void Host::loop() {
+  bool step_first = false;   // what began between two steps was work of its own: the batch goes on before the next
   for (;;) {
-    std::shared_ptr<Job> job;
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
-      if (stop_) break;
-      job = queue_.front();
-      queue_.pop_front();
-      running_ = job;
+    const std::shared_ptr<Job> job = step_first ? nullptr : take();
+    step_first = false;
+    if (job) {
+      const size_t before = joined_.size();
+      run(job);
+      step_first = !joined_.empty() && joined_.size() == before;
+    } else if (joined_.empty()) {
+      break;
+    } else {
+      step();
     }
-    run(*job);
+    std::lock_guard lock(mutex_);
+    if (stop_) break;
   }
   engine_.clear();
 }
 
-void Host::run(Job& job) {
-  Message& settled = job.settled.front();
+// The next job that may begin. Null: none, but a batch runs; or this is the end.
+std::shared_ptr<Host::Job> Host::take() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return stop_ || !queue_.empty() || !joined_.empty(); });
+  if (stop_ || queue_.empty() || (queue_.front()->turn == Turn::Alone && !joined_.empty())) return nullptr;
+  running_ = queue_.front();
+  queue_.pop_front();
+  return running_;
+}
+
+void Host::step() {
+  const CancelScope scope(&nobody_);
+  engine_.step(counters, &nobody_);
+  counters.tower.store(engine_.loaded().media.passes);
+  std::lock_guard lock(mutex_);
+  batch_ = engine_.load();
+}
+
+void Host::run(const std::shared_ptr<Job>& job) {
+  Message& settled = job->settled.front();
+  std::list<std::shared_ptr<Job>> joining;
   try {
-    const CancelScope scope(&job.cancel);
+    joining.push_back(job);   // what joins a batch needs no memory for it
+    const CancelScope scope(&job->cancel);
     check_cancelled();
-    JobContext context{engine_, counters, &job.cancel,
-                       [&](int kind, ToJs event) { post_event(job, kind, std::move(event)); },
-                       [&](int32_t request, int32_t copy) {
-                         if (!job.any_ended.load(std::memory_order_relaxed)) return false;
+    JobContext context{engine_, counters, &job->cancel,
+                       [this, job = job.get()](int kind, ToJs event) { post_event(*job, kind, std::move(event)); },
+                       [this, job = job.get()](int32_t request, int32_t copy) {
+                         if (!job->any_ended.load(std::memory_order_relaxed)) return false;
                          std::lock_guard lock(mutex_);
-                         return job.ended.count({request, copy}) > 0;
+                         return job->ended.count({request, copy}) > 0;
+                       },
+                       [this, job = job.get()](std::exception_ptr failure, const std::function<ToJs()>& value) {
+                         end(*job, std::move(failure), value);
                        }};
-    settled.value = job.work(context);
+    settled.value = job->work(context);
   } catch (...) {
     settled.failure = std::current_exception();   // allocates nothing
   }
-  job.work = nullptr;
+  job->work = nullptr;
   if (engine_.model) counters.tower.store(engine_.model->media.passes);
-  settle(job);
+  const bool joined = !settled.failure && !settled.value;
+  std::lock_guard lock(mutex_);
+  running_.reset();
+  batch_ = engine_.load();
+  if (!joined) return post_end(*job);
+  joined_.splice(joined_.end(), joining);
+  look_who_waits();
+}
+
+// A job that has joined a batch is over.
+void Host::end(Job& job, std::exception_ptr failure, const std::function<ToJs()>& value) {
+  Message& settled = job.settled.front();
+  settled.failure = std::move(failure);
+  try {
+    if (!settled.failure) settled.value = value();
+  } catch (...) {
+    settled.failure = std::current_exception();
+  }
+  std::list<std::shared_ptr<Job>> over;   // destroyed outside the lock
+  std::lock_guard lock(mutex_);
+  const auto place = std::find_if(joined_.begin(), joined_.end(), [&](const auto& j) { return j.get() == &job; });
+  over.splice(over.end(), joined_, place);
+  batch_ = engine_.load();
+  look_who_waits();
+  post_end(job);
+}
+
+// Under the mutex.
+void Host::look_who_waits() {
+  nobody_.store(std::all_of(joined_.begin(), joined_.end(), [](const auto& j) { return j->cancel.load(); }));
 }
 
 void Host::post_event(Job& job, int kind, ToJs event) {
@@ -260,9 +359,8 @@ void Host::post_event(Job& job, int kind, ToJs event) {
   wake();
 }
 
-void Host::settle(Job& job) {
-  std::lock_guard lock(mutex_);
-  running_.reset();
+// Under the mutex.
+void Host::post_end(Job& job) {
   outbox_.splice(outbox_.end(), job.settled);
   wake();
 }

@@ -2,8 +2,12 @@
 // JavaScript becomes a job: values are read on the JS thread into plain structs, work runs on the job thread without any
 // Node-API call, and results come back through an outbox that a thread-safe function drains on the JS thread.
 //
+// Jobs begin in the order of their calls. A generation joins the running batch and goes on beside those that are in it, a
+// step of all at a time; between two steps begin those behind it that leave weights as they are (Turn::Beside). A job that
+// changes them (Turn::Alone) begins when the batch is empty, and nobody overtakes it.
+//
 // Who may touch what: Engine and Job::work belong to the job thread; `pending_` and every JS reference belong to the JS
-// thread; queue and outbox are behind the mutex. The environment's cleanup hook cancels and joins before Node closes the
+// thread; queue, joined jobs and outbox are behind the mutex. The environment's cleanup hook cancels and joins before Node closes the
 // thread-safe function, so the job thread never calls into an environment that is going away.
 //
 // The outbox is bounded: a job whose events JavaScript does not take waits for room, until it is cancelled. The message that
@@ -43,6 +47,7 @@ struct Engine {  // in order of destruction from the end: a trainer or session n
   std::unique_ptr<Model> model;
   std::unique_ptr<Trainer> trainer;
   std::map<uint32_t, std::unique_ptr<Generator>> sessions;
+  std::map<uint64_t, std::unique_ptr<Generator>> shared;   // of calls outside sessions, by budget; only while one is in
 
   Model& loaded() {
     ISR_ASSERT(model, "no model is loaded");
@@ -52,7 +57,11 @@ struct Engine {  // in order of destruction from the end: a trainer or session n
     ISR_ASSERT(trainer, "no trainer was created");
     return *trainer;
   }
+  // One step of every batch that runs.
+  void step(WorkCounters& counters, const std::atomic<bool>* cancel);
+  BatchLoad load() const;
   void clear() {
+    shared.clear();
     sessions.clear();
     trainer.reset();
     model.reset();
@@ -69,8 +78,12 @@ struct JobContext {
   std::function<void(int kind, ToJs event)> emit;
   // Whether JavaScript has ended this branch of a generation (a stop string).
   std::function<bool(int32_t request, int32_t copy)> ended;
+  // Settles a job that has joined a batch; called once. `value`, unless it failed.
+  std::function<void(std::exception_ptr failure, const std::function<ToJs()>& value)> end;
 };
+// Gives the result, or nothing where the job has joined a batch: `end` settles it then.
 using Work = std::function<ToJs(JobContext&)>;
+enum class Turn { Alone, Beside };
 
 class Host : public std::enable_shared_from_this<Host> {
  public:
@@ -79,12 +92,14 @@ class Host : public std::enable_shared_from_this<Host> {
 
   // JS thread. `settle(error | null, value)` is called once, `event(value)` any number of times before it; `keep` are the
   // objects whose memory the work reads or writes.
-  uint32_t submit(Napi::Env env, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep = {});
+  uint32_t submit(Napi::Env env, Turn turn, Work work, Napi::Function settle, Napi::Value event, std::vector<Napi::Object> keep = {});
   bool cancel(uint32_t id);      // true: it had not begun, and will never settle
   void cancel_all();
   void end_branch(uint32_t id, int32_t request, int32_t copy);
   void close(bool env_ending);   // cancels, waits, ends the thread; may be called again
 
+  struct Load { int64_t queued = 0, running = 0; BatchLoad batch; };   // jobs that have not begun, that have; of generations
+  Load load();
   WorkCounters counters;
 
  private:
@@ -96,6 +111,7 @@ class Host : public std::enable_shared_from_this<Host> {
   };
   struct Job {
     uint32_t id;
+    Turn turn;
     Work work;
     std::list<Message> settled{1};   // one, moved into the outbox as it is
     std::atomic<bool> cancel{false};
@@ -111,9 +127,14 @@ class Host : public std::enable_shared_from_this<Host> {
   Host() = default;
   void start();
   void loop();
-  void run(Job& job);
+  std::shared_ptr<Job> take();
+  void step();
+  void run(const std::shared_ptr<Job>& job);
+  Job* begun(uint32_t id);
   void post_event(Job& job, int kind, ToJs event);
-  void settle(Job& job);
+  void end(Job& job, std::exception_ptr failure, const std::function<ToJs()>& value);
+  void look_who_waits();
+  void post_end(Job& job);
   void wake();
   void drain(Napi::Env env);
   void deliver(Napi::Env env, Message& message);
@@ -134,6 +155,9 @@ class Host : public std::enable_shared_from_this<Host> {
   std::condition_variable room_;      // in the outbox, or the running job was cancelled
   std::deque<std::shared_ptr<Job>> queue_;
   std::shared_ptr<Job> running_;
+  std::list<std::shared_ptr<Job>> joined_;   // a batch computes them
+  std::atomic<bool> nobody_{false};   // every joined job is cancelled: the step that runs is of no use
+  BatchLoad batch_;
   std::list<Message> outbox_;
   size_t events_ = 0;                 // in the outbox
   bool stop_ = false, woken_ = false;

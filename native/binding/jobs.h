@@ -6,7 +6,9 @@
 namespace isr::binding {
 
 Host& host_of(const Napi::CallbackInfo& info);
+// A job that may change weights, or that runs alone on its host; and one that leaves them as they are.
 Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep = {});
+Napi::Value submit_beside(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep = {});
 
 void export_model_jobs(Napi::Env env, Napi::Object exports);     // load, forward, generate, ...
 void export_trainer_jobs(Napi::Env env, Napi::Object exports);   // createTrainer, trainStep, ...

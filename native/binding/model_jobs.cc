@@ -47,7 +47,7 @@ Napi::Object describe(Napi::Env env, const ModelConfig& model, const std::string
 }
 
 Napi::Value inspect(const Napi::CallbackInfo& info) {
-  return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext&) -> ToJs {
+  return submit_beside(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext&) -> ToJs {
     return [r = Model::inspect(dir)](Napi::Env env) -> Napi::Value {
       Napi::Object o = describe(env, r.config, r.family, r.parameters);
       Napi::Array parts = Napi::Array::New(env, r.parts.size());
@@ -106,7 +106,7 @@ Napi::Value forward_job(const Napi::CallbackInfo& info) {
   const Bytes logits = bytes_at(args, "logits", keep), hidden = bytes_at(args, "hidden", keep), positions = bytes_at(args, "positions", keep);
   request.logits = has(args, "logits");
   request.hidden = has(args, "hidden");
-  return submit(info, [=](JobContext& job) -> ToJs {
+  return submit_beside(info, [=](JobContext& job) -> ToJs {
     const ForwardResult r = forward(job.engine.loaded(), request, job.cancel);
     job.counters.prefill += request.ids.size();
     const auto copy = [](const Bytes& to, const void* from, size_t bytes) {
@@ -126,7 +126,7 @@ Napi::Value add_media(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   const bool image = bool_at(args, "image"), features = has(args, "stage");
   const MediaStore::Stage stage = features && string_at(args, "stage") == "tower" ? MediaStore::Stage::Tower : MediaStore::Stage::Projected;
-  return submit(info, [values = floats_at(args, "values"), count = integer_at(args, "count"), image, features, stage](JobContext& job) mutable -> ToJs {
+  return submit_beside(info, [values = floats_at(args, "values"), count = integer_at(args, "count"), image, features, stage](JobContext& job) mutable -> ToJs {
     Model& m = job.engine.loaded();
     const Medium& medium = features ? m.media.add_features(m, image, stage, count, values) : m.media.add_pixels(m, image, count, std::move(values));
     return [first = medium.first_id, rows = medium.rows](Napi::Env env) -> Napi::Value {
@@ -141,7 +141,7 @@ Napi::Value add_media(const Napi::CallbackInfo& info) {
 Napi::Value media_features(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   const MediaStore::Stage stage = string_at(args, "stage") == "tower" ? MediaStore::Stage::Tower : MediaStore::Stage::Projected;
-  return submit(info, [first = static_cast<int32_t>(integer_at(args, "firstId")), stage](JobContext& job) -> ToJs {
+  return submit_beside(info, [first = static_cast<int32_t>(integer_at(args, "firstId")), stage](JobContext& job) -> ToJs {
     Model& m = job.engine.loaded();
     std::vector<float> values = m.media.features(m, first, stage, job.cancel);
     const int64_t rows = m.media.get(first).rows, cols = static_cast<int64_t>(values.size()) / rows;
@@ -155,7 +155,7 @@ Napi::Value media_features(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value release_media(const Napi::CallbackInfo& info) {
-  return submit(info, [ids = ints_at(info[1].As<Napi::Object>(), "firstIds")](JobContext& job) -> ToJs {
+  return submit_beside(info, [ids = ints_at(info[1].As<Napi::Object>(), "firstIds")](JobContext& job) -> ToJs {
     for (int32_t id : ids) job.engine.loaded().media.release(id);
     return nothing();
   });
@@ -163,7 +163,7 @@ Napi::Value release_media(const Napi::CallbackInfo& info) {
 
 Napi::Value log_probs(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
-  return submit(info, [sequences = sequences_at(args, "sequences"), tokens = integer_at(args, "microBatchTokens")](JobContext& job) -> ToJs {
+  return submit_beside(info, [sequences = sequences_at(args, "sequences"), tokens = integer_at(args, "microBatchTokens")](JobContext& job) -> ToJs {
     uint64_t computed = 0;
     auto all = sequence_log_probs(job.engine.loaded(), sequences, true, tokens, job.cancel, &computed);
     job.counters.prefill += computed;
@@ -193,16 +193,15 @@ ToJs completion_event(const GeneratedSequence& s) {
   };
 }
 
-struct CountedWork {  // adds what a generator did to the model's counters, also when it throws
-  CountedWork(Generator& g, WorkCounters& c) : generator(g), before(g.counters), counters(c) {}
-  ~CountedWork() {
-    counters.prefill += generator.counters.prefill_tokens - before.prefill_tokens;
-    counters.decode += generator.counters.decode_tokens - before.decode_tokens;
-  }
-  Generator& generator;
-  const Counters before;
-  WorkCounters& counters;
-};
+// The batch that a call joins: its session's, or that of all calls with this budget.
+Generator& generator_of(Engine& engine, uint32_t session, uint64_t max_bytes) {
+  const auto in = [&](auto& all, auto key) -> Generator& {
+    const auto found = all.find(key);
+    if (found != all.end()) return *found->second;
+    return *all.emplace(key, std::make_unique<Generator>(engine.loaded(), max_bytes, session != 0)).first->second;
+  };
+  return session == 0 ? in(engine.shared, max_bytes) : in(engine.sessions, session);
+}
 
 // Completions come as events, in the order in which they end; the result says what a session holds.
 Napi::Value generate(const Napi::CallbackInfo& info) {
@@ -212,54 +211,57 @@ Napi::Value generate(const Napi::CallbackInfo& info) {
   const uint32_t session = static_cast<uint32_t>(integer_at(args, "session"));
   const uint64_t max_bytes = static_cast<uint64_t>(integer_at(args, "maxBytes"));
   const bool stream = bool_at(args, "stream");   // tokens as they are drawn, beside the completions
-  return submit(info, [requests = std::move(requests), session, max_bytes, stream](JobContext& job) -> ToJs {
-    Model& model = job.engine.loaded();
-    std::unique_ptr<Generator> once;
-    Generator* generator = nullptr;
-    if (session == 0) {
-      once = std::make_unique<Generator>(model, max_bytes, false);
-      generator = once.get();
-    } else {
-      auto& kept = job.engine.sessions[session];
-      if (!kept) kept = std::make_unique<Generator>(model, max_bytes, true);
-      generator = kept.get();
-    }
-    const CountedWork counted(*generator, job.counters);
+  return submit_beside(info, [requests = std::move(requests), session, max_bytes, stream](JobContext& job) mutable -> ToJs {
+    Generator& generator = generator_of(job.engine, session, max_bytes);
     GenerateCallbacks callbacks;
-    if (stream) callbacks.token = [&](const GeneratedToken& t) { job.emit(0, token_event(t)); };
-    callbacks.completion = [&](const GeneratedSequence& s) { job.emit(0, completion_event(s)); };
+    if (stream) callbacks.token = [emit = job.emit](const GeneratedToken& t) { emit(0, token_event(t)); };
+    callbacks.completion = [emit = job.emit](const GeneratedSequence& s) { emit(0, completion_event(s)); };
     if (stream) callbacks.ended = job.ended;
-    generator->generate(requests, callbacks, job.cancel);
-    return [tokens = generator->cached_tokens(), bytes = generator->bytes()](Napi::Env env) -> Napi::Value {
-      Napi::Object o = Napi::Object::New(env);
-      o.Set("cachedTokens", static_cast<double>(tokens));
-      o.Set("bytes", static_cast<double>(bytes));
-      return o;
+    callbacks.end = [end = job.end, &generator](std::exception_ptr failure) {
+      end(std::move(failure), [&generator]() -> ToJs {
+        return [tokens = generator.cached_tokens(), bytes = generator.bytes()](Napi::Env env) -> Napi::Value {
+          Napi::Object o = Napi::Object::New(env);
+          o.Set("cachedTokens", static_cast<double>(tokens));
+          o.Set("bytes", static_cast<double>(bytes));
+          return o;
+        };
+      });
     };
+    try {
+      generator.join(std::move(requests), std::move(callbacks), job.cancel);
+    } catch (...) {
+      if (session == 0 && generator.idle()) job.engine.shared.erase(max_bytes);
+      throw;
+    }
+    return {};
   });
 }
 
+// Its calls have been cancelled by then: a step lets them go.
 Napi::Value close_session(const Napi::CallbackInfo& info) {
-  return submit(info, [session = static_cast<uint32_t>(integer_at(info[1].As<Napi::Object>(), "session"))](JobContext& job) -> ToJs {
-    job.engine.sessions.erase(session);
+  return submit_beside(info, [session = static_cast<uint32_t>(integer_at(info[1].As<Napi::Object>(), "session"))](JobContext& job) -> ToJs {
+    const auto found = job.engine.sessions.find(session);
+    if (found == job.engine.sessions.end()) return nothing();
+    while (!found->second->idle()) found->second->step(nullptr);
+    job.engine.sessions.erase(found);
     return nothing();
   });
 }
 
 Napi::Value hash(const Napi::CallbackInfo& info) {
-  return submit(info, [](JobContext& job) -> ToJs {
+  return submit_beside(info, [](JobContext& job) -> ToJs {
     return [hash = job.engine.loaded().hash()](Napi::Env env) -> Napi::Value { return Napi::String::New(env, hash); };
   });
 }
 
 Napi::Value tower_hash(const Napi::CallbackInfo& info) {
-  return submit(info, [](JobContext& job) -> ToJs {
+  return submit_beside(info, [](JobContext& job) -> ToJs {
     return [hash = job.engine.loaded().tower_hash()](Napi::Env env) -> Napi::Value { return Napi::String::New(env, hash); };
   });
 }
 
 Napi::Value parameter(const Napi::CallbackInfo& info) {
-  return submit(info, [name = string_at(info[1].As<Napi::Object>(), "name")](JobContext& job) -> ToJs {
+  return submit_beside(info, [name = string_at(info[1].As<Napi::Object>(), "name")](JobContext& job) -> ToJs {
     Model& m = job.engine.loaded();
     const std::vector<float> values = m.parameter(name);   // NOT_FOUND
     return [shape = m.shape_of(name), values](Napi::Env env) -> Napi::Value {
@@ -272,7 +274,7 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value save(const Napi::CallbackInfo& info) {
-  return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
+  return submit_beside(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
     return [saved = job.engine.loaded().save(dir, job.cancel)](Napi::Env env) -> Napi::Value {
       Napi::Object o = Napi::Object::New(env);
       o.Set("hash", saved.hash);

@@ -15,9 +15,10 @@ constexpr uint64_t kIdlePool = uint64_t{64} << 20;   // a pool up to this size i
 
 class ModelStepper final : public Stepper {
  public:
-  ModelStepper(Model& m, const std::atomic<bool>* cancel) : model_(m), cancel_(cancel) {}
+  ModelStepper(Model& m, uint64_t generation, const std::atomic<bool>* cancel) : model_(m), generation_(generation), cancel_(cancel) {}
 
   void step(int32_t* ids, float* logp, const CachedBatch& batch, const Draws& draws, const KvStore& kv) override {
+    ISR_ASSERT(generation_ == model_.generation, "the weights have changed under a running batch");
     ArenaScope scope(model_.arena);
     Tape tape(model_.arena, false);
     Ctx c{*model_.backend, tape, cancel_, {}};
@@ -57,6 +58,7 @@ class ModelStepper final : public Stepper {
   }
 
   Model& model_;
+  uint64_t generation_;                              // of the weights that the pages were computed with
   const std::atomic<bool>* cancel_;
   std::vector<int32_t> rows_;
 };
@@ -127,12 +129,12 @@ void check_room(const GenerateRequest& r, size_t i, const KvCache& cache) {
 Generator::Generator(Model& model, uint64_t max_bytes, bool keep) : model_(model), keep_(keep), generation_(model.generation), epoch_(model.media.epoch) {
   const size_t page = model.backend->kv_page_bytes(attention_shape(model.config), model.dtype);
   cache_ = std::make_unique<KvCache>(model.config.layers, static_cast<int64_t>(page), max_bytes ? max_bytes : machine_memory() / 4, keep);
+  scheduler_ = std::make_unique<Scheduler>(*cache_, model.config.end_tokens, model.config.vocab, Scheduler::Limits());
 }
 
 Generator::~Generator() = default;
 
-std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
-                                                   const std::atomic<bool>* cancel) {
+void Generator::join(std::vector<GenerateRequest> requests, GenerateCallbacks callbacks, const std::atomic<bool>* cancel) {
   for (size_t i = 0; i < requests.size(); ++i) {
     try {
       check_request(requests[i], i, model_);
@@ -142,25 +144,56 @@ std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateReq
       throw;
     }
   }
-  if (generation_ != model_.generation || epoch_ != model_.media.epoch) cache_->clear();   // keys and values of other weights, or ids
+  // Keys and values of other weights, or of ids that mean other media: only pages that nobody uses can be such, for weights
+  // stay while a call is in, and a call's media keep their ids.
+  if (generation_ != model_.generation || epoch_ != model_.media.epoch) cache_->drop_idle();
   generation_ = model_.generation;
   epoch_ = model_.media.epoch;
-
-  ModelStepper stepper(model_, cancel);
-  std::vector<GeneratedSequence> results;
-  const auto end_call = [this] {                     // a session keeps the tree, others at most a small pool
-    if (keep_) return;
-    cache_->bytes() > kIdlePool ? cache_->release_pool() : cache_->clear();
-  };
   try {
-    Scheduler scheduler(*cache_, stepper, requests, model_.config.end_tokens, model_.config.vocab, callbacks,
-                        {std::max<int64_t>(prefill_rows, 1), Scheduler::Limits().branches});
-    results = scheduler.run(cancel, counters);
+    scheduler_->join(std::move(requests), std::move(callbacks), cancel);
   } catch (...) {
-    end_call();
+    rest();                                          // the pool may have grown
     throw;
   }
-  end_call();
+}
+
+void Generator::step(const std::atomic<bool>* cancel) {
+  ModelStepper stepper(model_, generation_, cancel);
+  scheduler_->limits.prefill_rows = std::max<int64_t>(prefill_rows, 1);
+  scheduler_->step(stepper, counters);
+  rest();
+}
+
+// When the last call has ended: a session keeps the tree, others at most a small pool.
+void Generator::rest() {
+  if (keep_ || !scheduler_->idle()) return;
+  cache_->bytes() > kIdlePool ? cache_->release_pool() : cache_->drop_idle();
+}
+
+bool Generator::idle() const { return scheduler_->idle(); }
+
+BatchLoad Generator::load() const { return scheduler_->load(); }
+
+std::vector<GeneratedSequence> Generator::generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
+                                                   const std::atomic<bool>* cancel) {
+  ISR_ASSERT(idle(), "a call alone beside others");
+  std::vector<size_t> first;
+  size_t sequences = 0;
+  for (const GenerateRequest& r : requests) {
+    first.push_back(sequences);
+    sequences += static_cast<size_t>(std::max(r.copies, 0));
+  }
+  std::vector<GeneratedSequence> results(sequences);
+  std::exception_ptr failure;
+  GenerateCallbacks told = callbacks;
+  told.completion = [&](const GeneratedSequence& g) {
+    results[first[static_cast<size_t>(g.request)] + static_cast<size_t>(g.copy)] = g;
+    if (callbacks.completion) callbacks.completion(g);
+  };
+  told.end = [&](std::exception_ptr e) { failure = std::move(e); };
+  join(requests, std::move(told), cancel);
+  while (!idle()) step(cancel);
+  if (failure) std::rethrow_exception(failure);
   return results;
 }
 

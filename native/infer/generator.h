@@ -1,7 +1,9 @@
 // Generation: a tree of KV pages over one pool, continuous batching, keyed draws. Prompts that begin alike share what
-// they share, found by longest common prefix. A completion depends on its own request alone, bit for bit.
+// they share, found by longest common prefix. A completion depends on its own request alone, bit for bit. Calls share the
+// running batch: one joins between two steps and has ended when its last sequence has.
 #pragma once
 #include <atomic>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -39,11 +41,17 @@ struct GenerateCallbacks {
   std::function<void(const GeneratedSequence&)> completion;
   // Asked between steps: branches that the host ended (a stop string); the sequence then ends as stopped after its last id.
   std::function<bool(int32_t request, int32_t copy)> ended;
+  // Once, behind everything else: null, or why the call failed. Everything of the call is given back by then. It must not throw.
+  std::function<void(std::exception_ptr)> end;
 };
+
+// Of a running batch: calls in it, their sequences that steps compute, and those that wait for room.
+struct BatchLoad { int64_t calls = 0, sequences = 0, waiting = 0; };
 
 struct Counters { uint64_t prefill_tokens = 0, decode_tokens = 0; };
 
 class KvCache;                                  // kv_cache.h
+class Scheduler;                                // scheduler.h
 
 class Generator {
  public:
@@ -51,7 +59,16 @@ class Generator {
   Generator(Model& model, uint64_t max_bytes, bool keep);
   ~Generator();
 
-  // By request, then by copy.
+  // A call that takes part in the steps from now on, until callbacks.end. Throws for what cannot be asked, with the request's
+  // index in Error::items: then nothing has joined. `cancel` makes the call leave between two steps.
+  void join(std::vector<GenerateRequest> requests, GenerateCallbacks callbacks, const std::atomic<bool>* cancel);
+  // One step of every call that has joined. `cancel`: set once nobody waits for the step any more. Never throws for a call's
+  // sake: callbacks.end tells.
+  void step(const std::atomic<bool>* cancel);
+  bool idle() const;                            // no call is in
+  BatchLoad load() const;
+
+  // One call from its beginning to its end, alone. By request, then by copy.
   std::vector<GeneratedSequence> generate(const std::vector<GenerateRequest>& requests, const GenerateCallbacks& callbacks,
                                           const std::atomic<bool>* cancel);
   uint64_t cached_tokens() const;               // kept prefixes
@@ -60,8 +77,11 @@ class Generator {
   int64_t prefill_rows = 512;                   // rows of prompts in one step; a matter of speed alone
 
  private:
+  void rest();
+
   Model& model_;
   std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Scheduler> scheduler_;        // after the pages that its calls hold
   bool keep_;
   uint64_t generation_, epoch_;                 // of the weights and the media ids that the cache was computed with
 };

@@ -267,13 +267,13 @@ void KvCache::grow(int64_t capacity) {
   capacity_ = capacity;
 }
 
-void KvCache::clear() {
+void KvCache::drop_idle() {
   while (idle_first_ >= 0) free_node(idle_first_);
-  ISR_ASSERT(used_pages() == 0 && reserved_ == 0, used_pages(), " pages are still in use");
 }
 
 void KvCache::release_pool() {
-  clear();
+  drop_idle();
+  ISR_ASSERT(used_pages() == 0 && reserved_ == 0, used_pages(), " pages are still in use");
   pool_ = Buffer();
   nodes_ = {};
   free_ = std::vector<int32_t>();

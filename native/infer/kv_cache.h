@@ -54,8 +54,8 @@ class KvCache {
   static int64_t pages_for(int64_t tokens) { return (tokens + kKeyBlock - 1) / kKeyBlock; }
 
   void expect(int64_t pages);                  // a hint: so many more pages will be wanted soon
-  void clear();                                // drops every cached page; no branch may be open
-  void release_pool();                         // and gives the memory back
+  void drop_idle();                            // drops every page that no branch uses
+  void release_pool();                         // and gives the memory back; no branch may be open
 
   KvStore store() const { return {pool_.data<char>(), page_bytes_, capacity_}; }
   int64_t budget_pages() const { return budget_pages_; }

@@ -264,6 +264,43 @@ TEST("infer: cancel and the host's callbacks") {
   }
 }
 
+TEST("infer: calls that join at any step have the bits that they have alone") {
+  for (const char* dtype : {"F32", "BF16"})
+    for (int threads : {1, 3}) {
+      const auto model = small_model(small_spec(dtype), threads);
+      const std::vector<GenerateRequest> requests = eight_requests();
+      std::vector<Results> alone;
+      for (const GenerateRequest& r : requests) {
+        Generator fresh(*model, 0, false);
+        alone.push_back(generate(fresh, {r}));
+      }
+      for (int apart : {0, 1, 7})
+        for (bool keep : {false, true}) {
+          Generator g(*model, pages_bytes(*model, 24), keep);
+          g.prefill_rows = 100;
+          std::vector<Results> found(requests.size());
+          size_t ends = 0, most = 0;
+          const auto join = [&](size_t i) {
+            GenerateCallbacks told;
+            told.completion = [&found, i](const GeneratedSequence& s) { found[i].push_back(s); };
+            told.end = [&ends](std::exception_ptr e) { ends += e == nullptr; };
+            g.join({requests[i]}, std::move(told), nullptr);
+          };
+          for (size_t i = 0; i < requests.size(); ++i) {
+            join(i);
+            for (int step = 0; step < apart && !g.idle(); ++step) g.step(nullptr);
+            most = std::max(most, static_cast<size_t>(g.load().calls));
+          }
+          while (!g.idle()) g.step(nullptr);
+          CHECK(ends == requests.size() && most > 1, ends, " ends, ", most, " at once");
+          for (size_t i = 0; i < requests.size(); ++i) {
+            std::sort(found[i].begin(), found[i].end(), [](const auto& a, const auto& b) { return a.copy < b.copy; });
+            CHECK(same(found[i], alone[i]), dtype, ", ", threads, " threads, ", apart, " steps apart: request ", i);
+          }
+        }
+    }
+}
+
 TEST("infer: the ends of temperature and share") {
   auto model = isr::test::seeded_model({});
   const auto drawn = [&](double temperature, double top_p) {

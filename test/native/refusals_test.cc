@@ -264,6 +264,53 @@ TEST("refusals: generating") {
                 [&](bool) { CHECK(ids(generator->generate(requests, {}, nullptr)) == want, "the same call once more, keep ", keep); });
 }
 
+TEST("refusals: calls that share a batch") {
+  const auto model = test::seeded_model({});
+  const auto request_of = [](int64_t prompt, int32_t copies) {
+    GenerateRequest r;
+    r.ids = test::random_ids(prompt, 160, 3);
+    r.copies = copies;
+    r.sampling.max_tokens = 6;
+    r.sampling.temperature = 1;
+    return r;
+  };
+  const std::vector<GenerateRequest> calls = {request_of(70, 2), request_of(30, 1), request_of(90, 1)};
+  std::unique_ptr<Generator> generator;
+  std::vector<std::vector<int32_t>> ids(calls.size());
+  const auto all = [&] {   // one joins at each step; the first failure is thrown when all have ended
+    std::exception_ptr failure;
+    for (size_t i = 0; i < calls.size() || !generator->idle();) {
+      if (i < calls.size()) {
+        ids[i].clear();
+        GenerateCallbacks told;
+        told.completion = [&ids, i](const GeneratedSequence& g) { ids[i].insert(ids[i].end(), g.ids.begin(), g.ids.end()); };
+        told.end = [&failure](std::exception_ptr e) { failure = failure ? failure : e; };
+        try {
+          generator->join({calls[i]}, std::move(told), nullptr);
+        } catch (...) {
+          failure = failure ? failure : std::current_exception();
+        }
+        ++i;
+      }
+      generator->step(nullptr);
+    }
+    if (failure) std::rethrow_exception(failure);
+  };
+  generator = std::make_unique<Generator>(*model, 0, false);
+  all();
+  const auto want = ids;
+  for (bool keep : {false, true})
+    refuse_each("calls that share a batch",
+                [&] {
+                  forget_arenas(*model);
+                  generator = std::make_unique<Generator>(*model, 0, keep);
+                },
+                all, [&](bool) {
+                  all();
+                  CHECK(ids == want, "the same calls once more, keep ", keep);
+                });
+}
+
 TEST("refusals: giving memory back asks for none, and an arena that was refused goes on") {
   Arena arena;
   bool asked = false;
