@@ -1,6 +1,6 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
 // run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
-// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo, plan or video.
+// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo, plan, video or service.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -16,10 +16,11 @@ import { benchLoop } from "./loop.mjs";
 import { parseNative } from "./native.mjs";
 import { benchPeers } from "./peers.mjs";
 import { benchPlan } from "./plan.mjs";
+import { benchService } from "./service.mjs";
 import { benchVideo } from "./video.mjs";
 
 const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan", "video"];
+const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan", "video", "service"];
 const native = !inJavaScript.includes(options.only);
 
 const rows = [];
@@ -67,19 +68,18 @@ if (native) {
   for (const row of parseNative(output)) report(row);
   if (status !== 0) process.exitCode = 1;
 }
-if (!options.only || options.only === "import") benchImport(root, report);
-if (!options.only || options.only === "load") {
-  const checkpoint = makeCheckpoint(process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench"));
-  await benchLoad(await import(pathToFileURL(join(root, "dist/index.js")).href), checkpoint, report);
-}
-if (!options.only || options.only === "loop")
-  await benchLoop(await import(pathToFileURL(join(root, "dist/index.js")).href), root, report);
-if (!options.only || options.only === "peers") benchPeers(root, report);
-if (!options.only || options.only === "dpo") benchDpo(root, report);
-if (!options.only || options.only === "plan") await benchPlan(root, report);
-if (!options.only || options.only === "video") {
-  const dir = process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench");
-  await benchVideo(await import(pathToFileURL(join(root, "dist/index.js")).href), root, dir, report);
-}
+const ours = () => import(pathToFileURL(join(root, "dist/index.js")).href);
+const scratch = process.env.ISR_DPO_BENCH_DIR ?? join(tmpdir(), "isr-dpo-bench");
+const parts = {
+  import: () => benchImport(root, report),
+  load: async () => benchLoad(await ours(), makeCheckpoint(scratch), report),
+  loop: async () => benchLoop(await ours(), root, report),
+  peers: () => benchPeers(root, report),
+  dpo: () => benchDpo(root, report),
+  plan: () => benchPlan(root, report),
+  video: async () => benchVideo(await ours(), root, scratch, report),
+  service: async () => benchService(await ours(), scratch, report),
+};
+for (const [name, part] of Object.entries(parts)) if (!options.only || options.only === name) await part();
 console.log("");
 printTable();

@@ -61,8 +61,9 @@ async function build(needsAddon) {
 async function passes(test) {
   if (test.native) {
     const program = executable(join(tree, "build", "cmake"), "native_tests");
-    const { output } = await run(program, [test.native], { ...quiet, limit: 300 });
+    const { output, note } = await run(program, [test.native], { ...quiet, limit: 300 });
     const line = output.split("\n").find((text) => text.slice(5).startsWith(`${test.native} (`));
+    if (!line && note.startsWith("ended by SIG")) return false; // it crashed
     return line ? line.startsWith("ok") : null;
   }
   const args = ["--import", "tsx", join("test", test.ts)];

@@ -22,7 +22,7 @@ export type { BadRowOptions, SkippedRow } from "./data/rows.js";
 export { readSamples, type Sample } from "./data/samples.js";
 export { type PairRecord, type WriteOptions, writePairs } from "./data/write.js";
 export type { LossName, LossOptions } from "./loss.js";
-export type { CounterName, Generator, Session, VideoLM } from "./model.js";
+export type { CounterName, Generator, ModelLoad, Session, VideoLM } from "./model.js";
 export { loadModel } from "./model.js";
 export { type Plan, type PlanIteration, type PlanOptions, plan, type ScoredTokens } from "./plan.js";
 export { report } from "./report/report.js";
