@@ -4,7 +4,7 @@ import { open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type sharp from "sharp";
 import type { Metadata, Sharp } from "sharp";
-import { IsrDpoError } from "../errors.js";
+import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import type { Frame } from "./preprocess.js";
 
 const maxFileBytes = 1 << 28;
@@ -26,8 +26,39 @@ async function headOf(path: string): Promise<Buffer> {
   }
 }
 
-/** JPEG or PNG by their first bytes; nothing else is ever given to the decoder. */
-export const isImageFile = async (path: string): Promise<boolean> => isImage(await headOf(path));
+/** Pictures of other kinds: what stands at which byte of them. Sequences (GIF, avis) are for ffmpeg as well. */
+const otherKinds: readonly [name: string, ...marks: [at: number, text: string][]][] = [
+  ["a GIF", [0, "GIF8"]],
+  ["a WebP picture", [0, "RIFF"], [8, "WEBP"]],
+  ["a BMP picture", [0, "BM"], [6, "\0\0\0\0"]],
+  ["a TIFF picture", [0, "II*\0"]],
+  ["a TIFF picture", [0, "MM\0*"]],
+  ["an AVIF picture", [4, "ftypavif"]],
+  ...["heic", "heix", "mif1"].map((brand): [string, [number, string]] => ["a HEIF picture", [4, `ftyp${brand}`]]),
+  ["a JPEG 2000 picture", [4, "jP  \r\n"]],
+  ["a JPEG 2000 picture", [0, "\xffO\xffQ"]],
+  ["a JPEG XL picture", [4, "JXL \r\n"]],
+  ["a JPEG XL picture", [0, "\xff\n"]],
+];
+
+export interface Kind {
+  /** JPEG or PNG; nothing else is ever given to the decoder. */
+  image: boolean;
+  /** A picture of a kind that is not read. */
+  other: string | undefined;
+}
+
+/** What a file is by its first bytes, whatever its name says. */
+export async function kindOfFile(path: string): Promise<Kind> {
+  const head = await headOf(path);
+  const text = head.toString("latin1");
+  const other = otherKinds.find(([, ...marks]) => marks.every(([at, mark]) => text.startsWith(mark, at)));
+  return { image: isImage(head), other: other?.[0] };
+}
+
+/** MEDIA_UNREADABLE of a picture that is neither JPEG nor PNG. */
+export const otherPicture = (path: string, what: string): IsrDpoError =>
+  unreadable(path, what, undefined, "convert it to JPEG or PNG, for example with `ffmpeg -i FILE OUT.png`");
 
 export interface FrameNames {
   /** Frames, by code points of their names, as the families' readers sort them. */
@@ -51,32 +82,23 @@ async function isFrame(path: string, name: string): Promise<boolean> {
   if (facts?.isDirectory()) return false;
   if (frameName.test(name)) return true; // what is wrong with it is found when it is read
   if (!facts?.isFile()) return false;
-  const head = await headOf(path).catch((cause) => {
+  const { image, other } = await kindOfFile(path).catch((cause) => {
     throw unreadable(path, `a file that cannot be read (${cause.code})`, cause);
   });
-  if (isImage(head)) return true;
-  const text = head.toString("latin1");
-  const other = /^(GIF8|BM.{4}\0\0\0\0|II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avif|heic|mif1))/s.test(text);
+  if (image) return true;
   if (!other && !pictures.test(name)) return false;
-  throw unreadable(
-    path,
-    "a picture of another kind",
-    undefined,
-    "convert the frames to JPEG or PNG, for example with `ffmpeg -i FILE OUT.png`",
-  );
+  throw otherPicture(path, other ?? "a picture of another kind");
 }
 
-/** Whether two names differ in a number alone, one of them with more digits and no zeros before. */
+/** Whether two names differ in one number alone, which has more digits in one of them. */
 function isUnpadded(names: readonly string[]): boolean {
-  const digits = new Map<string, { length: number; zeros: boolean }>();
-  for (const name of names) {
-    const at = /(\d+)(\D*)$/.exec(name);
-    if (!at) continue;
-    const key = `${name.slice(0, at.index)}\0${at[2]}`;
-    const found = digits.get(key);
-    if (found && found.length !== at[1]!.length) return true;
-    digits.set(key, { length: at[1]!.length, zeros: at[1]!.startsWith("0") });
-  }
+  const digits = new Map<string, number>();
+  for (const name of names)
+    for (const { 0: number, index } of name.matchAll(/\d+/g)) {
+      const around = `${name.slice(0, index)}\0${name.slice(index + number.length)}`;
+      if ((digits.get(around) ?? number.length) !== number.length) return true;
+      digits.set(around, number.length);
+    }
   return false;
 }
 
@@ -162,7 +184,9 @@ export async function readImage(path: string): Promise<Frame> {
   if (facts.size > maxFileBytes) throw unreadable(path, `${facts.size} bytes, above the limit of ${maxFileBytes}`);
   if (facts.size === 0) throw unreadable(path, "an empty file");
   try {
-    if (!(await isImageFile(path))) throw new Error("something else");
+    const { image, other } = await kindOfFile(path);
+    if (!image && other) throw otherPicture(path, other);
+    if (!image) throw new Error("something else");
     const make: typeof sharp = (await import("sharp")).default;
     const load = () =>
       make(path, { limitInputPixels: maxPixels, failOn: "error", ignoreIcc: true, sequentialRead: true });
@@ -173,6 +197,7 @@ export async function readImage(path: string): Promise<Frame> {
     if (data.length !== width * height * 3) throw new Error(`${data.length / (width * height)} bytes per pixel`);
     return { data, height, width };
   } catch (cause) {
+    if (isIsrDpoError(cause)) throw cause;
     throw unreadable(path, (cause as Error).message.split("\n")[0] ?? "no image", cause);
   }
 }

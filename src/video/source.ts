@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { array, choice, integer, number, object, options, path as checkPath, refuse } from "../check.js";
 import { IsrDpoError } from "../errors.js";
 import type { Media, Tensor } from "../types.js";
-import { isImageFile, listFrames } from "./folder.js";
+import { kindOfFile, listFrames, otherPicture } from "./folder.js";
 import { hashFile, hashOf } from "./hash.js";
 import { type Frame, splitFrames } from "./preprocess.js";
 import { readSampling, sampleIndices, type SamplingRule } from "./sampling.js";
@@ -78,9 +78,11 @@ async function sourceAt(path: string, given: Kind, sample: unknown, spec: Vision
   }
   const what = !facts.isFile() ? "no regular file" : facts.size === 0 ? "an empty file" : undefined;
   if (what) throw new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a video file, got ${what}`, { path });
-  const image = await isImageFile(path).catch((cause) => {
+  const { image, other } = await kindOfFile(path).catch((cause) => {
     throw new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a readable file, got ${cause.code}`, { path, cause });
   });
+  // a GIF is a video as well; what else is a picture is none, whatever ffmpeg makes of it
+  if (!image && other && (given === "image" || other !== "a GIF")) throw otherPicture(path, other);
   const found = image ? "image" : "video";
   if (given !== undefined && given !== found)
     throw new IsrDpoError(
