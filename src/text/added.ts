@@ -14,6 +14,9 @@ export interface AddedToken {
 /** Parts of a text, [from, to), in order, in which special tokens are words. */
 export type Literal = readonly (readonly [from: number, to: number])[];
 
+/** Characters compared in vain between two pauses. */
+const slice = 1 << 15;
+
 interface Node {
   next: Map<string, Node>;
   token?: AddedToken;
@@ -49,38 +52,43 @@ export class TokenFinder {
     this.begin = units.length === 0 ? null : new RegExp(`[${units.join("")}]`, "g");
   }
 
-  private longestAt(text: string, at: number): { token: AddedToken; to: number } | null {
+  /** `looked`: how many characters were compared. */
+  private longestAt(text: string, at: number): { found: { token: AddedToken; to: number } | null; looked: number } {
     let node: Node | undefined = this.root;
     let found: { token: AddedToken; to: number } | null = null;
-    for (let i = at; i < text.length; i++) {
+    let i = at;
+    for (; i < text.length; i++) {
       node = node.next.get(text[i]!);
       if (!node) break;
       if (node.token) found = { token: node.token, to: i + 1 };
     }
-    return found;
+    return { found, looked: i - at };
   }
 
   /** Tokens with the blanks that they take along. `taken` false: a match that stays a word, and is passed over. */
   *find(text: string, taken: (found: Found) => boolean): Generator<Found> {
     if (!this.begin) return;
     let done = 0; // what precedes it is given out
-    let misses = 0;
+    let looked = 0; // since the last pause
     for (let at = 0; ; ) {
       this.begin.lastIndex = at;
       const begin = this.begin.exec(text);
       if (!begin) return;
-      const found = this.longestAt(text, begin.index);
+      const { found, looked: here } = this.longestAt(text, begin.index);
       at = found ? found.to : begin.index + 1;
       if (found) {
         const whole = stripped(text, { token: found.token, from: begin.index, to: found.to }, done, taken);
         if (whole) {
           yield whole;
           done = whole.to; // a token that begins among the blanks which this one takes along is found too
-          misses = 0;
+          looked = 0;
           continue;
         }
       }
-      if (++misses % 65536 === 0) yield { token: none, from: done, to: done };
+      looked += here;
+      if (looked < slice) continue;
+      looked = 0;
+      yield { token: none, from: done, to: done };
     }
   }
 }

@@ -161,6 +161,17 @@ interface Marked {
   scored: Uint8Array;
 }
 
+/** The first words among ids, without the blanks around them: enough of them to be shown. */
+function firstWords(t: ModelTokenizer, ids: Int32Array): string {
+  const stream = t.stream();
+  let text = "";
+  for (const id of ids) {
+    text = `${text}${stream.push(id)}`.trimStart();
+    if (text.length > 240) return text;
+  }
+  return `${text}${stream.end()}`.trim();
+}
+
 /**
  * The scored part of each turn up to its first end token. Behind it may stand blanks and more end tokens, which are not
  * scored; words there would be learned as what follows an end: DATA_INVALID. Gives how many turns were cut.
@@ -173,11 +184,14 @@ function cutAtEnds(t: ModelTokenizer, ends: ReadonlySet<number>, { ids, scored }
     for (; i + 1 < ids.length && scored[i + 1]; i++) scored[i + 1] = 0;
     const rest = ids.subarray(behind, i + 1);
     if (rest.length === 0) continue;
-    const words = t.decode(rest.filter((id) => !t.isSpecial(id) && !ends.has(id)));
-    if (words.trim() !== "")
+    const words = firstWords(
+      t,
+      rest.filter((id) => !t.isSpecial(id) && !ends.has(id)),
+    );
+    if (words !== "")
       throw new IsrDpoError(
         "DATA_INVALID",
-        `answer: expected an end token at its end, got ${t.piece(ids[behind - 1]!)} before ${JSON.stringify(words.trim().slice(0, 60))}`,
+        `answer: expected an end token at its end, got ${t.piece(ids[behind - 1]!)} before ${JSON.stringify(words.slice(0, 60))}`,
         { hint: "write the end token out of the answer's text", detail: { field: "answer" } },
       );
     cut = 1;

@@ -12,6 +12,8 @@ const cachedWords = 20_000;
 /** Ids come in parts; an empty part is a place to pause. */
 export type Parts = Generator<readonly number[], void>;
 
+const utf8 = new TextEncoder();
+
 const idLimit = 2 ** 22; // ids are below it (shape.ts): a pair is one number
 
 interface Merge {
@@ -28,6 +30,7 @@ export class Bpe {
   private readonly bytes: readonly number[] | null;
   private readonly prefix: string;
   private readonly suffix: string;
+  private readonly longest: number;
 
   constructor(
     path: string,
@@ -40,6 +43,7 @@ export class Bpe {
     this.prefix = (model.continuing_subword_prefix as string | null) ?? "";
     this.suffix = (model.end_of_word_suffix as string | null) ?? "";
     this.bytes = model.byte_fallback === true ? byteIds(vocab) : null;
+    this.longest = [...vocab.keys()].reduce((n, piece) => Math.max(n, piece.length), 0);
     (model.merges as (string | [string, string])[]).forEach((pair, rank) => {
       const [left, right] = typeof pair === "string" ? (pair.split(" ") as [string, string]) : pair;
       const ids = [left, right, left + right.slice(this.prefix.length)].map((piece) => {
@@ -53,9 +57,13 @@ export class Bpe {
   }
 
   *encode(word: string): Parts {
-    const whole = this.wholeWords ? this.vocab.get(word) : undefined;
+    const whole = this.wholeWords && word.length <= this.longest ? this.vocab.get(word) : undefined;
     if (whole !== undefined) {
       yield [whole];
+      return;
+    }
+    if (word.length > cachedLength) {
+      yield* this.merged(yield* this.symbols(word));
       return;
     }
     const known = this.cache.get(word);
@@ -63,12 +71,10 @@ export class Bpe {
       yield known;
       return;
     }
-    const symbols = yield* this.symbols(word);
-    const ids = symbols.length > 1 ? yield* this.merged(symbols) : symbols;
-    if (word.length <= cachedLength) {
-      if (this.cache.size >= cachedWords) this.cache.clear();
-      this.cache.set(word, ids);
-    }
+    const ids: number[] = [];
+    for (const part of this.merged(yield* this.symbols(word))) for (const id of part) ids.push(id);
+    if (this.cache.size >= cachedWords) this.cache.clear();
+    this.cache.set(word, ids);
     yield ids;
   }
 
@@ -93,7 +99,7 @@ export class Bpe {
       }
       if (this.bytes) {
         const { bytes } = this;
-        for (const b of new TextEncoder().encode(c)) ids.push(bytes[b]!);
+        for (const b of utf8.encode(c)) ids.push(bytes[b]!);
       } else if (this.unk !== null) {
         if (!this.fuse) flush();
         unknown = true;
@@ -103,7 +109,7 @@ export class Bpe {
     return ids;
   }
 
-  private *merged(ids: number[]): Generator<readonly number[], number[]> {
+  private *merged(ids: number[]): Parts {
     const n = ids.length;
     const next = new Int32Array(n);
     const previous = new Int32Array(n);
@@ -137,9 +143,13 @@ export class Bpe {
       consider(previous[i]!);
       consider(i);
     }
-    const out: number[] = [];
-    for (let i = 0; i < n; i = next[i]!) if (out.push(ids[i]!) % slice === 0) yield [];
-    return out;
+    let out: number[] = [];
+    for (let i = 0; i < n; i = next[i]!) {
+      if (out.push(ids[i]!) < slice) continue;
+      yield out;
+      out = [];
+    }
+    yield out;
   }
 }
 

@@ -119,46 +119,77 @@ export function specialTokens(field: string, value: unknown): SpecialTokens {
   return value === undefined ? "parse" : choice(field, value, ["parse", "text"] as const);
 }
 
+/** Tokens between two pauses. */
+const slice = 4096;
+
+interface RenderedText {
+  text: string;
+  /** Parts in which reserved tokens are words. */
+  literal: Literal;
+}
+
+interface Marks {
+  given: readonly Message[];
+  unmark(rendered: string): Steps<RenderedText>;
+}
+
+/** Two characters of the private use area that none of the texts holds. */
+function spareCharacters(texts: readonly string[]): [string, string] {
+  const spare: string[] = [];
+  for (let code = 0xe000; spare.length < 2; code++) {
+    const c = String.fromCharCode(code);
+    if (!texts.some((text) => text.includes(c))) spare.push(c);
+  }
+  return spare as [string, string];
+}
+
 /**
  * Messages whose reserved tokens are replaced by marks that no template knows, and what takes the marks out of the rendered
  * text again, where they are words. In what the assistant said only special tokens are: a template looks for others there
  * (</think>) to leave earlier thoughts out.
  */
-function marked(tokenizer: ModelTokenizer, messages: readonly Message[]) {
+function* marked(tokenizer: ModelTokenizer, messages: readonly Message[]): Steps<Marks> {
   const texts = messages.flatMap((m) =>
     typeof m.content === "string" ? [m.content] : m.content.flatMap((p) => (p.type === "text" ? [p.text] : [])),
   );
-  const used = new Set(texts.join(""));
-  const spare = Array.from({ length: 6400 }, (_, i) => String.fromCharCode(0xe000 + i)).filter((c) => !used.has(c));
-  const [open, close] = spare as [string, string];
+  const [open, close] = spareCharacters(texts);
   const words: string[] = [];
-  const mark = (text: string, special: boolean): string => {
-    let out = "";
+  const mark = function* (text: string, special: boolean): Steps<string> {
+    const parts: string[] = [];
     let at = 0;
-    for (const { from, to } of tokenizer.reservedIn(text, { special })) {
-      out += `${text.slice(at, from)}${open}${words.length}${close}`;
-      words.push(text.slice(from, to));
-      at = to;
+    for (const found of tokenizer.reservedIn(text, { special })) {
+      if (found === null || words.length % slice === slice - 1) yield;
+      if (found === null) continue;
+      parts.push(text.slice(at, found.from), `${open}${words.length}${close}`);
+      words.push(text.slice(found.from, found.to));
+      at = found.to;
     }
-    return out + text.slice(at);
+    return [...parts, text.slice(at)].join("");
   };
-  const given = messages.map(({ role, content }): Message => {
-    const put = (text: string) => mark(text, role === "assistant");
-    if (typeof content === "string") return { role, content: put(content) };
-    return { role, content: content.map((p) => (p.type === "text" ? { type: "text", text: put(p.text) } : p)) };
-  });
-  const unmark = (rendered: string): { text: string; literal: Literal } => {
+  const given: Message[] = [];
+  for (const { role, content } of messages) {
+    const special = role === "assistant";
+    if (typeof content === "string") {
+      given.push({ role, content: yield* mark(content, special) });
+      continue;
+    }
+    const list: (typeof content)[number][] = [];
+    for (const p of content) list.push(p.type === "text" ? { type: "text", text: yield* mark(p.text, special) } : p);
+    given.push({ role, content: list });
+  }
+  const unmark = function* (rendered: string): Steps<RenderedText> {
     const literal: [number, number][] = [];
-    let text = "";
-    let at = 0;
+    const parts: string[] = [];
+    let [at, length] = [0, 0];
     for (const m of rendered.matchAll(new RegExp(`${open}(\\d+)${close}`, "g"))) {
-      text += rendered.slice(at, m.index);
       const word = words[Number(m[1])]!;
-      literal.push([text.length, text.length + word.length]);
-      text += word;
+      length += m.index - at;
+      parts.push(rendered.slice(at, m.index), word);
+      if (literal.push([length, length + word.length]) % slice === 0) yield;
+      length += word.length;
       at = m.index + m[0].length;
     }
-    return { text: text + rendered.slice(at), literal };
+    return { text: [...parts, rendered.slice(at)].join(""), literal };
   };
   return { given, unmark };
 }
@@ -184,19 +215,20 @@ export function* applyTemplate(tokenizer: ModelTokenizer, given: readonly Messag
   const messages = checkedMessages("messages", given);
   const template = templateOf(tokenizer);
   const bos = tokenizer.bosId === null ? null : tokenizer.piece(tokenizer.bosId);
-  const marks = o.words ? marked(tokenizer, messages) : null;
-  const render = (count: number, generate: boolean) => {
+  const marks = o.words ? yield* marked(tokenizer, messages) : null;
+  const render = function* (count: number, generate: boolean): Steps<RenderedText> {
     const rendered = template.render((marks?.given ?? messages).slice(0, count), { generate });
-    return marks ? marks.unmark(rendered) : { text: rendered, literal: [] };
+    yield;
+    return marks ? yield* marks.unmark(rendered) : { text: rendered, literal: [] };
   };
-  const whole = render(messages.length, o.generate);
+  const whole = yield* render(messages.length, o.generate);
   const { text } = whole;
   o.fits?.(tokenizer.fewest(text));
   const special = o.addBos && !(bos !== null && text.startsWith(bos));
-  const encode = (part: typeof whole) => tokenizer.encodeSteps(part.text, { special, literal: part.literal });
+  const encode = (part: RenderedText) => tokenizer.encodeSteps(part.text, { special, literal: part.literal });
   const ids = yield* encode(whole);
   const until = function* (count: number, generate: boolean): Steps<{ shared: number; own: number }> {
-    const beginning = render(count, generate);
+    const beginning = yield* render(count, generate);
     if (!text.startsWith(beginning.text))
       throw disagreement(
         "expected a chat template that renders the first messages alike in every conversation, got another",

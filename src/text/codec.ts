@@ -21,6 +21,9 @@ export interface EncodeOptions {
   reserved: ReadonlySet<number>;
 }
 
+/** Parts of a text between two pauses. */
+const slice = 4096;
+
 export class JsonEncoder {
   private readonly plain: TokenFinder;
   private readonly normalized: TokenFinder;
@@ -81,7 +84,7 @@ export class JsonEncoder {
   private *part(given: string, first: boolean, literal: Literal, reserved: ReadonlySet<number>): Parts {
     const text = this.normalizing ? yield* paused(this.normalizing(given)) : given;
     yield [];
-    const words = literal.length === 0 ? [] : this.moved(given, text, literal);
+    const words = literal.length === 0 ? [] : yield* this.moved(given, text, literal);
     if (!words) {
       // Normalising joins a word with what stands beside it: it is kept from being a token by a cut behind its first character.
       const borders = [0, ...literal.map(([from]) => from + 1), given.length];
@@ -108,20 +111,24 @@ export class JsonEncoder {
   }
 
   /** Where parts of a text are once it is normalised; null where that cannot be told. */
-  private moved(given: string, text: string, literal: Literal): Literal | null {
-    const { normalize } = this;
-    if (!normalize || text === given) return literal;
+  private *moved(given: string, text: string, literal: Literal): Generator<readonly number[], Literal | null> {
+    const { normalize, normalizing } = this;
+    if (!normalize || !normalizing || text === given) return literal;
     const prefix = normalize("x").slice(0, -1); // put in front of every text
-    let [whole, at] = [prefix, 0];
-    const to = (end: number) => {
-      const piece = at === end ? prefix : normalize(given.slice(at, end));
+    const parts = [prefix];
+    let [length, at] = [prefix.length, 0];
+    const to = function* (end: number): Generator<readonly number[], number> {
+      const piece = at === end ? prefix : yield* paused(normalizing(given.slice(at, end)));
       at = end;
-      if (piece.startsWith(prefix)) whole += piece.slice(prefix.length);
-      return whole.length;
+      if (!piece.startsWith(prefix)) return length;
+      length += piece.length - prefix.length;
+      if (parts.push(piece.slice(prefix.length)) % slice === 0) yield [];
+      return length;
     };
-    const words = literal.map(([from, end]): [number, number] => [to(from), to(end)]);
-    to(given.length);
-    return whole === text ? words : null;
+    const words: [number, number][] = [];
+    for (const [from, end] of literal) words.push([yield* to(from), yield* to(end)]);
+    yield* to(given.length);
+    return parts.join("") === text ? words : null;
   }
 
   private *words(text: string, first: boolean): Parts {

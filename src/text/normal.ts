@@ -39,13 +39,33 @@ function classes(): ReadonlyMap<string, number> {
   return places;
 }
 
+/** A text that grows by characters and is joined as it grows: joining all of them at the end would take its time at once. */
+class Growing {
+  private readonly joined: string[] = [];
+  private open: string[] = [];
+
+  push(c: string): void {
+    if (this.open.push(c) === slice) this.joined.push(this.taken());
+  }
+
+  private taken(): string {
+    const text = this.open.join("");
+    this.open = [];
+    return text;
+  }
+
+  parts(): readonly string[] {
+    return [...this.joined, this.taken()];
+  }
+}
+
 /** Marks decomposed, and in order of their classes; those of one class stay in the order they have. */
 function* inOrder(run: string, form: "NFD" | "NFKD"): Steps<string> {
   const places = classes();
-  const parts: string[] = [];
-  const buckets: string[][] = [];
+  const out = new Growing();
+  const buckets: Growing[] = [];
   const flush = () => {
-    for (const bucket of buckets) if (bucket) parts.push(bucket.join(""));
+    for (const bucket of buckets) for (const part of bucket?.parts() ?? []) out.push(part);
     buckets.length = 0;
   };
   const decomposed = new Map<string, string>();
@@ -55,17 +75,17 @@ function* inOrder(run: string, form: "NFD" | "NFKD"): Steps<string> {
     if (!decomposed.has(given)) decomposed.set(given, given.normalize(form));
     for (const c of decomposed.get(given)!) {
       const place = places.get(c);
-      if (place !== undefined) {
-        buckets[place] ??= [];
-        buckets[place]!.push(c);
+      if (place === undefined) {
+        flush();
+        out.push(c);
         continue;
       }
-      flush();
-      parts.push(c);
+      buckets[place] ??= new Growing();
+      buckets[place]!.push(c);
     }
   }
   flush();
-  return parts.join("");
+  return out.parts().join("");
 }
 
 /** `form`: NFC, NFD, NFKC or NFKD. */

@@ -29,8 +29,22 @@ const blanks = new Set(
 const isBlank = (c: string) => blanks.has(c);
 /** What a pause may wait for: characters that are copied, or matches that give no piece. */
 const slice = 1 << 14;
-/** As what a replacement writes, where a dollar sign would have a meaning. */
-const asWritten = (text: string) => text.replaceAll("$", "$$$$");
+
+/** The text with every match replaced by `content` as it stands. */
+function* replaced(text: string, pattern: RegExp, content: string): Steps<string> {
+  const done: string[] = [];
+  let parts: string[] = [];
+  let at = 0;
+  for (const m of text.matchAll(pattern)) {
+    parts.push(text.slice(at, m.index), content);
+    at = m.index + m[0].length;
+    if (parts.length < slice) continue;
+    done.push(parts.join(""));
+    parts = [];
+    yield;
+  }
+  return [...done, ...parts, text.slice(at)].join("");
+}
 
 export const blanksAtStart = (text: string): number => startBlanks.exec(text)?.[0].length ?? 0;
 export const blanksAtEnd = (text: string): number => text.length - stripEnd(text).length;
@@ -57,7 +71,12 @@ export function normalizerOf(library: PatternLibrary, n: Json | null): Normalize
     };
   }
   if (/^NFK?[CD]$/.test(n.type as string)) return (text) => normalForm(text, n.type as string);
-  const change = changeOf(library, n);
+  if (n.type === "Replace") {
+    const pattern = patternOf(library, n.pattern as Json);
+    return (text) => replaced(text, pattern, n.content as string);
+  }
+  if (n.type === "StripAccents") return (text) => replaced(text, /\p{M}+/gu, "");
+  const change = changeOf(n);
   // biome-ignore lint/correctness/useYield: what is done at once has no place to pause
   return function* (text) {
     return change(text);
@@ -65,19 +84,12 @@ export function normalizerOf(library: PatternLibrary, n: Json | null): Normalize
 }
 
 /** Normalizers whose time is next to nothing. */
-function changeOf(library: PatternLibrary, n: Json): (text: string) => string {
+function changeOf(n: Json): (text: string) => string {
   switch (n.type) {
     case "Prepend":
       return (text) => (text === "" ? "" : (n.prepend as string) + text);
-    case "Replace": {
-      const pattern = patternOf(library, n.pattern as Json);
-      const content = asWritten(n.content as string);
-      return (text) => text.replace(pattern, content);
-    }
     case "Lowercase":
       return lowercase;
-    case "StripAccents":
-      return (text) => text.replace(/\p{M}+/gu, "");
     default:
       return (text) => {
         const end = n.strip_right ? stripEnd(text) : text;
@@ -135,19 +147,26 @@ const characterOfByte: readonly string[] = (() => {
   for (const [c, b] of byteOfCharacter) characters[b] = c;
   return characters;
 })();
+const codeOfByte = Uint16Array.from(characterOfByte, (c) => c.charCodeAt(0));
 const encoder = new TextEncoder();
+/** Up to so many bytes a string grows by characters; a longer one would be a rope of as many parts, slow to read. */
+const shortWord = 256;
 
 /** The text with a character for each of its bytes, behind places to pause. */
 function* byteText(text: string): Generator<string> {
   const bytes = encoder.encode(text);
-  const parts: string[] = [];
-  for (let at = 0; at < bytes.length; at += slice) {
-    if (at > 0) yield "";
-    let part = "";
-    for (const b of bytes.subarray(at, at + slice)) part += characterOfByte[b]!;
-    parts.push(part);
+  if (bytes.length <= shortWord) {
+    let word = "";
+    for (const b of bytes) word += characterOfByte[b]!;
+    yield word;
+    return;
   }
-  yield parts.join("");
+  const units = new Uint16Array(bytes.length);
+  for (let i = 0; i < bytes.length; i++) {
+    if (i % slice === slice - 1) yield "";
+    units[i] = codeOfByte[bytes[i]!]!;
+  }
+  yield new TextDecoder("utf-16le", { ignoreBOM: true }).decode(units);
 }
 
 const gpt2 =
@@ -158,13 +177,16 @@ const punctuation = /[\p{P}$+<=>^`|~]/gu;
 
 function metaspace(p: Json): PreTokenize {
   const mark = (p.replacement as string) ?? "▁";
-  const written = asWritten(mark);
   const scheme = p.prepend_scheme ?? (p.add_prefix_space === false ? "never" : "always");
-  return (text, first) => {
-    const marked = text.replaceAll(" ", written);
+  return function* (text, first) {
+    const steps = replaced(text, / /g, mark);
+    let next = steps.next();
+    for (; !next.done; next = steps.next()) yield "";
+    const marked = next.value;
     const prepend = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
     const whole = prepend ? mark + marked : marked;
-    return p.split === false ? [whole] : beforeMarks(whole, mark);
+    if (p.split === false) yield whole;
+    else yield* beforeMarks(whole, mark);
   };
 }
 

@@ -133,22 +133,23 @@ function kindsOf(rules: PlaceholderRules, messages: readonly Message[]): Map<num
 }
 
 /** Every placeholder of the rendered conversation must come from a medium, not from somebody's words. */
-function checkPlaceholders(
+function* checkPlaceholders(
   tokenizer: ModelTokenizer,
   messages: readonly Message[],
   ids: Int32Array,
   kinds: ReturnType<typeof kindsOf>,
   words: boolean,
-): void {
+): Steps<void> {
   const asWord = (m: Message, id: number) =>
     words && (m.role === "assistant" ? tokenizer.isSpecial(id) : tokenizer.isReserved(id));
   const count = (list: Int32Array, id: number) => list.reduce((n, x) => n + (x === id ? 1 : 0), 0);
   for (const [id, { kind, media }] of kinds) {
     const piece = tokenizer.piece(id);
     const found = count(ids, id);
-    const typed = messages
-      .filter((m) => !asWord(m, id) && piece !== null && textOf(m).includes(piece))
-      .reduce((n, m) => n + count(tokenizer.encode(textOf(m), { special: false }), id), 0);
+    let typed = 0;
+    for (const m of messages)
+      if (!asWord(m, id) && piece !== null && textOf(m).includes(piece))
+        typed += count(yield* tokenizer.encodeSteps(textOf(m), { special: false }), id);
     if (typed > 0) throw mismatch(kind, found, media.length, `, ${typed} of them in the text of the messages`);
     if (found !== media.length) throw mismatch(kind, found, media.length, " from the chat template");
   }
@@ -163,7 +164,7 @@ function* expanded(
   const rendered = yield* applyTemplate(tokenizer, messages, { ...o, addBos: true });
   const { text, ids } = rendered;
   const kinds = kindsOf(rules, messages);
-  checkPlaceholders(tokenizer, messages, ids, kinds, o.words === true);
+  yield* checkPlaceholders(tokenizer, messages, ids, kinds, o.words === true);
   const media: Media[] = [];
   const out: number[] = [];
   const copied: number[] = []; // of each id, which rendered one it is

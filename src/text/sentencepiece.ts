@@ -204,6 +204,7 @@ class Candidates {
   }
 }
 
+const utf8 = new TextEncoder();
 const escaped = (s: string) => s.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
 
 /** Matches the longest of `words` at the leftmost place; null where there are none. */
@@ -235,26 +236,31 @@ export class SentencePieceEncoder {
   /** Ids of a text without special tokens; `prefix`: with the dummy space in front. */
   *encode(text: string, prefix: boolean): Parts {
     if (text === "") return;
-    const s = (prefix ? space : "") + text.replaceAll(" ", space);
-    const { starts, fixed } = this.symbols(s);
+    const spaced: string[] = prefix ? [space] : [];
+    for (let at = 0; at < text.length; at += slice) {
+      if (at > 0) yield [];
+      spaced.push(text.slice(at, at + slice).replaceAll(" ", space));
+    }
+    const s = spaced.join("");
+    const { starts, fixed } = yield* this.symbols(s);
     yield [];
     yield* this.idsOf(s, yield* this.merge(s, starts, fixed));
   }
 
   /** Where the symbols begin (and the end of the text), and which of them are not to be merged. */
-  private symbols(s: string): { starts: number[]; fixed: Set<number> } {
+  private *symbols(s: string): Generator<readonly number[], { starts: number[]; fixed: Set<number> }> {
     const starts: number[] = [];
     const fixed = new Set<number>();
-    const characters = (from: number, to: number) => {
-      for (let i = from; i < to; i += s.codePointAt(i)! > 0xffff ? 2 : 1) starts.push(i);
+    const characters = function* (from: number, to: number): Generator<readonly number[], void> {
+      for (let i = from; i < to; i += s.codePointAt(i)! > 0xffff ? 2 : 1) if (starts.push(i) % slice === 0) yield [];
     };
     let at = 0;
     for (const m of this.fixed ? s.matchAll(this.fixed) : []) {
-      characters(at, m.index!);
-      fixed.add(starts.push(m.index!) - 1);
+      yield* characters(at, m.index!);
+      if (fixed.add(starts.push(m.index!) - 1).size % slice === 0) yield [];
       at = m.index! + m[0].length;
     }
-    characters(at, s.length);
+    yield* characters(at, s.length);
     starts.push(s.length);
     return { starts, fixed };
   }
@@ -301,7 +307,7 @@ export class SentencePieceEncoder {
       consider(left);
     }
     const kept: number[] = [];
-    for (let i = 0; i < n; i = next[i]!) kept.push(starts[i]!);
+    for (let i = 0; i < n; i = next[i]!) if (kept.push(starts[i]!) % slice === 0) yield [];
     kept.push(s.length);
     return kept;
   }
@@ -313,7 +319,7 @@ export class SentencePieceEncoder {
       const symbol = s.slice(starts[i]!, starts[i + 1]!);
       const id = this.ids.get(symbol);
       if (id !== undefined) ids.push(id);
-      else if (this.model.byteFallback) for (const b of new TextEncoder().encode(symbol)) ids.push(this.byteIds[b]!);
+      else if (this.model.byteFallback) for (const b of utf8.encode(symbol)) ids.push(this.byteIds[b]!);
       else if (!unknown) ids.push(this.model.unkId);
       unknown = id === undefined;
       if (ids.length >= slice) {

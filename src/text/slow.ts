@@ -43,32 +43,31 @@ function addedTokens(path: string, model: SentencePieceModel, config: Json, adde
 
 type Segment = { text: string } | { token: AddedToken };
 
-function segments(
+/** The text in parts, each found when it is asked for. */
+function* segments(
   text: string,
   tokens: ReadonlyMap<string, AddedToken>,
   pattern: RegExp | null,
   literal: Literal,
   reserved: ReadonlySet<number>,
-): Segment[] {
-  const list: Segment[] = [];
+): Generator<Segment> {
   let at = 0;
   let trim = false; // the token before strips what follows it
-  const plain = (to: number, trimEnd: boolean) => {
+  const plain = (to: number, trimEnd: boolean): Segment[] => {
     let part = text.slice(at, to);
     if (trim) part = part.trimStart();
     if (trimEnd) part = part.trimEnd();
-    if (part !== "") list.push({ text: part });
+    return part === "" ? [] : [{ text: part }];
   };
   for (const m of pattern ? text.matchAll(pattern) : []) {
     const found = tokens.get(m[0])!;
     if (reserved.has(found.id) && touches(literal, m.index, m.index + m[0].length)) continue;
-    plain(m.index!, found.lstrip);
-    list.push({ token: found });
+    yield* plain(m.index!, found.lstrip);
+    yield { token: found };
     at = m.index! + m[0].length;
     trim = found.rstrip;
   }
-  plain(text.length, false);
-  return list;
+  yield* plain(text.length, false);
 }
 
 function flag(path: string, config: Json, key: string, otherwise: boolean): boolean {
@@ -100,13 +99,16 @@ export function slowCodec(
   const front = flag(path, config, "add_bos_token", true) && model.bosId !== null ? [model.bosId] : [];
   const back = flag(path, config, "add_eos_token", false) && model.eosId !== null ? [model.eosId] : [];
   function* encodeBody(text: string, { literal, reserved }: EncodeOptions): Parts {
-    for (const [i, segment] of segments(text, added, pattern, literal, reserved).entries()) {
+    let first = true;
+    for (const segment of segments(text, added, pattern, literal, reserved)) {
+      const begins = first;
+      first = false;
       if ("text" in segment) {
-        yield* encoder.encode(segment.text, prefix && (legacy || i === 0));
+        yield* encoder.encode(segment.text, prefix && (legacy || begins));
         continue;
       }
       // Without `legacy` the space goes in front of the whole text, and only a special token swallows it.
-      if (i === 0 && prefix && !legacy && !segment.token.special) yield* encoder.encode(" ", false);
+      if (begins && prefix && !legacy && !segment.token.special) yield* encoder.encode(" ", false);
       yield [segment.token.id];
     }
   }

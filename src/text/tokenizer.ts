@@ -49,8 +49,8 @@ export interface ModelTokenizer extends Tokenizer {
   fewest(text: string): number;
   /** Special tokens, and added ones that the chat template writes: whoever types them would speak as the template does. */
   isReserved(id: number): boolean;
-  /** The reserved tokens that stand in a text, in order; `special`: the special ones only. */
-  reservedIn(text: string, o: { special: boolean }): readonly { from: number; to: number }[];
+  /** The reserved tokens that stand in a text, in order; `special`: the special ones only. null: a place to pause. */
+  reservedIn(text: string, o: { special: boolean }): Iterable<{ from: number; to: number } | null>;
 }
 
 /** What the two kinds of files differ in. */
@@ -70,6 +70,27 @@ export interface Codec {
 }
 
 const wellFormed = (text: string) => (text as string & { toWellFormed(): string }).toWellFormed();
+
+/** Ids that grow in place: an array of them would have to be copied at the end. */
+class IdList {
+  private ids = new Int32Array(64);
+  private length = 0;
+
+  push(part: readonly number[]): void {
+    const length = this.length + part.length;
+    if (length > this.ids.length) {
+      const grown = new Int32Array(Math.max(length, 2 * this.ids.length));
+      grown.set(this.ids);
+      this.ids = grown;
+    }
+    this.ids.set(part, this.length);
+    this.length = length;
+  }
+
+  all(): Int32Array {
+    return this.ids.slice(0, this.length);
+  }
+}
 
 class CodecTokenizer implements ModelTokenizer {
   readonly vocabSize: number;
@@ -127,24 +148,24 @@ class CodecTokenizer implements ModelTokenizer {
     text: string,
     { special = true, literal = [] }: { special?: boolean; literal?: Literal } = {},
   ): Steps<Int32Array> {
-    const ids: number[] = [];
+    const ids = new IdList();
     try {
       for (const part of this.codec.encode(wellFormed(text), { special, literal, reserved: this.reserved })) {
-        for (const id of part) ids.push(id);
+        ids.push(part);
         yield;
       }
     } catch (e) {
       if (isIsrDpoError(e)) throw e;
       throw tokenizerError(this.path, `cannot encode ${show(text)}: ${e instanceof Error ? e.message : e}`, e);
     }
-    return Int32Array.from(ids);
+    return ids.all();
   }
 
   fewest(text: string): number {
     return this.codec.longest === null ? 0 : Math.ceil(text.length / this.codec.longest);
   }
 
-  reservedIn(text: string, { special }: { special: boolean }): readonly { from: number; to: number }[] {
+  *reservedIn(text: string, { special }: { special: boolean }): Generator<{ from: number; to: number } | null> {
     const kind = special ? "special" : "all";
     this.finders[kind] ??= new TokenFinder(
       [...(special ? this.codec.special : this.reserved)].map((id) => [
@@ -152,7 +173,7 @@ class CodecTokenizer implements ModelTokenizer {
         { ...none, id, content: this.codec.pieces[id]! },
       ]),
     );
-    return [...this.finders[kind].find(text, () => true)].filter((found) => found.token !== none);
+    for (const found of this.finders[kind].find(text, () => true)) yield found.token === none ? null : found;
   }
 
   decode(ids: TokenIds, o: { skipSpecial?: boolean } = {}): string {
