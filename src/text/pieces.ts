@@ -2,6 +2,7 @@
 // JavaScript by @huggingface/tokenizers; what they mean is done here.
 import { byteOfCharacter } from "./detokenizer.js";
 import type { Json } from "./files.js";
+import { foldedPattern } from "./fold.js";
 import { normalForm } from "./normal.js";
 import type { Steps } from "./steps.js";
 
@@ -56,7 +57,8 @@ const lowercase = (text: string) =>
     .map((part) => part.toLowerCase())
     .join("\u03c3");
 
-function patternOf(library: PatternLibrary, pattern: Json): RegExp {
+function patternOf(library: PatternLibrary, given: Json): RegExp {
+  const pattern = typeof given.Regex === "string" ? { Regex: foldedPattern(given.Regex) } : given;
   return new library.SplitPreTokenizer({ type: "Split", pattern, behavior: "Isolated", invert: true }).pattern;
 }
 
