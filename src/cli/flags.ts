@@ -11,6 +11,7 @@ import {
 import { remarksOf } from "../media.js";
 import { tellUnusedOfTextModel } from "./effects.js";
 import { modelFolder } from "./newest.js";
+import { checkMade } from "../store/made.js";
 import { say } from "./terminal.js";
 
 export interface LoadFlags {
@@ -133,6 +134,7 @@ export async function load(
   templateDate?: string,
 ): Promise<VideoLM> {
   const dir = modelFolder(given);
+  if (dir !== given) await checkMade(dir); // a run's: what it has made
   const { dtype, threads, visionTower, featureCache } = flags;
   const began = performance.now();
   const live = process.stderr.isTTY === true;

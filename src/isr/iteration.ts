@@ -11,6 +11,8 @@ import { newestStep } from "../store/checkpoints.js";
 import { modelContents } from "../store/content.js";
 import { guarded, makeFolders, readState, writeAtomic } from "../store/files.js";
 import { Journal } from "../store/journal.js";
+import { checkMade, madeFiles } from "../store/made.js";
+import { samePlace } from "../store/places.js";
 import { GroupReader } from "../store/records.js";
 import { canonicalJson } from "../store/run.js";
 import { moveStage, readStage, type StageFile } from "../store/stage.js";
@@ -103,6 +105,8 @@ export class Iteration {
     const found = await readStage<IterationStage>(this.#dir, stages);
     this.#resumed = found !== null;
     if (found?.stage === "done") {
+      const later = await readState(join(this.#o.folder.iteration(this.#o.iteration + 1), "stage.json"));
+      if (later === null) await checkMade(this.#at("model")); // of earlier ones nothing more is made
       await this.#forgetOptimizer(); // the process may have ended before it did
       await this.#evaluateFinished();
       return this.#result(found, null);
@@ -123,7 +127,8 @@ export class Iteration {
     }
     const hash = await this.#learn(model, before, at, facts);
     await this.#evaluate(model, this.#o.iteration + 1);
-    await moveStage(this.#dir, stages, "done", { counts: facts, hash });
+    const files = await madeFiles(this.#at("model"));
+    await moveStage(this.#dir, stages, "done", { counts: facts, hash, ...files });
     await this.#forgetOptimizer();
     return this.#result({ stage: "done", counts: facts, hash }, model);
   }
@@ -134,8 +139,10 @@ export class Iteration {
   }
 
   async #load(dir = this.#o.model): Promise<VideoLM> {
-    const { settings, load, folder, signal } = this.#o;
+    const { settings, load, folder, iteration, signal } = this.#o;
     const { templateDate } = folder;
+    for (const own of [this.#at("model"), join(folder.iteration(iteration - 1), "model")])
+      if (await samePlace(dir, own)) await checkMade(dir);
     const contents = await modelContents(dir);
     const loading = { ...loadingOf(settings, folder.dir, load), templateDate, signal };
     const model = await loadModel(dir, { ...loading, onMedia: (report) => this.#media(report) });
@@ -156,14 +163,30 @@ export class Iteration {
     ]);
     for (const index of unasked(folder.dir, settings.evaluate, [...models.keys()])) {
       const dir = models.get(index)!;
-      if (existsSync(join(dir, "config.json"))) await this.#evaluate(await this.#load(dir), index);
-      else
+      if (existsSync(join(dir, "config.json"))) {
+        const model = await this.#load(dir);
+        if (index === iteration) await this.#sameModel(model, dir);
+        await this.#evaluate(model, index);
+      } else
         this.#warn(
           "NOT_EVALUATED",
           `model ${index} cannot be asked evaluate.samples: it is no longer on disk (keep: ${settings.keep})`,
           { model: index },
         );
     }
+  }
+
+  /** RUN_MISMATCH for a model that is not the one which the iteration began with. */
+  async #sameModel(model: VideoLM, dir: string): Promise<void> {
+    const start = await readState(this.#at("start.json"));
+    const same = (name: string) => ((start?.files ?? {}) as Record<string, string>)[name] === this.#files[name];
+    const names = Object.keys({ ...(start?.files as object | undefined), ...this.#files }).filter((n) => !same(n));
+    if (start === null || (names.length === 0 && start.model === (await model.hash()))) return;
+    throw new IsrDpoError(
+      "RUN_MISMATCH",
+      `${dir}: expected the model that iteration ${this.#o.iteration} began with, got other content of its ${names.join(", ") || "weights"}`,
+      { hint: "give the model that the run began with, or evaluate this one in a run of its own", path: dir },
+    );
   }
 
   /** Notes what a file lost; tells what is unusual, to the caller's own handler where there is one. */

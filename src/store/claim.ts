@@ -1,12 +1,13 @@
 // How a folder becomes ours: it is missing, or empty, or carries the file that says so. Everything else is refused before
 // anything in it is made, changed or removed. Until a start has been proven, the folder only carries a note that it has begun.
 import { lstat, open, readdir, rmdir, unlink } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
 import { isFeatureName, isLeftOver } from "../video/features.js";
 import { isTemporary } from "../outputs.js";
 import { fileError, guarded, makeFolders, readState, readText, removeTemporaries, writeAtomic } from "./files.js";
 import { acquireLock, type Lock } from "./lock.js";
+import { realPlace } from "./places.js";
 
 /** In a folder that was missing or empty when a start of ours came, until it carries its mark. */
 export const begunName = ".isr-dpo-begun";
@@ -102,6 +103,27 @@ async function begin(dir: string): Promise<void> {
   });
 }
 
+/** Folders that a run makes in its own. */
+const ownFolders = ["iterations", "seed", "train", "model", "features", "evaluation", "tensorboard", "frames"];
+
+/** INVALID_ARGUMENT for a folder inside one that another run keeps its own things in; a run's seed stage is no other run. */
+async function refuseInside(dir: string, what: string): Promise<void> {
+  const real = await realPlace(dir);
+  for (let above = dirname(real), below = real; above !== below; [above, below] = [dirname(above), above]) {
+    const name = basename(below);
+    if (!ownFolders.includes(name)) continue;
+    const run = await readState(join(above, "run.json")).catch(() => null);
+    if (typeof run?.format !== "number" || typeof run.configSha256 !== "string") continue;
+    const seeded = (run.config as { seedData?: unknown } | undefined)?.seedData !== undefined;
+    if (name === "seed" && below === real && seeded) continue;
+    throw new IsrDpoError(
+      "INVALID_ARGUMENT",
+      `${dir}: expected ${what} apart from other runs, got one inside of ${join(above, name)}, where the run of ${join(above, "run.json")} keeps its own`,
+      { hint: "name a folder of its own, beside that run", path: dir, detail: { run: above } },
+    );
+  }
+}
+
 const maxTries = 100; // while others begin and give up in the same folder
 
 /** A folder that is ours, and locked. */
@@ -123,6 +145,7 @@ export class Claim<T> {
 
   /** Takes a folder. INVALID_ARGUMENT for one that is not ours, RUN_LOCKED, and what the owner's read() throws: nothing is touched then. */
   static async take<T>(dir: string, owner: Owner<T>): Promise<Claim<T>> {
+    await refuseInside(dir, owner.what);
     let top: string | undefined;
     for (let tries = 0; ; tries++) {
       const before = await stateOf(dir, owner);

@@ -7,7 +7,8 @@ import { guarded, sha256Of } from "./files.js";
 
 const racyNs = 2_000_000_000n; // younger times may not tell two writes apart
 
-const stampOf = (s: BigIntStats): string => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ");
+/** What tells a file from one that was written or put in its place since. */
+export const stampOf = (s: BigIntStats): string => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ");
 
 /** The content of a file as it was when it was first looked at. */
 export class Content {
@@ -57,6 +58,10 @@ const modelNames = [
   ...["merges.txt", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"],
   ...["image_tower_config.json", "video_tower_config.json"],
 ];
+
+/** Whether a file of this name, in a checkpoint, decides what the model reads or says. */
+export const decides = (name: string): boolean =>
+  modelNames.includes(name) || /\.safetensors(\.index\.json)?$/.test(name);
 
 /** The contents of a checkpoint's files but its weights, by name; the weights have a hash of their own. */
 export async function modelContents(dir: string): Promise<Map<string, Content>> {

@@ -13,6 +13,7 @@ import { type Run, startRun } from "../run.js";
 import { Claim } from "../store/claim.js";
 import { Content, modelContents } from "../store/content.js";
 import { makeFolders } from "../store/files.js";
+import { checkMade, madeFiles } from "../store/made.js";
 import { type InputPlace, refuseMeeting, samePlace } from "../store/places.js";
 import {
   checkInputs,
@@ -209,6 +210,7 @@ class TrainRun {
         hint: "put it back, or train again in a new folder",
         path: made,
       });
+    await checkMade(made);
     return this.#result(model, factsOf(stage), String(stage.hash));
   }
 
@@ -246,7 +248,8 @@ class TrainRun {
     const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
       model.save(this.#at("model")),
     );
-    await moveStage(this.#dir, stages, "done", { ...facts, hash: saved.hash });
+    const files = await madeFiles(this.#at("model"));
+    await moveStage(this.#dir, stages, "done", { ...facts, hash: saved.hash, ...files });
     return await this.#result(model, facts, saved.hash);
   }
 
