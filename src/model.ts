@@ -12,7 +12,7 @@ import { array, choice, integer, number, options, path, refuse, show, signal, te
 import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "./errors.js";
 import { generate, type GenerateTarget } from "./generate.js";
-import { type BuiltSequence, build, expand, type HeldMedia, Inputs, messagesOf, rulesOf } from "./inputs.js";
+import { type BuiltSequence, build, type Call, expand, type HeldMedia, Inputs, messagesOf, rulesOf } from "./inputs.js";
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media.js";
 import { Handler } from "./handler.js";
 import { ownedMedia } from "./owned.js";
@@ -130,7 +130,7 @@ export interface VideoLM extends Generator, AsyncDisposable {
    * what the assistant says in all turns (default) or in the last. What had to be put right (no end token, two of them, a
    * prompt that the template has rendered already) is a process warning, once a model.
    */
-  sequence(prompt: Prompt, answer?: string, o?: { turns?: "last" | "all" }): Promise<Sequence>;
+  sequence(prompt: Prompt, answer?: string, o?: Cancel & { turns?: "last" | "all" }): Promise<Sequence>;
   /**
    * One pass over a sequence. `outputs` default logits; `rows`: [begin, end), below 0 from the end, default all.
    * INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, MEDIA_*, OUT_OF_MEMORY.
@@ -445,8 +445,9 @@ class LoadedModel implements VideoLM {
     });
   }
 
-  async sequence(prompt: Prompt, answer?: string, o?: { turns?: "last" | "all" }): Promise<Sequence> {
-    const given = options("options", o, ["turns"]);
+  async sequence(prompt: Prompt, answer?: string, o?: Cancel & { turns?: "last" | "all" }): Promise<Sequence> {
+    const given = options("options", o, ["signal", "turns"]);
+    const cancel = signal("options.signal", given.signal);
     const turns = given.turns === undefined ? "all" : choice("options.turns", given.turns, ["last", "all"]);
     if (answer !== undefined) text("answer", answer);
     const messages = messagesOf("prompt", prompt, undefined);
@@ -454,10 +455,11 @@ class LoadedModel implements VideoLM {
       if (answer !== undefined)
         refuse("answer", "nothing beside a Sequence: it holds the answer's ids already", answer);
       const { ids, media } = prompt as Sequence;
-      await this.#inputs.run([], async (call) => ({ result: expand(call, "prompt", ids, media, { open: false }) }));
+      const rows = async (call: Call) => ({ result: expand(call, "prompt", ids, media, { open: false }) });
+      await this.#inputs.run([cancel], rows);
       return prompt as Sequence;
     }
-    return this.#inputs.run([], async (call) => {
+    return this.#inputs.run([cancel], async (call) => {
       const original = call.rules.style === "original"; // its placeholders are one a medium in a Sequence too
       const sequenceOf = ({ given, shown, media }: Pick<BuiltSequence, "given" | "shown" | "media">): Sequence => ({
         ids: original ? given : shown,

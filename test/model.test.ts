@@ -178,10 +178,9 @@ test("abort while running, while queued, and before", async () => {
   a.abort(new Error("running"));
   assert.is(((await running) as Error).message, "running");
   assert.ok((await after).logits);
-  const before = await reasonOf(
-    model.forward({ ids: all[0]!.ids }, { signal: AbortSignal.abort(new Error("before")) }),
-  );
-  assert.is((before as Error).message, "before");
+  const gone = { signal: AbortSignal.abort(new Error("before")) };
+  for (const call of [model.forward({ ids: all[0]!.ids }, gone), model.sequence({ ids: all[0]!.ids }, undefined, gone)])
+    assert.is(((await reasonOf(call)) as Error).message, "before");
 });
 
 test("break out of the events aborts the generation", async () => {
