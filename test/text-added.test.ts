@@ -93,7 +93,7 @@ for (const { what, normalizer, tokens, texts } of rows)
   test(what, async () => {
     const dir = temporaryFolder();
     const added_tokens = tokens.map(([content, ...flags], i) => ({
-      id: 256 + i,
+      id: vocab[content] ?? 256 + i,
       content,
       ...Object.fromEntries(
         ["single_word", "lstrip", "rstrip", "normalized", "special"].map((f) => [f, flags.includes(f)]),

@@ -89,6 +89,65 @@ test("tokens that stand beside tokenizer.json, as transformers adds them", async
   }
 });
 
+test("an added token whose id contradicts the vocabulary is refused by its name", async () => {
+  const vocab = { a: 0, b: 1, c: 2, ab: 3 };
+  const rows: [string, [content: string, id: number][], RegExp | number[]][] = [
+    ["another piece's id", [["<x>", 1]], /added_tokens\[0\]: "<x>": expected an id of its own, got 1, which is "b"/],
+    ["a piece with another id", [["c", 7]], /added_tokens\[0\]: "c": expected the id 2, which it has already, got 7/],
+    ["a piece with a piece's id", [["c", 0]], /added_tokens\[0\]: "c": expected the id 2/],
+    [
+      "two with one id",
+      [
+        ["<x>", 4],
+        ["<y>", 4],
+      ],
+      /added_tokens\[1\]: "<y>": .*got 4, which is "<x>"/,
+    ],
+    [
+      "one with two ids",
+      [
+        ["<x>", 4],
+        ["<x>", 5],
+      ],
+      /added_tokens\[1\]: "<x>": expected the id 4/,
+    ],
+    [
+      "a piece, with its id",
+      [
+        ["c", 2],
+        ["<x>", 4],
+      ],
+      [0, 4, 2],
+    ],
+    [
+      "the same one twice",
+      [
+        ["<x>", 4],
+        ["<x>", 4],
+      ],
+      [0, 4, 2],
+    ],
+    ["an id beyond the next", [["<x>", 9]], [0, 9, 2]],
+  ];
+  for (const [what, added, expected] of rows) {
+    const dir = temporaryFolder();
+    const added_tokens = added.map(([content, id]) => ({ content, id }));
+    const model = { type: "BPE", vocab, merges: ["a b"] };
+    writeFileSync(join(dir, "tokenizer.json"), JSON.stringify({ added_tokens, model }));
+    if (expected instanceof RegExp) await rejects(() => loadTokenizer(dir), "TOKENIZER", expected, what);
+    else assert.equal([...(await loadTokenizer(dir)).encode("a<x>c")], expected, what);
+  }
+  const slow = copyOf(`${golden}tokenizers/sentencepiece_bpe`);
+  const taken = (await loadTokenizer(slow)).piece(300)!;
+  for (const [ids, expected] of [
+    [{ "<x>": 300 }, /"<x>": expected an id of its own, got 300/],
+    [{ [taken]: 2000 }, /expected the id 300, which it has already, got 2000/],
+  ] as const) {
+    writeFileSync(join(slow, "added_tokens.json"), JSON.stringify(ids));
+    await rejects(() => loadTokenizer(slow), "TOKENIZER", expected, JSON.stringify(ids));
+  }
+});
+
 test("a token that the embedding lacks is told by its name", async () => {
   const dir = copyOf(`${golden}text_llama/policy`);
   const file = join(dir, "tokenizer.json");

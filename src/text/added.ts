@@ -1,4 +1,6 @@
 // Added tokens in a text, found as the `tokenizers` library finds them: the longest at the leftmost place.
+import { show } from "../check.js";
+import { tokenizerError } from "./files.js";
 import { blanksAtEnd, blanksAtStart } from "./pieces.js";
 
 export interface AddedToken {
@@ -9,6 +11,31 @@ export interface AddedToken {
   rstrip: boolean;
   normalized: boolean;
   singleWord: boolean;
+}
+
+/**
+ * Which token has which id. `take` gives an added token its id: throws TOKENIZER where the token has another one already, or
+ * the id is another token's, so that one of the two could never be meant.
+ */
+export function idsHeld(pieces: Iterable<readonly [content: string, id: number]>) {
+  const ids = new Map(pieces);
+  const holders = new Map<number, string>();
+  for (const [content, id] of ids) holders.set(id, content);
+  return {
+    take(path: string, at: string, content: string, id: number): void {
+      const has = ids.get(content);
+      if (has !== undefined && has !== id)
+        throw tokenizerError(path, `${at}: ${show(content)}: expected the id ${has}, which it has already, got ${id}`);
+      const holder = holders.get(id);
+      if (holder !== undefined && holder !== content)
+        throw tokenizerError(
+          path,
+          `${at}: ${show(content)}: expected an id of its own, got ${id}, which is ${show(holder)}`,
+        );
+      ids.set(content, id);
+      holders.set(id, content);
+    },
+  };
 }
 
 /** Parts of a text, [from, to), in order, in which special tokens are words. */

@@ -1,7 +1,7 @@
 // The shape of a tokenizer.json, checked before the tokenizer library sees it: that library trusts its input. Model BPE,
 // and the normalizers, pre-tokenizers and post-processors that byte-level and SentencePiece-like BPE tokenizers use.
 import { show } from "../check.js";
-import type { AddedToken } from "./added.js";
+import { type AddedToken, idsHeld } from "./added.js";
 import { isObject, type Json, tokenizerError } from "./files.js";
 
 const maxId = 1 << 22;
@@ -166,8 +166,9 @@ function checkModel(path: string, model: unknown): Map<string, number> {
   return vocab;
 }
 
-function checkAdded(path: string, value: unknown): AddedToken[] {
+function checkAdded(path: string, value: unknown, vocab: ReadonlyMap<string, number>): AddedToken[] {
   if (!Array.isArray(value)) throw tokenizerError(path, `added_tokens: expected an array, got ${show(value)}`);
+  const held = idsHeld(vocab);
   return value.map((token, i) => {
     const at = `added_tokens[${i}]`;
     if (!isObject(token) || !string(token.content) || token.content === "")
@@ -178,6 +179,7 @@ function checkAdded(path: string, value: unknown): AddedToken[] {
     for (const key of ["special", "lstrip", "rstrip", "normalized", "single_word"])
       if (!optional(flag)(token[key]))
         throw tokenizerError(path, `${at}.${key}: expected a boolean, got ${show(token[key])}`);
+    held.take(path, at, token.content as string, id);
     return {
       id,
       content: token.content as string,
@@ -194,7 +196,7 @@ export function checkTokenizerJson(path: string, json: Json): TokenizerJson {
   const unknown = Object.keys(json).find((key) => !topKeys.has(key));
   if (unknown !== undefined) throw tokenizerError(path, `${unknown}: a tokenizer.json has no key of that name here`);
   const vocab = checkModel(path, json.model);
-  const added = checkAdded(path, json.added_tokens ?? []);
+  const added = checkAdded(path, json.added_tokens ?? [], vocab);
   const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json };
   checkComponent(path, "normalizer", parts.normalizer, normalizers, "normalizers");
   checkComponent(path, "pre_tokenizer", parts.pre_tokenizer, preTokenizers, "pretokenizers");

@@ -3,7 +3,7 @@
 import { show } from "../check.js";
 import { replace, sentencePieceBytes, strip } from "./detokenizer.js";
 import { isObject, type Json, tokenizerError } from "./files.js";
-import { type Literal, touches } from "./added.js";
+import { idsHeld, type Literal, touches } from "./added.js";
 import type { Parts } from "./bpe.js";
 import type { EncodeOptions } from "./codec.js";
 import { longestOf, type SentencePieceModel, SentencePieceEncoder } from "./sentencepiece.js";
@@ -38,6 +38,8 @@ function addedTokens(path: string, model: SentencePieceModel, config: Json, adde
       throw tokenizerError(path, `added_tokens_decoder[${id}]: expected an object, got ${show(facts)}`);
     all.push(token(path, Number(id), facts.content, facts, n));
   }
+  const held = idsHeld(model.pieces.map((p, id) => [p, id] as const));
+  for (const t of all) held.take(path, "added tokens", t.content, t.id);
   return new Map(all.map((t) => [t.content, t]));
 }
 
