@@ -68,6 +68,12 @@ function tokenizerNotes(t: ModelTokenizer, r: NativeReport, ends: readonly numbe
       `the tokenizer has ${beyond.length} tokens that the embedding of ${r.vocabSize} rows lacks: ${shown}${more}; a text that holds one is refused`,
     );
   }
+  const others = t.template?.others ?? [];
+  if (others.length > 0)
+    notes.push(
+      `of the named chat templates the default is used; not used: ${others.map((name) => JSON.stringify(name)).join(", ")}`,
+    );
+  if (t.templateFault) notes.push(`${t.templateFault.message}; prompts as ids need no template`);
   if (ends.length === 0) notes.push("no end token in any file: answers end at maxTokens");
   else if (t.endId !== null && !ends.includes(t.endId))
     notes.push(

@@ -9,6 +9,8 @@ export const maxTemplate = 1 << 20;
 
 export interface ChatTemplate {
   readonly source: string;
+  /** Names of templates that stand beside it and are not used, such as tool_use. */
+  readonly others?: readonly string[];
   /**
    * The text of a conversation; `generate` adds what opens the assistant's next turn. Throws TOKENIZER with the template's
    * own message when it refuses the conversation, and when it does not know how to render contents given as parts.

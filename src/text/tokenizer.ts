@@ -1,5 +1,6 @@
 // Tokenizers out of a checkpoint's files: tokenizer.json (encoded by codec.ts, decoded by detokenizer.ts) or a SentencePiece
 // tokenizer.model. Both are given the same face.
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { path as checkedPath, refuse, show } from "../check.js";
 import { IsrDpoError, isIsrDpoError } from "../errors.js";
@@ -265,14 +266,22 @@ function namedSpecials(...sources: readonly Json[]): Record<string, string> {
   return named;
 }
 
+interface FoundTemplate {
+  path: string;
+  source: string;
+  /** Names of templates that stand beside it. */
+  others: readonly string[];
+}
+
 /** Of named templates the default one, as transformers chooses it. */
-function chosenTemplate(path: string, value: unknown): string {
-  if (typeof value === "string") return value;
+function chosenTemplate(path: string, value: unknown): FoundTemplate {
+  if (typeof value === "string") return { path, source: value, others: [] };
   const named = Array.isArray(value)
     ? new Map(value.flatMap((x) => (isObject(x) && typeof x.name === "string" ? [[x.name, x.template] as const] : [])))
     : null;
   const source = named?.get("default");
-  if (typeof source === "string") return source;
+  if (named && typeof source === "string")
+    return { path, source, others: [...named.keys()].filter((name) => name !== "default") };
   const names = named && named.size > 0 ? `templates named ${[...named.keys()].map(show).join(", ")}` : show(value);
   throw templateFault(
     path,
@@ -282,23 +291,51 @@ function chosenTemplate(path: string, value: unknown): string {
   );
 }
 
-/** The source of a chat template and the file it stands in: a file of its own, or a field of a JSON file. */
-async function findTemplate(dir: string, config: Json): Promise<{ path: string; source: string } | null> {
+/** The names of templates in files of their own: additional_chat_templates/NAME.jinja. */
+async function additionalTemplates(dir: string): Promise<string[]> {
+  const entries = await readdir(join(dir, additional)).catch((e: NodeJS.ErrnoException) => {
+    if (e.code === "ENOENT" || e.code === "ENOTDIR") return [];
+    throw new IsrDpoError("IO", `${join(dir, additional)}: cannot be read (${e.code})`, { path: dir, cause: e });
+  });
+  return entries
+    .filter((name) => name.endsWith(".jinja"))
+    .map((name) => name.slice(0, -".jinja".length))
+    .sort();
+}
+
+const additional = "additional_chat_templates";
+
+/**
+ * The source of a chat template and the file it stands in: a file of its own, or a field of a JSON file. Where there is a
+ * folder of further templates, the JSON files do not count, as in transformers: the default one must be a file too.
+ */
+async function findTemplate(dir: string, config: Json): Promise<FoundTemplate | null> {
   const own = join(dir, "chat_template.jinja");
-  const bytes = await readIfThere(own, limits.small);
-  if (bytes) return { path: own, source: parseText(own, bytes) };
+  const names = await additionalTemplates(dir);
+  const others = names.filter((name) => name !== "default");
+  for (const path of [...(names.length > others.length ? [join(dir, additional, "default.jinja")] : []), own]) {
+    const bytes = await readIfThere(path, limits.small);
+    if (bytes) return { path, source: parseText(path, bytes), others };
+  }
   const processor = join(dir, "chat_template.json");
   const json = await readIfThere(processor, limits.small);
+  if (others.length > 0)
+    throw templateFault(
+      join(dir, additional),
+      0,
+      `cannot be used: expected chat_template.jinja beside the templates named ${others.map(show).join(", ")}, got none`,
+      "put the template that is to be used into chat_template.jinja, or remove the folder",
+    );
   const places: [string, unknown][] = [
     [processor, json ? parseObject(processor, json).chat_template : undefined],
     [join(dir, "tokenizer_config.json"), config.chat_template],
   ];
-  for (const [path, value] of places)
-    if (value !== undefined && value !== null) return { path, source: chosenTemplate(path, value) };
+  for (const [path, value] of places) if (value !== undefined && value !== null) return chosenTemplate(path, value);
   return null;
 }
 
 const hasTemplate = async (dir: string): Promise<boolean> =>
+  (await additionalTemplates(dir)).length > 0 ||
   (await readIfThere(join(dir, "chat_template.jinja"), limits.small)) !== null ||
   (await readIfThere(join(dir, "chat_template.json"), limits.small)) !== null;
 
@@ -311,7 +348,7 @@ async function readTemplate(
 ): Promise<ChatTemplate | IsrDpoError | null> {
   try {
     const found = await findTemplate(dir, config);
-    return found && compileTemplate(found.path, found.source, specials, clock);
+    return found && { ...compileTemplate(found.path, found.source, specials, clock), others: found.others };
   } catch (e) {
     if (isIsrDpoError(e)) return e;
     throw e;
@@ -326,7 +363,7 @@ async function optionalObject(path: string): Promise<Json | null> {
 /**
  * The tokenizer of a folder: tokenizer.json, or else a SentencePiece tokenizer.model; beside it, where they are there,
  * tokenizer_config.json, special_tokens_map.json, added_tokens.json and a chat template (chat_template.jinja,
- * chat_template.json or a field of tokenizer_config.json). Throws NOT_FOUND without folder or tokenizer, TOKENIZER for
+ * additional_chat_templates/, chat_template.json or a field of tokenizer_config.json). Throws NOT_FOUND without folder or tokenizer, TOKENIZER for
  * files that are malformed or of a kind that is not supported.
  */
 export async function loadTokenizer(dir: string, o: TokenizerOptions = {}): Promise<ModelTokenizer> {
