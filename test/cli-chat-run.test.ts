@@ -83,6 +83,19 @@ test("--prompt and each turn of a conversation stand in the response prompt; --r
   assert.equal(lines(own.out), await answers(asked.slice(0, 1), "shapes", 4), own.err);
 });
 
+test("inspect of a run shows its newest model, and says which; training from one names what to take", async () => {
+  const shown = node(["--import", "tsx", "src/cli/main.ts", "inspect", run]);
+  assert.match(shown.out, /^model +.*run.iterations.1.model\nfamily +llava_hound /, shown.err);
+  await rejects(() => loadModel(run), "NOT_FOUND", /got the folder of a run/, "a run in place of a checkpoint");
+});
+
+test("what has no effect on the draws is told", () => {
+  const fixed = chat(["--prompt", "what happens ?", "--top-p", "0.9", "--seed", "3"]);
+  assert.match(fixed.err, /^note: --top-p, --seed without effect: at temperature 0/m);
+  const drawn = chat(["--prompt", "what happens ?", "--top-p", "0.9", "--temperature", "0.5"]);
+  assert.not.match(drawn.err, /note:/);
+});
+
 test("whose prompts: kept, the built-in ones, a file's; others than the run's are refused; rows have none", async () => {
   assert.equal(await speechOf(run), { prompts: worldPrompts, frames: { frames: 4 }, templateDate: undefined });
   rmSync(join(run, "prompts.json"));

@@ -182,6 +182,9 @@ WeightMap parse_index(std::string_view text, const char* suffix, const std::stri
     unsupported(found(end), "PyTorch weights under another name",
                 "name them pytorch_model.bin if that is what they are, or convert them: load with transformers and "
                 "save_pretrained(dir, safe_serialization=True)");
+  if (found("run.json") == "run.json")
+    throw Error("NOT_FOUND", concat(dir, ": expected the folder of a checkpoint, got the folder of a run"),
+                "name one of its models: model/ of a training run, iterations/N/model/ of iterations", dir);
   throw Error("NOT_FOUND", concat(dir, ": expected ", kFormats[0].single, " or ", kFormats[1].single, ", or the index of either"),
               "give the folder of a Hugging Face checkpoint", dir);
 }

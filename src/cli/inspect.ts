@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { type CheckpointReport, type DeviceReport, inspectCheckpoint, inspectDevice } from "../index.js";
 import { colours } from "./exit.js";
+import { modelFolder } from "./newest.js";
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 const count = (n: number) => n.toLocaleString("en-US");
@@ -62,12 +63,14 @@ function print(rows: [string, string][]): void {
 export function inspectCommand(): Command {
   return new Command("inspect")
     .description("show this machine, or with DIR a checkpoint")
-    .argument("[dir]", "folder of a checkpoint")
+    .argument("[dir]", "folder of a checkpoint, or of a run: its newest model")
     .option("--json", "print JSON")
     .exitOverride()
     .action(async (dir: string | undefined, o: { json?: boolean }) => {
-      const found = dir === undefined ? await inspectDevice() : await inspectCheckpoint(dir);
+      const folder = dir === undefined ? undefined : modelFolder(dir);
+      const found = folder === undefined ? await inspectDevice() : await inspectCheckpoint(folder);
       if (o.json) console.log(JSON.stringify(found, null, 2));
-      else print("binary" in found ? machineRows(found) : checkpointRows(found));
+      else if ("binary" in found) print(machineRows(found));
+      else print([...(folder === dir ? [] : [["model", folder!] as [string, string]]), ...checkpointRows(found)]);
     });
 }

@@ -148,10 +148,10 @@ function sourcesOf(dir: string, comparison: Json, tell: Tell): Source[] {
 
 const texts = (v: unknown): string[] => (Array.isArray(v) ? v.filter((x) => typeof x === "string") : []);
 
-const foreign = (dir: string) =>
+const foreign = (dir: string, there: boolean) =>
   new IsrDpoError(
     "NOT_FOUND",
-    `${dir}: expected the folder of a run, got one without iterations/, train/ or run.json`,
+    `${dir}: expected the folder of a run, got ${there ? "one without iterations/, train/ or run.json" : "nothing there"}`,
     {
       hint: "give the folder that `isr-dpo run`, `demo` or `train` wrote",
       path: dir,
@@ -165,7 +165,7 @@ export async function readFolder(runDir: string): Promise<Found> {
   const tell = (problem: string) => problems.push(problem);
   const comparison = await jsonOf(join(dir, "comparison.json"), "comparison.json", tell);
   const marks = ["iterations", "train", "run.json"].map((name) => isThere(join(dir, name)));
-  if (!comparison && !(await Promise.all(marks)).includes(true)) throw foreign(dir);
+  if (!comparison && !(await Promise.all(marks)).includes(true)) throw foreign(dir, await isThere(dir));
   const sources = comparison ? sourcesOf(dir, comparison, tell) : [{ name: "run", dir }];
   const samples = new Map<string, SampleRow>();
   for (const source of sources)

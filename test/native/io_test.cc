@@ -285,7 +285,8 @@ TEST("io safetensors: conversions are exact") {
 
 TEST("io safetensors: folders that hold something else") {
   struct Row { const char* file; const char* code; const char* hint; };
-  for (const Row& row : {Row{"notes.txt", "NOT_FOUND", "Hugging Face"}, Row{"training_args.bin", "CHECKPOINT_UNSUPPORTED", "safe_serialization"},
+  for (const Row& row : {Row{"notes.txt", "NOT_FOUND", "Hugging Face"}, Row{"run.json", "NOT_FOUND", "iterations/N/model/"},
+                         Row{"training_args.bin", "CHECKPOINT_UNSUPPORTED", "safe_serialization"},
                          Row{"model.pth", "CHECKPOINT_UNSUPPORTED", "safe_serialization"},
                          Row{"model-q4.gguf", "CHECKPOINT_UNSUPPORTED", "safetensors"},
                          Row{"adapter_model.safetensors", "CHECKPOINT_UNSUPPORTED", "merge"}}) {
