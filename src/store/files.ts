@@ -98,7 +98,7 @@ export async function syncFolder(dir: string): Promise<void> {
 }
 
 /** The topmost folder that had to be made. mkdir's own `recursive` says ENOENT of a disk that failed or is full. */
-async function makeMissing(dir: string): Promise<string | undefined> {
+async function makeMissing(dir: string, tries = 0): Promise<string | undefined> {
   try {
     await mkdir(dir);
     return dir;
@@ -111,6 +111,8 @@ async function makeMissing(dir: string): Promise<string | undefined> {
     }
     const is = await stat(dir).catch(() => null);
     if (is?.isDirectory()) return undefined;
+    const gone = codeOf(e) === "EEXIST" && (await lstat(dir).catch(() => null)) === null; // removed again meanwhile
+    if (gone && tries < 100) return await makeMissing(dir, tries + 1);
     throw e;
   }
 }
