@@ -89,13 +89,6 @@ test("inspect of a run shows its newest model, and says which; training from one
   await rejects(() => loadModel(run), "NOT_FOUND", /got the folder of a run/, "a run in place of a checkpoint");
 });
 
-test("what has no effect on the draws is told", () => {
-  const fixed = chat(["--prompt", "what happens ?", "--top-p", "0.9", "--seed", "3"]);
-  assert.match(fixed.err, /^note: --top-p, --seed without effect: at temperature 0/m);
-  const drawn = chat(["--prompt", "what happens ?", "--top-p", "0.9", "--temperature", "0.5"]);
-  assert.not.match(drawn.err, /note:/);
-});
-
 test("whose prompts: kept, the built-in ones, a file's; others than the run's are refused; rows have none", async () => {
   assert.equal(await speechOf(run), { prompts: worldPrompts, frames: { frames: 4 }, templateDate: undefined });
   rmSync(join(run, "prompts.json"));

@@ -66,13 +66,6 @@ test("exit codes and where messages go", () => {
       /NOT_FOUND: .*nowhere: expected the folder of a run, got nothing/,
     ],
     [["report", temporaryFolder()], 65, /NOT_FOUND: .*got one without iterations\/, train\/ or run\.json/],
-    [
-      ["chat", folder("text_llama"), "--prompt", "x", "--frames", "3"],
-      2,
-      /--frames: expected --video beside it, got none/,
-    ],
-    [["chat", folder("text_llama"), "--window", "0:1"], 2, /--window: expected --video beside it/],
-    [["chat", folder("text_llama"), "--prompt", "x", "--fps", "1", "--image", "x.png"], 2, /--fps: expected --video/],
     [["inspect"], 78, /BINARY_MISSING[\s\S]*hint: build/, { ISR_DPO_PREBUILD: temporaryFolder() }],
   ];
   for (const [args, code, message, env] of rows) {

@@ -159,27 +159,11 @@ async function promptFrom(input: Readable): Promise<string> {
   return text;
 }
 
-/** INVALID_ARGUMENT for options of frames where no video can come; options of draws at temperature 0 are told. */
-function checkEffects(flags: ChatFlags, media: readonly Attachment[], once: boolean): void {
-  const ofFrames = (["frames", "window", "fps"] as const).find((flag) => flags[flag] !== undefined);
-  if (once && ofFrames !== undefined && !media.some(({ kind }) => kind === "video"))
-    throw new IsrDpoError("INVALID_ARGUMENT", `--${ofFrames}: expected --video beside it, got none`, {
-      hint: `name the video, or leave --${ofFrames} out`,
-      detail: { field: ofFrames },
-    });
-  const ofDraws = Object.entries({ "--top-p": flags.topP, "--top-k": flags.topK, "--seed": flags.seed })
-    .filter(([, value]) => value !== undefined)
-    .map(([name]) => name);
-  if ((flags.temperature ?? 0) === 0 && ofDraws.length > 0)
-    say(`note: ${ofDraws.join(", ")} without effect: at temperature 0 nothing is drawn (--temperature)`);
-}
-
 async function chat(dir: string, flags: ChatFlags, media: readonly Attachment[]): Promise<void> {
   const { signal, off } = interruption();
   let model: VideoLM | undefined;
   try {
     const turns = flags.interactive || process.stdin.isTTY;
-    checkEffects(flags, media, flags.prompt !== undefined || !turns);
     const prompt = flags.prompt ?? (turns ? undefined : await promptFrom(readUntil(signal, process.stdin)));
     const speech = flags.raw ? null : await speechOf(dir);
     const hasPrompts =
