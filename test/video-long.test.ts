@@ -11,7 +11,7 @@ import { partsOf, selection } from "../src/video/select.js";
 import { begunBy, evenly, timelineOf } from "../src/video/timeline.js";
 import { rejects, sameBits } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
-import { ffmpeg, makeVideo, plainSpec } from "./helpers/video.js";
+import { ffmpeg, makeVideo, plainSpec, turnedCopy } from "./helpers/video.js";
 
 const test = suite("video long");
 const dir = temporaryFolder();
@@ -58,7 +58,7 @@ const kinds: Kind[] = [
   ],
   ["an edit list", () => made("edited.mp4", ["-ss", "3.2", "|", "-c", "copy"], open())],
   ["a start offset", () => made("offset.mp4", ["-itsoffset", "3.7", "|", "-c", "copy"], plain())],
-  ["a turned one", () => made("turned.mp4", ["|", "-c", "copy", "-metadata:s:v", "rotate=90"], plain())],
+  ["a turned one", () => turnedCopy(plain(), at("turned.mp4"))],
   ["a transport stream", () => made("stream.ts", ["|", "-c", "copy", "-output_ts_offset", "1000"], open())],
   [
     "VP9",

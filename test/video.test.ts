@@ -21,7 +21,7 @@ import { linspace, readSampling, sampleIndices } from "../src/video/sampling.js"
 import { evenly } from "../src/video/timeline.js";
 import { near, rejects, sameBits } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
-import { bytesOf, countFrames, ffmpeg, makeVideo, plainSpec, selected, spaced } from "./helpers/video.js";
+import { bytesOf, countFrames, ffmpeg, makeVideo, plainSpec, selected, spaced, turnedCopy } from "./helpers/video.js";
 
 const test = suite("video media");
 const dir = temporaryFolder();
@@ -72,8 +72,7 @@ for (const [name, args, frames] of files)
   });
 
 test("a rotated file is turned, as ffmpeg turns it", async () => {
-  const path = at("turned.mp4");
-  ffmpeg("-i", plain(), "-c", "copy", "-metadata:s:v", "rotate=90", path);
+  const path = turnedCopy(plain(), at("turned.mp4"));
   const { pixels, notes } = await openMedia(path, spec);
   assert.is(notes.rotated, true);
   const upright = await openMedia(plain(), spec);

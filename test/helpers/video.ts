@@ -1,5 +1,6 @@
 // Video files made by ffmpeg on the spot, and what its own select filter gives for them.
 import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
 import type { VisionSpec } from "../../src/video/spec.js";
 
 export const ffmpeg = (...args: string[]): Buffer =>
@@ -16,6 +17,17 @@ export function makeVideo(
 ): string {
   const source = `testsrc2=size=${size}:rate=10`;
   ffmpeg("-f", "lavfi", "-i", source, "-frames:v", String(frames), "-threads", "1", ...args, path);
+  return path;
+}
+
+/** A copy of an mp4 file that is to be shown turned by 90 degrees: no one option of ffmpeg says so in all its versions. */
+export function turnedCopy(source: string, path: string, height = 64): string {
+  const bytes = readFileSync(source);
+  const matrix = bytes.indexOf("tkhd") + 44; // in the header of the first track
+  [0, 0x10000, 0, -0x10000, 0, 0, height << 16, 0, 0x40000000].forEach((x, i) => {
+    bytes.writeInt32BE(x, matrix + 4 * i);
+  });
+  writeFileSync(path, bytes);
   return path;
 }
 
