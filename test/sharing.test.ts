@@ -132,15 +132,30 @@ test("weights change between calls: those before a step have the old ones, those
   const calls = [model.generate(ask), model.generate({ ...ask, maxTokens: 39 })] as const;
   const step = trainer.trainStep(pair);
   const behind = [model.generate(ask), model.hash(), model.generate(ask)] as const;
-  const all = Promise.all([...calls, step, ...behind]);
-  await Promise.race([tick(), all]);
-  assert.ok(model.load().queued > 0, "the step waits for the calls before it, and the calls behind it for the step");
-  const [first, , , next, changed, last] = await all;
+  const [first, , , next, changed, last] = await Promise.all([...calls, step, ...behind]);
   sameCompletions(first, before, "before the step");
   sameCompletions(next, after, "behind the step");
   assert.is(changed, hash);
   sameCompletions(last, after, "behind the step");
   await model.dispose();
+});
+
+test("what changes weights waits for the calls before it, and is waited for", async () => {
+  await using model = await loadModel(folder("text_llama"), { threads: 1 });
+  await using trainer = await createTrainer(model);
+  const controller = new AbortController();
+  const long = reasonOf(model.generate(endless(300), { signal: controller.signal }));
+  let ended = false;
+  const step = trainer.trainStep(pair).finally(() => {
+    ended = true;
+  });
+  const behind = model.hash();
+  while (!ended && model.load().queued < 2) await tick(1);
+  assert.not(ended, "the step has ended before the call that stands before it");
+  assert.is(model.load().running, 1);
+  controller.abort(new Error("enough"));
+  assert.is(((await long) as Error).message, "enough");
+  await Promise.all([step, behind]);
 });
 
 test("a call that is aborted, or refused, or whose handler throws, leaves the others as they are", async () => {
