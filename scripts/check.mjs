@@ -26,7 +26,19 @@ const slow = new Set([
     "growth",
   ],
   ...["training-run", "training-packing", "training-rows", "isr-judges", "isr-designs", "isr-pairs", "train-service"],
-  ...["judge-openai", "cli-video", "cli-train", "docs", "plan", "store-journal", "run-content", "run-made"],
+  ...[
+    "judge-openai",
+    "judge-prompts",
+    "docs",
+    "plan",
+    "store-journal",
+    "run-content",
+    "run-made",
+    "run-folder",
+    "package",
+  ],
+  ...["cli", "cli-video", "cli-train", "cli-effects", "cli-judge", "cli-run", "cli-chat-run"], // a process each
+  ...["isr-damage", "isr-start", "isr-recovery"],
 ]);
 const quick = readdirSync(join(root, "test")).flatMap((file) => {
   const name = /^(.*)\.test\.ts$/.exec(file)?.[1];

@@ -303,6 +303,17 @@ test("starts in several processes that begin and give up: RUN_LOCKED or the fold
   assert.ok(!existsSync(dir) || readdirSync(dir).every((name) => name === begunName));
 });
 
+test("the note of a start that a failing disk kept is gone when the run lets go of its folder", async () => {
+  const dir = join(temporaryFolder(), "run");
+  const claim = await Claim.take(dir, owner);
+  const note = readFileSync(join(dir, begunName));
+  writeFileSync(join(dir, "run.json"), "{}");
+  await claim.settled();
+  writeFileSync(join(dir, begunName), note);
+  await claim.end();
+  assert.equal(readdirSync(dir).sort(), ["lock", "run.json"]);
+});
+
 test("a lock file that somebody removes lets no second run in", async () => {
   const dir = temporaryFolder();
   const lock = await acquireLock(dir);

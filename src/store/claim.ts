@@ -200,6 +200,7 @@ export class Claim<T> {
     this.#ended = true;
     try {
       if (this.#fresh) await this.#undo();
+      else await unlink(join(this.dir, begunName)).catch(() => {}); // gone, unless the disk failed when it was settled
     } finally {
       this.lock.release();
     }
