@@ -42,7 +42,7 @@ export { type Frame, type PreprocessConfig, type Preprocessed, preprocessFrames 
 export { type DecoderSpec, type InitSpec, initCheckpoint, type TowerSpec } from "./world/init.js";
 export { type WorldSet, writeWorld, writeWorldExamples } from "./world/samples.js";
 export { worldSpec } from "./world/vocabulary.js";
-export type { DataNote } from "./data/notes.js";
+export type { DataNote, NoteCode } from "./data/notes.js";
 export type { Rows } from "./data/write.js";
 export type { OpenAIJudgeCounters } from "./judge/openai.js";
 export type { FfmpegReport } from "./video/tools.js";

@@ -1,6 +1,7 @@
 // What is odd about a file without being anybody's fault: counted while it is read, told once at its end.
 import type { BadRowOptions } from "./rows.js";
 
+/** Two rows of one id; a column whose name speaks of media and that is not read; rows without a medium where others have one. */
 export type NoteCode = "DUPLICATE_ID" | "MEDIA_COLUMN" | "NO_MEDIA";
 
 /** What is odd about a file of rows without being a fault. */
