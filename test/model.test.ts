@@ -201,10 +201,10 @@ test("an aborted step leaves weights and step as they were", async () => {
   await using model = await loadModel(folder("text_llama"));
   await using trainer = await createTrainer(model, { learningRate: 1e-2, microBatchTokens: 64 });
   const before = await model.hash();
-  const items = Array.from({ length: 200 }, (_, i) => ({ prompt, chosen: [5 + (i % 300), 7], rejected: [9, 11, 13] }));
+  const items = Array.from({ length: 3000 }, (_, i) => ({ prompt, chosen: [5 + (i % 300), 7], rejected: [9, 11, 13] }));
   const controller = new AbortController();
   const step = reasonOf(trainer.trainStep(items, { signal: controller.signal }));
-  await tick(5);
+  while (model.load().running === 0) await tick(1);
   controller.abort(new Error("stop"));
   assert.is(((await step) as Error).message, "stop");
   assert.is(trainer.step, 0);
