@@ -30,7 +30,7 @@ const src: Ladder = {
     ["inputs"],
     ["sequence", "loss", "communicator"],
     ["generate"],
-    ["chat"],
+    ["chat", "session"],
     ["model", "inspect", "data", "store"],
     ["trainer", "judge"],
     ["native"],

@@ -2,7 +2,7 @@
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, isIsrDpoError, loadModel, type VideoLM } from "../src/index.js";
-import { rejects, sameBits } from "./helpers/assert.js";
+import { reasonOf, rejects, sameBits } from "./helpers/assert.js";
 import { cases, folder } from "./helpers/golden.js";
 
 const test = suite("model");
@@ -10,15 +10,6 @@ const { cases: all, suppress } = cases("text_llama");
 const prompt = { ids: all[1]!.prompt };
 const long = (seed = 0) => ({ prompt, maxTokens: 480, temperature: 1, suppress, seed, copies: 64 });
 const tick = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
-
-async function reasonOf(work: PromiseLike<unknown>): Promise<unknown> {
-  try {
-    await work;
-  } catch (e) {
-    return e;
-  }
-  throw new Error("it did not fail");
-}
 
 test("what info says", async () => {
   const progress: { bytes: number; totalBytes: number }[] = [];

@@ -5,7 +5,7 @@ import sharp from "sharp";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { type Completion, createTrainer, type GenerateRequest, isIsrDpoError, loadModel } from "../src/index.js";
-import { sameBits } from "./helpers/assert.js";
+import { reasonOf, sameBits } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { cases, folder } from "./helpers/golden.js";
 import { folderOf, videoCases } from "./helpers/golden_video.js";
@@ -41,15 +41,6 @@ function sameCompletions(found: readonly Completion[], expected: readonly Comple
     assert.equal([c.copy, c.end, c.text, [...c.ids]], [e.copy, e.end, e.text, [...e.ids]], `${what}: ${i}`);
     sameBits(c.logProbs, e.logProbs, `${what}: log-probs of ${i}`);
   });
-}
-
-async function reasonOf(work: PromiseLike<unknown>): Promise<unknown> {
-  try {
-    await work;
-  } catch (e) {
-    return e;
-  }
-  throw new Error("it did not fail");
 }
 
 for (const threads of [1, 3])

@@ -109,7 +109,7 @@ bool Host::cancel(uint32_t id) {
     std::lock_guard lock(mutex_);
     if (Job* job = begun(id)) {
       job->cancel.store(true);
-      look_who_waits();
+      update_abandoned();
       room_.notify_one();
     }
     for (auto it = queue_.begin(); it != queue_.end(); ++it)
@@ -150,7 +150,7 @@ void Host::cancel_all() {
   if (running_) running_->cancel.store(true);
   for (auto& job : joined_) job->cancel.store(true);
   for (auto& job : queue_) job->cancel.store(true);
-  nobody_.store(true);
+  abandoned_.store(true);
   room_.notify_one();
 }
 
@@ -281,8 +281,8 @@ std::shared_ptr<Host::Job> Host::take() {
 }
 
 void Host::step() {
-  const CancelScope scope(&nobody_);
-  engine_.step(counters, &nobody_);
+  const CancelScope scope(&abandoned_);
+  engine_.step(counters, &abandoned_);
   counters.tower.store(engine_.loaded().media.passes);
   std::lock_guard lock(mutex_);
   batch_ = engine_.load();
@@ -317,7 +317,7 @@ void Host::run(const std::shared_ptr<Job>& job) {
   batch_ = engine_.load();
   if (!joined) return post_end(*job);
   joined_.splice(joined_.end(), joining);
-  look_who_waits();
+  update_abandoned();
 }
 
 // A job that has joined a batch is over.
@@ -334,13 +334,13 @@ void Host::end(Job& job, std::exception_ptr failure, const std::function<ToJs()>
   const auto place = std::find_if(joined_.begin(), joined_.end(), [&](const auto& j) { return j.get() == &job; });
   over.splice(over.end(), joined_, place);
   batch_ = engine_.load();
-  look_who_waits();
+  update_abandoned();
   post_end(job);
 }
 
 // Under the mutex.
-void Host::look_who_waits() {
-  nobody_.store(std::all_of(joined_.begin(), joined_.end(), [](const auto& j) { return j->cancel.load(); }));
+void Host::update_abandoned() {
+  abandoned_.store(std::all_of(joined_.begin(), joined_.end(), [](const auto& j) { return j->cancel.load(); }));
 }
 
 void Host::post_event(Job& job, int kind, ToJs event) {

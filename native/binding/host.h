@@ -133,7 +133,7 @@ class Host : public std::enable_shared_from_this<Host> {
   Job* begun(uint32_t id);
   void post_event(Job& job, int kind, ToJs event);
   void end(Job& job, std::exception_ptr failure, const std::function<ToJs()>& value);
-  void look_who_waits();
+  void update_abandoned();
   void post_end(Job& job);
   void wake();
   void drain(Napi::Env env);
@@ -156,7 +156,7 @@ class Host : public std::enable_shared_from_this<Host> {
   std::deque<std::shared_ptr<Job>> queue_;
   std::shared_ptr<Job> running_;
   std::list<std::shared_ptr<Job>> joined_;   // a batch computes them
-  std::atomic<bool> nobody_{false};   // every joined job is cancelled: the step that runs is of no use
+  std::atomic<bool> abandoned_{false};   // every joined job is cancelled: the step that runs is of no use
   BatchLoad batch_;
   std::list<Message> outbox_;
   size_t events_ = 0;                 // in the outbox

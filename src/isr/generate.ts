@@ -16,7 +16,8 @@ import {
   type Verdict,
 } from "../judge/judge.js";
 import { selfJudge } from "../judge/self.js";
-import type { Session, VideoLM } from "../model.js";
+import type { VideoLM } from "../model.js";
+import type { Session } from "../session.js";
 import type { GroupEnd, JournalRecord } from "../store/records.js";
 import type { Completion, GenerateRequest, Media } from "../types.js";
 import {

@@ -1,6 +1,7 @@
 // The model as its own judge: its choice as text, or the log-probs of the two labels.
 import { IsrDpoError } from "../errors.js";
-import type { Generator, VideoLM } from "../model.js";
+import type { VideoLM } from "../model.js";
+import type { Generator } from "../session.js";
 import type { Cancel, Message, Sequence } from "../types.js";
 import type { Judge, JudgeItem, Verdict } from "./judge.js";
 

@@ -71,3 +71,13 @@ export function direction(actual: Map<string, Numbers>, expected: Map<string, Nu
   }
   return { cosine: dot / Math.sqrt(aa * bb), distance: Math.sqrt(dd / bb) };
 }
+
+/** What a promise rejects with; one that does not fails the test. */
+export async function reasonOf(work: PromiseLike<unknown>): Promise<unknown> {
+  try {
+    await work;
+  } catch (e) {
+    return e;
+  }
+  throw new Error("it did not fail");
+}
