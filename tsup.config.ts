@@ -1,21 +1,22 @@
-// dist/: ESM and CommonJS of the two entries, types for both, and the command line (ESM only). Chunks are shared between
-// entries, so that `isr-dpo` and `isr-dpo/native` have one IsrDpoError.
+// dist/: ESM and CommonJS of the entries, types for both, and the command line (ESM only). Chunks are shared between
+// entries, so that `isr-dpo`, `isr-dpo/native` and `isr-dpo/synthetic` have one IsrDpoError.
 import { defineConfig } from "tsup";
 
+const entries = { index: "src/index.ts", native: "src/native.ts", synthetic: "src/synthetic/index.ts" };
 const common = { target: "node20", sourcemap: true, shims: true, splitting: true } as const;
 
 export default defineConfig([
   {
     ...common,
-    entry: { index: "src/index.ts", native: "src/native.ts", cli: "src/cli/main.ts" },
+    entry: { ...entries, cli: "src/cli/main.ts" },
     format: ["esm"],
     clean: true,
-    dts: { entry: { index: "src/index.ts", native: "src/native.ts" } },
+    dts: { entry: entries },
   },
   {
     ...common,
-    entry: { index: "src/index.ts", native: "src/native.ts" },
+    entry: entries,
     format: ["cjs"],
-    dts: { entry: { index: "src/index.ts", native: "src/native.ts" } },
+    dts: { entry: entries },
   },
 ]);

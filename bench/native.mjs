@@ -17,7 +17,7 @@ function barOf(line) {
   return bars.find((bar) => bar.line.test(line) && rows >= (bar.rows ?? 0))?.atLeast;
 }
 
-/** A row a line that holds a figure: the line's name, its first rate (or time), its share of a limit and that share's bar. */
+/** One row per line that holds a figure: the line's name, its first rate (or time), its share of a limit and that share's bar. */
 export function parseNative(output) {
   const rows = [];
   let bench = "";

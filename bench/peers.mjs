@@ -42,7 +42,7 @@ export function benchPeers(root, report) {
     copyFileSync(join(here, "generate_llamacpp.mjs"), join(dir, "llama/generate_llamacpp.mjs"));
     const files = ["lm-bf16.gguf", "lm-q8_0.gguf"];
     if (!files.every((f) => existsSync(join(cache, f))))
-      execFileSync(python, [join(here, "make_gguf.py"), cache], { stdio: "ignore" });
+      execFileSync(python, [join(here, "make_gguf.py"), join(cache, "model"), join(cache, "lm"), "bf16", "q8_0"]);
   }
   const ours = [];
   const theirs = [];

@@ -1,5 +1,5 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
-// run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line a figure.
+// run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line per figure.
 // PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo, plan, video or service.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
@@ -78,7 +78,7 @@ const parts = {
   dpo: () => benchDpo(root, report),
   plan: () => benchPlan(root, report),
   video: async () => benchVideo(await ours(), root, scratch, report),
-  service: async () => benchService(await ours(), scratch, report),
+  service: async () => benchService(await ours(), root, scratch, report),
 };
 for (const [name, part] of Object.entries(parts)) if (!options.only || options.only === name) await part();
 console.log("");

@@ -12,16 +12,24 @@ endif()
 
 if(NODE_API_INCLUDE)
   file(GLOB binding_sources CONFIGURE_DEPENDS native/binding/*.cc)
-  add_library(addon MODULE ${binding_sources})
-  # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
-  target_compile_definitions(addon PRIVATE NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
-  target_include_directories(addon SYSTEM PRIVATE ${NODE_API_INCLUDE})
-  target_link_libraries(addon PRIVATE engine)
-  # nodelete: pool threads outlive the environment that loaded the addon. exclude-libs: nothing of the engine is exported.
-  # now: a binary that lacks a symbol fails to load, with a message, rather than in the middle of a job.
-  target_link_options(addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
-  set_target_properties(addon PROPERTIES
-    OUTPUT_NAME isr_dpo PREFIX "" SUFFIX ".node" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
+  function(add_addon name)
+    add_library(${name} MODULE ${binding_sources} ${ARGN})
+    # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
+    target_compile_definitions(${name} PRIVATE NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
+    target_include_directories(${name} SYSTEM PRIVATE ${NODE_API_INCLUDE})
+    target_link_libraries(${name} PRIVATE engine)
+    # nodelete: pool threads outlive the environment that loaded the addon. exclude-libs: nothing of the engine is exported.
+    # now: a binary that lacks a symbol fails to load, with a message, rather than in the middle of a job.
+    target_link_options(${name} PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
+    set_target_properties(${name} PROPERTIES
+      OUTPUT_NAME isr_dpo PREFIX "" SUFFIX ".node" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
+  endfunction()
+  add_addon(addon)
+  if(BUILD_TESTING)   # whose device "cpu" is the far one (test/native/far.h); ISR_DPO_PREBUILD=build/far chooses it
+    add_addon(far_addon test/native/far.cc test/native/far_addon.cc)
+    set_target_properties(far_addon PROPERTIES
+      EXCLUDE_FROM_ALL ON LIBRARY_OUTPUT_DIRECTORY ${PROJECT_SOURCE_DIR}/build/far/build/Release)
+  endif()
 else()
   message(STATUS "isr-dpo: no Node-API headers (npm ci has not run): building without the addon")
 endif()

@@ -1,6 +1,7 @@
 // node examples/iterate.mjs FOLDER: one iteration of the method inside a program, on 32 synthetic clips and the tiny model.
 import { fileURLToPath } from "node:url";
-import { readSamples, trainIteration, writeWorld } from "isr-dpo";
+import { readSamples, trainIteration } from "isr-dpo";
+import { writeWorld } from "isr-dpo/synthetic";
 
 const model = fileURLToPath(import.meta.resolve("isr-dpo/models/world")); // 1.1 M parameters, part of the package
 const [dir, ...rest] = process.argv.slice(2);

@@ -1,6 +1,6 @@
 // node examples/tiny-sft.mjs FOLDER [CLIPS]: a video model of 1.1 million drawn weights, and 256 clips of moving shapes to teach it with.
 import { join } from "node:path";
-import { initCheckpoint, worldSpec, writeWorldExamples } from "isr-dpo";
+import { initCheckpoint, worldSpec, writeWorldExamples } from "isr-dpo/synthetic";
 
 const [folder, clips = "256", ...rest] = process.argv.slice(2);
 if (!folder || folder.startsWith("-") || !/^[1-9]\d*$/.test(clips) || rest.length > 0) {

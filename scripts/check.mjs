@@ -8,9 +8,11 @@ import { Stages } from "./stages.mjs";
 const stages = new Stages();
 const options = { cwd: root };
 await stages.stage("format and lint", "npx", ["--no-install", "biome", "check"], options);
-await stages.stage("types", "npx", ["--no-install", "tsc", "-p", "."], options);
 await stages.stage("the ladder", process.execPath, ["--import", "tsx", "test/layers.test.ts"], options);
-await stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], { ...options, silentPass: true });
+await Promise.all([
+  stages.stage("types", "npx", ["--no-install", "tsc", "-p", "."], options),
+  stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], { ...options, silentPass: true }),
+]);
 // Left to npm test: what takes more than a few seconds.
 const slow = new Set([
   ...[
@@ -18,27 +20,25 @@ const slow = new Set([
     "determinism",
     "leak",
     "workers",
-    "store-kill",
+    "runfolder-kill",
     "train-kill",
-    "isr-kill",
+    "iterate-kill",
     "report-page",
     "demo",
-    "growth",
   ],
-  ...["training-run", "training-packing", "training-rows", "isr-judges", "isr-designs", "isr-pairs", "train-service"],
+  ...["train-run", "train-packing", "train-rows", "train-evaluate", "train-service", "linear-time"],
   ...[
-    "judge-openai",
-    "judge-prompts",
-    "docs",
-    "plan",
-    "store-journal",
-    "run-content",
-    "run-made",
-    "run-folder",
-    "package",
+    "iterate-judges",
+    "iterate-context-designs",
+    "iterate-pairs",
+    "iterate-damaged-video",
+    "iterate-start-and-end",
+    "iterate-recovery",
+    "iterate-records",
   ],
+  ...["judge-openai", "judge-prompts", "docs", "plan", "package", "video-long", "video-truncated"],
+  ...["runfolder-journal", "run-content", "run-made-model", "run-folder"],
   ...["cli", "cli-video", "cli-train", "cli-effects", "cli-judge", "cli-run", "cli-chat-run"], // a process each
-  ...["isr-damage", "isr-start", "isr-recovery"],
 ]);
 const quick = readdirSync(join(root, "test")).flatMap((file) => {
   const name = /^(.*)\.test\.ts$/.exec(file)?.[1];

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildSanitized, executable, root, tsTests } from "./native.mjs";
+import { buildFar, buildSanitized, executable, root, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 import { surroundings } from "./surroundings.mjs";
 
@@ -34,7 +34,7 @@ function lowerLevels() {
 async function newerNode() {
   const dir = mkdtempSync(join(tmpdir(), "isr-dpo-node-"));
   const name = `node-${process.platform}-${process.arch}`;
-  const other = "^(?!(store-kill|train-kill|isr-kill|report-page|training-packing)\\.).*\\.test\\.ts$"; // the rest sees no Node
+  const other = "^(?!(runfolder-kill|train-kill|iterate-kill|report-page|train-packing)\\.).*\\.test\\.ts$"; // the rest sees no Node
   const install = ["install", "--prefix", dir, "--no-save", "--no-audit", "--no-fund", `${name}@24`];
   const installed = await stages.stage("install Node 24", "npm", install, { ...options, silentPass: true });
   if (installed)
@@ -58,18 +58,33 @@ async function sanitizers() {
 await readmeCommand().catch((error) => stages.add("README", 0, 1, 0, error.message));
 if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   await stages.stage("checks; the tests have just run", node, ["scripts/check.mjs", "static"], options);
-  await stages.stage("API reference", "npm", ["run", "docs"], { ...options, silentPass: true });
+  await stages.stage("site of docs/ and the API", "npm", ["run", "docs"], { ...options, silentPass: true });
   await stages.stage("package layout", "npx", ["--no-install", "publint", "--strict"], options);
   await stages.stage("the shipped binary, for glibc 2.28", node, ["scripts/prebuilds.mjs"], options);
   // What computes; the rest does not see the level.
-  const computing = "^(golden|golden_video|determinism|model|video-model|native|draws|checkpoints)\\.test\\.ts$";
+  const computing =
+    "^(golden|golden-video|determinism|model|video-model|native|sampling-draws|checkpoints)\\.test\\.ts$";
+  const away = "^(golden|golden-video|video-model|native|checkpoints)\\.test\\.ts$";
+  const far = await buildFar(stages);
+  for (const isa of far ? [undefined, ...lowerLevels()] : []) {
+    const env = { ISR_DPO_PREBUILD: far, ...(isa && { ISR_DPO_ISA: isa }) };
+    await stages.stage(`on a device the host cannot read, ${isa ?? "this machine's level"}`, node, tsTests(away), {
+      ...options,
+      env,
+    });
+  }
   for (const isa of lowerLevels())
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
   await newerNode();
   await surroundings(stages);
   await stages.stage("file faults, some operations", node, ["scripts/faults.mjs"], options);
   const kills = { ...options, env: { ISR_DPO_KILLS: "10" } };
-  await stages.stage("kills, 10 instants and every failpoint", node, tsTests("^(train|isr)-kill\\.test\\.ts$"), kills);
+  await stages.stage(
+    "kills, 10 instants and every failpoint",
+    node,
+    tsTests("^(train|iterate)-kill\\.test\\.ts$"),
+    kills,
+  );
   await sanitizers();
 }
 stages.end();

@@ -60,21 +60,21 @@ const presetTable = (kind) => ["| key | value |", "|---|---|", ...leaves(presets
 
 export const configurationPage = () => `# Configuration files
 
-Made from the schema by \`node --import tsx scripts/config-docs.mjs\`: change \`src/config/schema.ts\`, not this page.
+This page is generated from the schema by \`node --import tsx scripts/config-docs.mjs\`: change \`src/config/schema.ts\`, not this page.
 
-A configuration is a YAML 1.2 file of at most 1 MiB. There are two kinds: of \`isr-dpo train sft|dpo\` and of runs of the
+A configuration is a YAML 1.2 file of at most 1 MiB. There are two kinds: one for \`isr-dpo train sft|dpo\`, and one for runs of the
 whole method.
 
 - Unknown keys, wrong types and values out of range are errors (\`INVALID_CONFIG\`, exit code 78) with file, line, column and
   key; a misspelt key gets a suggestion.
 - Paths in a file are relative to the file; paths of flags and of \`--set\` are relative to the working directory.
-- What wins: flags and \`--set key=value\` over the file, the file over \`preset\`, that over the defaults. Of several \`--set\` of
-  one key the last wins; values are written as in YAML (\`--set trainer.betas=[0.9,0.95]\`).
-- \`warmupSteps\` takes the place of a \`warmupRatio\` that comes from a preset or a default; both in one file are an error.
+- Flags and \`--set key=value\` override the file, the file overrides \`preset\`, and \`preset\` overrides the defaults. If \`--set\`
+  gives one key several times, the last value counts; values are written as in YAML (\`--set trainer.betas=[0.9,0.95]\`).
+- \`warmupSteps\` replaces a \`warmupRatio\` that comes from a preset or a default; both in one file are an error.
 - \`isr-dpo config show FILE\` prints every value and where it comes from; \`isr-dpo config schema --kind train|run\` prints the
   JSON Schema, for editors.
 
-A small one:
+A small example:
 
 \`\`\`yaml
 model: checkpoints/start
@@ -90,7 +90,7 @@ trainer:
 ## isr-dpo train sft|dpo
 
 Keys of the preference loss (\`trainer.loss\`, \`beta\`, \`labelSmoothing\`, \`ldAlpha\`, \`gamma\`, \`divergence\`) belong to
-\`train dpo\`: given to \`train sft\` they are an error.
+\`train dpo\`; with \`train sft\` they are an error.
 
 ${table("train")}
 
@@ -100,8 +100,8 @@ ${table("run")}
 
 ## preset: paper
 
-The published description leaves some of these out (betas, epsilon, weight decay, clipping, batch): there the values are
-those of the code that it builds on, or common ones. Values of the file win over them.
+The published description leaves out some of these (betas, epsilon, weight decay, clipping, batch). For them the preset has the
+values of the code that the paper builds on, or common values. Values of the file override the preset.
 
 For training:
 

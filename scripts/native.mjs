@@ -20,6 +20,11 @@ export async function buildShared(stages, targets) {
   return (await stages.stage(`build ${targets.join(", ")}`, "cmake", args, build)) ? dir : null;
 }
 
+/** Where the addon is whose models live on the far device (test/native/far.h), for ISR_DPO_PREBUILD. Null after a failure. */
+export async function buildFar(stages) {
+  return (await buildShared(stages, ["native_tests", "far_addon"])) ? join(root, "build", "far") : null;
+}
+
 /** A build with sanitizers, optimised a little: -O1 keeps the whole suite quick enough to run on every change. */
 export async function buildSanitized(stages, sanitize, targets) {
   const dir = join(root, "build", sanitize.split(",")[0]);

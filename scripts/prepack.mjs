@@ -33,7 +33,7 @@ if (built.status !== 0) refuse("tsup failed", "see above");
 const needed = [
   ...new Set([...promised([exports, bin, main, module, types])]),
   ...["CMakeLists.txt", "binding.gyp", "cmake/install.cjs", "cmake/build.cjs", "cmake/addon.cmake", "cmake/fuzz.cmake"],
-  ...["native/binding", "native/kernels/cpu", "src/live/page", "src/report/page", "LICENSE", "README.md"],
+  ...["native/binding", "native/kernels/cpu", "src/report/page", "LICENSE", "README.md"],
   ...[
     "models/world/config.json",
     "models/world/model.safetensors",

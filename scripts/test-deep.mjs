@@ -31,7 +31,7 @@ const long = { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO
 await Promise.all([
   lane([
     () => stages.stage("mutants", node, ["scripts/mutants.mjs"], { ...options, limit: 5400 }),
-    () => typescript("kills, 100 instants", "^(store|train|isr)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
+    () => typescript("kills, 100 instants", "^(runfolder|train|iterate)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
   ]),
   lane([
     () => typescript("100 workers, 1,000 cycles, long videos", "^(workers|leak|video)\\.test\\.ts$", long),

@@ -3,14 +3,14 @@
 // differences of designs pair by pair of seeds. Goes on where it was stopped. MODEL: default models/world.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { lookOf } from "../src/isr/looks.ts";
-import { runIterations, trainIteration } from "../src/isr/run.ts";
-import { loadModel } from "../src/model.ts";
-import { demo, demoConfig, demoDesigns } from "../src/world/demo.ts";
-import { captionJudge, randomJudge, shorterJudge, truthJudge } from "../src/world/judges.ts";
-import { measureAnswers, measureJudge } from "../src/world/measure.ts";
-import { worldPrompts } from "../src/world/prompts.ts";
-import { worldSamples, wrongCaptions } from "../src/world/samples.ts";
+import { lookOf } from "../src/iterate/frame-policy.ts";
+import { runIterations, trainIteration } from "../src/iterate/run-iterations.ts";
+import { loadModel } from "../src/model/model.ts";
+import { demo, demoConfig, demoDesigns } from "../src/synthetic/demo.ts";
+import { captionJudge, randomJudge, shorterJudge, truthJudge } from "./world/rule-judges.ts";
+import { measureAnswers, measureJudge } from "../src/synthetic/measure-model.ts";
+import { worldPrompts } from "../src/synthetic/world-prompts.ts";
+import { worldSamples, wrongCaptions } from "../src/synthetic/world-samples.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,

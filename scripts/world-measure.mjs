@@ -1,8 +1,8 @@
 // npm run world:measure -- [MODEL] [--seed N] [--clips N]: answers and judgement of a model of the world against the truth, on
 // clips that it was not trained on. MODEL: default models/world.
 import { parseArgs } from "node:util";
-import { loadModel } from "../src/model.ts";
-import { measureAnswers, measureJudge } from "../src/world/measure.ts";
+import { loadModel } from "../src/model/model.ts";
+import { measureAnswers, measureJudge } from "../src/synthetic/measure-model.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,

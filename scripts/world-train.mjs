@@ -1,7 +1,7 @@
 // npm run world:train -- [FOLDER] [--seed N] [--threads N] [--share X]: the tiny model of the world from nothing, by this
 // package's own supervised training. FOLDER (default models/world.new) must not be there. Then world:measure.
 import { parseArgs } from "node:util";
-import { trainWorld } from "../src/world/train.ts";
+import { trainWorld } from "./world/train-world.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,

@@ -1,26 +1,29 @@
 // isr-dpo/native: the engine's kernels on raw tensors, and the losses as functions of log-probs.
-import { dpoLossNative, sharedHost } from "./addon.js";
-import { array, boolean, choice, integer, number, object, options, refuse } from "./check.js";
-import { IsrDpoError } from "./errors.js";
-import { type LossOptions, lossKeys, nativeLoss } from "./loss.js";
-import { owned } from "./owned.js";
-import type { Tensor } from "./types.js";
+import { sharedHost } from "./base/addon.js";
+import { array, boolean, choice, integer, number, object, options, refuse } from "./base/check.js";
+import { IsrDpoError } from "./base/errors.js";
+import { owned } from "./base/owned-arrays.js";
+import type { Tensor } from "./base/types.js";
 
-export type { Communicator, CommunicatorOptions } from "./communicator.js";
-export { createCommunicator } from "./communicator.js";
-export type { Tensor } from "./types.js";
+export type { Communicator, CommunicatorOptions } from "./train/communicator.js";
+export { createCommunicator } from "./train/communicator.js";
+export { dpoLoss } from "./train/preference-loss.js";
+export type { Tensor } from "./base/types.js";
 
-/** How rows attend to each other. */
+/** Options of attention: which rows attend to which. */
 export interface AttentionSpec {
-  /** [begin, end, parent] triples: disjoint, ordered, covering all rows; parent: an earlier span, or -1. */
+  /**
+   * Triples [begin, end, parent], one per span. Spans are disjoint, ordered, and cover all rows; the parent is the index of an
+   * earlier span, or -1. A row attends to its own span and to the spans of its ancestors.
+   */
   spans: Int32Array;
-  /** Of the own span; ancestors are seen whole. */
+  /** Whether a row attends only to itself and earlier rows of its own span; ancestors are always seen whole. */
   causal: boolean;
-  /** Default 1 / sqrt(D). */
+  /** Factor of the dot products, above 0; default 1 / sqrt(D). */
   scale?: number;
-  /** "reference": a plain float64 implementation, for checking. */
+  /** Implementation; default "cpu". "reference" is a plain float64 implementation for checking; "cuda" is DEVICE_UNAVAILABLE. */
   backend?: "cpu" | "cuda" | "reference";
-  /** At most this many threads, 1 to 256; default: all that the machine allows. */
+  /** Largest number of threads, 1 to 256; default: all that the machine allows. */
   threads?: number;
 }
 
@@ -46,7 +49,7 @@ function sameShape(field: string, shape: readonly number[], expected: readonly n
   if (shape.length !== expected.length || shape.some((n, i) => n !== expected[i]))
     throw new IsrDpoError(
       "INVALID_ARGUMENT",
-      `${field}.shape: expected [${expected.join(", ")}] but received [${shape.join(", ")}]`,
+      `${field}.shape: expected [${expected.join(", ")}], got [${shape.join(", ")}]`,
     );
 }
 
@@ -68,7 +71,7 @@ function checkSpans(value: unknown, rows: number): Int32Array {
     if (begin !== next || end <= begin || end > rows)
       throw new IsrDpoError(
         "INVALID_ARGUMENT",
-        `spec.spans[${s}]: expected [${next}, more, ...] inside ${rows} rows but received [${begin}, ${end}, ${parent}]`,
+        `spec.spans[${s}]: expected [${next}, more, ...] inside ${rows} rows, got [${begin}, ${end}, ${parent}]`,
       );
     if (parent < -1 || parent >= s) refuse(`spec.spans[${s}].parent`, "an earlier span or -1", parent);
     next = end;
@@ -107,13 +110,25 @@ const zeros = (dtype: "f32" | "bf16", shape: readonly number[]): Tensor => {
   return { dtype, shape, data: dtype === "f32" ? new Float32Array(size) : new Uint16Array(size) };
 };
 
-/** Attention over spans: q (T, H, D), k and v (T, K, D) to out (T, H, D) and lse (H, T), natural log. */
+/**
+ * Attention over spans of T rows, with H heads of size D and K heads of keys and values.
+ * @param q - queries, (T, H, D), f32 or bf16
+ * @param k - keys, (T, K, D), of the same type; K divides H
+ * @param v - values, (T, K, D), of the same type
+ * @param spec - spans and options
+ * @throws IsrDpoError INVALID_ARGUMENT: shapes, types or spans that do not fit, D above 256; DEVICE_UNAVAILABLE; OUT_OF_MEMORY
+ */
 export async function flashAttention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
   spec: AttentionSpec,
-): Promise<{ out: Tensor; lse: Tensor }> {
+): Promise<{
+  /** (T, H, D), in the type of the inputs. */
+  out: Tensor;
+  /** f32 (H, T): natural logarithm of the sum of exponentials, which the backward pass needs. */
+  lse: Tensor;
+}> {
   const args = attentionArgs(q, k, v, spec);
   const out = zeros(args.dtype, q.shape);
   const lse = zeros("f32", [args.heads, args.rows]);
@@ -121,7 +136,17 @@ export async function flashAttention(
   return { out, lse };
 }
 
-/** Its gradient, from what the forward gave. */
+/**
+ * Gradient of {@link flashAttention}.
+ * @param dOut - gradient of the output, (T, H, D)
+ * @param q - queries of the forward pass
+ * @param k - keys of the forward pass
+ * @param v - values of the forward pass
+ * @param out - output of the forward pass
+ * @param lse - `lse` of the forward pass
+ * @param spec - spans and options of the forward pass
+ * @throws IsrDpoError as {@link flashAttention}
+ */
 export async function flashAttentionBackward(
   dOut: Tensor,
   q: Tensor,
@@ -130,7 +155,14 @@ export async function flashAttentionBackward(
   out: Tensor,
   lse: Tensor,
   spec: AttentionSpec,
-): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
+): Promise<{
+  /** Gradient of the queries, (T, H, D). */
+  dq: Tensor;
+  /** Gradient of the keys, (T, K, D). */
+  dk: Tensor;
+  /** Gradient of the values, (T, K, D). */
+  dv: Tensor;
+}> {
   const args = attentionArgs(q, k, v, spec);
   const grad = floatTensor("dOut", dOut, 3);
   const saved = floatTensor("out", out, 3);
@@ -157,15 +189,27 @@ export async function flashAttentionBackward(
 }
 
 /**
- * Log-probs of targets under a head, logits never stored whole: hidden (T, C), head (V, C), targets (T) with -1 for none
- * (log-prob 0). With `backward` (T), the loss's gradient for each log-prob, also dHidden (as hidden) and dHead (f32).
+ * Log-probs of target tokens under an output head, for T rows of width C and a vocabulary of V tokens. The logits are never stored
+ * whole.
+ * @param hidden - hidden states, (T, C), f32 or bf16
+ * @param head - rows of the output head, (V, C), of the same type
+ * @param targets - T target ids; -1: no target, and the log-prob is 0
+ * @param o - `backward` (T): gradient of a loss for each log-prob; with it the gradients are computed too. `threads`: 1 to 256
+ * @throws IsrDpoError INVALID_ARGUMENT: shapes, types or ids that do not fit; OUT_OF_MEMORY
  */
 export async function sequenceLogProbs(
   hidden: Tensor,
   head: Tensor,
   targets: Int32Array,
   o?: { backward?: Float32Array; threads?: number },
-): Promise<{ logProbs: Float32Array; dHidden?: Tensor; dHead?: Tensor }> {
+): Promise<{
+  /** T log-probs in nats. */
+  logProbs: Float32Array;
+  /** Gradient of `hidden`, in its shape and type; only with `backward`. */
+  dHidden?: Tensor;
+  /** f32 gradient of `head`, in its shape; only with `backward`. */
+  dHead?: Tensor;
+}> {
   const given = options("options", o, ["backward", "threads"]);
   const h = floatTensor("hidden", hidden, 2);
   const w = floatTensor("head", head, 2);
@@ -193,40 +237,4 @@ export async function sequenceLogProbs(
   const extra = { backward: owned(given.backward as Float32Array), dHidden: dHidden.data, dHead: dHead.data };
   await sharedHost().call("sequenceLogProbs", { ...args, ...extra });
   return { logProbs, dHidden, dHead };
-}
-
-function lists(field: string, value: unknown, like?: readonly Float32Array[]): Float32Array[] {
-  const all = array(field, value);
-  if (like && all.length !== like.length) refuse(field, `${like.length} arrays, as of \`chosen\``, value);
-  return all.map((x, i) => {
-    if (!(x instanceof Float32Array) || x.length === 0) refuse(`${field}[${i}]`, "a Float32Array that is not empty", x);
-    const bad = (x as Float32Array).findIndex((n) => !Number.isFinite(n));
-    if (bad >= 0) refuse(`${field}[${i}][${bad}]`, "a finite number", (x as Float32Array)[bad]);
-    return owned(x as Float32Array);
-  });
-}
-
-function sameLengths(field: string, a: readonly Float32Array[], b: readonly Float32Array[]): void {
-  a.forEach((x, i) => {
-    if (x.length !== b[i]!.length) refuse(`${field}[${i}]`, `a Float32Array of ${b[i]!.length}, as of the policy`, x);
-  });
-}
-
-/** A preference loss over pairs, of log-probs a scored token: the mean, and its gradient a token. */
-export function dpoLoss(
-  chosen: readonly Float32Array[],
-  rejected: readonly Float32Array[],
-  refChosen: readonly Float32Array[],
-  refRejected: readonly Float32Array[],
-  o?: LossOptions,
-): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] } {
-  const loss = nativeLoss("options", options("options", o, lossKeys));
-  const c = lists("chosen", chosen);
-  if (c.length === 0) refuse("chosen", "at least one pair", chosen);
-  const r = lists("rejected", rejected, c);
-  const rc = lists("refChosen", refChosen, c);
-  const rr = lists("refRejected", refRejected, c);
-  sameLengths("refChosen", rc, c);
-  sameLengths("refRejected", rr, r);
-  return dpoLossNative({ chosen: c, rejected: r, refChosen: rc, refRejected: rr, options: loss });
 }

@@ -6,13 +6,14 @@ import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { inspectCheckpoint, loadModel } from "../src/index.js";
-import { answeredPrompt, type Repairs } from "../src/text/answer.js";
-import { endTokens } from "../src/text/ends.js";
-import type { PlaceholderRules } from "../src/text/prompt.js";
-import { loadTokenizer, type ModelTokenizer } from "../src/text/tokenizer.js";
-import { vicunaSystem } from "../src/text/vicuna.js";
-import type { Message } from "../src/types.js";
-import { rejects } from "./helpers/assert.js";
+import { answeredPrompt, type Repairs } from "../src/text/answer-span.js";
+import { endTokens } from "../src/text/stop-tokens.js";
+import type { PlaceholderRules } from "../src/text/media-prompt.js";
+import { loadTokenizer } from "../src/text/tokenizer.js";
+import type { ModelTokenizer } from "../src/text/model-tokenizer.js";
+import { vicunaSystem } from "../src/text/vicuna-prompt.js";
+import type { Message } from "../src/base/types.js";
+import { includes, rejects } from "./helpers/assert.js";
 import { copyOf } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 
@@ -228,7 +229,7 @@ test("a generation ends at the tokenizer's eos token, and inspect says so", asyn
   const own = 0; // <unk>
   writeFileSync(file, JSON.stringify({ ...json, eos_token: "<unk>" }));
   await using model = await loadModel(dir, { threads: 1 });
-  assert.ok(model.info.endTokenIds.includes(own));
+  includes(model.info.endTokenIds, own);
   const suppress = Array.from({ length: model.info.vocabSize }, (_, i) => i).filter((i) => i !== own);
   const [c] = await model.generate({ prompt: "Hi", maxTokens: 4, suppress });
   assert.equal([c!.end, [...c!.ids]], ["stop", [own]]);

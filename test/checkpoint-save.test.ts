@@ -6,11 +6,11 @@ import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, loadModel, type PlanOptions, plan, type VideoLM } from "../src/index.js";
-import { near, sameBits } from "./helpers/assert.js";
+import { excludes, includes, near, ordered, sameBits, some } from "./helpers/assert.js";
 import { type Edit, edited, edits, embeddings, head, tensors } from "./helpers/edit-checkpoint.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
-import { folderOf, videoDpo, videoPairs } from "./helpers/golden_video.js";
+import { folderOf, videoDpo, videoPairs } from "./helpers/golden-video.js";
 import { floatsOf, readSafetensors, type Stored } from "./helpers/safetensors.js";
 
 const test = suite("saving");
@@ -78,7 +78,7 @@ for (const [what, source, same] of rows)
     const { saved, names } = await trained(source);
     assert.equal(names, [...before.keys()], "names and their order");
     const pairs = same(names);
-    assert.ok(pairs.length > 0);
+    ordered(pairs.length, ">", 0);
     for (const [a, b] of pairs) {
       sameBits(floatsOf(saved, a), floatsOf(saved, b), `${a} is ${b}`);
       assert.ok(
@@ -90,14 +90,15 @@ for (const [what, source, same] of rows)
 
 test("the head alone, where config.json ties the embeddings to it", async () => {
   const { saved, names } = await trained(edited(folder("text_llama_gqa_tied"), edits["head alone"]!));
-  assert.ok(!names.includes(embeddings) && names.includes(head));
-  assert.ok(saved.get(head));
+  excludes(names, embeddings);
+  includes(names, head);
+  includes([...saved.keys()], head);
 });
 
 test("a head of its own is trained apart from the embeddings", async () => {
   const { saved } = await trained(edited(folder("text_llama_gqa_tied"), edits["own head"]!));
   const [a, b] = [floatsOf(saved, head), floatsOf(saved, embeddings)];
-  assert.ok(a.some((x, i) => x !== b[i]));
+  some(a, (x, i) => x !== b[i]);
 });
 
 test("a plan counts a head of its own", async () => {
@@ -131,12 +132,9 @@ for (const [family, from, to] of [
     await model.save(out);
     const [before, after] = [stored(dir), stored(out)];
     const names = [...before.keys()].filter((name) => from.test(name));
-    assert.ok(names.length > 20);
+    ordered(names.length, ">", 20);
     const bias = names.find((n) => /layers\.0\.mlp\.fc1\.bias$/.test(n))!;
-    assert.ok(
-      floatsOf(after, bias).some((x, i) => x !== floatsOf(before, bias)[i]),
-      "it was trained",
-    );
+    some(floatsOf(after, bias), (x, i) => x !== floatsOf(before, bias)[i], "it was trained");
     for (const name of names) sameBits(floatsOf(after, name.replace(from, to)), floatsOf(after, name), name);
     for (const name of before.keys())
       if (name.startsWith("mm_projector.")) sameBits(floatsOf(after, name), floatsOf(after, `model.${name}`), name);
@@ -144,19 +142,21 @@ for (const [family, from, to] of [
 
 test("a tied head that the source left out stays left out", async () => {
   const { names } = await trained(edited(folder("text_llama_gqa_tied")));
-  assert.ok(!names.includes(head) && names.includes(embeddings));
+  excludes(names, head);
+  includes(names, embeddings);
 });
 
 test("a shard's tensor that the index does not list is trained and saved", async () => {
   const { saved, names } = await trained(edited(folder("text_llama3_rope"), edits.unlisted!));
-  assert.ok(names.includes("model.norm.weight"));
+  includes(names, "model.norm.weight");
   const before = stored(folder("text_llama3_rope"));
-  assert.ok(floatsOf(saved, "model.norm.weight").some((x, i) => x !== floatsOf(before, "model.norm.weight")[i]));
+  some(floatsOf(saved, "model.norm.weight"), (x, i) => x !== floatsOf(before, "model.norm.weight")[i]);
 });
 
 test("a PyTorch file, which holds a tied head by both names", async () => {
   const { saved, names } = await trained(fileURLToPath(new URL("./golden/configs/tied-bin", import.meta.url)));
-  assert.ok(names.includes(head) && names.includes(embeddings));
+  includes(names, head);
+  includes(names, embeddings);
   sameBits(floatsOf(saved, head), floatsOf(saved, embeddings), head);
 });
 

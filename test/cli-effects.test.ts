@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { FlagUse, tellUnusedOfChat } from "../src/cli/effects.js";
+import { tellUnusedOfChat, tellUnusedOfGenerate } from "../src/cli/unused-flags.js";
 import {
   type JudgeItem,
   type RunIterationsOptions,
@@ -102,17 +102,13 @@ for (const [name, list, flags, told] of rows)
   });
 
 test("generate: frames are for videos that name none of their own", () => {
-  const use = new FlagUse();
-  use.row();
-  use.take("featureCache"); // of an image
   const flags = { frames: 2, fps: 1, featureCache: "f" };
   assert.equal(
-    saidBy(() => use.tell(flags)),
+    saidBy(() => tellUnusedOfGenerate(flags, ["featureCache"])), // of an image
     ["--frames", "--fps"],
   );
-  use.take("frames", "window", "fps");
   assert.equal(
-    saidBy(() => use.tell(flags)),
+    saidBy(() => tellUnusedOfGenerate(flags, ["featureCache", "frames", "window", "fps"])),
     [],
   );
 });

@@ -1,10 +1,11 @@
 // isr-dpo train: how it looks on a terminal, in a file and as JSON, what it says when it is stopped, and its exit codes.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { exists, includes } from "./helpers/assert.js";
 import {
   bytes,
   duration,
@@ -39,7 +40,7 @@ test("~ in a path of the command line is the home folder; another's is refused; 
     });
   const done = train("--run-dir=~/run");
   assert.is(done.code, 0, done.err);
-  assert.ok(existsSync(join(home, "run", "model", "config.json")));
+  exists(join(home, "run", "model", "config.json"));
   const refused = train("--run-dir=~sam/run");
   assert.is(refused.code, 2);
   assert.match(refused.err, /^INVALID_ARGUMENT: --run-dir: expected a path, got "~sam\/run"\nhint: .*\.\/~name/m);
@@ -51,31 +52,31 @@ test("~ in a path of the command line is the home folder; another's is refused; 
   );
 });
 
-test("numbers", () => {
-  const rows: [string, string][] = [
-    [duration(0.31), "0.3 s"],
-    [duration(9.96), "10 s"],
-    [duration(59.6), "1 min"],
-    [duration(75), "1 min 15 s"],
-    [duration(3599.7), "1 h"],
-    [duration(3661), "1 h 1 min"],
-    [duration(90_000), "25 h"],
-    [duration(Number.NaN), "?"],
-    [real(0), "0"],
-    [real(5e-7), "5e-7"],
-    [real(1.23456e-5), "1.23e-5"],
-    [real(0.25), "0.25"],
-    [real(0.123456), "0.1235"],
-    [real(100), "100"],
-    [real(1000), "1000"],
-    [real(1230), "1230"],
-    [real(1.5e6), "1.5e+6"],
-    [real(Number.POSITIVE_INFINITY), "Infinity"],
-    [bytes(5), "1 MiB"],
-    [bytes(300 * 2 ** 20), "300 MiB"],
-    [bytes(2.5 * 2 ** 30), "2.5 GiB"],
-  ];
-  for (const [actual, expected] of rows) assert.is(actual, expected);
+const printed: [actual: string, expected: string][] = [
+  [duration(0.31), "0.3 s"],
+  [duration(9.96), "10 s"],
+  [duration(59.6), "1 min"],
+  [duration(75), "1 min 15 s"],
+  [duration(3599.7), "1 h"],
+  [duration(3661), "1 h 1 min"],
+  [duration(90_000), "25 h"],
+  [duration(Number.NaN), "?"],
+  [real(0), "0"],
+  [real(5e-7), "5e-7"],
+  [real(1.23456e-5), "1.23e-5"],
+  [real(0.25), "0.25"],
+  [real(0.123456), "0.1235"],
+  [real(100), "100"],
+  [real(1000), "1000"],
+  [real(1230), "1230"],
+  [real(1.5e6), "1.5e+6"],
+  [real(Number.POSITIVE_INFINITY), "Infinity"],
+  [bytes(5), "1 MiB"],
+  [bytes(300 * 2 ** 20), "300 MiB"],
+  [bytes(2.5 * 2 ** 30), "2.5 GiB"],
+];
+printed.forEach(([actual, expected], i) => {
+  test(`a time, a number or a size is printed as ${expected} (row ${i})`, () => assert.is(actual, expected));
 });
 
 const metrics: RunStepMetrics = {
@@ -201,7 +202,7 @@ test("on a terminal: lines rewritten in place, and what stays", () => {
     env: { ...process.env, ...quiet },
   });
   assert.is(typed.status, 0, typed.stdout);
-  assert.ok(typed.stdout.includes("\u001b[1A\u001b[J"), "two lines are taken back");
+  includes(typed.stdout, "\u001b[1A\u001b[J", "two lines are taken back");
   const stays = typed.stdout.slice(typed.stdout.lastIndexOf("\u001b[J") + 3).split("\r\n");
   assert.match(stays[0]!, /^4 steps over 16 items/);
   assert.match(stays[1]!, /^loss 0\.6931 -> /);
@@ -217,7 +218,7 @@ test("Ctrl-C ends in order, and the same command goes on", async () => {
   });
   const [code] = await once(child, "close");
   assert.is(code, 130, err);
-  const at = Number(/^stopped at step (\d+); the same command goes on from there$/m.exec(err)?.[1]);
+  const at = Number(/^stopped at step (\d+); the same command resumes$/m.exec(err)?.[1]);
   assert.ok(at >= 1 && at < 8000, err);
   const again = spawn(process.execPath, [...command, "dpo", ...args, "--json"], {
     cwd: root,
@@ -238,28 +239,27 @@ test("Ctrl-C ends in order, and the same command goes on", async () => {
   assert.is(first.metrics.step, at, "nothing is done again");
 });
 
-test("exit codes", () => {
-  const config = join(temporaryFolder(), "c.yaml");
-  writeFileSync(config, "model: m\ndata: d\nrunDir: r\nepoch: 2\n");
-  const rows: [string[], number, RegExp][] = [
-    [["dpo"], 2, /INVALID_ARGUMENT: command line: expected --model, --data, --run-dir, got none\nhint:/],
-    [["dpo", ...flags("d", "r"), "--learning-rate", "fast"], 2, /Expected a number of at least 0/],
-    [["dpo", ...flags("d", "r"), "--epochs", "0"], 2, /Expected a whole number/],
-    [["dpo", config], 78, /INVALID_CONFIG: .*c\.yaml:4:1: epoch: unknown key; did you mean 'epochs'\?/],
-    [
-      ["sft", ...flags("d", "r"), "--schedule", "cosin"],
-      78,
-      /command line: trainer\.schedule: .*\nhint: did you mean 'cosine'/,
-    ],
-    [["dpo", "nowhere.yaml"], 65, /NOT_FOUND: nowhere\.yaml/],
-    [["rlhf"], 2, /unknown command/],
-  ];
-  for (const [args, code, message] of rows) {
+const misspelled = join(temporaryFolder(), "c.yaml");
+writeFileSync(misspelled, "model: m\ndata: d\nrunDir: r\nepoch: 2\n");
+const failures: [args: string[], code: number, message: RegExp][] = [
+  [["dpo"], 2, /INVALID_ARGUMENT: command line: expected --model, --data, --run-dir, got none\nhint:/],
+  [["dpo", ...flags("d", "r"), "--learning-rate", "fast"], 2, /Expected a number of at least 0/],
+  [["dpo", ...flags("d", "r"), "--epochs", "0"], 2, /Expected a whole number/],
+  [["dpo", misspelled], 78, /INVALID_CONFIG: .*c\.yaml:4:1: epoch: unknown key; did you mean 'epochs'\?/],
+  [
+    ["sft", ...flags("d", "r"), "--schedule", "cosin"],
+    78,
+    /command line: trainer\.schedule: .*\nhint: did you mean 'cosine'/,
+  ],
+  [["dpo", "nowhere.yaml"], 65, /NOT_FOUND: nowhere\.yaml/],
+  [["rlhf"], 2, /unknown command/],
+];
+for (const [args, code, message] of failures)
+  test(`exit code ${code}: ${args.join(" ").replace(misspelled, "c.yaml")}`, () => {
     const ended = node([...command, ...args], quiet);
-    assert.is(ended.code, code, `${args.join(" ")}: ${ended.err}`);
+    assert.is(ended.code, code, ended.err);
     assert.match(ended.err, message);
     assert.is(ended.out, "");
-  }
-});
+  });
 
 test.run();

@@ -3,17 +3,18 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { Conversation } from "../src/cli/chat.js";
-import { batches } from "../src/cli/generate.js";
+import { Conversation } from "../src/cli/chat-command.js";
+import { batches } from "../src/model/generate-file.js";
 import { Interrupted } from "../src/cli/interrupt.js";
-import type { Row } from "../src/cli/rows.js";
-import { floatList, jsonLine, Printable, printable } from "../src/cli/terminal.js";
+import type { Row } from "../src/model/generate-rows.js";
+import { Printable, printable } from "../src/cli/terminal.js";
+import { floatList, jsonLine } from "../src/base/line-files.js";
 import { type GenerateRequest, loadModel, type Message, type VideoLM } from "../src/index.js";
-import { startRun } from "../src/run.js";
+import { startRun } from "../src/base/run.js";
 import { root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { makeVideo } from "./helpers/video.js";
@@ -334,31 +335,30 @@ test("batches end where the media change, if they can", async () => {
   assert.equal(await cut("", 3), []);
 });
 
-test("usage", () => {
-  const model = golden("text_llama");
-  const rows: [args: string[], code: number, message: RegExp][] = [
-    [["chat", "--help"], 0, /^$/],
-    [["chat", model, "--vidoe", "x"], 2, /Did you mean --video/],
-    [["chat", model, "--prompt", "x", "--interactive"], 2, /cannot be used with/],
-    [["chat", model, "--window", "3:1"], 2, /FROM before TO/],
-    [["chat", model, "--top-p", "0"], 2, /above 0 and at most 1/],
-    [["chat", model, "--seed", "-1"], 2, /from 0 to 2\^64 - 1/],
-    [["chat", model, "--max-tokens", "1.5"], 2, /a whole number/],
-    [["chat", model], 2, /INVALID_ARGUMENT: stdin: expected a prompt[\s\S]*--interactive/],
-    [["chat", join(dir, "nowhere"), "--prompt", "x"], 65, /NOT_FOUND: .*nowhere/],
-    [["chat", model, "--prompt", "x", "--video", video], 2, /text model and takes no media/],
-    [["generate", model, "--out", "-"], 2, /required option '--in <file>'/],
-    [["generate", model, "--in", join(dir, "no.jsonl"), "--out", "-"], 65, /NOT_FOUND: .*no\.jsonl/],
-    [["generate", model, "--in", video, "--out", "-"], 65, /DATA_INVALID: .*clip\.mp4:1: /],
-    [["generate", model, "--in", "-", "--out", dir, "--force"], 2, /expected a regular file/],
-  ];
-  for (const [args, code, message] of rows) {
+const textModel = golden("text_llama");
+const usages: [args: string[], code: number, message: RegExp][] = [
+  [["chat", "--help"], 0, /^$/],
+  [["chat", textModel, "--vidoe", "x"], 2, /Did you mean --video/],
+  [["chat", textModel, "--prompt", "x", "--interactive"], 2, /cannot be used with/],
+  [["chat", textModel, "--window", "3:1"], 2, /FROM before TO/],
+  [["chat", textModel, "--top-p", "0"], 2, /above 0 and at most 1/],
+  [["chat", textModel, "--seed", "-1"], 2, /from 0 to 2\^64 - 1/],
+  [["chat", textModel, "--max-tokens", "1.5"], 2, /a whole number/],
+  [["chat", textModel], 2, /INVALID_ARGUMENT: stdin: expected a prompt[\s\S]*--interactive/],
+  [["chat", join(dir, "nowhere"), "--prompt", "x"], 65, /NOT_FOUND: .*nowhere/],
+  [["chat", textModel, "--prompt", "x", "--video", video], 2, /text model and takes no media/],
+  [["generate", textModel, "--out", "-"], 2, /required option '--in <file>'/],
+  [["generate", textModel, "--in", join(dir, "no.jsonl"), "--out", "-"], 65, /NOT_FOUND: .*no\.jsonl/],
+  [["generate", textModel, "--in", video, "--out", "-"], 65, /DATA_INVALID: .*clip\.mp4:1: /],
+  [["generate", textModel, "--in", "-", "--out", dir, "--force"], 2, /expected a regular file/],
+];
+for (const [args, code, message] of usages)
+  test(`exit code ${code}: ${args.map((arg) => basename(arg)).join(" ")}`, () => {
     const ended = cli(args);
-    assert.is(ended.code, code, `${args.join(" ")}: ${ended.err}`);
-    assert.match(ended.err, message, args.join(" "));
-    if (code !== 0) assert.is(ended.out, "", args.join(" "));
-  }
-});
+    assert.is(ended.code, code, ended.err);
+    assert.match(ended.err, message);
+    if (code !== 0) assert.is(ended.out, "");
+  });
 
 test("inspect shows visual tokens and how weights are stored", () => {
   assert.match(cli(["inspect", golden("video_llava_original")]).out, /stored as +F32\n.*\nvisual tokens +40 a video\n/);

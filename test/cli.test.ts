@@ -3,7 +3,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { modelFolder } from "../src/cli/newest.js";
+import { endsWith, excludes, ordered } from "./helpers/assert.js";
+import { modelFolder } from "../src/cli/newest-model.js";
 import { isIsrDpoError } from "../src/index.js";
 import { node } from "./helpers/child.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
@@ -18,13 +19,15 @@ test("inspect: this machine", () => {
   assert.is(ended.code, 0, ended.err);
   const found = JSON.parse(ended.out);
   assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", "cuda", "problems", "ffmpeg"]);
-  assert.ok(found.binary.endsWith(".node") && found.threads >= 1 && found.memoryBytes > 2 ** 28);
+  endsWith(found.binary, ".node");
+  ordered(found.threads, ">=", 1);
+  ordered(found.memoryBytes, ">", 2 ** 28);
   const text = cli(["inspect"]);
   assert.match(
     text.out,
     /binary .*\.node\ninstructions +(generic|avx2|avx512|avx512bf16)\nthreads +\d+\nmemory +[\d.]+ GiB\ncuda +none/,
   );
-  assert.not(text.out.includes("\u001b["), "colours only on a terminal");
+  excludes(text.out, "\u001b[", "colours only on a terminal");
 });
 
 test("inspect DIR: a checkpoint", () => {

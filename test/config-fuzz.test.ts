@@ -3,9 +3,9 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { trainOptionsOf } from "../src/config/options.js";
-import { readConfig } from "../src/config/read.js";
-import { isIsrDpoError } from "../src/errors.js";
+import { trainOptionsOf } from "../src/config/function-options.js";
+import { readConfig } from "../src/config/read-config.js";
+import { isIsrDpoError } from "../src/base/errors.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { uniform } from "./helpers/seeded.js";
 

@@ -5,10 +5,11 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { trainOptionsOf } from "../src/config/options.js";
-import { kindOf, readConfig, resolveConfig, settingsOf } from "../src/config/read.js";
+import { none } from "./helpers/assert.js";
+import { trainOptionsOf } from "../src/config/function-options.js";
+import { kindOf, readConfig, resolveConfig, settingsOf } from "../src/config/read-config.js";
 import { type ConfigKind, jsonSchema } from "../src/config/schema.js";
-import { trainSettings } from "../src/training/options.js";
+import { trainSettings } from "../src/train/train-options.js";
 import { node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
@@ -176,29 +177,30 @@ const refused: Row[] = [
   ["prototype", "train", `${start}__proto__: {a: 1}\n`, /__proto__: unknown key/],
 ];
 
-test("what is refused, and where", async () => {
-  for (const [what, kind, content, message, hint] of refused) {
+for (const [what, kind, content, message, hint] of refused)
+  test(`a ${kind} configuration is refused, with its place: ${what}`, async () => {
     const e = await caught(() => readConfig(file(content), kind));
-    assert.is(e.code, "INVALID_CONFIG", what);
-    assert.match(e.message, message, what);
-    if (hint) assert.match(e.hint ?? "", hint, what);
-  }
-});
-
-test("values of the command line are told as such", async () => {
-  const rows: [string, RegExp][] = [
-    ["trainer.beta=-1", /^command line: trainer\.beta: expected a number greater than 0, got -1/],
-    ["trainer.bta=1", /^command line: trainer\.bta: unknown key; did you mean 'beta'/],
-    ["trainer.beta", /--set: expected key=value/],
-    ["=1", /--set: expected key=value/],
-    ["a..b=1", /--set: expected key=value/],
-    ["trainer.beta=[1", /^--set trainer\.beta:\d+:\d+: expected YAML/],
-  ];
-  for (const [set, message] of rows) {
-    const e = await caught(async () => train(start, [set]));
-    assert.is(e.code, "INVALID_CONFIG", set);
+    assert.is(e.code, "INVALID_CONFIG");
     assert.match(e.message, message);
-  }
+    if (hint) assert.match(e.hint ?? "", hint);
+  });
+
+const refusedSettings: [set: string, message: RegExp][] = [
+  ["trainer.beta=-1", /^command line: trainer\.beta: expected a number greater than 0, got -1/],
+  ["trainer.bta=1", /^command line: trainer\.bta: unknown key; did you mean 'beta'/],
+  ["trainer.beta", /--set: expected key=value/],
+  ["=1", /--set: expected key=value/],
+  ["a..b=1", /--set: expected key=value/],
+  ["trainer.beta=[1", /^--set trainer\.beta:\d+:\d+: expected YAML/],
+];
+for (const [set, message] of refusedSettings)
+  test(`a setting of the command line is refused as such: ${set}`, async () => {
+    const e = await caught(async () => train(start, [set]));
+    assert.is(e.code, "INVALID_CONFIG");
+    assert.match(e.message, message);
+  });
+
+test("a missing key is told of where the configuration came from", async () => {
   const e = await caught(async () => resolveConfig("train", { model: "m" }, "somewhere"));
   assert.match(e.message, /^somewhere: data: expected/);
 });
@@ -212,7 +214,7 @@ test("files that are none", async () => {
 
 test("a supervised run takes no keys of a preference loss, except from a preset", async () => {
   const options = trainOptionsOf("sft", await train(`${start}preset: paper\n`));
-  assert.not.ok("beta" in options.trainer || "loss" in options.trainer);
+  none(Object.keys(options.trainer), (key) => key === "beta" || key === "loss");
   const given = await train(`${start}trainer: {beta: 0.2}\n`);
   assert.match((await caught(async () => trainOptionsOf("sft", given))).message, /trainer\.beta: expected nothing/);
 });
@@ -226,7 +228,7 @@ test("defaults are those of train(): an empty configuration asks for the same", 
   assert.equal([none, nothing], [{}, {}]);
   const media = { mediaTimeoutMs: 300_000, mediaMaxLost: 0 };
   assert.equal(load, { device: "auto", dtype: "auto", featureCache: { dir: join("r", "features") }, ...media });
-  const documented = readFileSync(fileURLToPath(new URL("../src/trainer.ts", import.meta.url)), "utf8");
+  const documented = readFileSync(fileURLToPath(new URL("../src/train/trainer.ts", import.meta.url)), "utf8");
   for (const [key, value] of [
     ["learningRate", "5e-7"],
     ["eps", "1e-8"],
@@ -257,7 +259,7 @@ for (const kind of ["train", "run"] as const)
 
 test("docs/configuration.md is what the schema says", () => {
   const page = readFileSync(fileURLToPath(new URL("../docs/configuration.md", import.meta.url)), "utf8");
-  assert.ok(page === configurationPage(), "run node --import tsx scripts/config-docs.mjs");
+  assert.is(page, configurationPage(), "run node --import tsx scripts/config-docs.mjs");
 });
 
 test("config show and config schema", async () => {

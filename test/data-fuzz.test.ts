@@ -4,12 +4,13 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { ordered } from "./helpers/assert.js";
 import { checkSnappy } from "../src/data/snappy.js";
-import { readExamples } from "../src/data/examples.js";
-import { readPairs } from "../src/data/pairs.js";
-import { readSamples } from "../src/data/samples.js";
+import { readExamples } from "../src/data/read-examples.js";
+import { readPairs } from "../src/data/read-pairs.js";
+import { readSamples } from "../src/data/read-samples.js";
 import { readThrift } from "../src/data/thrift.js";
-import { isIsrDpoError } from "../src/errors.js";
+import { isIsrDpoError } from "../src/base/errors.js";
 import { all, caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { uniform } from "./helpers/seeded.js";
@@ -132,7 +133,7 @@ const nested = (delta: number, body: number[]) => [delta * 16 + 12, ...body];
 function withPage(page: number[]): Buffer {
   const bytes = Buffer.from(sources["pyarrow_none.parquet"]!);
   const dictionary = readThrift(bytes, 4);
-  assert.ok(dictionary.end < 100);
+  ordered(dictionary.end, "<", 100);
   bytes.fill(0, 4, 4 + 64);
   Buffer.from(page).copy(bytes, 4);
   return bytes;
@@ -189,7 +190,7 @@ for (const [name, bytes, message] of structures)
 
 test("the sources themselves are read", async () => {
   for (const name of tables.filter((name) => !name.includes("lz4")))
-    assert.ok((await use(folder + name, () => 2)) > 0, name);
+    ordered(await use(folder + name, () => 2), ">", 0, name);
 });
 
 // A block for each way in which a Snappy length can lie; the last two made a reader walk backwards.

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { readLines } from "../src/data/lines.js";
+import { readLines } from "../src/base/lines.js";
 import { script } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";

@@ -1,12 +1,13 @@
 // Pairs that are written come back the same, whole or not at all.
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parquetMetadata, parquetReadObjects } from "hyparquet";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { readPairs } from "../src/data/pairs.js";
-import { type PairRecord, writePairs } from "../src/data/write.js";
+import { missing } from "./helpers/assert.js";
+import { readPairs } from "../src/data/read-pairs.js";
+import { type PairRecord, writePairs } from "../src/data/write-pairs.js";
 import { root } from "./helpers/child.js";
 import { all, caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
@@ -181,7 +182,7 @@ test("paths and options", async () => {
   assert.is((await write(join(dir, "a.jsonl"), "rows", { format: "trl" })).code, "INVALID_ARGUMENT");
   assert.is((await write(join(dir, "a.jsonl"), null, { format: "trl" })).code, "INVALID_ARGUMENT");
   assert.is((await write(join(dir, "a.jsonl"), [1], { format: "trl" })).code, "INVALID_ARGUMENT");
-  assert.not(existsSync(join(dir, "a.jsonl")));
+  missing(join(dir, "a.jsonl"));
 });
 
 test.run();

@@ -1,28 +1,30 @@
 // The demo in small: all designs from the shipped model, what they share, the files of the report, and going on.
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { demoTable } from "../src/cli/demo.js";
+import { exists, includes } from "./helpers/assert.js";
+import { demoTable } from "../src/cli/demo-command.js";
 import { writeReport } from "../src/report/report.js";
-import { type DemoEvent, type DemoResult, demo, demoDesigns, wilson } from "../src/world/demo.js";
+import { type DemoEvent, demo, demoDesigns, wilson } from "../src/synthetic/demo.js";
 import { temporaryFolder } from "./helpers/files.js";
+import { shared } from "./helpers/shared.js";
 
 const test = suite("demo");
 const dir = join(temporaryFolder(), "demo");
 const small = { clips: 8, heldOut: 4, iterations: 2 };
-let result: DemoResult;
-const events: DemoEvent[] = [];
-
-test.before(async () => {
+/** One demo, its result and its events. */
+const shown = shared(async () => {
+  const events: DemoEvent[] = [];
   const run = demo({ dir, ...small });
   for await (const e of run) events.push(e);
-  result = await run.result;
+  return { result: await run.result, events };
 });
 
 const read = (...names: string[]) => readFileSync(join(dir, ...names));
 
-test("four designs, each model measured; the first iteration with a context is computed once", () => {
+test("four designs, each model measured; the first iteration with a context is computed once", async () => {
+  const { result, events } = await shown();
   for (const design of demoDesigns) {
     assert.is(result.accuracy[design].length, 3);
     assert.is(result.alignment[design].length, 2);
@@ -41,12 +43,14 @@ test("four designs, each model measured; the first iteration with a context is c
     assert.is(JSON.parse(String(read(design, "iterations", "1", "start.json"))).context, design);
 });
 
-test("nothing is warned of: what a design does not use of the prompts is the demo's doing, not the user's", () => {
+test("nothing is warned of: what a design does not use of the prompts is the demo's doing, not the user's", async () => {
+  const { events } = await shown();
   const warned = events.flatMap((e) => (e.type === "iteration" && e.event.type === "warning" ? [e.event.message] : []));
   assert.equal(warned, []);
 });
 
-test("accuracies with intervals and chance, and a table of them", () => {
+test("accuracies with intervals and chance, and a table of them", async () => {
+  const { result } = await shown();
   const { accuracy, interval, chance, count } = JSON.parse(String(read("renew", "evaluation", "world.3.json")));
   const { sampled } = result.accuracy.renew[2]!;
   assert.equal([accuracy, count], [sampled.exact, 8]);
@@ -63,12 +67,14 @@ test("Wilson's interval", () => {
 });
 
 test("the report takes it", async () => {
+  await shown();
   const made = await writeReport(dir);
   assert.is(made.kind, "comparison");
-  assert.ok(readFileSync(made.path, "utf8").includes("retrospective"));
+  includes(readFileSync(made.path, "utf8"), "retrospective");
 });
 
 test("called again, nothing is computed again", async () => {
+  const { result } = await shown();
   const again = demo({ dir, ...small });
   const stages: string[] = [];
   for await (const e of again) if (e.type === "iteration" && e.event.type === "stage") stages.push(e.event.stage);
@@ -92,7 +98,7 @@ test("without ffmpeg: folders of frames, and it says so", async () => {
   }
   const [name] = readdirSync(join(other, "videos"));
   assert.is(readdirSync(join(other, "videos", name!)).length, 16);
-  assert.ok(existsSync(join(other, "none/iterations/1/model/model.safetensors")));
+  exists(join(other, "none/iterations/1/model/model.safetensors"));
 });
 
 test.run();

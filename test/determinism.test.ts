@@ -11,7 +11,7 @@ import {
   type TrainerOptions,
   type VideoLM,
 } from "../src/index.js";
-import { close, maxAbs, near, sameBits } from "./helpers/assert.js";
+import { close, maxAbs, near, ordered, sameBits } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { seededIds, seededModel } from "./helpers/seeded.js";
 
@@ -120,7 +120,8 @@ for (const dtype of dtypes)
         }
       await recomputed(model, r, alone[0]!);
     }
-    assert.ok(session.cachedTokens > 0 && session.bytes > 0);
+    ordered(session.cachedTokens, ">", 0);
+    ordered(session.bytes, ">", 0);
     await batchedLogProbs(model, prompts);
   });
 
@@ -162,7 +163,7 @@ test("a shared prefix, packed or not: equal loss and gradients within float32 ro
     return await trainer.gradients(items!);
   };
   const [shared, apart] = [await run({ sharePrefix: true }), await run({ sharePrefix: false })];
-  assert.ok(shared.metrics.tokensComputed < apart.metrics.tokensComputed, "sharing saves tokens");
+  ordered(shared.metrics.tokensComputed, "<", apart.metrics.tokensComputed, "sharing saves tokens");
   close(shared.metrics.loss, apart.metrics.loss, 1e-6, "loss");
   for (const [name, t] of apart.gradients)
     near(f32(shared.gradients.get(name)), f32(t), 5e-6 * maxAbs(f32(t)) + 1e-9, `gradient of ${name}`);
@@ -219,7 +220,7 @@ test("swapping chosen and rejected negates the margin", async () => {
     (await trainer.gradients(forth, { names: [] })).metrics,
     (await trainer.gradients(back, { names: [] })).metrics,
   ];
-  assert.ok(Math.abs(a.margin) > 1e-3);
+  ordered(Math.abs(a.margin), ">", 1e-3);
   close(b.margin, -a.margin, 1e-6 * Math.abs(a.margin), "margin");
   close(b.chosenReward, a.rejectedReward, 1e-6 * Math.abs(a.rejectedReward), "reward");
 });

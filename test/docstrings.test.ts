@@ -7,7 +7,7 @@ import * as assert from "uvu/assert";
 
 const test = suite("docstrings");
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
-const entries = ["src/index.ts", "src/native.ts"].map((file) => join(top, file));
+const entries = ["src/index.ts", "src/native.ts", "src/synthetic/index.ts"].map((file) => join(top, file));
 
 /** A program of the package and of more files that stand nowhere, which import it by its name. */
 function programOf(more: ReadonlyMap<string, string>): ts.Program {

@@ -8,11 +8,11 @@ import { join } from "node:path";
 import { inspect } from "node:util";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { retryAfter, shown } from "../src/judge/endpoint.js";
+import { retryAfter, shown } from "../src/judge/openai-endpoint.js";
 import type { JudgeItem } from "../src/judge/judge.js";
-import { type OpenAIJudge, type OpenAIJudgeOptions, openaiJudge, readChoice } from "../src/judge/openai.js";
+import { type OpenAIJudge, type OpenAIJudgeOptions, openaiJudge, readChoice } from "../src/judge/openai-judge.js";
 import { caught } from "./helpers/data.js";
-import { rejects } from "./helpers/assert.js";
+import { excludes, ordered, rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const test = suite("judge-openai");
@@ -118,7 +118,7 @@ const all = (...values: unknown[]) =>
 function keepsSecret(...values: unknown[]): void {
   const text = all(...values);
   for (const part of [secret, JSON.stringify(secret).slice(1, -1), secret.slice(3, 15)])
-    assert.not.ok(text.includes(part), `the key in ${text.slice(0, 500)}`);
+    excludes(text, part, "the key");
 }
 
 // ---- what passes
@@ -327,7 +327,7 @@ test("requests a minute are spaced", () =>
   against(fair, { perMinute: 1200, concurrency: 4 }, async (judge) => {
     const begin = performance.now();
     await judge.compare(items(4));
-    assert.ok(performance.now() - begin > 145, "three spaces of 50 ms");
+    ordered(performance.now() - begin, ">", 145, "three spaces of 50 ms");
   }));
 
 test("an abort ends at once with its reason, while waiting and while asking", async () => {
@@ -472,20 +472,19 @@ for (const [change, code, message] of refused)
   test(`refused: ${inspect(change)}`, () =>
     rejects(() => openaiJudge({ ...good, ...change } as OpenAIJudgeOptions), code, message, "openaiJudge"));
 
-test("addresses", async () => {
-  for (const [end, path] of [
-    ["", "/v1/chat/completions"],
-    ["/", "/v1/chat/completions"],
-    ["/chat/completions", "/v1/chat/completions"],
-    ["?api-version=3#x", "/v1/chat/completions?api-version=3"],
-  ])
-    await against(fair, {}, async (_, server, url) => {
+for (const [end, path] of [
+  ["", "/v1/chat/completions"],
+  ["/", "/v1/chat/completions"],
+  ["/chat/completions", "/v1/chat/completions"],
+  ["?api-version=3#x", "/v1/chat/completions?api-version=3"],
+] as const)
+  test(`a url that ends with "/v1${end}" is asked at ${path}`, () =>
+    against(fair, {}, async (_, server, url) => {
       const judge = openaiJudge({ ...quick, url: url + end });
       await judge.compare(items(1));
       assert.is(server.asks[0]!.request.url, path);
-      assert.is(judge.id.includes("api-version"), false);
-    });
-});
+      excludes(judge.id, "api-version");
+    }));
 
 test("ids follow from what is judged", () =>
   against(fair, {}, async (judge, server) => {

@@ -7,9 +7,10 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { includes, ordered } from "./helpers/assert.js";
 import { openAIJudgePrompts, openaiJudge, runIterations } from "../src/index.js";
-import { defaultPrompts, endpointWords, promptsOf } from "../src/isr/prompts.js";
-import { readChoice } from "../src/judge/openai.js";
+import { defaultPrompts, endpointWords, promptsOf } from "../src/iterate/method-prompts.js";
+import { readChoice } from "../src/judge/openai-judge.js";
 import { root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { clips, isrOptions } from "./helpers/isr-run.js";
@@ -103,7 +104,7 @@ test("of a configuration: its prompts go to its endpoint, and make another judge
   const o = isrOptions(dir, join(temporaryFolder(), "run"));
   const judge = { kind: "openai", endpoint: { url, model: "m" }, truncated: "keep" } as const;
   await runIterations({ ...o, to: 2, config: { ...o.config, judge, prompts: file } }).result;
-  assert.ok(asked.length > 0);
+  ordered(asked.length, ">", 0);
   assert.ok(
     asked.every((a) => a.system === "You are strict." && a.user.startsWith("Seen ")),
     JSON.stringify(asked[0]),
@@ -120,7 +121,7 @@ test("what is not replaced stays the endpoint's own", () => {
   const plain = endpointWords(promptsOf({ judge: { plain: words.judge.plain } }));
   assert.equal(Object.keys(plain.prompts!), ["plain"]);
   assert.match(plain.prompts!.plain!, /^Q \{question\}.*\n\nReply with one line of JSON.*"choice": 1\} if answer 1/s);
-  assert.is(openAIJudgePrompts.plain.includes("{id}"), true);
+  includes(openAIJudgePrompts.plain, "{id}");
 });
 
 const choices: readonly [reply: string, labels: readonly [string, string], prefer: 0 | 1 | null | "none"][] = [

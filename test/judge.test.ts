@@ -16,9 +16,9 @@ import {
   unswapped,
   type Verdict,
 } from "../src/judge/judge.js";
-import { parseChoice, selfJudge } from "../src/judge/self.js";
+import { parseChoice, selfJudge } from "../src/judge/self-judge.js";
 import { rejects } from "./helpers/assert.js";
-import { folderOf } from "./helpers/golden_video.js";
+import { folderOf } from "./helpers/golden-video.js";
 
 const test = suite("judge");
 

@@ -6,12 +6,13 @@ import { dirname, join, posix, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { ordered } from "./helpers/assert.js";
 
 interface Ladder {
   steps: readonly (readonly string[])[];
   /** Rooms inside a room: they see what the outer room sees and the room itself; nobody includes them. */
   inner: readonly string[];
-  /** Outside modules that one room alone may touch. */
+  /** Outside modules that one room, or one file, alone may touch. */
   only: readonly { module: RegExp; room: string }[];
 }
 
@@ -23,26 +24,19 @@ const native: Ladder = {
 
 const src: Ladder = {
   steps: [
-    ["errors", "types", "python-json"],
-    ["addon", "check", "handler", "outputs", "run", "owned"],
-    ["text", "video"],
-    ["media", "stream"],
-    ["inputs"],
-    ["sequence", "loss", "communicator"],
-    ["generate"],
-    ["chat", "session"],
-    ["model", "inspect", "data", "store"],
-    ["trainer", "judge"],
-    ["native"],
-    ["training", "config"],
-    ["isr"],
-    ["evaluate", "report", "world", "plan"],
-    ["live"],
+    ["base"],
+    ["text", "video", "data"],
+    ["model", "runfolder"],
+    ["judge"],
+    ["train"],
+    ["native", "config"],
+    ["iterate"],
+    ["plan", "report", "synthetic"],
     ["index"],
     ["cli"],
   ],
   inner: [],
-  only: [{ module: /^node-gyp-build$/, room: "addon" }],
+  only: [{ module: /^node-gyp-build$/, room: "base/addon.ts" }],
 };
 
 type Files = ReadonlyMap<string, string>; // path inside native/ or src/ -> text
@@ -88,7 +82,8 @@ function violationsOf(edges: readonly Edge[], ladder: Ladder): string[] {
     }
     if (!inside) {
       for (const rule of ladder.only)
-        if (rule.module.test(to) && room !== rule.room) found.push(`${from} uses ${to}: only ${rule.room} may`);
+        if (rule.module.test(to) && room !== rule.room && from !== rule.room)
+          found.push(`${from} uses ${to}: only ${rule.room} may`);
       continue;
     }
     const target = roomOf(to, ladder);
@@ -102,6 +97,28 @@ function violationsOf(edges: readonly Edge[], ladder: Ladder): string[] {
   }
   return found;
 }
+
+/** Files that use each other in a circle, edges of types included: each circle once, in the order of its edges. */
+function circlesOf(edges: readonly Edge[]): string[] {
+  const uses = new Map<string, string[]>();
+  for (const { from, to, inside } of edges)
+    if (inside) uses.set(from, [...(uses.get(from) ?? []), to.replace(/\.js$/, ".ts")]);
+  const found = new Set<string>();
+  const done = new Set<string>();
+  const walk = (file: string, path: readonly string[]): void => {
+    const at = path.indexOf(file);
+    if (at >= 0) found.add([...path.slice(at), file].join(" -> "));
+    if (at >= 0 || done.has(file)) return;
+    for (const next of uses.get(file) ?? []) walk(next, [...path, file]);
+    done.add(file);
+  };
+  for (const file of uses.keys()) walk(file, []);
+  return [...found];
+}
+
+/** The ladder in one line, as CONTRIBUTING.md shows it. */
+const drawn = ({ steps }: Ladder): string =>
+  steps.map((rooms) => (rooms.length > 1 ? `{${rooms.join(", ")}}` : rooms[0])).join(" < ");
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -121,7 +138,7 @@ const srcEdges = (files: Files) => [...files].flatMap(([file, text]) => importsO
 test("native includes go downward only", () => {
   const files = readTree("native", /\.(h|cc|cu|cuh)$/);
   const edges = nativeEdges(files);
-  assert.ok(edges.filter((e) => e.inside).length > 50, "the scan found the includes");
+  ordered(edges.filter((e) => e.inside).length, ">", 50, "the scan found the includes");
   assert.equal(violationsOf(edges, native), []);
   const missing = edges.filter((e) => e.inside && !files.has(e.to)).map((e) => `${e.from}: no file ${e.to}`);
   assert.equal(missing, []);
@@ -129,8 +146,34 @@ test("native includes go downward only", () => {
 
 test("src imports go downward only", () => {
   const edges = srcEdges(readTree("src", /\.[cm]?ts$/));
-  assert.ok(edges.filter((e) => e.inside).length > 5, "the scan found the imports");
+  ordered(edges.filter((e) => e.inside).length, ">", 5, "the scan found the imports");
   assert.equal(violationsOf(edges, src), []);
+});
+
+for (const [tree, edges] of [
+  ["native", () => nativeEdges(readTree("native", /\.(h|cc|cu|cuh)$/))],
+  ["src", () => srcEdges(readTree("src", /\.[cm]?ts$/))],
+] as const)
+  test(`no circle between files of ${tree}/`, () => assert.equal(circlesOf(edges()), []));
+
+test("src/ has at most 14 folders, each of them a room, and no loose file but the entries of the package", () => {
+  const paths = [...readTree("src", /./).keys()];
+  const folders = [...new Set(paths.filter((path) => path.includes("/")).map((path) => path.split("/")[0]!))];
+  assert.ok(folders.length <= 14, folders.join(" "));
+  assert.equal(
+    paths.filter((path) => !path.includes("/")),
+    ["index.ts", "native.ts"],
+  );
+  const rooms = src.steps.flat().filter((room) => room !== "index" && room !== "native");
+  assert.equal(rooms.sort(), folders.sort());
+});
+
+test("CONTRIBUTING.md shows these ladders", () => {
+  const page = readFileSync(join(top, "CONTRIBUTING.md"), "utf8").replace(/\s+/g, " ");
+  for (const [tree, ladder] of Object.entries({ native, src })) {
+    const line = `${tree}: ${drawn(ladder)}`;
+    assert.ok(page.includes(line), `CONTRIBUTING.md has to show: ${line}`);
+  }
 });
 
 // A checker that finds nothing proves nothing: each planted edge must be found, and its lawful twin must not.
@@ -161,20 +204,20 @@ for (const [file, line, ok] of plantedIncludes)
   });
 
 const plantedImports: readonly [file: string, line: string, ok: boolean][] = [
-  ["addon.ts", 'import { loadModel } from "./model.js";', false],
-  ["model.ts", 'import type { Trainer } from "./trainer.js";', false],
-  ["model.ts", 'export * from "./index.js";', false],
-  ["data/hound.ts", 'const { compare } = await import("../judge/self.js");', false],
-  ["isr/iteration.ts", 'import "../cli/main.js";', false],
-  ["index.ts", 'import run from "./cli/run.js";', false],
-  ["model.ts", 'import build from "node-gyp-build";', false],
-  ["attic.ts", 'import { x } from "./addon.js";', false],
-  ["cli/run.ts", 'import { version } from "../../package.json";', false],
-  ["trainer.ts", 'import { VideoLM } from "./model.js";', true],
-  ["cli/run.ts", 'import { loadModel } from "../index.js";', true],
-  ["cli/run.ts", 'import { print } from "./print.js";', true],
-  ["addon.ts", 'import build from "node-gyp-build";', true],
-  ["model.ts", '// import { run } from "./cli/run.js";', true],
+  ["base/addon.ts", 'import { loadModel } from "../model/model.js";', false],
+  ["model/model.ts", 'import type { Trainer } from "../train/trainer.js";', false],
+  ["model/model.ts", 'export * from "../index.js";', false],
+  ["data/llava-hound.ts", 'const { compare } = await import("../judge/self-judge.js");', false],
+  ["iterate/iteration.ts", 'import "../cli/main.js";', false],
+  ["index.ts", 'import run from "./cli/run-command.js";', false],
+  ["base/check.ts", 'import build from "node-gyp-build";', false],
+  ["attic.ts", 'import { x } from "./base/addon.js";', false],
+  ["cli/run-command.ts", 'import { version } from "../../package.json";', false],
+  ["train/trainer.ts", 'import { VideoLM } from "../model/model.js";', true],
+  ["cli/run-command.ts", 'import { loadModel } from "../index.js";', true],
+  ["cli/run-command.ts", 'import { print } from "./print.js";', true],
+  ["base/addon.ts", 'import build from "node-gyp-build";', true],
+  ["model/model.ts", '// import { run } from "../cli/main.js";', true],
 ];
 
 for (const [file, line, ok] of plantedImports)
@@ -182,5 +225,26 @@ for (const [file, line, ok] of plantedImports)
     const found = violationsOf(srcEdges(new Map([[file, `${line}\n`]])), src);
     assert.is(found.length, ok ? 0 : 1, found.join("; "));
   });
+
+const plantedCircles: readonly [what: string, files: Readonly<Record<string, string>>, circles: readonly string[]][] = [
+  [
+    "two files, one edge of types",
+    { "a.ts": 'import { b } from "./b.js";', "b.ts": 'import type { A } from "./a.js";' },
+    ["a.ts -> b.ts -> a.ts"],
+  ],
+  [
+    "three files, behind one that is in no circle",
+    { "a.ts": 'import "./b.js";', "b.ts": 'import "./c.js";', "c.ts": 'import "./d.js";', "d.ts": 'import "./b.js";' },
+    ["b.ts -> c.ts -> d.ts -> b.ts"],
+  ],
+  [
+    "a diamond, which is none",
+    { "a.ts": 'import "./b.js";\nimport "./c.js";', "b.ts": 'import "./d.js";', "c.ts": 'import "./d.js";' },
+    [],
+  ],
+];
+
+for (const [what, files, circles] of plantedCircles)
+  test(`planted circle: ${what}`, () => assert.equal(circlesOf(srcEdges(new Map(Object.entries(files)))), circles));
 
 test.run();

@@ -5,18 +5,19 @@ import { connect } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { every, ordered } from "./helpers/assert.js";
 import type { IterationEvent } from "../src/index.js";
-import { waitingLimit } from "../src/live/clients.js";
-import { LiveServer } from "../src/live/server.js";
-import { limits, LiveState, textLimit } from "../src/live/state.js";
-import type { RunStepMetrics } from "../src/training/events.js";
+import { waitingLimit } from "../src/report/live-clients.js";
+import { LiveServer } from "../src/report/live-server.js";
+import { limits, LiveState, textLimit } from "../src/report/live-state.js";
+import type { RunStepMetrics } from "../src/train/run-events.js";
 import { bundled } from "./helpers/bundle.js";
 import { browser, picture } from "./helpers/browser.js";
 import { opened } from "./helpers/browser.js";
 import { needing } from "./helpers/optional.js";
 import { node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
-import { hostileTexts } from "./helpers/run_folder.js";
+import { hostileTexts } from "./helpers/run-folder.js";
 
 const test = suite("live");
 const { b, missing } = await browser();
@@ -133,9 +134,10 @@ test("the state is bounded, and says how much there was", () => {
   for (let i = 0; i < 5 * limits.points; i++) state.take(stepEvent(i));
   for (let i = 0; i < 3 * limits.pairs; i++) state.take(pairEvent(`q${i}`, "x".repeat(1 << 20), "y"));
   const { series, pairs } = state.snapshot;
-  assert.ok(series.points.length <= limits.points && series.points.length > limits.points / 2);
+  ordered(series.points.length, "<=", limits.points);
+  ordered(series.points.length, ">", limits.points / 2);
   assert.equal([series.total, series.every], [5 * limits.points, 8]);
-  assert.ok(series.points.every(([n]) => n % series.every === 0));
+  every(series.points, ([n]) => n % series.every === 0);
   assert.equal([pairs.items.length, pairs.total], [limits.pairs, 3 * limits.pairs]);
   assert.equal([pairs.items[0]!.chosen.text.length, pairs.items[0]!.chosen.length], [textLimit, 1 << 20]);
 });
@@ -197,10 +199,8 @@ for (const [name, width, scheme] of [
     await picture(page, `live-${name}`);
     assert.is(await page.evaluate("document.querySelectorAll('main img, main b b, main script').length"), 0);
     assert.not.equal(await page.evaluate("document.title"), "owned");
-    assert.ok(
-      await page.evaluate("document.documentElement.scrollWidth <= innerWidth"),
-      "nothing is wider than the screen",
-    );
+    const [widest, screen] = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]");
+    ordered(widest, "<=", screen, "nothing is wider than the screen");
     await live.end({ state: "done" });
     await shows("document.getElementById('connection').textContent", [/end|done|finished/i]);
     assert.equal(said, []);

@@ -1,11 +1,13 @@
 // The package as its user gets it: what is packed, what it says of itself, and what a bundler makes of it.
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildSync } from "esbuild";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { isIsrDpoError, loadModel, worldModel } from "../src/index.js";
+import { isError, missing } from "./helpers/assert.js";
+import { loadModel } from "../src/index.js";
+import { worldModel } from "../src/synthetic/index.js";
 import { node, root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
@@ -28,7 +30,7 @@ test("a clone without development packages, or with a part missing, is not packe
   assert.match(partial.stderr, /not packed: \.\/dist\/index\.d\.ts.*native\/binding.*missing\n.*whole clone/);
   writeFileSync(join(tsup, "none.cjs"), "process.exit(3)");
   assert.match(pack().stderr, /not packed: tsup failed/);
-  assert.not(existsSync(join(clone, "isr-dpo-0.1.0.tgz")));
+  missing(join(clone, "isr-dpo-0.1.0.tgz"));
 });
 
 test("what is packed: all that is promised, all that a build needs, and no tests", () => {
@@ -38,7 +40,12 @@ test("what is packed: all that is promised, all that a build needs, and no tests
   const wanted = [
     ...["README.md", "LICENSE", "CHANGELOG.md", "package.json", "CMakeLists.txt", "binding.gyp"],
     ...["cmake/install.cjs", "cmake/build.cjs", "cmake/addon.cmake", "cmake/fuzz.cmake", "native/binding/host.cc"],
-    ...["src/live/page", "src/report/page"].map((folder) => [...files].find((f) => f.startsWith(folder)) ?? folder),
+    ...[
+      "src/report/page/page.js",
+      "src/report/page/live.js",
+      "src/report/page/live-chart.js",
+      "src/report/page/live.css",
+    ],
     ...["config.json", "model.safetensors", "tokenizer.json", "prompts.json"].map((f) => `models/world/${f}`),
     "examples/iterate.mjs",
   ];
@@ -81,6 +88,18 @@ test("the model that ships: by its name in ESM, each of its files in CommonJS to
   assert.is(join(worldModel), folder);
   await using model = await loadModel(worldModel);
   assert.is(model.info.family, "llava_hound");
+});
+
+test("isr-dpo/synthetic holds the synthetic world, and isr-dpo still has each of its old names", async () => {
+  const [synthetic, main] = await Promise.all([import("../src/synthetic/index.js"), import("../src/index.js")]);
+  assert.equal(Object.keys(synthetic).sort(), [
+    "initCheckpoint",
+    "worldModel",
+    "worldSpec",
+    "writeWorld",
+    "writeWorldExamples",
+  ]);
+  for (const [name, value] of Object.entries(synthetic)) assert.is(main[name as keyof typeof main], value, name);
 });
 
 for (const format of ["esm", "cjs"] as const)
@@ -131,7 +150,7 @@ test("without a binary the way to build is that of the place: a clone, or somebo
     const env = { NODE_PATH: join(root, "node_modules"), ISR_DPO_PREBUILD: "" };
     const ended = node(["--import", "tsx", "--input-type=module", "-e", use], env);
     const told = JSON.parse(ended.out);
-    assert.ok(isIsrDpoError(told, "BINARY_MISSING"), ended.out + ended.err);
+    isError(told, "BINARY_MISSING", ended.out + ended.err);
     assert.match(told.hint!, way);
   }
 });

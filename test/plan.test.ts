@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { inspectCheckpoint, type Plan, type PlanOptions, plan, train } from "../src/index.js";
-import { rejects } from "./helpers/assert.js";
+import { ordered, rejects } from "./helpers/assert.js";
 import { node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
@@ -48,7 +48,7 @@ test("the model and two states are on disk, in the file's own type", async () =>
   const one = await dpo(model, { items: 1 });
   const more = await dpo(model, { items: 1001 });
   about(one.bytes.disk, parameters * 4 + 2 * 12 * parameters, 0.05, "disk");
-  assert.ok(more.bytes.disk > one.bytes.disk);
+  ordered(more.bytes.disk, ">", one.bytes.disk);
 });
 
 test("activations grow with the micro-batch and shrink with checkpointing", async () => {
@@ -63,11 +63,11 @@ test("activations grow with the micro-batch and shrink with checkpointing", asyn
 
 test("a video model: towers, media and features count; a trained tower has masters and no cache", async () => {
   const frozen = await dpo(golden("llava_hound"));
-  assert.ok(frozen.bytes.vision > 0);
+  ordered(frozen.bytes.vision, ">", 0);
   const trained = await dpo(golden("llava_hound"), { trainer: { train: { vision: true, projector: true } } });
-  assert.ok(trained.bytes.optimizer > frozen.bytes.optimizer);
+  ordered(trained.bytes.optimizer, ">", frozen.bytes.optimizer);
   const off = await dpo(golden("llava_hound"), { load: { featureCache: false } });
-  assert.ok(off.bytes.disk < frozen.bytes.disk);
+  ordered(off.bytes.disk, "<", frozen.bytes.disk);
 });
 
 test("gradients and optimizer are shared out over ranks, memory of this machine too", async () => {
@@ -93,16 +93,16 @@ test("the time of a job is a range that five measurements agree on", async () =>
   const earliest = Math.min(...ranges.map((r) => r.to));
   assert.ok(latest <= earliest, `no length is in all of ${JSON.stringify(ranges)}`);
   const twice = (await dpo(golden("text_llama"), { epochs: 20 })).seconds!;
-  assert.ok(twice.from > latest && twice.to > earliest, "twenty epochs take longer");
+  ordered(twice.from, ">", latest, "twenty epochs take longer");
+  ordered(twice.to, ">", earliest, "twenty epochs take longer");
 });
 
 test("what does not fit says what to change; what fits says nothing", async () => {
   const o = { tokensPerItem: 400, trainer: { microBatchTokens: 3200, checkpointing: false } };
   const fits = await dpo(golden("text_llama"), o);
-  assert.is(fits.fits, true);
-  assert.equal(fits.advice, []);
+  assert.equal([fits.fits, fits.advice], [true, []]);
   const tight = await dpo(golden("text_llama"), { ...o, memory: memory(fits) - 1 });
-  assert.is(tight.fits, false);
+  assert.is(tight.fits, false, JSON.stringify(tight.bytes));
   for (const change of ["checkpointing: true", "microBatchTokens", "dtype: bf16"])
     assert.ok(
       tight.advice.some((line) => line.startsWith(change) && line.endsWith(": fits")),
@@ -146,7 +146,7 @@ test("the paper's 7B model on cards", async () => {
   ] as const)
     found.push(await fitting(cards, card));
   assert.equal(found, [false, true, true, true, true]);
-  assert.is(one.fits, false);
+  assert.is(one.fits, false, JSON.stringify(one.bytes));
   assert.ok(
     one.advice.some((line) => line.startsWith("ranks: 2,")),
     one.advice.join("; "),
@@ -162,8 +162,8 @@ test("the paper's run on disk: eight models, two states, the features of all vid
 test("keys and values: a longer answer needs more pages, an endpoint's judge needs none", async () => {
   const kv = async (config: object) => (await paper(1, 141e9, { config })).bytes.kvCache;
   const short = await kv({ response: { maxTokens: 64 } });
-  assert.ok((await kv({ response: { maxTokens: 512 } })) > short);
-  assert.ok((await kv({ response: { maxTokens: 64 }, groupVideos: 4 })) === 4 * short);
+  ordered(await kv({ response: { maxTokens: 512 } }), ">", short);
+  assert.is(await kv({ response: { maxTokens: 64 }, groupVideos: 4 }), 4 * short);
   assert.is(short % (32 * 2 * 64 * 32 * 128 * 2), 0, "whole pages: layers, keys and values, tokens, heads, head, bf16");
 });
 
@@ -255,7 +255,7 @@ test("isr-dpo plan: flags, a configuration file, JSON and its exit codes", () =>
   const found = JSON.parse(cli(file, ...args).out) as Plan;
   const kept = JSON.parse(cli(file, ...args, "--no-checkpointing").out) as Plan;
   assert.equal([found.limit.memory, found.seconds], [8e9, null]);
-  assert.ok(kept.bytes.activations > found.bytes.activations);
+  ordered(kept.bytes.activations, ">", found.bytes.activations);
   const run = cli("--kind", "run", "--model", large, "--items", "10", "--memory", "80GB", "--device", "cuda");
   assert.is(run.code, 0, run.err);
   assert.match(run.out, /KV cache +[\d.]+ GiB\n/);
@@ -292,7 +292,7 @@ test("scored tokens of several turns, and of rows that are left out", async () =
   const of = async (more: object) => (await planned({ kind: "sft", data, onBadRow: "skip", ...more })).scored!;
   const [all, last] = [await of({}), await of({ turns: "last" })];
   assert.equal([all.rows, last.rows], [2, 2]);
-  assert.ok(all.tokens > last.tokens);
+  ordered(all.tokens, ">", last.tokens);
   await rejects(() => planned({ kind: "sft", data }), "DATA_INVALID", /rows\.jsonl:2: /, "fail");
 });
 

@@ -1,16 +1,17 @@
 // The report's numbers against arithmetic of the test's own, and hostile folders: what is told, what never becomes markup.
-import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { exists, includes, none, ordered, sameBytes, some } from "./helpers/assert.js";
 import { report } from "../src/index.js";
-import { countsOf, shares, sorted } from "../src/isr/exports.js";
+import { countsOf, shares, sorted } from "../src/iterate/iteration-exports.js";
 import { sectionsOf } from "../src/report/figures.js";
 import { escaped, scriptJson, visible } from "../src/report/html.js";
-import type { SampleRecords } from "../src/report/journal.js";
-import { readFolder } from "../src/report/read.js";
+import type { SampleRecords } from "../src/report/read-journal.js";
+import { readFolder } from "../src/report/read-run.js";
 import { writeReport } from "../src/report/report.js";
-import { SampleTable } from "../src/report/samples.js";
+import { SampleTable } from "../src/report/judged-samples.js";
 import { ticks } from "../src/report/chart.js";
 import { node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
@@ -22,7 +23,7 @@ import {
   writeComparison,
   writeRun,
   writeTraining,
-} from "./helpers/run_folder.js";
+} from "./helpers/run-folder.js";
 
 const test = suite("report");
 
@@ -149,7 +150,7 @@ test("counts are those that the iteration itself goes by", async () => {
   assert.is(open, 0);
   assert.equal(decided, countsOf(run.samples, records));
   const { first, verdicts, usable } = shares(records, 200);
-  assert.ok(verdicts > 50);
+  ordered(verdicts, ">", 50);
   assert.equal([judge.first / judge.preferring, judge.preferring, status.pair! / 200], [first, verdicts, usable]);
 });
 
@@ -266,7 +267,7 @@ test("a folder outside of the comparison, and shares that are none, are left out
   writeFileSync(join(dir, "comparison.json"), JSON.stringify({ title: "x", runs, truth }));
   const { missing } = await writeReport(dir);
   assert.is(missing.filter((m) => /names no folder inside/.test(m)).length, 4);
-  assert.ok(missing.some((m) => /judgeAlignment\.a\.1 is no share/.test(m)));
+  some(missing, (m) => /judgeAlignment\.a\.1 is no share/.test(m));
 });
 
 test("a training run: curves are means of neighbouring steps", async () => {
@@ -286,7 +287,7 @@ test("a training run: curves are means of neighbouring steps", async () => {
   assert.equal(curves.loss.slice(0, 2), [2, 7]); // 0..4, 5..9
   assert.equal(curves.chosenReward[0], null);
   assert.is(evaluations.length, 1);
-  assert.ok(existsSync(await report(dir)));
+  exists(await report(dir));
 });
 
 test("damaged journals: what does not hold is left out and counted, and the file stays as it is", async () => {
@@ -300,7 +301,7 @@ test("damaged journals: what does not hold is left out and counted, and the file
     missing.some((m) => /2 lines of the journal do not hold/.test(m)),
     missing.join("; "),
   );
-  assert.ok(readFileSync(path).equals(before));
+  sameBytes(readFileSync(path), before);
   const { runs } = await readFolder(dir);
   assert.is(runs[0]!.iterations[0]!.statistics.status.pair, 3);
 });
@@ -394,7 +395,7 @@ test("what would make the page too large is left out, evenly, and told", () => {
   assert.is(page.total, 1000);
   assert.ok(page.ids.length > 300 && page.ids.length < 400, String(page.ids.length));
   const gaps = page.ids.slice(1).map((id, i) => Number(id) - Number(page.ids[i]));
-  assert.ok(Math.max(...gaps) <= 3);
+  ordered(Math.max(...gaps), "<=", 3);
 });
 
 test("frames: pictures that the run keeps; what is no picture is not taken", async () => {
@@ -416,7 +417,7 @@ test("frames: pictures that the run keeps; what is no picture is not taken", asy
     ["a.mp4", "b.mp4"],
   );
   for (const url of Object.values(frames)) assert.is(url, `data:image/png;base64,${png}`);
-  assert.not.ok(missing.some((m) => m.startsWith("No frames")));
+  none(missing, (m) => m.startsWith("No frames"));
 });
 
 const spans: readonly [low: number, high: number, wanted: number, whole: boolean, expected: number[]][] = [
@@ -433,7 +434,7 @@ test("no folder of a run: NOT_FOUND", async () => {
   for (const dir of [temporaryFolder(), join(temporaryFolder(), "nowhere")]) {
     const e = await caught(() => report(dir));
     assert.is(e.code, "NOT_FOUND");
-    assert.ok(e.hint);
+    assert.type(e.hint, "string");
   }
 });
 
@@ -447,7 +448,7 @@ test("isr-dpo report: path on stdout, what is missing on stderr", async () => {
   assert.is(ended.code, 0, ended.err);
   assert.is(ended.out, `${out}\n`);
   assert.match(ended.err, /note: Win rates: /);
-  assert.ok(existsSync(out));
+  exists(out);
   const json = JSON.parse(cli(dir, "--json").out);
   assert.equal([json.path, json.kind, json.samples, json.shown], [join(dir, "report.html"), "run", 7, 7]);
   assert.is(cli(temporaryFolder()).code, 65);
@@ -455,7 +456,7 @@ test("isr-dpo report: path on stdout, what is missing on stderr", async () => {
 
 test("the package ships the page's parts", () => {
   const { files } = JSON.parse(readFileSync("package.json", "utf8"));
-  assert.ok(files.includes("src/report/page"));
+  includes(files, "src/report/page");
 });
 
 test.run();

@@ -23,7 +23,7 @@ import {
   type TrainOptions,
   train,
 } from "../src/index.js";
-import { Content } from "../src/store/content.js";
+import { Content } from "../src/runfolder/content-digest.js";
 import { rejects } from "./helpers/assert.js";
 import { caught, rowsFile } from "./helpers/data.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
@@ -106,7 +106,7 @@ test("the project moved, its files renamed, relative paths: the run goes on to t
   try {
     const more = { model: "the model", data: "renamed.jsonl", evalData: "./eval.jsonl", runDir: "run" };
     const { resumed } = await train(options(moved, more));
-    assert.is(resumed, true);
+    assert.equal({ resumed }, { resumed: true });
   } finally {
     process.chdir(at);
   }
@@ -252,7 +252,7 @@ test("iterations: other questions under the name of an evaluation that was made 
     /evaluate\.samples: expected the questions that model \d was asked on 20/,
     "changed",
   );
-  assert.ok(await runIterations({ ...o("others"), to: 3 }));
+  assert.is((await runIterations({ ...o("others"), to: 3 })).length, 2);
 });
 
 // ---- the date of chat templates

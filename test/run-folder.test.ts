@@ -16,12 +16,12 @@ import {
 import { dirname, join, relative } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { isIsrDpoError, runIterations, train, trainIteration, type TrainOptions } from "../src/index.js";
-import { begunName, Claim, type Owner } from "../src/store/claim.js";
-import { acquireLock } from "../src/store/lock.js";
-import { openRun, readRun } from "../src/store/run.js";
-import { demo } from "../src/world/demo.js";
-import { rejects } from "./helpers/assert.js";
+import { runIterations, train, trainIteration, type TrainOptions } from "../src/index.js";
+import { begunName, Claim, type Owner } from "../src/runfolder/folder-claim.js";
+import { acquireLock } from "../src/runfolder/folder-lock.js";
+import { openRun, readRun } from "../src/runfolder/run-json.js";
+import { demo } from "../src/synthetic/demo.js";
+import { every, exists, isError, missing, rejects } from "./helpers/assert.js";
 import { root } from "./helpers/child.js";
 import { caught, rowsFile } from "./helpers/data.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
@@ -120,7 +120,7 @@ test("a file, and a link to a full folder, are refused; a link to an empty folde
   for (const name of ["full", "empty"]) symlinkSync(join(top, name), join(top, `to-${name}`));
   await rejects(() => train(dpo(join(top, "to-full"))), "INVALID_ARGUMENT", /thesis\.tmp/, "a link to a full one");
   await train(dpo(join(top, "to-empty")));
-  assert.ok(existsSync(join(top, "empty/model/config.json")));
+  exists(join(top, "empty/model/config.json"));
 });
 
 test("the run of another kind, and of another format, is refused as it stands", async () => {
@@ -202,7 +202,7 @@ for (const [what, option, make] of meetings)
     const e = await caught(async () => train(dpo(runDir, make(top))));
     assert.is(e.code, "INVALID_ARGUMENT", e.message);
     assert.ok(e.message.startsWith(`${option}: `) && e.message.includes(runDir), e.message);
-    assert.not.ok(existsSync(runDir));
+    missing(runDir);
   });
 
 test("a cache inside the model's folder is refused, as is a run there", async () => {
@@ -234,7 +234,7 @@ test("iterations: their inputs may not lie where they write; a model of an earli
       runIterations({ ...base, ...o, ...(option === "prompts" ? { prompts: {} } : {}) }),
     );
     assert.ok(e.code === "INVALID_ARGUMENT" && e.message.startsWith(`${option}: `), `${option}: ${e.message}`);
-    assert.not.ok(existsSync(runDir), option);
+    missing(runDir, option);
   }
   const [made] = await runIterations({ ...base, to: 2 });
   const [next] = await runIterations({ ...base, from: 2, to: 3, model: made!.model });
@@ -255,8 +255,7 @@ test("of many starts at once one has the folder, the others are RUN_LOCKED; noth
     for (let round = 0; round < 15; round++) {
       const dir = join(top, make, make === "there" ? "" : `run${round}`);
       const claims = await Promise.allSettled(Array.from({ length: 6 }, () => Claim.take(dir, owner)));
-      for (const c of claims)
-        if (c.status === "rejected") assert.ok(isIsrDpoError(c.reason, "RUN_LOCKED"), `${c.reason}`);
+      for (const c of claims) if (c.status === "rejected") isError(c.reason, "RUN_LOCKED");
       const got = claims.flatMap((c) => (c.status === "fulfilled" ? [c.value] : []));
       assert.is(got.length, 1);
       won += got.length;
@@ -265,7 +264,7 @@ test("of many starts at once one has the folder, the others are RUN_LOCKED; noth
         ...[1, 2, 3].map(() =>
           Claim.take(dir, owner).then(
             (c) => c.end(),
-            (e) => assert.ok(isIsrDpoError(e, "RUN_LOCKED"), `${e}`),
+            (e) => isError(e, "RUN_LOCKED"),
           ),
         ),
       ]);
@@ -300,7 +299,7 @@ test("starts in several processes that begin and give up: RUN_LOCKED or the fold
     [],
   );
   assert.ok(said.reduce((n, s) => n + s.won, 0) > 0, JSON.stringify(said));
-  assert.ok(!existsSync(dir) || readdirSync(dir).every((name) => name === begunName));
+  every(existsSync(dir) ? readdirSync(dir) : [], (name) => name === begunName);
 });
 
 test("the note of a start that a failing disk kept is gone when the run lets go of its folder", async () => {
@@ -342,7 +341,7 @@ test("a folder that a run has is one at another place too", async () => {
   const other = join(temporaryFolder(), "moved");
   cpSync(dir, other, { recursive: true });
   const claim = await Claim.take(other, owner);
-  assert.ok(claim.found);
+  assert.is.not(claim.found, undefined);
   await claim.end();
 });
 

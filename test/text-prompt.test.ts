@@ -4,15 +4,16 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { answeredPrompt } from "../src/text/answer.js";
-import { buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
-import { wallClock } from "../src/text/date.js";
-import { atOnce } from "../src/text/steps.js";
-import { compileTemplate } from "../src/text/template.js";
-import { loadTokenizer, type ModelTokenizer } from "../src/text/tokenizer.js";
-import { encodeSegments, vicunaSystem } from "../src/text/vicuna.js";
-import type { Message } from "../src/types.js";
-import { rejects } from "./helpers/assert.js";
+import { answeredPrompt } from "../src/text/answer-span.js";
+import { buildPrompt, type PlaceholderRules } from "../src/text/media-prompt.js";
+import { wallClock } from "../src/text/template-date.js";
+import { atOnce } from "../src/text/pausable.js";
+import { compileTemplate } from "../src/text/chat-template.js";
+import { loadTokenizer } from "../src/text/tokenizer.js";
+import type { ModelTokenizer } from "../src/text/model-tokenizer.js";
+import { encodeSegments, vicunaSystem } from "../src/text/vicuna-prompt.js";
+import type { Message } from "../src/base/types.js";
+import { endsWith, includes, ordered, rejects } from "./helpers/assert.js";
 import { copyOf } from "./helpers/files.js";
 import { intsOf, readSafetensors } from "./helpers/safetensors.js";
 
@@ -77,7 +78,7 @@ test("llava_hound: text, ids with -201 and label mask of every case", () => {
     const prompt = buildPrompt(llama, hound, [question], { generate: true });
     const answer = answerIds(llama, hound, [question], c.answer);
     assert.equal([...prompt.ids, ...answer], c.input_ids);
-    assert.ok(prompt.text.endsWith(" ASSISTANT:"));
+    endsWith(prompt.text, " ASSISTANT:");
     assert.is(prompt.scored.indexOf(1), -1);
   }
 });
@@ -94,13 +95,13 @@ test("original layouts: placeholders first, one a frame for Video-LLaVA, none ou
   assert.equal([...built.ids.slice(first, first + 8)], Array(8).fill(-200));
   const both = buildPrompt(llama, hound, [user(image("i"), video("v"), say("Q"))], { generate: true });
   assert.equal(both.media, ["i", "v"]);
-  assert.ok(both.text.includes("USER: <image>\n<video>\nQ ASSISTANT:"));
-  assert.ok(both.ids.indexOf(-200) < both.ids.indexOf(-201));
+  includes(both.text, "USER: <image>\n<video>\nQ ASSISTANT:");
+  ordered(both.ids.indexOf(-200), "<", both.ids.indexOf(-201));
   const typed = buildPrompt(llama, hound, [ask("<video>\nWhat?")], { generate: true });
   assert.is(around(typed.ids, -201) + around(typed.ids, 433), 0);
-  assert.ok(typed.text.endsWith("USER: What? ASSISTANT:"));
+  endsWith(typed.text, "USER: What? ASSISTANT:");
   const plain = buildPrompt(llama, hound, [ask(" What? ")], { generate: false });
-  assert.ok(plain.text.endsWith("USER:  What?  "));
+  endsWith(plain.text, "USER:  What?  ");
 });
 
 test("the Vicuna prompt over several turns: every answer and its end token are scored", () => {
@@ -184,11 +185,7 @@ test("expanded layouts: media in the order of their placeholders, masks over the
   assert.is(llama.decode(marked(built.ids, built.scored)), "a dog</s>");
   const q = buildPrompt(qwen, expandedQwen, [user(image("i"), video("v"), say("Q"))], { generate: true });
   assert.equal(q.media, ["i", "v"]);
-  assert.ok(
-    q.text.includes(
-      "<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|video_pad|><|vision_end|>Q<|im_end|>",
-    ),
-  );
+  includes(q.text, "<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|video_pad|><|vision_end|>Q<|im_end|>");
   assert.is(q.ids.filter((x) => x === 427).length, 4);
 });
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { loadTokenizer } from "../src/text/tokenizer.js";
-import type { Message } from "../src/types.js";
+import type { Message } from "../src/base/types.js";
 import { byteOfCharacter } from "../src/text/detokenizer.js";
 import { temporaryFolder } from "./helpers/files.js";
 

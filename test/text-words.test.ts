@@ -5,11 +5,11 @@ import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { loadModel } from "../src/index.js";
-import { buildPrompt, type PlaceholderRules } from "../src/text/prompt.js";
-import { inSlices } from "../src/text/steps.js";
+import { buildPrompt, type PlaceholderRules } from "../src/text/media-prompt.js";
+import { inSlices } from "../src/text/pausable.js";
 import { loadTokenizer } from "../src/text/tokenizer.js";
-import type { Message } from "../src/types.js";
-import { rejects } from "./helpers/assert.js";
+import type { Message } from "../src/base/types.js";
+import { excludes, includes, ordered, rejects } from "./helpers/assert.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 
 const test = suite("text-words");
@@ -50,7 +50,7 @@ test("specialTokens: text in the Vicuna prompt and with placeholders of media", 
     /in the text of the messages/,
   );
   const built = buildPrompt(llama, expanded, [ask("<video>?")], { generate: true, words: true });
-  assert.not.ok(built.ids.includes(433), "typed, and so no placeholder");
+  excludes(built.ids, 433, "typed, and so no placeholder");
 });
 
 test("tokens that stand beside tokenizer.json, as transformers adds them", async () => {
@@ -84,7 +84,7 @@ test("tokens that stand beside tokenizer.json, as transformers adds them", async
     }
     const t = await loadTokenizer(dir);
     const [text, id] = expected as [string, number];
-    assert.ok(t.encode(`${text} b`).includes(id), what); // at the beginning: some are found with the space that is put there
+    includes(t.encode(`${text} b`), id, what); // at the beginning: some are found with the space that is put there
     assert.is(t.piece(id), text, what);
   }
 });
@@ -196,7 +196,7 @@ test("in slices or at once, the ids are the same, also of one long word", async 
     for (const text of ["a dog\n ".repeat(3000), "ab".repeat(20_000), `${" ".repeat(5000)}x${end}日本`.repeat(3)])
       assert.equal([...(await inSlices(t.encodeSteps(text)))], [...t.encode(text)], kind);
     const text = "a dog and the man ".repeat(50);
-    assert.ok(t.fewest(text) <= t.encode(text).length, kind);
+    ordered(t.fewest(text), "<=", t.encode(text).length, kind);
   }
 });
 

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { ordered } from "./helpers/assert.js";
 import { bundled } from "./helpers/bundle.js";
 import { root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
@@ -137,10 +138,10 @@ test("what a file counts on is durable before it appears", async () => {
       assert.ok(earlier.lastIndexOf(`after-sync:${name}`) > synced, `${name} of ${step}`);
   }
   const trains = before("before-rename:stage.json", 1); // from scoring to training
-  assert.ok(trains.lastIndexOf("after-sync:refs.f32") > trains.lastIndexOf("after-write:refs.f32"));
+  ordered(trains.lastIndexOf("after-sync:refs.f32"), ">", trains.lastIndexOf("after-write:refs.f32"));
 });
 
-// Of names that differ in their step alone the first and the last are taken. Between a write and its rename a sync changes
+// If names differ only in their step, the quick test takes the first and the last. Between a write and its rename a sync changes
 // nothing that a killed process could leave behind: the quick test leaves these instants out.
 const quick = /^half|-(rename|cut|remove):|^after-write:(?!.*\.tmp)/;
 const kindOf = (name: string) => name.replace(/\d{6}/, "N");

@@ -31,14 +31,16 @@ const wrong: [what: string, config: IterationConfig, message: RegExp][] = [
 ];
 
 test("configurations that compile are those that are taken", async () => {
-  const { settingsOf } = await import("../src/isr/settings.js");
+  const { settingsOf } = await import("../src/iterate/iteration-settings.js");
   for (const config of good) {
     const { runDir, model } = options;
-    assert.ok(await settingsOf({ ...config, runDir, model, samples: "s", from: 1, to: 2 }));
+    await settingsOf({ ...config, runDir, model, samples: "s", from: 1, to: 2 });
   }
-  for (const [what, config, message] of wrong)
-    await rejects(() => trainIteration({ ...options, config }), "INVALID_CONFIG", message, what);
 });
+
+for (const [what, config, message] of wrong)
+  test(`a configuration that does not compile is refused: ${what}`, () =>
+    rejects(() => trainIteration({ ...options, config }), "INVALID_CONFIG", message, what));
 
 test("a Run is a Promise to the compiler too", () => {
   const of = (run: Run<IterationEvent, number>): Promise<number> => run;

@@ -6,9 +6,9 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, inspectCheckpoint, loadModel, type VideoLM } from "../src/index.js";
-import { near, rejects, sameBits } from "./helpers/assert.js";
+import { near, rejects, sameBits, sameBytes, some } from "./helpers/assert.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
-import { folderOf, videoCases, videoDpo, type VideoFamily, videoFamilies, videoPairs } from "./helpers/golden_video.js";
+import { folderOf, videoCases, videoDpo, type VideoFamily, videoFamilies, videoPairs } from "./helpers/golden-video.js";
 import { readSafetensors, writeSafetensors } from "./helpers/safetensors.js";
 
 const test = suite("video model");
@@ -66,7 +66,7 @@ for (const family of videoFamilies)
     const { hash } = await model.save(dir);
     assert.is(hash, await model.hash());
     for (const name of readdirSync(folderOf(family)))
-      assert.ok(readFileSync(join(folderOf(family), name)).equals(readFileSync(join(dir, name))), name);
+      sameBytes(readFileSync(join(folderOf(family), name)), readFileSync(join(dir, name)), name);
 
     await using trainer = await createTrainer(model, { learningRate: 1e-2 });
     await trainer.trainStep(videoPairs(videoDpo(family), true));
@@ -130,7 +130,8 @@ test("sequence counts a file's rows without opening it, and is what generate com
     const answered = await model.sequence(messages, "a cat");
     assert.is(model.counters.decodes, 0);
     assert.is(answered.scored!.length, answered.ids.length);
-    assert.ok(answered.scored!.some((x) => x === 1) && answered.scored![0] === 0);
+    some(answered.scored!, (x) => x === 1);
+    assert.is(answered.scored![0], 0);
     const again = await model.sequence({ ids: answered.ids, media: answered.media! });
     assert.equal([...again.ids], [...answered.ids]);
     await rejects(() => model.generate({ prompt: messages }), "NOT_FOUND", /not-there/, "opened");
@@ -278,7 +279,7 @@ test("towers without a config of their own: read from their tensors, and said so
   const dir = copyOf(folderOf("llava_hound"));
   for (const part of ["video", "image"]) rmSync(join(dir, `${part}_tower_config.json`));
   const report = await inspectCheckpoint(dir);
-  assert.ok(report.notes.some((n) => /video tower's config is not there.*3 layers of width 32/.test(n)));
+  some(report.notes, (n) => /video tower's config is not there.*3 layers of width 32/.test(n));
   await using model = await loadModel(dir);
   assert.is(model.info.visualTokens, 32);
 });

@@ -5,10 +5,9 @@ import { deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { isIsrDpoError } from "../src/index.js";
-import { readImage } from "../src/video/folder.js";
-import { openMedia } from "../src/video/media.js";
-import { rejects } from "./helpers/assert.js";
+import { readImage } from "../src/video/frame-files.js";
+import { openMedia } from "../src/video/load-media.js";
+import { isError, ordered, rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { plainSpec } from "./helpers/video.js";
 
@@ -149,7 +148,8 @@ for (const orientation of [1, 2, 3, 4, 5, 6, 7, 8])
     await halves().withMetadata({ orientation }).jpeg({ quality: 95 }).toFile(at("turned.jpg"));
     const { data, width, height } = await readImage(at("turned.jpg"));
     assert.equal([width, height], [32, 16]);
-    assert.ok(data[0]! < 40 && data[data.length - 1]! > 200, "dark on the left");
+    ordered(data[0]!, "<", 40, "dark on the left");
+    ordered(data[data.length - 1]!, ">", 200, "dark on the left");
   });
 
 const encoded: [what: string, encode: () => Promise<Buffer>][] = [
@@ -181,24 +181,23 @@ for (const [i, [what, encode]] of encoded.entries())
     ];
     for (const [way, call] of ways) {
       const error = await call().catch((e: Error) => e);
-      assert.ok(isIsrDpoError(error, "MEDIA_UNREADABLE"), `${way}: ${error}`);
+      isError(error, "MEDIA_UNREADABLE", `${way}`);
       assert.match(error.message, new RegExp(`expected a JPEG or PNG image, got ${what}$`), way);
       assert.match(error.hint!, /ffmpeg -i FILE OUT\.png/, way);
     }
   });
 
-test("a picture that ends early is refused, at every place", async () => {
-  const jpeg = await halves().jpeg({ progressive: true }).toBuffer();
-  const whole = await halves().png().toBuffer();
-  for (const [name, bytes, last] of [
-    ["short.jpg", jpeg, 2],
-    ["short.png", whole, 13],
-  ] as const)
+for (const [name, encode, last] of [
+  ["short.jpg", () => halves().jpeg({ progressive: true }), 2],
+  ["short.png", () => halves().png(), 13],
+] as const)
+  test(`a picture that ends early is refused, at every place: ${name}`, async () => {
+    const bytes = await encode().toBuffer();
     for (const length of [0, 1, 3, 8, 20, bytes.length >> 1, bytes.length - last]) {
       writeFileSync(at(name), bytes.subarray(0, length));
       await rejects(() => readImage(at(name)), "MEDIA_UNREADABLE", /short/, `${name}, ${length} of ${bytes.length}`);
     }
-});
+  });
 
 const orders: [names: string[], told: boolean][] = [
   [["frame_1.png", "frame_2.png", "frame_10.png"], true],

@@ -5,7 +5,7 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import type { ErrorCode } from "../src/index.js";
 import { clipMean, clipStd } from "../src/video/preprocess.js";
-import { readVisionSpec, type VisionSpec } from "../src/video/spec.js";
+import { readVisionSpec, type VisionSpec } from "../src/video/tower-spec.js";
 import { rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 

@@ -5,13 +5,13 @@ import sharp from "sharp";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import type { ErrorCode } from "../src/index.js";
-import { readImage } from "../src/video/folder.js";
-import { hashFile } from "../src/video/hash.js";
-import { mediaKey, openMedia } from "../src/video/media.js";
-import { run } from "../src/video/process.js";
-import { Shared } from "../src/video/shared.js";
-import { inspectFfmpeg } from "../src/video/tools.js";
-import { rejects, sameBits } from "./helpers/assert.js";
+import { readImage } from "../src/video/frame-files.js";
+import { hashFile } from "../src/video/file-hash.js";
+import { mediaKey, openMedia } from "../src/video/load-media.js";
+import { run } from "../src/video/bounded-process.js";
+import { Shared } from "../src/video/shared-work.js";
+import { inspectFfmpeg } from "../src/video/ffmpeg-tools.js";
+import { rejects, sameBits, startsWith } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { bytesOf, ffmpeg, makeVideo, plainSpec, selected } from "./helpers/video.js";
 
@@ -48,7 +48,7 @@ test("an ffmpeg before 5.1 reads the same frames, and is asked in its own words 
   const found = await inspectFfmpeg(old);
   assert.equal([found!.path, found!.frameOption], [old, "-vsync"]);
   assert.match(found!.version, /^\S+$/);
-  assert.is((await inspectFfmpeg("ffmpeg"))!.frameOption !== undefined, true);
+  assert.is.not((await inspectFfmpeg("ffmpeg"))!.frameOption, undefined);
   assert.is(await inspectFfmpeg(at("none")), null);
 });
 
@@ -107,7 +107,8 @@ test("a log without end keeps its begin and its end, and costs no more than its 
     },
   );
   assert.is(lines, 60000);
-  assert.ok(log.startsWith("line 0 ") && log.trimEnd().split("\n").at(-1)!.startsWith("line 59999 "), "both ends");
+  startsWith(log, "line 0 ", "both ends");
+  startsWith(log.trimEnd().split("\n").at(-1)!, "line 59999 ", "both ends");
   assert.ok(log.length < 1 << 20, `${log.length} kept`);
 });
 

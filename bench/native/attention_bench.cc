@@ -25,10 +25,10 @@ std::vector<Span> frames(int count, int rows) {
   return spans;
 }
 
-struct Matrix {  // small random values
+struct Values {  // small random values
   std::vector<uint16_t> memory;
   Tensor t;
-  Matrix(DType type, int64_t rows, int64_t cols) : memory(static_cast<size_t>(rows * cols) * size_of(type) / 2), t(view(memory.data(), type, rows, cols)) {
+  Values(DType type, int64_t rows, int64_t cols) : memory(static_cast<size_t>(rows * cols) * size_of(type) / 2), t(view(memory.data(), type, rows, cols)) {
     const Philox draw(7);
     for (int64_t i = 0; i < rows * cols; ++i) {
       const float x = 2 * unit_float(draw(0, static_cast<uint64_t>(i))[0]) - 1;
@@ -50,12 +50,12 @@ double pairs_of(const Size& size) {
   return pairs;
 }
 
-void report(const char* kernel, const Backend& backend, DType type, const Size& size, double flops, double seconds) {
+void report(const char* kernel, const Backend& backend, int threads, DType type, const Size& size, double flops, double seconds) {
   // Below the bf16 level both types run on float32 units.
   const bool dots = type == DType::BF16 && std::string(backend.level()) == "avx512bf16";
-  const double peak = dots ? peak_bf16(backend.threads) : peak_fma_f32(backend.threads);
+  const double peak = dots ? peak_bf16(threads) : peak_fma_f32(threads);
   std::printf("%-9s %-5s %-11s threads %d  %-22s D %3d  H/K %2d/%-2d  %8.1f us  %7.1f GFLOP/s  %5.1f %% of %.0f\n", kernel, name_of(type), backend.level(),
-              backend.threads, size.what, static_cast<int>(size.d), static_cast<int>(size.heads), static_cast<int>(size.kv_heads), seconds * 1e6,
+              threads, size.what, static_cast<int>(size.d), static_cast<int>(size.heads), static_cast<int>(size.kv_heads), seconds * 1e6,
               flops / seconds * 1e-9, flops / seconds * 1e-7 / peak, peak);
   std::fflush(stdout);
 }
@@ -63,17 +63,18 @@ void report(const char* kernel, const Backend& backend, DType type, const Size& 
 void run(Isa level, DType type, int threads, const Size& size) {
   const auto backend = make_cpu_backend(level, threads);
   const AttentionPlan plan = plan_attention(size.spans, size.causal);
+  const auto prepared = backend->prepare(plan);
   const AttentionShape s{size.heads, size.kv_heads, size.d, 1 / std::sqrt(static_cast<float>(size.d))};
   const int64_t rows = plan.rows, wide = s.heads * s.head_size, narrow = s.kv_heads * s.head_size;
-  Matrix qkv(type, rows, wide + 2 * narrow), dqkv(type, rows, wide + 2 * narrow), out(type, rows, wide), dout(type, rows, wide);
+  Values qkv(type, rows, wide + 2 * narrow), dqkv(type, rows, wide + 2 * narrow), out(type, rows, wide), dout(type, rows, wide);
   std::vector<float> lse(static_cast<size_t>(rows * s.heads));
-  const auto part = [&](Matrix& m, int i) { return i == 0 ? m.t.columns(0, wide) : m.t.columns(wide + (i - 1) * narrow, narrow); };
+  const auto part = [&](Values& m, int i) { return i == 0 ? m.t.columns(0, wide) : m.t.columns(wide + (i - 1) * narrow, narrow); };
   const double flops = 4 * pairs_of(size) * static_cast<double>(wide);
-  report("forward", *backend, type, size, flops, best_seconds([&] {
-           backend->attention_forward(out.t, lse.data(), part(qkv, 0), part(qkv, 1), part(qkv, 2), plan, s);
+  report("forward", *backend, threads, type, size, flops, best_seconds([&] {
+           backend->attention_forward(out.t, lse.data(), part(qkv, 0), part(qkv, 1), part(qkv, 2), *prepared, s);
          }, threads));
-  report("backward", *backend, type, size, 2.5 * flops, best_seconds([&] {
-           backend->attention_backward(part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), dout.t, part(qkv, 0), part(qkv, 1), part(qkv, 2), out.t, lse.data(), plan, s);
+  report("backward", *backend, threads, type, size, 2.5 * flops, best_seconds([&] {
+           backend->attention_backward(part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), dout.t, part(qkv, 0), part(qkv, 1), part(qkv, 2), out.t, lse.data(), *prepared, s);
          }, threads));
 }
 
@@ -85,18 +86,18 @@ void decode(Isa level, DType type, int threads, int branches, int keys, int64_t 
   const int64_t bytes = static_cast<int64_t>(backend->kv_page_bytes(s, type));
   std::vector<char> memory(static_cast<size_t>(pages * bytes));
   const KvStore store{memory.data(), bytes, pages};
-  std::vector<KvRow> places;
   CachedPlan plan;
   for (int p = 0; p < pages; ++p)
-    for (int slot = 0; slot < kKeyBlock; ++slot) places.push_back({p, slot});
+    for (int slot = 0; slot < kKeyBlock; ++slot) plan.rows.push_back({p, slot});
   for (int b = 0; b < branches; ++b) {
     plan.sequences.push_back({b, 1, keys + kKeyBlock / 2, static_cast<int32_t>(plan.page_list.size()), shared + 1});
     for (int p = 0; p < shared; ++p) plan.page_list.push_back(p);
     plan.page_list.push_back(shared + b);
   }
-  Matrix k(type, pages * kKeyBlock, kv_heads * d), q(type, branches, heads * d), out(type, branches, heads * d);
-  backend->kv_append(store, 0, k.t, k.t, places, s);
-  const double seconds = best_seconds([&] { backend->attention_cached(out.t, q.t, store, 0, plan, s); }, threads, 0.05);
+  Values k(type, pages * kKeyBlock, kv_heads * d), q(type, branches, heads * d), out(type, branches, heads * d);
+  const auto prepared = backend->prepare(plan);
+  backend->kv_append(store, 0, k.t, k.t, *prepared, s);
+  const double seconds = best_seconds([&] { backend->attention_cached(out.t, q.t, store, 0, *prepared, s); }, threads, 0.05);
   std::printf("%-9s %-5s %-11s threads %d  %d x %d keys  D %3d  H/K %2d/%-2d  %8.1f us  %6.1f GB/s of pages\n", "decode", name_of(type), backend->level(), threads,
               branches, keys, static_cast<int>(d), static_cast<int>(heads), static_cast<int>(kv_heads), seconds * 1e6,
               static_cast<double>(pages * bytes) / seconds * 1e-9);

@@ -1,5 +1,5 @@
 // Generation with the bench's decoder: prefill of a 560-token prompt, then decoding one sequence and two together.
-// Decoding reads every weight once a step, so its limit is the machine's read rate, measured in the same run. The first
+// Decoding reads every weight once per step, so its limit is the machine's read rate, measured in the same run. The first
 // lines are what the scheduler costs a step when computing costs nothing.
 #include <algorithm>
 
@@ -29,7 +29,7 @@ struct Times { double first = 1e30, step = 1e30; };   // seconds to the first to
 // The best of several runs; a step is the mean over one run's decode steps. One thread is timed by its CPU time.
 Times measure(Model& model, int32_t copies, int runs) {
   Generator generator(model, 0, false);
-  const auto now = [&] { return model.backend->threads == 1 ? thread_cpu_seconds() : wall_seconds(); };
+  const auto now = [&] { return model.threads == 1 ? thread_cpu_seconds() : wall_seconds(); };
   Times best;
   for (int run = 0; run < runs; ++run) {
     const GenerateRequest r = request_of(kPrompt, copies, model.config.vocab, static_cast<uint64_t>(run));

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "../../test/native/host.h"
 #include "bench.h"
 #include "core/bf16.h"
 #include "core/cpu.h"
@@ -29,10 +30,10 @@ double row_seconds() {
   return s ? std::atof(s) : 0.5;
 }
 
-struct Matrix {
+struct Values {
   Buffer memory;
   Tensor t;
-  Matrix(DType dtype, int64_t rows, int64_t cols) : memory(static_cast<size_t>(rows * cols) * size_of(dtype)) {
+  Values(DType dtype, int64_t rows, int64_t cols) : memory(static_cast<size_t>(rows * cols) * size_of(dtype)) {
     t = view(memory.data(), dtype, rows, cols);
     for (int64_t i = 0; i < rows * cols; ++i) {  // small numbers, none of them subnormal
       const float v = static_cast<float>((i * 37 + i / cols) % 101 - 50) / 64;
@@ -83,10 +84,8 @@ BENCH("gemm_nt") {
     for (const Shape& shape : kForward) {
       if (s.level == Isa::Generic && shape.m * shape.n > 1 << 20) continue;
       auto b = make_cpu_backend(s.level, bench_threads());
-      const Matrix x(s.dtype, shape.m, shape.k), w(s.dtype, shape.n, shape.k), y(s.dtype, shape.m, shape.n);
-      const Buffer panels(b->packed_bytes(shape.n, shape.k, s.dtype, false));
-      const Packed packed{panels.data(), s.dtype, shape.n, shape.k, false};
-      b->pack(packed, 0, {w.t.data, s.dtype, shape.n, shape.k});
+      const Values x(s.dtype, shape.m, shape.k), w(s.dtype, shape.n, shape.k), y(s.dtype, shape.m, shape.n);
+      const test::HostMatrix packed(*b, w.t);
       report("gemm_nt", s, shape, [&] { b->gemm_nt(y.t, x.t, packed, {}); });
     }
 }
@@ -96,9 +95,8 @@ BENCH("gemm_nn") {
     for (const Shape& shape : kBackward) {
       if (s.level == Isa::Generic && shape.m * shape.n > 1 << 20) continue;
       auto b = make_cpu_backend(s.level, bench_threads());
-      const Matrix dy(s.dtype, shape.m, shape.n), w(s.dtype, shape.n, shape.k), dx(s.dtype, shape.m, shape.k);
-      const WeightRows rows{w.t.data, s.dtype, shape.n, shape.k};
-      report("gemm_nn", s, shape, [&] { b->gemm_nn(dx.t, false, dy.t, {&rows, 1}); });
+      const Values dy(s.dtype, shape.m, shape.n), w(s.dtype, shape.n, shape.k), dx(s.dtype, shape.m, shape.k);
+      report("gemm_nn", s, shape, [&] { b->gemm_nn(dx.t, false, dy.t, {&w.t, 1}); });
     }
 }
 
@@ -107,7 +105,7 @@ BENCH("gemm_tn") {
     for (const Shape& shape : kBackward) {
       if (s.level == Isa::Generic && shape.m * shape.n > 1 << 20) continue;
       auto b = make_cpu_backend(s.level, bench_threads());
-      const Matrix dy(s.dtype, shape.m, shape.n), x(s.dtype, shape.m, shape.k), dw(DType::F32, shape.n, shape.k);
+      const Values dy(s.dtype, shape.m, shape.n), x(s.dtype, shape.m, shape.k), dw(DType::F32, shape.n, shape.k);
       const GradPart part{dw.t.f32(), nullptr, shape.n, false, false};
       report("gemm_tn", s, shape, [&] { b->gemm_tn({&part, 1}, dy.t, x.t); });
     }
@@ -120,18 +118,20 @@ BENCH("gemv") {
     for (const Shape& shape : kDecode) {
       if (s.level == Isa::Generic) continue;
       auto b = make_cpu_backend(s.level, threads);
-      const Matrix x(s.dtype, shape.m, shape.k), y(s.dtype, shape.m, shape.n), w(s.dtype, shape.n, shape.k);
-      const size_t bytes = b->packed_bytes(shape.n, shape.k, s.dtype, false);
+      const Values x(s.dtype, shape.m, shape.k), y(s.dtype, shape.m, shape.n), w(s.dtype, shape.n, shape.k);
+      const MatrixShape matrix{shape.n, shape.k, s.dtype, false};
+      const size_t bytes = b->matrix_bytes(matrix);
       const int64_t layers = static_cast<int64_t>((size_t{220} << 20) / bytes) + 1;
       const Buffer memory(bytes * static_cast<size_t>(layers));
-      auto layer = [&](int64_t i) {
-        return Packed{memory.data<char>() + static_cast<size_t>(i) * bytes, s.dtype, shape.n, shape.k, false};
-      };
-      for (int64_t i = 0; i < layers; ++i) b->pack(layer(i), 0, {w.t.data, s.dtype, shape.n, shape.k});
+      std::vector<std::unique_ptr<Matrix>> all;
+      for (int64_t i = 0; i < layers; ++i) {
+        all.push_back(b->matrix(matrix, memory.data<char>() + static_cast<size_t>(i) * bytes));
+        all.back()->write_rows(0, w.t);
+      }
       double peak = 0, seconds = 1e30;
       for (const double stop = wall_seconds() + row_seconds(); wall_seconds() < stop || seconds == 1e30;) {
         peak = std::max(peak, read_rate(threads, 0.03));
-        seconds = std::min(seconds, best_seconds([&] { for (int64_t i = 0; i < layers; ++i) b->gemm_nt(y.t, x.t, layer(i), {}); }, threads, 0.05, 1));
+        seconds = std::min(seconds, best_seconds([&] { for (const auto& layer : all) b->gemm_nt(y.t, x.t, *layer, {}); }, threads, 0.05, 1));
       }
       const double rate = 1e-9 * static_cast<double>(bytes) * static_cast<double>(layers) / seconds;
       std::printf("gemv     %-4s %-10s %5ld x %5ld x %4ld %8.1f GB/s     %5.1f %% of %.1f\n", name_of(s.dtype), name_of(s.level), shape.m,
@@ -145,13 +145,11 @@ BENCH("pack") {
     for (bool back : {false, true}) {
       auto b = make_cpu_backend(s.level, 1);
       const int64_t n = 4096, k = 4096;
-      const Matrix w(s.dtype, n, k);
-      const Buffer panels(b->packed_bytes(n, k, s.dtype, false));
-      const Packed packed{panels.data(), s.dtype, n, k, false};
-      b->pack(packed, 0, {w.t.data, s.dtype, n, k});
+      const Values w(s.dtype, n, k);
+      const test::HostMatrix packed(*b, w.t);
       const double seconds = best_seconds([&] {
-        if (back) b->unpack(w.t.data, packed, 0, n);
-        else b->pack(packed, 0, {w.t.data, s.dtype, n, k});
+        if (back) packed.matrix->read_rows(w.t, 0);
+        else packed.matrix->write_rows(0, w.t);
       }, 1, row_seconds());
       std::printf("%-8s %-4s %-10s %5ld x %5ld %8.1f GB/s of weights, 1 thread\n", back ? "unpack" : "pack", name_of(s.dtype),
                   name_of(s.level), n, k, 1e-9 * static_cast<double>(n * k) * static_cast<double>(size_of(s.dtype)) / seconds);

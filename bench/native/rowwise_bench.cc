@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 
+#include "../../test/native/host.h"
 #include "bench.h"
 #include "core/bf16.h"
 #include "core/rng.h"
@@ -24,10 +25,10 @@ void fill(Tensor t, uint64_t seed) {
     }
 }
 
-struct Matrix {
+struct Values {
   Buffer memory;
   Tensor tensor;
-  Matrix(DType t, int64_t rows, int64_t cols, uint64_t seed) : memory(static_cast<size_t>(rows * cols) * size_of(t)) {
+  Values(DType t, int64_t rows, int64_t cols, uint64_t seed) : memory(static_cast<size_t>(rows * cols) * size_of(t)) {
     tensor = view(memory.data(), t, rows, cols);
     fill(tensor, seed);
   }
@@ -35,23 +36,23 @@ struct Matrix {
 
 }  // namespace
 
-// 28 bytes an element: master, m, v and gradient read, master, m and v written.
+// 28 bytes per element: master, m, v and gradient read, master, m and v written.
 BENCH("adamw") {
   constexpr int64_t n = int64_t{12} << 20;
-  Matrix p(DType::F32, 1, n, 1), m(DType::F32, 1, n, 2), v(DType::F32, 1, n, 3), g(DType::F32, 1, n, 4);
+  Values p(DType::F32, 1, n, 1), m(DType::F32, 1, n, 2), v(DType::F32, 1, n, 3), g(DType::F32, 1, n, 4);
   for (int64_t i = 0; i < n; ++i) v.tensor.f32()[i] *= v.tensor.f32()[i];
   for (const int threads : {1, machine_threads()}) {
     const auto backend = make_cpu_backend(chosen_isa(), threads);
     double copy = 0, adamw = 0, squares = 0;
     for (int round = 0; round < 4; ++round) {  // interleaved: a neighbour slows all of them
       copy = std::max(copy, copy_rate(threads));
-      const double s = best_seconds([&] {
-        parallel(threads, n, 1 << 16, [&](int64_t begin, int64_t end, int) {
-          backend->adamw(p.tensor.f32() + begin, m.tensor.f32() + begin, v.tensor.f32() + begin, g.tensor.f32() + begin,
-                         end - begin, {.lr = 1e-4f, .weight_decay = 0.1f, .step = 10, .grad_scale = 0.5f});
-        });
-      }, threads);
-      const double q = best_seconds([&] { backend->sum_squares(g.tensor.f32(), n); }, threads, 0.1);
+      AdamWItem item;
+      item.master = p.tensor.f32(), item.m = m.tensor.f32(), item.v = v.tensor.f32(), item.grad = g.tensor.f32();
+      item.rows = n / 1024, item.cols = 1024;
+      item.step = 10, item.weight_decay = 0.1f;
+      const double s = best_seconds([&] { backend->adamw({&item, 1}, {.lr = 1e-4f, .grad_scale = 0.5f}); }, threads);
+      const Flat gradient{g.tensor.f32(), n};
+      const double q = best_seconds([&] { backend->sum_squares({&gradient, 1}); }, threads, 0.1);
       adamw = std::max(adamw, 28e-9 * static_cast<double>(n) / s);
       squares = std::max(squares, 4e-9 * static_cast<double>(n) / q);
     }
@@ -67,8 +68,8 @@ BENCH("rowwise") {
   const auto backend = make_cpu_backend(chosen_isa(), 1);
   std::printf("copy rate (memory, one thread) %.1f GB/s; level %s\n", copy_rate(1), backend->level());
   for (const DType t : {DType::F32, DType::BF16}) {
-    Matrix x(t, T, C, 1), y(t, T, C, 2), dy(t, T, C, 3), pre(t, T, 2 * C, 4), dpre(t, T, 2 * C, 5);
-    Matrix w(DType::F32, 1, C, 6), dw(DType::F32, 2, C, 7), stats(DType::F32, 2, T, 8), table(DType::F32, T, D, 9);
+    Values x(t, T, C, 1), y(t, T, C, 2), dy(t, T, C, 3), pre(t, T, 2 * C, 4), dpre(t, T, 2 * C, 5);
+    Values w(DType::F32, 1, C, 6), dw(DType::F32, 2, C, 7), stats(DType::F32, 2, T, 8), table(DType::F32, T, D, 9);
     for (int64_t i = 0; i < T * D; i += 2) {  // a true rotation: rope runs in place, again and again
       const float angle = table.tensor.f32()[i];
       table.tensor.f32()[i] = std::cos(angle), table.tensor.f32()[i + 1] = std::sin(angle);
@@ -101,18 +102,15 @@ BENCH("token_logp") {
   constexpr int64_t R = 300, C = 896, V = 32000;
   const auto backend = make_cpu_backend(chosen_isa(), 1);
   for (const DType t : {DType::F32, DType::BF16}) {
-    Matrix x(t, R, C, 1), w(t, V, C, 2), dx(t, R, C, 3), dw(DType::F32, V, C, 4), stats(DType::F32, 3, R, 5);
-    const Buffer memory(backend->packed_bytes(V, C, t, false));
-    const Packed head{memory.data(), t, V, C, false};
-    const WeightRows rows{w.tensor.data, t, V, C};
-    backend->pack(head, 0, rows);
+    Values x(t, R, C, 1), w(t, V, C, 2), dx(t, R, C, 3), dw(DType::F32, V, C, 4), stats(DType::F32, 3, R, 5);
+    const test::HostMatrix head(*backend, w.tensor);
     std::vector<int32_t> targets(R);
     for (size_t r = 0; r < R; ++r) targets[r] = static_cast<int32_t>(r * 101);
     float *const logp = stats.tensor.f32(), *const lse = logp + R, *const dlogp = lse + R;
     const double product = 2e-9 * R * C * V;
-    const double forward = best_seconds([&] { backend->token_logp_forward(logp, lse, x.tensor, head, targets); }, 1, 1.0);
+    const double forward = best_seconds([&] { backend->token_logp_forward(logp, lse, x.tensor, head, test::ints(targets)); }, 1, 1.0);
     const double backward = best_seconds([&] {
-      backend->token_logp_backward(dx.tensor, false, dw.tensor.f32(), false, dlogp, x.tensor, head, rows, targets, lse);
+      backend->token_logp_backward(dx.tensor, false, dw.tensor.f32(), false, dlogp, x.tensor, head, w.tensor, test::ints(targets), lse);
     }, 1, 1.0);
     const double peak = t == DType::BF16 && peak_bf16(1) > 0 ? peak_bf16(1) : peak_fma_f32(1);
     std::printf("  %-4s forward %.1f ms, %.0f %% of peak; backward %.1f ms, %.0f %% of peak\n", name_of(t), 1e3 * forward,
@@ -124,7 +122,7 @@ BENCH("sample") {
   const auto backend = make_cpu_backend(chosen_isa(), 1);
   for (const int64_t V : {32000, 152064})
     for (const float spread : {1.0f, 12.0f}) {  // nearly flat, and peaked as a trained model's
-      Matrix logits(DType::F32, 1, V, 1);
+      Values logits(DType::F32, 1, V, 1);
       for (int64_t i = 0; i < V; ++i) logits.tensor.f32()[i] *= spread;
       const auto time = [&](SampleOptions o) {
         int32_t id;

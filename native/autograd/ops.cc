@@ -1,7 +1,6 @@
 #include "autograd/ops.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace isr {
 namespace {
@@ -24,8 +23,8 @@ void product_backward(Ctx& c, Tensor dy, Tensor x, Weight& w) {
   if (w.trainable()) c.be.gemm_tn(grad_parts(w), dy, x);
   const Tape::Sink dx = c.tape.sink(x);
   if (!dx.grad) return;
-  const std::vector<WeightRows> rows = w.rows();
-  for (const WeightRows& r : rows) ISR_ASSERT(r.data, "a gradient flows through a matrix that has no row-major values");
+  const std::vector<Tensor> rows = w.rows();
+  for (const Tensor& r : rows) ISR_ASSERT(r.data, "a gradient flows through a matrix that has no row-major values");
   c.be.gemm_nn(dx.grad, dx.accumulate, dy, rows);
 }
 
@@ -36,10 +35,42 @@ Tensor temporary(Ctx& c, int64_t rows, int64_t cols, DType dtype) {
 
 }  // namespace
 
-Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, int64_t width, DType dtype) {
+Ints resident(Backend& be, Arena& arena, std::span<const int32_t> values) {
+  int32_t* p = arena.allocate_n<int32_t>(static_cast<int64_t>(values.size()));
+  be.device().upload(p, values.data(), values.size_bytes());
+  return {p, static_cast<int64_t>(values.size())};
+}
+
+RowIndex row_index(Backend& be, Arena& arena, std::span<const int32_t> rows, int64_t input_rows, int64_t per_row) {
+  std::vector<int32_t> owner(static_cast<size_t>(input_rows), -1);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int32_t of = rows[i];
+    if (of == -1) continue;
+    ISR_ASSERT(of >= 0 && of < input_rows, "index ", of, " of ", input_rows, " rows");
+    int32_t& to = owner[static_cast<size_t>(of)];
+    ISR_ASSERT(to == -1, "row ", of, " is gathered twice: its gradient would be lost");
+    to = static_cast<int32_t>(static_cast<int64_t>(i) / per_row);
+  }
+  return {resident(be, arena, rows), resident(be, arena, owner), per_row};
+}
+
+void download_f32(Backend& be, Arena& arena, float* host, Tensor rows) {
+  if (rows.rows == 0) return;
+  if (rows.dtype == DType::F32 && rows.contiguous()) return be.device().download(host, rows.data, static_cast<size_t>(rows.rows * rows.cols) * sizeof(float));
+  constexpr int64_t kRows = 256;   // at a time
+  ArenaScope scope(arena);
+  const Tensor piece = view(arena.allocate_n<float>(std::min(kRows, rows.rows) * rows.cols), std::min(kRows, rows.rows), rows.cols);
+  for (int64_t row = 0; row < rows.rows; row += kRows) {
+    const Tensor part = piece.row_range(0, std::min(kRows, rows.rows - row));
+    be.add(part, false, rows.row_range(row, part.rows));
+    be.device().download(host + row * rows.cols, part.data, static_cast<size_t>(part.rows * part.cols) * sizeof(float));
+  }
+}
+
+Tensor embedding(Ctx& c, Param& table, Ints ids, int64_t width, DType dtype) {
   const int64_t rows = table.size() / width;
-  Tensor y = c.tape.alloc(static_cast<int64_t>(ids.size()), width, dtype, table.group != nullptr);
-  c.be.embedding_forward(y, {table.value, table.vector() ? DType::F32 : table.dtype, rows, width}, ids);
+  Tensor y = c.tape.alloc(ids.n, width, dtype, table.group != nullptr);
+  c.be.embedding_forward(y, view(table.value, table.stored(), rows, width), ids);
   c.tape.record("embedding", y, [=, &c, &table] {
     const GradSink dw = sink(table);
     c.be.embedding_backward(dw.dst, dw.accumulate, c.tape.grad(y), ids, rows);
@@ -47,48 +78,21 @@ Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, int64_t wid
   return y;
 }
 
-namespace {
-
-struct MediaRun { int32_t row, count; Tensor features; int32_t from; };   // batch rows [row, row + count) are features [from, ...)
-
-// Longest runs of consecutive media ids; their places in `text` become -1.
-std::vector<MediaRun> media_runs(std::vector<int32_t>& text, int64_t vocab, std::span<const MediaRows> media) {
-  std::vector<MediaRun> runs;
-  for (size_t t = 0; t < text.size();) {
-    const int32_t id = text[t];
-    if (id < vocab) {
-      ++t;
-      continue;
-    }
-    const auto clip = std::find_if(media.begin(), media.end(), [&](const MediaRows& m) { return id >= m.first_id && id - m.first_id < m.rows.rows; });
-    ISR_ASSERT(clip != media.end(), "media id ", id, " of no clip of this batch");
-    const int32_t from = id - clip->first_id;
-    int32_t count = 0;
-    while (t < text.size() && text[t] == id + count && from + count < clip->rows.rows) text[t++] = -1, ++count;
-    runs.push_back({static_cast<int32_t>(t) - count, count, clip->rows, from});
-  }
-  return runs;
-}
-
-}  // namespace
-
-Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, std::span<const MediaRows> media, DType dtype) {
-  std::vector<int32_t> text(ids.begin(), ids.end());
-  const std::vector<MediaRun> runs = media_runs(text, table.rows(), media);
-  const bool wanted = std::any_of(runs.begin(), runs.end(), [](const MediaRun& r) { return r.features.slot >= 0; });
-  Tensor y = c.tape.alloc(static_cast<int64_t>(ids.size()), table.cols(), dtype, table.group || wanted);
-  c.be.embedding_forward(y, {table.value, table.dtype, table.rows(), table.cols()}, text);
-  for (const MediaRun& r : runs) c.be.add(y.row_range(r.row, r.count), false, r.features.row_range(r.from, r.count));
-  c.tape.record("embedding", y, [=, &c, &table, text = std::move(text)] {
+Tensor embedding(Ctx& c, Param& table, Ints ids, std::span<const MediaRun> media, DType dtype) {
+  const bool wanted = std::any_of(media.begin(), media.end(), [](const MediaRun& r) { return r.features.slot >= 0; });
+  Tensor y = c.tape.alloc(ids.n, table.cols(), dtype, table.group || wanted);
+  c.be.embedding_forward(y, table.tensor(), ids);
+  for (const MediaRun& r : media) c.be.add(y.row_range(r.row, r.count), false, r.features.row_range(r.from, r.count));
+  c.tape.record("embedding", y, [=, &c, &table, runs = std::vector(media.begin(), media.end())] {
     const Tensor dy = c.tape.grad(y);
     if (table.group) {
       const GradSink dw = sink(table);
-      c.be.embedding_backward(dw.dst, dw.accumulate, dy, text, table.rows());
+      c.be.embedding_backward(dw.dst, dw.accumulate, dy, ids, table.rows());
     }
     for (const MediaRun& r : runs) {   // in the order of rows; a row of features may stand in the batch several times
       const Tape::Sink dx = c.tape.sink(r.features);
       if (!dx.grad) continue;
-      if (!dx.accumulate) std::memset(dx.grad.data, 0, static_cast<size_t>(dx.grad.rows * dx.grad.cols) * size_of(dx.grad.dtype));
+      if (!dx.accumulate) c.be.device().zero(dx.grad.data, static_cast<size_t>(dx.grad.rows * dx.grad.cols) * size_of(dx.grad.dtype));
       c.be.add(dx.grad.row_range(r.from, r.count), true, dy.row_range(r.row, r.count));
     }
   });
@@ -125,16 +129,16 @@ Tensor linear(Ctx& c, Tensor x, Weight& w, Act act, Tensor residual) {
   ISR_ASSERT(act != Act::SwiGlu, "swiglu has an op of its own");
   Tensor y = c.tape.alloc(x.rows, w.n(), x.dtype, x.slot >= 0 || residual.slot >= 0 || w.trainable());
   Tensor pre = y.slot >= 0 && act != Act::None ? temporary(c, x.rows, w.n(), x.dtype) : none();
-  c.be.gemm_nt(y, x, w.packed, {w.bias_data(), act, pre, residual});
+  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), act, pre, residual});
   c.tape.record("linear", y, [=, &c, &w] {
     Tensor dy = c.tape.grad(y);
     if (residual.slot >= 0) {
       const Tape::Sink dr = c.tape.sink(residual);
       c.be.add(dr.grad, dr.accumulate, dy);
     }
-    ArenaScope scope(c.be.scratch);
+    ArenaScope scope(c.be.workspace());
     if (act != Act::None) {
-      Tensor dpre = view(c.be.scratch.allocate(static_cast<size_t>(dy.rows * dy.cols) * size_of(dy.dtype)), dy.dtype, dy.rows, dy.cols);
+      Tensor dpre = view(c.be.workspace().allocate(static_cast<size_t>(dy.rows * dy.cols) * size_of(dy.dtype)), dy.dtype, dy.rows, dy.cols);
       c.be.act_backward(dpre, dy, pre, act);
       dy = dpre;
     }
@@ -146,10 +150,10 @@ Tensor linear(Ctx& c, Tensor x, Weight& w, Act act, Tensor residual) {
 Tensor swiglu(Ctx& c, Tensor x, Weight& w) {
   Tensor y = c.tape.alloc(x.rows, w.n() / 2, x.dtype, x.slot >= 0 || w.trainable());
   Tensor pre = y.slot >= 0 ? temporary(c, x.rows, w.n(), x.dtype) : none();
-  c.be.gemm_nt(y, x, w.packed, {w.bias_data(), Act::SwiGlu, pre, none()});
+  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::SwiGlu, pre, none()});
   c.tape.record("swiglu", y, [=, &c, &w] {
-    ArenaScope scope(c.be.scratch);
-    Tensor dpre = view(c.be.scratch.allocate(static_cast<size_t>(pre.rows * pre.cols) * size_of(pre.dtype)), pre.dtype, pre.rows, pre.cols);
+    ArenaScope scope(c.be.workspace());
+    Tensor dpre = view(c.be.workspace().allocate(static_cast<size_t>(pre.rows * pre.cols) * size_of(pre.dtype)), pre.dtype, pre.rows, pre.cols);
     c.be.swiglu_backward(dpre, c.tape.grad(y), pre);
     product_backward(c, dpre, x, w);
   });
@@ -159,7 +163,7 @@ Tensor swiglu(Ctx& c, Tensor x, Weight& w) {
 Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope) {
   const int64_t rotated = s.heads + s.kv_heads;   // q and k heads stand side by side
   Tensor y = c.tape.alloc(x.rows, w.n(), x.dtype, x.slot >= 0 || w.trainable());
-  c.be.gemm_nt(y, x, w.packed, {w.bias_data(), Act::None, none(), none()});
+  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::None, none(), none()});
   if (rope) c.be.rope(y.columns(0, rotated * s.head_size), rope, rotated, s.head_size, false);
   c.tape.record("qkv", y, [=, &c, &w] {
     Tensor dy = c.tape.grad(y);   // this closure is its last reader: rotated back in place
@@ -169,7 +173,7 @@ Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* ro
   return y;
 }
 
-Tensor attention(Ctx& c, Tensor qkv, const AttentionPlan& plan, const AttentionShape& s) {
+Tensor attention(Ctx& c, Tensor qkv, const Prepared& plan, const AttentionShape& s) {
   const int64_t q_cols = s.heads * s.head_size, kv_cols = s.kv_heads * s.head_size;
   Tensor y = c.tape.alloc(qkv.rows, q_cols, qkv.dtype, qkv.slot >= 0);
   float* lse = c.tape.arena().allocate_n<float>(qkv.rows * s.heads);
@@ -183,37 +187,23 @@ Tensor attention(Ctx& c, Tensor qkv, const AttentionPlan& plan, const AttentionS
   return y;
 }
 
-// Row `of` of an input goes to row `by` of the result, and to no other; -1 is no row.
-static void own(std::vector<int32_t>& owner, int32_t of, int32_t by) {
-  if (of == -1) return;
-  ISR_ASSERT(of >= 0 && of < static_cast<int32_t>(owner.size()), "index ", of, " of ", owner.size(), " rows");
-  int32_t& to = owner[static_cast<size_t>(of)];
-  ISR_ASSERT(to == -1, "row ", of, " is gathered twice: its gradient would be lost");
-  to = by;
-}
-
-Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index) {
-  const auto count = static_cast<int64_t>(index.size());
-  Tensor y = c.tape.alloc(count, x.cols, x.dtype, x.slot >= 0);
-  c.be.gather_rows(y, false, x, index);
+Tensor gather_rows(Ctx& c, Tensor x, const RowIndex& index) {
+  Tensor y = c.tape.alloc(index.rows.n, x.cols, x.dtype, x.slot >= 0);
+  c.be.gather_rows(y, false, x, index.rows);
   c.tape.record("gather_rows", y, [=, &c] {
     const Tape::Sink dx = c.tape.sink(x);
-    std::vector<int32_t> inverse(static_cast<size_t>(x.rows), -1);
-    for (int64_t i = 0; i < count; ++i) own(inverse, index[static_cast<size_t>(i)], static_cast<int32_t>(i));
-    c.be.gather_rows(dx.grad, dx.accumulate, c.tape.grad(y), inverse);
+    c.be.gather_rows(dx.grad, dx.accumulate, c.tape.grad(y), index.owner);
   });
   return y;
 }
 
-Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n) {
-  const float scale = 1.0f / static_cast<float>(n);
-  Tensor y = c.tape.alloc(static_cast<int64_t>(index.size()) / n, x.cols, x.dtype, x.slot >= 0);
-  c.be.pool_rows(y, false, x, index, n, scale);
+Tensor mean_rows(Ctx& c, Tensor x, const RowIndex& index) {
+  const float scale = 1.0f / static_cast<float>(index.per_row);
+  Tensor y = c.tape.alloc(index.rows.n / index.per_row, x.cols, x.dtype, x.slot >= 0);
+  c.be.pool_rows(y, false, x, index.rows, index.per_row, scale);
   c.tape.record("mean_rows", y, [=, &c] {
     const Tape::Sink dx = c.tape.sink(x);
-    std::vector<int32_t> owner(static_cast<size_t>(x.rows), -1);
-    for (size_t i = 0; i < index.size(); ++i) own(owner, index[i], static_cast<int32_t>(static_cast<int64_t>(i) / n));
-    c.be.pool_rows(dx.grad, dx.accumulate, c.tape.grad(y), owner, 1, scale);
+    c.be.pool_rows(dx.grad, dx.accumulate, c.tape.grad(y), index.owner, 1, scale);
   });
   return y;
 }
@@ -231,18 +221,18 @@ Tensor add(Ctx& c, Tensor a, Tensor b) {
   return y;
 }
 
-TokenLogp token_logp(Ctx& c, Tensor x, Weight& head, std::span<const int32_t> targets) {
+TokenLogp token_logp(Ctx& c, Tensor x, Weight& head, Ints targets) {
   const bool needs = x.slot >= 0 || head.trainable();
   TokenLogp out;
   out.logp = c.tape.alloc(x.rows, 1, DType::F32, needs);
   out.lse = temporary(c, x.rows, 1, DType::F32);
-  c.be.token_logp_forward(out.logp.f32(), out.lse.f32(), x, head.packed, targets);
+  c.be.token_logp_forward(out.logp.f32(), out.lse.f32(), x, *head.matrix, targets);
   if (out.logp.slot < 0) return out;
   out.dlogp = c.tape.arena().allocate_n<float>(x.rows);
   c.tape.record("token_logp", out.logp, [=, &c, &head] {
     const GradSink dw = sink(*head.parts[0]);
     const Tape::Sink dx = c.tape.sink(x);
-    c.be.token_logp_backward(dx.grad, dx.accumulate, dw.dst, dw.accumulate, out.dlogp, x, head.packed, head.rows()[0], targets, out.lse.f32());
+    c.be.token_logp_backward(dx.grad, dx.accumulate, dw.dst, dw.accumulate, out.dlogp, x, *head.matrix, head.rows()[0], targets, out.lse.f32());
   });
   c.tape.seed(out.logp, view(out.dlogp, x.rows, 1));
   return out;

@@ -22,28 +22,40 @@ struct Ctx {
   }
 };
 
-Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, int64_t width, DType dtype);   // (T, C) rows of a table of `width` columns; id -1: zeros; ids must outlive the tape
-// Token rows and media rows: an id in [first_id, first_id + rows.rows) of some clip is that row of its features.
-struct MediaRows { int32_t first_id; Tensor rows; };   // rows (n, C)
-Tensor embedding(Ctx& c, Param& table, std::span<const int32_t> ids, std::span<const MediaRows> media, DType dtype);   // (T, C)
+// Indices that an op reads, forward and backward. Resident, and made once for each batch: ops keep no memory of their own.
+struct RowIndex {
+  Ints rows;                       // of the input, in the order of the result; -1: a row of zeros
+  Ints owner;                      // of each input row: the result row that reads it, -1: none. Read in backward alone
+  int64_t per_row = 1;             // input rows for each result row
+};
+// In the arena. BUG: an index outside [0, input_rows), or one twice: its gradient would be lost.
+RowIndex row_index(Backend& be, Arena& arena, std::span<const int32_t> rows, int64_t input_rows, int64_t per_row = 1);
+Ints resident(Backend& be, Arena& arena, std::span<const int32_t> values);
+// (rows, cols) as float32 to the host; waits.
+void download_f32(Backend& be, Arena& arena, float* host, Tensor rows);
+
+Tensor embedding(Ctx& c, Param& table, Ints ids, int64_t width, DType dtype);   // (T, C) rows of a table of `width` columns; id -1: zeros
+// Token rows (id -1: none) and media rows: batch rows [row, row + count) are rows [from, from + count) of some features.
+struct MediaRun { int32_t row, count; Tensor features; int32_t from; };   // features (n, C)
+Tensor embedding(Ctx& c, Param& table, Ints ids, std::span<const MediaRun> media, DType dtype);   // (T, C)
 Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps);                                      // (T, C)
 Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps);                          // (T, C)
 Tensor linear(Ctx& c, Tensor x, Weight& w, Act act = Act::None, Tensor residual = {});       // (T, N); residual (T, N) is added last
 Tensor swiglu(Ctx& c, Tensor x, Weight& gate_up);                                            // (T, F)
 // Projections of one product, rotated: (T, (H + 2K) D) = [q | k | v]. rope null: not rotated.
 Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope);
-Tensor attention(Ctx& c, Tensor qkv, const AttentionPlan& plan, const AttentionShape& s);    // (T, H D)
-Tensor gather_rows(Ctx& c, Tensor x, std::span<const int32_t> index);                        // index injective but for -1, a row of zeros; must outlive the tape
+Tensor attention(Ctx& c, Tensor qkv, const Prepared& plan, const AttentionShape& s);    // (T, H D)
+Tensor gather_rows(Ctx& c, Tensor x, const RowIndex& index);                                 // (index.rows.n, C)
 Tensor add(Ctx& c, Tensor a, Tensor b);
-Tensor mean_rows(Ctx& c, Tensor x, std::span<const int32_t> index, int64_t n);              // (index.size() / n, C): means of n rows; index injective but for -1, which counts as zeros; must outlive the tape
+Tensor mean_rows(Ctx& c, Tensor x, const RowIndex& index);                                   // (index.rows.n / per_row, C): means of per_row rows; -1 counts as zeros
 
-// Log-probs of targets under the head. Two phases: the forward returns them to the host; when the loss has answered, its
-// gradient is put in `dlogp` (R) before backward().
+// Log-probs of targets under the head. Two phases: the host downloads them; when the loss has answered, its gradient is
+// uploaded to `dlogp` (R) before backward().
 struct TokenLogp {
   Tensor logp, lse;              // (R, 1) f32
   float* dlogp = nullptr;        // (R); null when nothing is recorded
 };
-TokenLogp token_logp(Ctx& c, Tensor x, Weight& head, std::span<const int32_t> targets);      // targets must outlive the tape
+TokenLogp token_logp(Ctx& c, Tensor x, Weight& head, Ints targets);
 
 // Runs block(x) without keeping what is inside it; backward runs it again. Not to be nested.
 Tensor checkpoint(Ctx& c, Tensor x, const std::function<Tensor(Ctx&, Tensor)>& block);

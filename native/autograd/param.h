@@ -1,7 +1,9 @@
-// Parameters as the checkpoint names them, the packed matrices that products read, and the flat groups that training
-// updates. Ops never touch `value` or gradients directly: they ask a Weight for its panels and the Grads for a sink.
+// Parameters as the checkpoint names them, the matrices that products read, and the flat groups that training updates. All
+// values are resident. Ops never touch `value` or gradients directly: they ask a Weight for its matrix and a sink for the
+// gradient's place.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,12 +20,12 @@ struct Param {
   std::string name;
   std::vector<int64_t> shape;
   DType dtype = DType::F32;       // type of the model; a vector's values are rounded to it
-  void* value = nullptr;          // row-major; null while only the panels of a Weight hold the matrix
+  void* value = nullptr;          // row-major; null while only a Weight's matrix holds it
   uint32_t version = 0;           // += 1 on every write
   Group* group = nullptr;         // null: frozen
   size_t offset = 0;              // into the group's flat arrays
   bool embedding = false;         // looked up by row: keeps its row-major value beside any panels
-  Weight* weight = nullptr;       // whose panels hold it, rows [weight_row, weight_row + rows())
+  Weight* weight = nullptr;       // whose matrix holds it, rows [weight_row, weight_row + rows())
   int64_t weight_row = 0;
 
   bool vector() const { return shape.size() == 1; }
@@ -34,6 +36,8 @@ struct Param {
     return n;
   }
   int64_t size() const { return rows() * cols(); }
+  DType stored() const { return vector() ? DType::F32 : dtype; }   // type of `value`
+  Tensor tensor() const { return view(value, stored(), rows(), cols()); }
   float* f32() const { return static_cast<float*>(value); }
   inline const float* master() const;   // null: not trained here
 };
@@ -42,11 +46,12 @@ struct Param {
 struct Weight {
   std::vector<Param*> parts;
   std::vector<Param*> bias;       // empty, or one a part; their values lie one behind another in `bias_value`
-  Packed packed;
+  MatrixShape shape;
+  std::unique_ptr<Matrix> matrix;
   Buffer bias_value;              // (N) f32, when there is one
 
-  int64_t n() const { return packed.n; }
-  int64_t k() const { return packed.k; }
+  int64_t n() const { return shape.n; }
+  int64_t k() const { return shape.k; }
   const float* bias_data() const { return bias.empty() ? nullptr : bias_value.data<float>(); }
   bool trainable() const {
     for (const Param* p : parts)
@@ -55,9 +60,9 @@ struct Weight {
       if (p->group) return true;
     return false;
   }
-  std::vector<WeightRows> rows() const {
-    std::vector<WeightRows> all;
-    for (const Param* p : parts) all.push_back({p->value, p->dtype, p->rows(), p->cols()});
+  std::vector<Tensor> rows() const {   // row-major parts; without data where the matrix alone holds them
+    std::vector<Tensor> all;
+    for (const Param* p : parts) all.push_back(p->tensor());
     return all;
   }
 };

@@ -1,4 +1,4 @@
-// JavaScript values to plain structs and back. What arrives here was validated by the TypeScript layer (src/check.ts);
+// JavaScript values to plain structs and back. What arrives here was validated by the TypeScript layer (src/base/check.ts);
 // a wrong type is therefore our own bug and says so.
 #pragma once
 #include <memory>
@@ -32,7 +32,7 @@ std::vector<float> floats_at(const Napi::Object& o, const char* key);      // of
 std::vector<std::vector<float>> float_lists_at(const Napi::Object& o, const char* key);
 
 // The memory of a typed array, used in place: the caller keeps a reference, which keeps the object and not its memory.
-// It must therefore be an array that only the library knows (src/owned.ts): whoever else has it can transfer or resize it
+// It must therefore be an array that only the library knows (src/base/owned-arrays.ts): whoever else has it can transfer or resize it
 // under the job. Null when the key is absent.
 struct Bytes { void* data = nullptr; size_t bytes = 0; };
 Bytes bytes_at(const Napi::Object& o, const char* key, std::vector<Napi::Object>& keep);

@@ -194,7 +194,7 @@ void Host::drain(Napi::Env env) {
     try {
       deliver(env, message);
     } catch (const Napi::Error&) {
-      // Callbacks of src/addon.ts do not throw: this is an environment that is being terminated.
+      // Callbacks of src/base/addon.ts do not throw: this is an environment that is being terminated.
     }
   }
 }

@@ -1,8 +1,9 @@
 // Jobs of isr-dpo/native: kernels on raw tensors. Outputs are written into arrays that the caller made.
 #include <algorithm>
 
+#include "autograd/ops.h"
 #include "binding/jobs.h"
-#include "kernels/backend.h"
+#include "kernels/devices.h"
 #include "kernels/reference.h"
 
 namespace isr::binding {
@@ -67,8 +68,12 @@ Napi::Value attention_forward(const Napi::CallbackInfo& info) {
     if (c.reference) {
       reference::attention_forward(c.out, lse.data(), c.q, c.k, c.v, c.spans, c.causal, c.shape);
     } else {
-      const auto backend = make_cpu_backend(chosen_isa(), c.threads);
-      backend->attention_forward(c.out, lse.data(), c.q, c.k, c.v, plan, c.shape);
+      const auto backend = make_backend("cpu", c.threads);
+      Exchange x(backend->device());
+      const auto prepared = backend->prepare(plan);
+      const Tensor log_sums = x.out(view(lse.data(), c.T, c.shape.heads));
+      backend->attention_forward(x.out(c.out), log_sums.f32(), x.in(c.q), x.in(c.k), x.in(c.v), *prepared, c.shape);
+      x.finish();
     }
     const std::vector<float> by_head = transposed(lse.data(), c.T, c.shape.heads);
     std::copy(by_head.begin(), by_head.end(), static_cast<float*>(c.lse.data));
@@ -86,9 +91,14 @@ Napi::Value attention_backward(const Napi::CallbackInfo& info) {
       reference::attention_backward(c.dq, c.dk, c.dv, c.dout, c.q, c.k, c.v, c.spans, c.causal, c.shape);
       return nothing();
     }
-    const std::vector<float> lse = transposed(static_cast<const float*>(c.lse.data), c.shape.heads, c.T);
-    const auto backend = make_cpu_backend(chosen_isa(), c.threads);
-    backend->attention_backward(c.dq, c.dk, c.dv, c.dout, c.q, c.k, c.v, c.out, lse.data(), plan, c.shape);
+    std::vector<float> lse = transposed(static_cast<const float*>(c.lse.data), c.shape.heads, c.T);
+    const auto backend = make_backend("cpu", c.threads);
+    Exchange x(backend->device());
+    const auto prepared = backend->prepare(plan);
+    const Tensor log_sums = x.in(view(lse.data(), c.T, c.shape.heads));
+    backend->attention_backward(x.out(c.dq), x.out(c.dk), x.out(c.dv), x.in(c.dout), x.in(c.q), x.in(c.k), x.in(c.v), x.in(c.out),
+                                log_sums.f32(), *prepared, c.shape);
+    x.finish();
     return nothing();
   }, std::move(keep));
 }
@@ -125,31 +135,45 @@ struct LogProbCall {
   void run() const {
     const int64_t R = static_cast<int64_t>(rows.size());
     if (R == 0) return;   // outputs were made as zeros
-    const auto be = make_cpu_backend(chosen_isa(), threads);
-    const Buffer panels(be->packed_bytes(V, C, dtype, false));
-    const Packed packed{panels.data(), dtype, V, C, false};
-    const WeightRows head_rows{head.data, dtype, V, C};
-    constexpr int64_t kRows = 64;   // whole panels
-    parallel(threads, (V + kRows - 1) / kRows, 8, [&](int64_t begin, int64_t end, int) {
-      const int64_t row = begin * kRows, n = std::min(end * kRows, V) - row;
-      be->pack(packed, row, {static_cast<const char*>(head.data) + static_cast<uint64_t>(row * C) * size_of(dtype), dtype, n, C});
-    });
+    const auto be = make_backend("cpu", threads);
+    Device& device = be->device();
+    Exchange x(device);
+    const MatrixShape shape{V, C, dtype, false};
+    const Buffer memory(device, be->matrix_bytes(shape));
+    const auto matrix = be->matrix(shape, memory.data());
+    const Tensor head_rows = x.in(view(head.data, dtype, V, C));
+    write_matrix(*matrix, head_rows);
 
-    const Buffer x_memory(static_cast<size_t>(R * C) * size_of(dtype));
-    const Tensor x = view(x_memory.data(), dtype, R, C);
-    be->gather_rows(x, false, view(hidden.data, dtype, T, C), rows);
-    std::vector<float> logp(rows.size()), lse(rows.size()), dlogp(rows.size());
-    be->token_logp_forward(logp.data(), lse.data(), x, packed, row_targets);
-    for (size_t r = 0; r < rows.size(); ++r) static_cast<float*>(log_probs.data)[rows[r]] = logp[r];
+    Arena arena(device);
+    const RowIndex index = row_index(*be, arena, rows, T);
+    const Ints wanted = resident(*be, arena, row_targets);
+    const auto scored = [&] { return view(arena.allocate(static_cast<size_t>(R * C) * size_of(dtype)), dtype, R, C); };
+    const Tensor hidden_rows = scored();
+    be->gather_rows(hidden_rows, false, x.in(view(hidden.data, dtype, T, C)), index.rows);
+    std::vector<float> values(rows.size());
+    float* const logp = arena.allocate_n<float>(R);
+    float* const lse = arena.allocate_n<float>(R);
+    be->token_logp_forward(logp, lse, hidden_rows, *matrix, wanted);
+    device.download(values.data(), logp, values.size() * sizeof(float));
+    for (size_t r = 0; r < rows.size(); ++r) static_cast<float*>(log_probs.data)[rows[r]] = values[r];
     if (!backward.data) return;
 
-    for (size_t r = 0; r < rows.size(); ++r) dlogp[r] = static_cast<const float*>(backward.data)[rows[r]];
-    const Buffer dx_memory(x_memory.bytes());
-    const Tensor dx = view(dx_memory.data(), dtype, R, C);
-    be->token_logp_backward(dx, false, static_cast<float*>(d_head.data), false, dlogp.data(), x, packed, head_rows, row_targets, lse.data());
-    std::vector<int32_t> back(static_cast<size_t>(T), -1);
-    for (size_t r = 0; r < rows.size(); ++r) back[static_cast<size_t>(rows[r])] = static_cast<int32_t>(r);
-    be->gather_rows(view(d_hidden.data, dtype, T, C), false, dx, back);
+    for (size_t r = 0; r < rows.size(); ++r) values[r] = static_cast<const float*>(backward.data)[rows[r]];
+    float* const dlogp = arena.allocate_n<float>(R);
+    device.upload(dlogp, values.data(), values.size() * sizeof(float));
+    const Tensor dx = scored(), d_head_rows = x.out(view(static_cast<float*>(d_head.data), V, C));
+    be->token_logp_backward(dx, false, d_head_rows.f32(), false, dlogp, hidden_rows, *matrix, head_rows, wanted, lse);
+    be->gather_rows(x.out(view(d_hidden.data, dtype, T, C)), false, dx, index.owner);
+    x.finish();
+  }
+
+  // In tasks of whole panels.
+  void write_matrix(Matrix& m, Tensor all) const {
+    constexpr int64_t kRows = 64;
+    parallel(threads, (V + kRows - 1) / kRows, 8, [&](int64_t begin, int64_t end, int) {
+      const int64_t row = begin * kRows, n = std::min(end * kRows, V) - row;
+      m.write_rows(row, all.row_range(row, n));
+    });
   }
 };
 

@@ -13,7 +13,7 @@ Napi::Object describe_tower(Napi::Env env, const VisionConfig& v, bool image) {
   const TowerConfig& t = image ? *v.image : *v.video;
   Napi::Object o = Napi::Object::New(env);
   o.Set("imageSize", static_cast<double>(t.image));
-  o.Set("rowsAFrame", static_cast<double>(v.rows(image, 1)));
+  o.Set("rowsAFrame", static_cast<double>(v.rows(image, v.grid(image, 1))));
   o.Set("frames", static_cast<double>(image ? 1 : t.frames));   // of a clip; 0: any number
   o.Set("width", static_cast<double>(t.width));
   return o;

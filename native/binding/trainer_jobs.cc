@@ -64,7 +64,7 @@ Napi::Value train_step(const Napi::CallbackInfo& info) {
 Napi::Value peak(const Napi::CallbackInfo& info) {
   return submit(info, [](JobContext& job) -> ToJs {
     const Model& m = job.engine.loaded();
-    const double rate = peak_flops(chosen_isa(), m.dtype, m.backend->threads, 0.05);
+    const double rate = peak_flops(chosen_isa(), m.dtype, m.threads, 0.05);
     return [rate](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, rate); };
   });
 }

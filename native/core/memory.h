@@ -1,37 +1,36 @@
-// Owned memory. Buffer: one zeroed block on huge pages where they help. Arena: a stack of chunks with mark and release,
-// and a measure-only mode that counts bytes (for `plan`): it gives addresses that may be written, and that later ones overlap.
-// Giving memory back never allocates and never throws: it happens in destructors.
+// Owned memory of a device. Buffer: one zeroed block, on huge pages where they help the host. Arena: a stack of chunks with
+// mark and release that counts what it gives. Giving memory back never allocates and never throws: it happens in destructors.
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "core/device.h"
 #include "core/tensor.h"
 
 namespace isr {
 
-class Buffer {  // zero-filled; 64-byte aligned; OUT_OF_MEMORY if the system refuses
+class Buffer {  // zero-filled; 64-byte aligned; OUT_OF_MEMORY if the device refuses
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);
-  Buffer(Buffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_), guarded_(o.guarded_) { o.data_ = nullptr; o.bytes_ = 0; }
+  explicit Buffer(size_t bytes) : Buffer(host_device(), bytes) {}
+  Buffer(Device& device, size_t bytes);
+  Buffer(Buffer&& o) noexcept : device_(o.device_), data_(o.data_), bytes_(o.bytes_) { o.data_ = nullptr; o.bytes_ = 0; }
   Buffer& operator=(Buffer&& o) noexcept;
-  ~Buffer() { unmap(); }
+  ~Buffer() { if (data_) device_->free(data_, bytes_); }
   template <class T = void>
   T* data() const { return static_cast<T*>(data_); }
   size_t bytes() const { return bytes_; }
   explicit operator bool() const { return data_ != nullptr; }
 
  private:
-  void unmap() noexcept;
+  Device* device_ = nullptr;
   void* data_ = nullptr;
   size_t bytes_ = 0;
-  bool guarded_ = false;
 };
 
-// For tests, while one lives: every new Buffer, and every allocation of an Arena made meanwhile, has pages of its own and
-// ends at one that is not mapped (alignment is then that of the type alone). Whoever reaches behind an end faults there.
+// For tests, while one lives: every new Buffer of the host, and every allocation of an Arena made meanwhile, has pages of its
+// own and ends at one that is not mapped (alignment is then that of the type alone). Whoever reaches behind an end faults.
 struct GuardedMemory {
   GuardedMemory();
   ~GuardedMemory();
@@ -41,7 +40,7 @@ struct GuardedMemory {
 class Arena {
  public:
   struct Mark { size_t chunk, used, total; };
-  explicit Arena(bool measure_only = false);
+  explicit Arena(Device& device = host_device());
   void* allocate(size_t bytes);  // 64-byte aligned, contents undefined; never inside a parallel region
   template <class T>
   T* allocate_n(int64_t n) { return static_cast<T*>(allocate(static_cast<size_t>(n) * sizeof(T))); }
@@ -56,9 +55,8 @@ class Arena {
   void merge();
   std::vector<Buffer> chunks_;
   size_t chunk_ = 0, used_ = 0, total_ = 0, peak_ = 0;
-  std::shared_ptr<char> reserved_;   // measure-only: address space without memory behind it
-  size_t reserved_bytes_ = 0;
-  bool guarded_ = false;             // a chunk an allocation
+  Device* device_;
+  bool separate_;                    // a chunk per allocation
 };
 
 struct ArenaScope {  // releases what was allocated during its life

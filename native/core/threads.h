@@ -66,7 +66,8 @@ inline int64_t grain_for(int threads, int64_t n, int64_t min_grain = 1) {
   return g < min_grain ? min_grain : g;
 }
 
-// While one lives, parallel() of its thread runs nothing: kernels ask for their memory and compute nothing (train/plan.h).
+// While one lives, parallel() of its thread runs nothing: kernels ask for their memory and compute nothing (the measuring
+// backend, kernels/cpu.cc).
 struct DryRun {
   DryRun();
   ~DryRun();

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "infer/scheduler.h"
 
@@ -19,8 +18,8 @@ class ModelStepper final : public Stepper {
 
   void step(int32_t* ids, float* logp, const CachedBatch& batch, const Draws& draws, const KvStore& kv) override {
     ISR_ASSERT(generation_ == model_.generation, "the weights have changed under a running batch");
-    ArenaScope scope(model_.arena);
-    Tape tape(model_.arena, false);
+    ArenaScope scope(model_.arena());
+    Tape tape(model_.arena(), false);
     Ctx c{*model_.backend, tape, cancel_, {}};
     const Tensor hidden = decoder_cached(c, model_, batch, model_.media.rows_of(c, model_, batch.ids, false), kv);   // (T, C)
     for (size_t i = 0; i < draws.size(); i += kDrawGroup) draw(ids, logp, c, hidden, draws, i, std::min(kDrawGroup, draws.size() - i));
@@ -29,7 +28,7 @@ class ModelStepper final : public Stepper {
  private:
   // Draws [first, first + n). Logits of a row are computed once, however many copies draw from it.
   void draw(int32_t* ids, float* logp, Ctx& c, Tensor hidden, const Draws& draws, size_t first, size_t n) {
-    ArenaScope scope(model_.arena);
+    ArenaScope scope(model_.arena());
     rows_.clear();
     for (size_t i = first; i < first + n; ++i)
       if (rows_.empty() || rows_.back() != draws.rows[i]) rows_.push_back(draws.rows[i]);
@@ -38,22 +37,20 @@ class ModelStepper final : public Stepper {
     if (rows_.back() - rows_.front() + 1 == count) {
       x = hidden.row_range(rows_.front(), count);
     } else {
-      x = view(model_.arena.allocate(static_cast<size_t>(count * hidden.cols) * size_of(hidden.dtype)), hidden.dtype, count, hidden.cols);
-      c.be.gather_rows(x, false, hidden, rows_);
+      x = c.tape.alloc(count, hidden.cols, hidden.dtype, false);
+      c.be.gather_rows(x, false, hidden, resident(c.be, model_.arena(), rows_));
     }
     Tensor y = logits(c, model_, x);                 // (count, V)
-    if (count < static_cast<int64_t>(n)) y = repeat(y, draws, first, n);
+    if (count < static_cast<int64_t>(n)) y = repeat(c, y, draws, first, n);
     c.be.sample(ids + first, logp + first, y, std::span(draws.options).subspan(first, n), std::span(draws.suppress).subspan(first, n));
   }
 
   // A row for each draw: sampling may overwrite its logits.
-  Tensor repeat(Tensor y, const Draws& draws, size_t first, size_t n) {
-    const Tensor wide = view(model_.arena.allocate_n<float>(static_cast<int64_t>(n) * y.cols), static_cast<int64_t>(n), y.cols);
-    int64_t from = 0;
-    for (size_t i = 0; i < n; ++i) {
-      if (i > 0 && draws.rows[first + i] != draws.rows[first + i - 1]) ++from;
-      std::memcpy(wide.at(static_cast<int64_t>(i)), y.at(from), static_cast<size_t>(y.cols) * sizeof(float));
-    }
+  Tensor repeat(Ctx& c, Tensor y, const Draws& draws, size_t first, size_t n) {
+    std::vector<int32_t> from(n, 0);
+    for (size_t i = 1; i < n; ++i) from[i] = from[i - 1] + (draws.rows[first + i] != draws.rows[first + i - 1]);
+    const Tensor wide = c.tape.alloc(static_cast<int64_t>(n), y.cols, DType::F32, false);
+    c.be.gather_rows(wide, false, y, resident(c.be, model_.arena(), from));
     return wide;
   }
 
@@ -70,7 +67,7 @@ template <class... Parts>
 
 void check_vocabulary(const std::vector<int32_t>& ids, int64_t vocab, size_t request, const char* field) {
   for (size_t i = 0; i < ids.size(); ++i)
-    if (ids[i] < 0 || ids[i] >= vocab) invalid(request, field, "expected ids in [0, ", vocab, ") but received ", ids[i], " at index ", i);
+    if (ids[i] < 0 || ids[i] >= vocab) invalid(request, field, "expected ids in [0, ", vocab, "), got ", ids[i], " at index ", i);
 }
 
 // Ids that no draw of this request may have, counted once each, at the positions where there are most of them.
@@ -88,17 +85,17 @@ int64_t suppressed(const SamplingOptions& s, const DecoderConfig& config) {
 void check_request(const GenerateRequest& r, size_t i, const Model& m) {
   const DecoderConfig& config = m.config;
   const SamplingOptions& s = r.sampling;
-  if (r.ids.empty()) invalid(i, "prompt", "expected at least one token but received none");
+  if (r.ids.empty()) invalid(i, "prompt", "expected at least one token, got none");
   for (size_t t = 0; t < r.ids.size(); ++t)
     if (r.ids[t] < 0 || (r.ids[t] >= config.vocab && !m.media.holds(r.ids[t])))
-      invalid(i, "prompt", "expected ids in [0, ", config.vocab, ") but received ", r.ids[t], " at index ", t);
-  if (r.copies < 1) invalid(i, "copies", "expected at least 1 but received ", r.copies);
+      invalid(i, "prompt", "expected ids in [0, ", config.vocab, "), got ", r.ids[t], " at index ", t);
+  if (r.copies < 1) invalid(i, "copies", "expected at least 1, got ", r.copies);
   if (!(s.temperature >= 0) || !std::isfinite(s.temperature))
-    invalid(i, "temperature", "expected a finite number, 0 or more, but received ", s.temperature);
-  if (!(s.top_p > 0) || s.top_p > 1) invalid(i, "topP", "expected a number in (0, 1] but received ", s.top_p);
-  if (s.top_k < 0) invalid(i, "topK", "expected 0 (all) or more but received ", s.top_k);
-  if (s.max_tokens < 1) invalid(i, "maxTokens", "expected at least 1 but received ", s.max_tokens);
-  if (s.min_tokens < 0) invalid(i, "minTokens", "expected 0 or more but received ", s.min_tokens);
+    invalid(i, "temperature", "expected a finite number, 0 or more, got ", s.temperature);
+  if (!(s.top_p > 0) || s.top_p > 1) invalid(i, "topP", "expected a number in (0, 1], got ", s.top_p);
+  if (s.top_k < 0) invalid(i, "topK", "expected 0 (all) or more, got ", s.top_k);
+  if (s.max_tokens < 1) invalid(i, "maxTokens", "expected at least 1, got ", s.max_tokens);
+  if (s.min_tokens < 0) invalid(i, "minTokens", "expected 0 or more, got ", s.min_tokens);
   check_vocabulary(s.suppress, config.vocab, i, "suppress");
   check_vocabulary(s.stop_ids, config.vocab, i, "stopIds");
   if (suppressed(s, config) >= config.vocab)
@@ -128,7 +125,8 @@ void check_room(const GenerateRequest& r, size_t i, const KvCache& cache) {
 
 Generator::Generator(Model& model, uint64_t max_bytes, bool keep) : model_(model), keep_(keep), generation_(model.generation), epoch_(model.media.epoch) {
   const size_t page = model.backend->kv_page_bytes(attention_shape(model.config), model.dtype);
-  cache_ = std::make_unique<KvCache>(model.config.layers, static_cast<int64_t>(page), max_bytes ? max_bytes : machine_memory() / 4, keep);
+  cache_ = std::make_unique<KvCache>(model.config.layers, static_cast<int64_t>(page), max_bytes ? max_bytes : model.backend->device().memory() / 4, keep,
+                                     model.backend->device());
   scheduler_ = std::make_unique<Scheduler>(*cache_, model.config.end_tokens, model.config.vocab, Scheduler::Limits());
 }
 
@@ -139,6 +137,7 @@ void Generator::join(std::vector<GenerateRequest> requests, GenerateCallbacks ca
     try {
       check_request(requests[i], i, model_);
       check_room(requests[i], i, *cache_);
+      requests[i].positions = model_.positions(requests[i].ids);
     } catch (Error& e) {
       e.items = {static_cast<int64_t>(i)};
       throw;

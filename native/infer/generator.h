@@ -26,6 +26,7 @@ struct GenerateRequest {
   std::vector<int32_t> ids;                    // the prompt, at least one token
   int32_t copies = 1;
   SamplingOptions sampling;
+  SequencePositions positions;                 // of the prompt, by the model's rule: Generator::join fills them in
 };
 
 struct GeneratedToken { int32_t request, copy, id; float logp; };
@@ -45,7 +46,7 @@ struct GenerateCallbacks {
   std::function<void(std::exception_ptr)> end;
 };
 
-// Of a running batch: calls in it, their sequences that steps compute, and those that wait for room.
+// The load of a running batch: its calls, their sequences that steps compute, and those that wait for room.
 struct BatchLoad { int64_t calls = 0, sequences = 0, waiting = 0; };
 
 struct Counters { uint64_t prefill_tokens = 0, decode_tokens = 0; };

@@ -1,7 +1,6 @@
 #include "infer/kv_cache.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 namespace isr {
@@ -17,8 +16,9 @@ int32_t common(const int32_t* a, const int32_t* b, int64_t n) {
 
 }  // namespace
 
-KvCache::KvCache(int64_t layers, int64_t page_bytes, uint64_t budget, bool keep) : layers_(layers), page_bytes_(page_bytes), keep_(keep) {
-  ISR_ASSERT(layers > 0 && page_bytes > 0, "KV cache of ", layers, " layers, ", page_bytes, " bytes a page");
+KvCache::KvCache(int64_t layers, int64_t page_bytes, uint64_t budget, bool keep, Device& device)
+    : device_(device), layers_(layers), page_bytes_(page_bytes), keep_(keep) {
+  ISR_ASSERT(layers > 0 && page_bytes > 0, "KV cache of ", layers, " layers, ", page_bytes, " bytes per page");
   budget_pages_ = static_cast<int64_t>(std::min<uint64_t>(budget / this->page_bytes(), std::numeric_limits<int32_t>::max()));
 }
 
@@ -90,7 +90,7 @@ bool KvCache::settle(Branch& b) {
   const int32_t own = b.nodes[static_cast<size_t>(b.matched)];
   const KvStore kv = store();
   for (int64_t layer = 0; layer < layers_; ++layer)
-    std::memcpy(kv.page(layer, own), kv.page(layer, b.source), static_cast<size_t>(page_bytes_));
+    device_.copy(kv.page(layer, own), kv.page(layer, b.source), static_cast<size_t>(page_bytes_));
   node(own).computed = b.source_tokens;
   cached_tokens_ += b.source_tokens;
   release(b.source);
@@ -252,13 +252,13 @@ void KvCache::expect(int64_t pages) {
 // Memory is touched first when a page is written, so a large capacity costs nothing by itself. What can fail comes first;
 // and as `free_` has room for every page, giving pages back allocates nothing.
 void KvCache::grow(int64_t capacity) {
-  Buffer bigger(static_cast<size_t>(capacity) * page_bytes());
+  Buffer bigger(device_, static_cast<size_t>(capacity) * page_bytes());
   std::vector<int32_t> free;
   free.reserve(static_cast<size_t>(capacity));
   nodes_.reserve(static_cast<size_t>(capacity));
   for (int64_t layer = 0; layer < layers_ && capacity_ > 0; ++layer)
-    std::memcpy(bigger.data<char>() + layer * capacity * page_bytes_, pool_.data<char>() + layer * capacity_ * page_bytes_,
-                static_cast<size_t>(capacity_ * page_bytes_));
+    device_.copy(bigger.data<char>() + layer * capacity * page_bytes_, pool_.data<char>() + layer * capacity_ * page_bytes_,
+                 static_cast<size_t>(capacity_ * page_bytes_));
   pool_ = std::move(bigger);
   nodes_.resize(static_cast<size_t>(capacity));
   for (int64_t i = capacity; i-- > capacity_;) free.push_back(static_cast<int32_t>(i));

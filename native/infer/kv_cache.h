@@ -25,9 +25,10 @@ class KvCache {
     int64_t reserved = 0;                      // pages promised to this branch and not yet taken
   };
 
-  // page_bytes: one layer of one page. budget: bytes of all pages of all layers. keep: the tree outlives a call, so the
-  // pool grows up to the budget before it evicts; else it evicts first, and what a call touches follows what is in flight.
-  KvCache(int64_t layers, int64_t page_bytes, uint64_t budget, bool keep);
+  // page_bytes: one layer of one page; pages are memory of `device`. budget: bytes of all pages of all layers. keep: the tree
+  // outlives a call, so the pool grows up to the budget before it evicts; else it evicts first, and what a call touches
+  // follows what is in flight.
+  KvCache(int64_t layers, int64_t page_bytes, uint64_t budget, bool keep, Device& device = host_device());
 
   // The longest prefix of ids[0, n - 1) in the tree, computed or about to be. The last token is never taken from the tree:
   // its hidden row is needed.
@@ -92,6 +93,7 @@ class KvCache {
   void fold(Branch& b);
   void grow(int64_t capacity);
 
+  Device& device_;
   int64_t layers_, page_bytes_, budget_pages_;
   bool keep_;
   int64_t capacity_ = 0, idle_ = 0, reserved_ = 0, cached_tokens_ = 0;

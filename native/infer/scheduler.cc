@@ -34,6 +34,7 @@ void Scheduler::join(std::vector<GenerateRequest> requests, GenerateCallbacks ca
     const SamplingOptions& s = request.sampling;
     Rules& rules = c->rules[r];
     rules.stream = hash64(s.stream);
+    batch_.positions.resize(static_cast<size_t>(request.positions.axes));
     rules.stops = s.stop_ids;
     rules.stops.insert(rules.stops.end(), ends_.begin(), ends_.end());
     std::sort(rules.stops.begin(), rules.stops.end());
@@ -78,8 +79,8 @@ void Scheduler::step(Stepper& stepper, Counters& counters) {
 
 void Scheduler::compute(Stepper& stepper, Counters& counters) {
   batch_.ids.clear();
-  batch_.positions.clear();
-  batch_.rows.clear();
+  for (std::vector<int32_t>& axis : batch_.positions) axis.clear();
+  batch_.plan.rows.clear();
   batch_.plan.sequences.clear();
   batch_.plan.page_list.clear();
   draws_.rows.clear();
@@ -246,9 +247,10 @@ void Scheduler::plan_decode() {
   for (Live& l : live_) {
     const GeneratedSequence& so_far = l.call->result(l.request, l.copy);
     const int32_t row = static_cast<int32_t>(batch_.ids.size()), logical = l.branch.length;
-    batch_.rows.push_back(cache_.append(l.branch, so_far.ids.back()));
+    batch_.plan.rows.push_back(cache_.append(l.branch, so_far.ids.back()));
     batch_.ids.push_back(so_far.ids.back());
-    batch_.positions.push_back(logical);
+    const int32_t position = logical + l.call->request(l.request).positions.shift;
+    for (std::vector<int32_t>& axis : batch_.positions) axis.push_back(position);
     const int32_t first = static_cast<int32_t>(batch_.plan.page_list.size());
     batch_.plan.page_list.insert(batch_.plan.page_list.end(), l.branch.nodes.begin(), l.branch.nodes.end());
     batch_.plan.sequences.push_back({row, 1, logical, first, static_cast<int32_t>(l.branch.nodes.size())});
@@ -287,12 +289,13 @@ void Scheduler::plan_prefill() {
     Call& c = *prompt.call;
     if (!prompt.ready || c.share == 0) continue;
     const std::vector<int32_t>& ids = c.request(prompt.request).ids;
+    const SequencePositions& positions = c.request(prompt.request).positions;
     const int64_t size = static_cast<int64_t>(ids.size()), rows = std::min(c.share, size - prompt.done), end = prompt.done + rows;
     const int32_t row = static_cast<int32_t>(batch_.ids.size()), first = static_cast<int32_t>(batch_.plan.page_list.size());
     for (int64_t t = prompt.done; t < end; ++t) {
       batch_.ids.push_back(ids[static_cast<size_t>(t)]);
-      batch_.positions.push_back(static_cast<int32_t>(t));
-      batch_.rows.push_back(cache_.row(prompt.branch, t));
+      for (size_t axis = 0; axis < batch_.positions.size(); ++axis) batch_.positions[axis].push_back(positions.at(static_cast<int64_t>(axis), t));
+      batch_.plan.rows.push_back(cache_.row(prompt.branch, t));
     }
     const auto pages = prompt.branch.nodes.begin();
     batch_.plan.page_list.insert(batch_.plan.page_list.end(), pages, pages + KvCache::pages_for(end));

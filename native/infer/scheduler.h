@@ -36,7 +36,7 @@ class Scheduler {
  public:
   struct Limits {
     int64_t prefill_rows = 512;                 // rows of prompts in one step
-    int64_t branches = 64;                      // sequences in flight: beyond, a step is no faster a row and only takes pages
+    int64_t branches = 64;                      // sequences in flight: beyond, a step is no faster per row and only takes pages
     int64_t shared_rows = 128;                  // rows of prompts in a step that tokens of another call wait for
   };
 

@@ -79,7 +79,7 @@ std::string resolved(const std::string& dir) {
 }
 
 // What is not finished stands beside its place under a name that no other program gives: .NAME.isr-dpo-<12 digits>.tmp, by
-// which a run's start knows it too (src/outputs.ts). Number 0 is being written, 1 is what a save has just replaced.
+// which a run's start knows it too (src/base/output-path.ts). Number 0 is being written, 1 is what a save has just replaced.
 std::string temporary_of(const std::string& path, int number) {
   const size_t slash = path.rfind('/') + 1;  // npos + 1: 0
   return concat(path.substr(0, slash), ".", path.substr(slash), ".isr-dpo-00000000000", number, ".tmp");

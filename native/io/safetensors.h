@@ -117,7 +117,7 @@ void encode(FileDType to, const float* src, int64_t n, void* dst);
 // kSaveChunk bytes; all others are copied from the source byte for byte. Headers, index, config, tokenizer and every
 // other file of the source folder that holds no weights are copied as they are. poll() is called before each chunk and
 // may throw (Cancelled). Until the end `dir` is untouched; a failure leaves nothing behind. Returns the bytes written.
-// A PyTorch source is saved as model.safetensors, or with an index as model-0000i-of-0000n.safetensors, a file a shard:
+// A PyTorch source is saved as model.safetensors, or with an index as model-0000i-of-0000n.safetensors, one file per shard:
 // metadata {"format": "pt"}, names, order, shapes and dtypes as they were; tied tensors are written once for each name.
 constexpr uint64_t kSaveChunk = uint64_t{4} << 20;
 uint64_t save_checkpoint(const Checkpoint& source, const std::string& dir, FunctionRef<bool(const TensorInfo&)> replaced,

@@ -139,7 +139,7 @@ struct Saver {
 
 uint64_t save_checkpoint(const Checkpoint& source, const std::string& dir, FunctionRef<bool(const TensorInfo&)> replaced,
                          FunctionRef<void(const TensorInfo&, uint64_t, uint64_t, void*)> fill, FunctionRef<void()> poll) {
-  // Of an older checkpoint in `dir`, weights go; what a user put beside them (a note, a licence) stays.
+  // The weights of an older checkpoint in `dir` are deleted; files that a user put beside them (a note, a licence) stay.
   AtomicFolder folder(dir, [](const std::string& name) { return !is_weight_file(name); });
   Saver saver{source, replaced, fill, poll};
   uint64_t written = 0;

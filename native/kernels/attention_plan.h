@@ -1,4 +1,4 @@
-// Structure of attention, built once a batch on the host (models/batch.cc, infer/), read by every layer.
+// Structure of attention, built once per batch on the host (models/batch.cc, infer/), read by every layer.
 // Causal, bidirectional, packed, shared-prefix and cached attention are one operation: a query row walks its own list of
 // key blocks in logical order. A key block holds the keys with logical index [64 j, 64 j + 64) of one sequence (index
 // counted from the sequence's root), so the arithmetic of a row is a function of its own tokens alone, wherever spans
@@ -84,6 +84,7 @@ struct CachedSequence {             // new rows of one branch
 };
 
 struct CachedPlan {                 // causal
+  std::vector<KvRow> rows;          // (T)
   std::vector<CachedSequence> sequences;
   std::vector<int32_t> page_list;
 };

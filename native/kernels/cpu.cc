@@ -1,23 +1,82 @@
-// Picks the CPU backend of a level. Compiled once, for any machine.
-#include "kernels/backend.h"
+// The CPU backend of a level, and what all levels share. Compiled once, for any machine.
+#include <algorithm>
+
+#include "kernels/cpu_base.h"
+#include "kernels/interposed.h"
 
 namespace isr {
 namespace cpu {
-namespace generic { std::unique_ptr<Backend> make(int threads); }
-namespace avx2 { std::unique_ptr<Backend> make(int threads); }
-namespace avx512 { std::unique_ptr<Backend> make(int threads); }
-namespace avx512bf16 { std::unique_ptr<Backend> make(int threads); }
+namespace generic { std::unique_ptr<Backend> make(int threads, Device& device); }
+namespace avx2 { std::unique_ptr<Backend> make(int threads, Device& device); }
+namespace avx512 { std::unique_ptr<Backend> make(int threads, Device& device); }
+namespace avx512bf16 { std::unique_ptr<Backend> make(int threads, Device& device); }
+
+namespace {
+
+class PanelMatrix final : public Matrix {
+ public:
+  PanelMatrix(const CpuBase& backend, const MatrixShape& s, void* panels) : Matrix(s), packed{panels, s.dtype, s.n, s.k, s.swiglu}, backend_(backend) {}
+  void write_rows(int64_t row0, Tensor rows) override { backend_.pack(packed, row0, rows); }
+  // Whole panels for each task.
+  void read_rows(Tensor rows, int64_t row0) const override {
+    constexpr int64_t kRows = 64;
+    const auto read = [&](int64_t begin, int64_t end) { backend_.unpack(rows.row_range(begin, end - begin), packed, row0 + begin); };
+    if (inside_region()) return read(0, rows.rows);
+    parallel(backend_.threads, (rows.rows + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end, int) {
+      read(begin * kRows, std::min(end * kRows, rows.rows));
+    });
+  }
+  const Packed packed;
+
+ private:
+  const CpuBase& backend_;
+};
+
+template <class Plan>
+struct HostPlan final : Prepared {   // the host's threads read a plan where it is
+  explicit HostPlan(const Plan& plan) : plan(plan) {}
+  const Plan& plan;
+};
+
+}  // namespace
+
+const Packed& packed_of(const Matrix& m) { return static_cast<const PanelMatrix&>(m).packed; }
+const AttentionPlan& plan_of(const Prepared& p) { return static_cast<const HostPlan<AttentionPlan>&>(p).plan; }
+const CachedPlan& cached_plan_of(const Prepared& p) { return static_cast<const HostPlan<CachedPlan>&>(p).plan; }
+
+std::unique_ptr<Matrix> CpuBase::matrix(const MatrixShape& s, void* memory) { return std::make_unique<PanelMatrix>(*this, s, memory); }
+std::unique_ptr<Prepared> CpuBase::prepare(const AttentionPlan& plan) { return std::make_unique<HostPlan<AttentionPlan>>(plan); }
+std::unique_ptr<Prepared> CpuBase::prepare(const CachedPlan& plan) { return std::make_unique<HostPlan<CachedPlan>>(plan); }
+
 }  // namespace cpu
 
-std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads) {
+std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads, Device& device) {
   if (!isa_supported(level))
     throw Error("DEVICE_UNAVAILABLE", concat("instruction-set level ", name_of(level), " is not available on this machine"));
   switch (level) {
-    case Isa::Avx512Bf16: return cpu::avx512bf16::make(threads);
-    case Isa::Avx512: return cpu::avx512::make(threads);
-    case Isa::Avx2: return cpu::avx2::make(threads);
-    default: return cpu::generic::make(threads);
+    case Isa::Avx512Bf16: return cpu::avx512bf16::make(threads, device);
+    case Isa::Avx512: return cpu::avx512::make(threads, device);
+    case Isa::Avx2: return cpu::avx2::make(threads, device);
+    default: return cpu::generic::make(threads, device);
   }
+}
+
+namespace {
+
+class MeasuringBackend final : public Interposed {
+ public:
+  using Interposed::Interposed;
+  void launch(Call call) override {
+    const DryRun nothing_is_computed;
+    call(*inner_);
+  }
+  void wait() override {}
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_measuring_backend(Isa level, int threads, Device& device) {
+  return std::make_unique<MeasuringBackend>(make_cpu_backend(level, threads, device));
 }
 
 }  // namespace isr

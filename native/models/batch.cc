@@ -83,8 +83,11 @@ std::vector<int32_t> targets_of(std::span<const int32_t> ids, std::span<const ui
   return targets;
 }
 
-Batch make_batch(std::span<const SequenceInput> sequences, bool share) {
+Batch make_batch(std::span<const SequenceInput> sequences, bool share, const Positioner& position) {
   Batch b;
+  std::vector<SequencePositions> places;
+  for (const SequenceInput& s : sequences) places.push_back(position(s.ids));
+  b.positions.resize(places.empty() ? 1 : static_cast<size_t>(places[0].axes));
   b.rows.resize(sequences.size());
   std::vector<Span> spans;
   const auto visit = [&](const std::vector<int32_t>& members, int64_t begin, int64_t end, int32_t parent) {
@@ -92,7 +95,7 @@ Batch make_batch(std::span<const SequenceInput> sequences, bool share) {
     const std::vector<int32_t>& ids = sequences[static_cast<size_t>(members[0])].ids;
     for (int64_t t = begin; t < end; ++t) {
       b.ids.push_back(ids[static_cast<size_t>(t)]);
-      b.positions.push_back(static_cast<int32_t>(t));
+      for (size_t axis = 0; axis < b.positions.size(); ++axis) b.positions[axis].push_back(places[static_cast<size_t>(members[0])].at(static_cast<int64_t>(axis), t));
       for (int32_t s : members) b.rows[static_cast<size_t>(s)].push_back(static_cast<int32_t>(b.ids.size()) - 1);
     }
     spans.push_back({first, static_cast<int32_t>(b.ids.size()), parent});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/attention_plan.h"
+#include "models/positions.h"
 
 namespace isr {
 
@@ -23,7 +24,8 @@ std::vector<int32_t> targets_of(std::span<const int32_t> ids, std::span<const ui
 struct ScoredRow { int32_t row, target, sequence; float weight; };
 
 struct Batch {
-  std::vector<int32_t> ids, positions;             // (T)
+  std::vector<int32_t> ids;                        // (T)
+  PositionRows positions;                          // (P, T)
   AttentionPlan plan;
   std::vector<ScoredRow> scored;                   // by sequence, then by position in it
   std::vector<int32_t> scored_index, scored_target;   // the columns of `scored` that ops read
@@ -31,8 +33,8 @@ struct Batch {
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
-// share: find common prefixes; false: every sequence is a root of its own.
-Batch make_batch(std::span<const SequenceInput> sequences, bool share);
+// share: find common prefixes; false: every sequence is a root of its own. `position`: the model's rule (Model::positioner).
+Batch make_batch(std::span<const SequenceInput> sequences, bool share, const Positioner& position);
 
 // Tokens that make_batch would compute, without building it.
 int64_t packed_tokens(std::span<const SequenceInput> sequences, bool share);

@@ -1,5 +1,6 @@
 // What a model is, read from config.json by the family's file (models/llama.cc, models/llava.cc).
 #pragma once
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -31,6 +32,13 @@ struct DecoderConfig {
   std::vector<std::string> notes;           // what is unusual, for people (dropout ignored, ...)
 };
 
+// Patches of a medium, as a tower cuts it: t frames of h rows and w columns.
+struct Grid {
+  int64_t t = 1, h = 1, w = 1;
+  int64_t frame() const { return h * w; }
+  auto operator<=>(const Grid&) const = default;
+};
+
 // A CLIP vision transformer; with `frames` a LanguageBind one: every layer attends over time first.
 struct TowerConfig {
   int64_t width = 0, layers = 0, heads = 0, mlp_width = 0, image = 0, patch = 0;
@@ -38,13 +46,15 @@ struct TowerConfig {
   int64_t frames = 0;                       // of a clip, for attention over time; 0: frames are independent
   Act act = Act::QuickGelu;
   float eps = 1e-5f;
-  int64_t patches() const { return image / patch * (image / patch); }
-  int64_t tokens() const { return patches() + 1; }   // with the class token, which comes first
+  Grid grid(int64_t frame_count) const { return {frame_count, image / patch, image / patch}; }
+  int64_t tokens(const Grid& g) const { return g.frame() + 1; }   // of a frame, with the class token, which comes first
+  int64_t patches() const { return grid(1).frame(); }
+  int64_t tokens() const { return patches() + 1; }
 };
 
 // How media become rows of the decoder.
 struct VisionConfig {
-  bool original = false;                    // placeholders outside the vocabulary (-200, -201); else token ids, one a row
+  bool original = false;                    // placeholders outside the vocabulary (-200, -201); else token ids, one per row
   std::optional<TowerConfig> image, video;  // absent: such media are refused
   bool image_cls = false, video_cls = false;   // whether the class token's row stays
   int64_t pool = 1;                         // stride of average pooling over a frame's patches (video)
@@ -56,12 +66,14 @@ struct VisionConfig {
   int64_t frames = 8;                       // sampled from a video when nothing else is said
   int64_t feature_layer = -2;               // of hidden_states; -2: the last layer but one
 
-  // Rows of one medium of so many frames.
-  int64_t rows(bool is_image, int64_t frame_count) const {
-    const TowerConfig& t = is_image ? *image : *video;
-    if (is_image) return frame_count * (t.patches() + (image_cls ? 1 : 0));
-    const int64_t side = t.image / t.patch / pool;
-    return frame_count * (side * side + (video_cls ? 1 : 0));
+  const TowerConfig& tower(bool is_image) const { return is_image ? *image : *video; }
+  int64_t stride(bool is_image) const { return is_image ? 1 : pool; }
+  bool keeps_class(bool is_image) const { return is_image ? image_cls : video_cls; }
+  Grid grid(bool is_image, int64_t frame_count) const { return tower(is_image).grid(frame_count); }
+  // Rows of the decoder that one medium takes.
+  int64_t rows(bool is_image, const Grid& g) const {
+    const int64_t s = stride(is_image);
+    return g.t * (g.h / s * (g.w / s) + (keeps_class(is_image) ? 1 : 0));
   }
 };
 

@@ -54,6 +54,36 @@ std::vector<double> inverse_frequencies(const DecoderConfig& config) {
   return f;
 }
 
+// (T, D/2, 2) cos, sin of `positions`; from the tape's arena.
+const float* rope_table(Ctx& c, Model& m, const PositionRows& axes) {
+  ISR_ASSERT(axes.size() == 1, "rotary embeddings over ", axes.size(), " axes");
+  const std::vector<int32_t>& positions = axes[0];
+  if (m.rope_frequencies.empty()) m.rope_frequencies = inverse_frequencies(m.config);
+  const auto rows = static_cast<int64_t>(positions.size());
+  float* table = c.tape.arena().allocate_n<float>(rows * m.config.head_size);
+  c.be.rope_table(table, resident(c.be, c.tape.arena(), positions), {m.rope_frequencies, m.config.rope.attention_factor});
+  return table;
+}
+
+// Longest runs of consecutive media ids; their places in `text` become -1.
+std::vector<MediaRun> media_runs(std::vector<int32_t>& text, int64_t vocab, std::span<const MediaRows> media) {
+  std::vector<MediaRun> runs;
+  for (size_t t = 0; t < text.size();) {
+    const int32_t id = text[t];
+    if (id < vocab) {
+      ++t;
+      continue;
+    }
+    const auto clip = std::find_if(media.begin(), media.end(), [&](const MediaRows& m) { return id >= m.first_id && id - m.first_id < m.rows.rows; });
+    ISR_ASSERT(clip != media.end(), "media id ", id, " of no clip of this batch");
+    const int32_t from = id - clip->first_id;
+    int32_t count = 0;
+    while (t < text.size() && text[t] == id + count && from + count < clip->rows.rows) text[t++] = -1, ++count;
+    runs.push_back({static_cast<int32_t>(t) - count, count, clip->rows, from});
+  }
+  return runs;
+}
+
 // One block: attention and mlp, each on a normalised input and added to the residual stream.
 template <class Attend>
 Tensor decoder_block(Ctx& c, Layer& l, Tensor x, float eps, const AttentionShape& s, const float* rope, Attend&& attend) {
@@ -79,26 +109,32 @@ AttentionShape attention_shape(const DecoderConfig& c) {
   return {c.heads, c.kv_heads, c.head_size, static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_size)))};
 }
 
-float* rope_table(Arena& arena, const DecoderConfig& config, std::span<const int32_t> positions) {
-  const std::vector<double> frequencies = inverse_frequencies(config);
-  float* table = arena.allocate_n<float>(static_cast<int64_t>(positions.size() * frequencies.size() * 2));
-  float* p = table;
-  for (int32_t position : positions)
-    for (double w : frequencies) {
-      const double angle = position * w;
-      *p++ = static_cast<float>(std::cos(angle) * config.rope.attention_factor);
-      *p++ = static_cast<float>(std::sin(angle) * config.rope.attention_factor);
-    }
-  return table;
+ResidentBatch make_resident(Ctx& c, Model& m, const Batch& batch, std::span<const MediaRows> media) {
+  ResidentBatch r;
+  r.plan = c.be.prepare(batch.plan);
+  r.rope = rope_table(c, m, batch.positions);
+  std::vector<int32_t> text = batch.ids;
+  r.media = media_runs(text, m.config.vocab, media);
+  r.ids = resident(c.be, c.tape.arena(), text);
+  r.scored = row_index(c.be, c.tape.arena(), batch.scored_index, batch.tokens());
+  r.targets = resident(c.be, c.tape.arena(), batch.scored_target);
+  return r;
 }
 
-Tensor decoder_forward(Ctx& c, Model& m, const Batch& batch, std::span<const MediaRows> media, bool checkpointing) {
+Tensor embed_tokens(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<const MediaRows> media) {
+  ISR_ASSERT(!c.tape.recording(), "a recorded batch is made resident");
+  std::vector<int32_t> text(ids.begin(), ids.end());
+  const std::vector<MediaRun> runs = media_runs(text, m.config.vocab, media);
+  return embedding(c, *m.token_embedding, resident(c.be, c.tape.arena(), text), runs, m.dtype);
+}
+
+Tensor decoder_forward(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing) {
   const AttentionShape s = attention_shape(m.config);
   const float eps = m.config.norm_eps;
-  const float* rope = rope_table(c.tape.arena(), m.config, batch.positions);
-  const AttentionPlan& plan = batch.plan;
+  const float* rope = batch.rope;
+  const Prepared& plan = *batch.plan;
   group_begin(c, m.shared_group);
-  Tensor x = embedding(c, *m.token_embedding, batch.ids, media, m.dtype);
+  Tensor x = embedding(c, *m.token_embedding, batch.ids, batch.media, m.dtype);
   for (Layer& layer : m.layers) {
     const auto block = [&layer, &plan, s, eps, rope](Ctx& inner, Tensor in) {
       return decoder_block(inner, layer, in, eps, s, rope, [&plan, &s](Ctx& c2, Tensor projected) { return attention(c2, projected, plan, s); });
@@ -114,15 +150,16 @@ Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, std::span<cons
   ISR_ASSERT(!c.tape.recording(), "cached attention is not differentiated");
   const AttentionShape s = attention_shape(m.config);
   const float eps = m.config.norm_eps;
-  const float* rope = rope_table(c.tape.arena(), m.config, batch.positions);
+  const float* rope = rope_table(c, m, batch.positions);
   const int64_t q_cols = s.heads * s.head_size, kv_cols = s.kv_heads * s.head_size;
-  Tensor x = embedding(c, *m.token_embedding, batch.ids, media, m.dtype);
+  const std::unique_ptr<Prepared> plan = c.be.prepare(batch.plan);
+  Tensor x = embed_tokens(c, m, batch.ids, media);
   int64_t index = 0;
   for (Layer& layer : m.layers) {
     const auto attend = [&](Ctx& inner, Tensor p) {
-      inner.be.kv_append(kv, index, p.columns(q_cols, kv_cols), p.columns(q_cols + kv_cols, kv_cols), batch.rows, s);
+      inner.be.kv_append(kv, index, p.columns(q_cols, kv_cols), p.columns(q_cols + kv_cols, kv_cols), *plan, s);
       Tensor out = inner.tape.alloc(p.rows, q_cols, p.dtype, false);
-      inner.be.attention_cached(out, p.columns(0, q_cols), kv, index, batch.plan, s);
+      inner.be.attention_cached(out, p.columns(0, q_cols), kv, index, *plan, s);
       return out;
     };
     run_quietly(c, x, [&](Ctx& inner, Tensor in) { return decoder_block(inner, layer, in, eps, s, rope, attend); });
@@ -133,7 +170,7 @@ Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, std::span<cons
 
 Tensor logits(Ctx& c, Model& m, Tensor hidden) {
   Tensor y = c.tape.alloc(hidden.rows, m.head.n(), DType::F32, false);
-  c.be.gemm_nt(y, hidden, m.head.packed, {});
+  c.be.gemm_nt(y, hidden, *m.head.matrix, {});
   return y;
 }
 

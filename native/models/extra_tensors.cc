@@ -41,33 +41,6 @@ bool all_zero(const Checkpoint& file, const TensorInfo& t) {
   return all_pieces(file, t, t, [](const std::vector<float>& x, const std::vector<float>&) { return std::all_of(x.begin(), x.end(), [](float v) { return v == 0; }); });
 }
 
-// "12.self_attn..." -> 12; nothing when it is no number.
-std::optional<int64_t> leading_number(const std::string& s) {
-  size_t n = 0;
-  while (n < s.size() && n < 9 && s[n] >= '0' && s[n] <= '9') ++n;
-  if (n == 0 || n == s.size() || s[n] != '.') return {};
-  return std::stoll(s.substr(0, n));
-}
-
-bool in_layers(const std::string& rest, const std::string& layers, int64_t computed) {
-  if (!starts_with(rest, layers)) return false;
-  const auto n = leading_number(rest.substr(layers.size()));
-  return n && *n < computed;
-}
-
-bool in_decoder(const std::string& name, const Names& names, const DecoderConfig& c) {
-  if (name == names.head.substr(0, names.head.size() - std::strlen("weight")) + "bias") return true;
-  if (!starts_with(name, names.decoder)) return false;
-  const std::string rest = name.substr(names.decoder.size());
-  return starts_with(rest, "embed_tokens.") || starts_with(rest, "norm.") || in_layers(rest, "layers.", c.layers);
-}
-
-bool in_tower(const std::string& name, const std::string& prefix, const TowerConfig& t) {
-  if (!starts_with(name, prefix)) return false;
-  const std::string rest = name.substr(prefix.size());
-  return starts_with(rest, "embeddings.") || starts_with(rest, "pre_layrnorm.") || in_layers(rest, "encoder.layers.", t.run);
-}
-
 bool is_buffer(const std::string& name) {   // computed from the config, whatever the file says
   for (const char* end : {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "embeddings.position_ids", "self_attn.masked_bias"})
     if (ends_with(name, end)) return true;
@@ -81,23 +54,24 @@ bool buffer_tensor(const std::string& name) { return is_buffer(name); }
 Aliases tie_tensors(Config& config, const Names& names, const Checkpoint& file, std::vector<TensorSpec>* specs) {
   Aliases aliases;
   DecoderConfig& c = config.model.decoder;
-  const std::string embedding = names.decoder + "embed_tokens.weight";
-  const TensorInfo *own = file.find(names.head), *embed = file.find(embedding);
-  if (!c.tied || !own) return aliases;
+  if (!c.tied) return aliases;
+  const std::string embedding = declared(*config.family, names, config.model).tied, head = names.head();
+  const TensorInfo *own = file.find(head), *embed = file.find(embedding);
+  if (!own) return aliases;
   if (embed && !equal_tensors(file, *embed, *own)) {
     c.tied = false;
-    c.notes.push_back(concat("config.json: tie_word_embeddings is true, but ", names.head, " differs from ", embedding, ": it is used as the head, as transformers 5 does (4 used the embeddings)"));
+    c.notes.push_back(concat("config.json: tie_word_embeddings is true, but ", head, " differs from ", embedding, ": it is used as the head, as transformers 5 does (4 used the embeddings)"));
     return aliases;
   }
-  aliases.emplace_back(names.head, embedding);
+  aliases.emplace_back(head, embedding);
   if (!embed && specs)
     for (TensorSpec& s : *specs)
-      if (s.name == embedding) s.source_name = names.head;
+      if (s.name == embedding) s.source_name = head;
   return aliases;
 }
 
 // Only prefixes differ between spellings, so a second spelling of a tensor has the same end.
-void find_second_names(const Family& f, const Names& names, const Checkpoint& file, const std::vector<TensorSpec>& specs, Aliases& aliases) {
+void find_second_names(const Family& family, const Names& names, const Checkpoint& file, const std::vector<TensorSpec>& specs, Aliases& aliases) {
   std::unordered_map<std::string, bool> wanted;
   for (const TensorSpec& s : specs) wanted[s.name] = true;
   const auto part = [&](const std::string& chosen, const std::vector<std::string>& spellings) {
@@ -115,27 +89,20 @@ void find_second_names(const Family& f, const Names& names, const Checkpoint& fi
       }
     }
   };
-  part(names.decoder, f.decoder);
-  part(names.head, f.head);
-  part(names.projector, f.projector);
-  part(names.image_tower, f.image_tower);
-  part(names.video_tower, f.video_tower);
+  for (size_t i = 0; i < kRoots; ++i) part(names.prefixes[i], family.roots[i].prefixes);
 }
 
-std::vector<std::string> foreign_tensors(const Config& config, const Names& names, const Sources& sources, const TowerPlaces& places, const std::vector<TensorSpec>& specs) {
+std::vector<std::string> foreign_tensors(const Config& config, const Names& names, const Sources& sources, const Declared& wanted) {
   std::vector<std::string> foreign;
   for (size_t i = 0; i < sources.files.size(); ++i) {
     const Checkpoint& file = sources.files[i];
     std::unordered_map<std::string, bool> read;
-    for (const TensorSpec& s : specs)
-      if (s.source == static_cast<int>(i)) read[s.source_name.empty() ? s.name : s.source_name] = true;
+    for (const TensorSpec& s : wanted.tensors)
+      if (s.source == static_cast<int>(i)) read[s.in_file()] = true;
     for (const TensorInfo& t : file.tensors()) {
       if (read.count(t.name) || is_buffer(t.name)) continue;
-      bool inside = i == 0 && (in_decoder(t.name, names, config.model.decoder) && !(config.model.decoder.tied && t.name == names.head));
-      if (i == 0 && (places.image || places.video)) inside = inside || starts_with(t.name, names.projector);
-      for (const auto& [place, tower] : {std::pair{places.image, config.model.vision ? config.model.vision->image : std::nullopt},
-                                         std::pair{places.video, config.model.vision ? config.model.vision->video : std::nullopt}})
-        inside = inside || (place && tower && place->source == static_cast<int>(i) && in_tower(t.name, place->prefix, *tower));
+      if (i == 0 && config.model.decoder.tied && t.name == names.head()) continue;
+      const bool inside = std::any_of(wanted.claims.begin(), wanted.claims.end(), [&](const TensorSpec& c) { return c.source == static_cast<int>(i) && starts_with(t.name, c.in_file()); });
       if (inside && !(ends_with(t.name, ".bias") && all_zero(file, t))) foreign.push_back(t.name);
     }
   }

@@ -6,31 +6,17 @@ namespace isr {
 namespace {
 
 using Prefixes = std::vector<std::string>;
+using Roots = std::array<Spellings, kRoots>;
 
 Prefixes tower_names(const std::string& part) { return {part + ".vision_model.", "model." + part + ".vision_model.", part + ".", "model." + part + "."}; }
 
-const std::vector<Family>& families() {
-  static const Prefixes text{"model.", ""}, head{"lm_head.weight"};   // "": saved from the model without its head's class
-  static const Prefixes hf_text{"language_model.model.", "model.language_model.", "language_model."}, hf_head{"language_model.lm_head.weight", "lm_head.weight"};
-  static const Prefixes hf_projector{"multi_modal_projector.", "model.multi_modal_projector."};
-  static const Prefixes projector{"model.mm_projector.", "mm_projector."}, image{"model.image_tower.image_tower.", "image_tower.image_tower."};
-  static const Prefixes video{"model.video_tower.video_tower.", "video_tower.video_tower."};
-  static const std::vector<Family> all{
-      {"llama", "llama", "LlamaForCausalLM", read_llama, text, head, {}, {}, {}, {}},
-      {"qwen2", "qwen2", "Qwen2ForCausalLM", read_qwen2, text, head, {}, {}, {}, {}},
-      {"llava_hound", "llava_llama", "LlavaLlamaForCausalLM", read_llava_hound, text, head, projector, image, video, {}},
-      {"video_llava_original", "llava", "LlavaLlamaForCausalLM", read_video_llava_original, text, head, projector, image, video, {}},
-      {"video_llava", "video_llava", "VideoLlavaForConditionalGeneration", read_video_llava, hf_text, hf_head, hf_projector,
-       tower_names("image_tower"), tower_names("video_tower"), {}},
-      {"llava_next_video", "llava_next_video", "LlavaNextVideoForConditionalGeneration", read_llava_next_video, hf_text, hf_head,
-       hf_projector, {}, tower_names("vision_tower"), {"image_newline"}},
-  };
-  return all;
-}
+const char* const kLayer = "layers.0.input_layernorm.weight";
+const char* const kTower = "embeddings.class_embedding";
+const char* const kTypical = "layers.0.mlp.down_proj.weight";
 
-std::string supported() {
+std::string supported(const Families& families) {
   std::string all;
-  for (const Family& f : families()) all += concat(all.empty() ? "" : ", ", f.architecture, " (", f.model_type, ")");
+  for (const Family& f : families) all += concat(all.empty() ? "" : ", ", f.architecture, " (", f.model_type, ")");
   return all;
 }
 
@@ -48,23 +34,45 @@ bool holds(const Family& f, const Json& name) {
 
 }  // namespace
 
-const Family& find_family(const Json& config, const std::string& path) {
+const Families& all_families() {
+  static const Spellings none, decoder{{"model.", ""}, kLayer}, head{{"lm_head."}, "weight"};   // "": saved from the model without its head's class
+  static const Roots text{decoder, head, none, none, none};
+  static const Roots original{decoder, head, Spellings{{"model.mm_projector.", "mm_projector."}, "0.weight"},
+                              Spellings{{"model.image_tower.image_tower.", "image_tower.image_tower."}, kTower},
+                              Spellings{{"model.video_tower.video_tower.", "video_tower.video_tower."}, kTower}};
+  static const Spellings hf_decoder{{"language_model.model.", "model.language_model.", "language_model."}, kLayer};
+  static const Spellings hf_head{{"language_model.lm_head.", "lm_head."}, "weight"};
+  static const Spellings hf_projector{{"multi_modal_projector.", "model.multi_modal_projector."}, "linear_1.weight"};
+  static const Roots both_towers{hf_decoder, hf_head, hf_projector, Spellings{tower_names("image_tower"), kTower}, Spellings{tower_names("video_tower"), kTower}};
+  static const Roots one_tower{hf_decoder, hf_head, hf_projector, none, Spellings{tower_names("vision_tower"), kTower}};
+  static const Families all{
+      {"llama", "llama", "LlamaForCausalLM", read_llama, decoder_parts, text, kTypical, {}},
+      {"qwen2", "qwen2", "Qwen2ForCausalLM", read_qwen2, decoder_parts, text, kTypical, {}},
+      {"llava_hound", "llava_llama", "LlavaLlamaForCausalLM", read_llava_hound, original_video_parts, original, kTypical, {}},
+      {"video_llava_original", "llava", "LlavaLlamaForCausalLM", read_video_llava_original, original_video_parts, original, kTypical, {}},
+      {"video_llava", "video_llava", "VideoLlavaForConditionalGeneration", read_video_llava, video_parts, both_towers, kTypical, {}},
+      {"llava_next_video", "llava_next_video", "LlavaNextVideoForConditionalGeneration", read_llava_next_video, video_parts, one_tower, kTypical, {"image_newline"}},
+  };
+  return all;
+}
+
+const Family& find_family(const Families& families, const Json& config, const std::string& path) {
   if (!config.object()) throw Error("INVALID_CONFIG", concat(path, ": expected an object, got ", config.kind()), "", path);
   const Json* type = config.find("model_type");
   if (!type || !type->string())
     throw Error("INVALID_CONFIG", concat(path, ": model_type: expected a string, got ", type ? type->kind() : "nothing"),
                 "this does not look like the config.json of a transformers checkpoint", path);
-  for (const Family& f : families()) {
+  for (const Family& f : families) {
     if (*type->string() != f.model_type) continue;
     const Json* architectures = config.find("architectures");
     if (!architectures || !architectures->array() || architectures->array()->empty()) return f;
     const Json::Array& names = *architectures->array();
     if (std::any_of(names.begin(), names.end(), [&](const Json& n) { return holds(f, n); })) return f;
     throw Error("CHECKPOINT_UNSUPPORTED", concat(path, ": architectures ", to_json(*architectures), " of model_type ", f.model_type),
-                concat("supported are ", supported()), path);
+                concat("supported are ", supported(families)), path);
   }
   throw Error("CHECKPOINT_UNSUPPORTED", concat(path, ": model_type \"", type->string()->substr(0, 80), "\" is not supported"),
-              concat("supported are ", supported(), "; CONTRIBUTING.md says how to add one"), path);
+              concat("supported are ", supported(families), "; CONTRIBUTING.md says how to add one"), path);
 }
 
 }  // namespace isr

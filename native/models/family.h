@@ -1,29 +1,55 @@
-// The family table: how a config.json becomes a ModelConfig, and what checkpoints call its tensors.
+// The family table: how a config.json becomes a ModelConfig, which parts the model has, and where checkpoints keep them.
 // A new family is a file beside llama.cc and llava.cc and a row in family.cc.
 #pragma once
+#include <array>
 #include <string>
 #include <vector>
 
 #include "io/json.h"
 #include "models/config.h"
+#include "models/positions.h"
 
 namespace isr {
 
-// Prefixes of tensor names; `head` is a whole name.
-struct Names { std::string decoder, head, projector, image_tower, video_tower; };
+class Parts;
+struct Network;
+
+// Where names of tensors begin.
+enum class Root : uint8_t { Decoder, Head, Projector, ImageTower, VideoTower };
+constexpr size_t kRoots = 5;
+
+// The prefixes of one checkpoint; empty: the family has no such root.
+struct Names {
+  std::array<std::string, kRoots> prefixes;
+  const std::string& operator[](Root root) const { return prefixes[static_cast<size_t>(root)]; }
+  std::string head() const { return (*this)[Root::Head] + "weight"; }
+};
+
+// What releases of transformers have called a root; of a checkpoint's, the first that `probe` follows in some name.
+struct Spellings {
+  std::vector<std::string> prefixes;
+  std::string probe;
+};
 
 struct Family {
   const char* name;                                                    // of the family, as users see it
   const char* model_type;                                              // config.json's model_type
   const char* architecture;                                            // as in its "architectures"
   ModelConfig (*read)(const Json& config, const std::string& path);    // INVALID_CONFIG, CHECKPOINT_UNSUPPORTED
-  // What releases of transformers have called each part; of a checkpoint's, the first whose tensors are there.
-  std::vector<std::string> decoder, head, projector, image_tower, video_tower;
-  std::vector<std::string> unread;                                     // parts of tensor names that belong to the model and are not computed with
+  void (*parts)(Parts& parts, Network& network, const ModelConfig& config);   // declares every parameter (models/parts.h)
+  std::array<Spellings, kRoots> roots;                                 // by Root
+  std::string typical;                                                 // tensor below the decoder's root whose type is the checkpoint's
+  std::vector<std::string> unread;                                     // ends of tensor names that belong to the model and are not computed with
+  // Positions of a sequence; `vision` is null for a text model. Null: tokens stand where they are counted.
+  SequencePositions (*positions)(std::span<const int32_t> ids, std::span<const PlacedMedium> media, const VisionConfig* vision) = nullptr;
+  const Spellings& root(Root root) const { return roots[static_cast<size_t>(root)]; }
 };
 
+using Families = std::vector<Family>;
+const Families& all_families();
+
 // CHECKPOINT_UNSUPPORTED names what is supported and where to look.
-const Family& find_family(const Json& config, const std::string& path);
+const Family& find_family(const Families& families, const Json& config, const std::string& path);
 
 ModelConfig read_llama(const Json& config, const std::string& path);
 ModelConfig read_qwen2(const Json& config, const std::string& path);
@@ -31,6 +57,10 @@ ModelConfig read_llava_hound(const Json& config, const std::string& path);
 ModelConfig read_video_llava_original(const Json& config, const std::string& path);
 ModelConfig read_video_llava(const Json& config, const std::string& path);
 ModelConfig read_llava_next_video(const Json& config, const std::string& path);
+
+void decoder_parts(Parts& parts, Network& network, const ModelConfig& config);
+void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
+void video_parts(Parts& parts, Network& network, const ModelConfig& config);
 
 // A CLIP-like vision_config; what published files leave out takes the default of transformers' CLIPVisionConfig.
 class ConfigReader;

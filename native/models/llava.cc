@@ -130,7 +130,7 @@ ModelConfig read_llava_hound(const Json& json, const std::string& path) {
   return out;
 }
 
-// Video-LLaVA's code: a video is a run of <image> placeholders, one a frame, and its class tokens stay.
+// Video-LLaVA's code: a video is a run of <image> placeholders, one per frame, and its class tokens stay.
 ModelConfig read_video_llava_original(const Json& json, const std::string& path) {
   ModelConfig out = read_original(json, path);
   out.vision->video_token = -200;

@@ -6,11 +6,12 @@
 #include <unordered_set>
 
 #include "core/bf16.h"
+#include "kernels/devices.h"
 #include "models/config_keys.h"
 
 namespace isr {
 
-Config read_config(const std::string& dir) {
+Config read_config(const std::string& dir, const Families& families) {
   const std::string path = dir + "/config.json";
   if (!file_exists(dir))
     throw Error("NOT_FOUND", concat(dir, ": no such folder"), "give the folder of a checkpoint (config.json and *.safetensors)", dir);
@@ -21,7 +22,7 @@ Config read_config(const std::string& dir) {
   Config out;
   out.text = read_file(path, JsonLimits{}.max_bytes, "INVALID_CONFIG");
   const Json json = parse_json(out.text, "INVALID_CONFIG", path, kConfigJson);
-  out.family = &find_family(json, path);
+  out.family = &find_family(families, json, path);
   out.model = out.family->read(json, path);
   DecoderConfig& decoder = out.model.decoder;
   decoder.model_type = out.family->model_type;
@@ -88,14 +89,15 @@ void check_tensors(const Sources& sources, const std::vector<TensorSpec>& specs)
                 "fetch the checkpoint again; every shard must be there", dir);
 }
 
-// Tensors of the places where the towers were found, under the names that the checkpoint gives them.
-std::vector<TensorSpec> placed_tensors(const Names& names, const ModelConfig& config, const TowerPlaces& places) {
-  std::vector<TensorSpec> all = expected_tensors(names, config);
-  for (TensorSpec& s : all)
-    for (const auto& [prefix, place] : {std::pair{names.image_tower, places.image}, std::pair{names.video_tower, places.video}}) {
-      if (!place || place->source == 0 || prefix.empty() || s.name.compare(0, prefix.size(), prefix) != 0) continue;
+// What the config asks for, where the towers were found: under the names that the checkpoint gives them, or another file's.
+Declared placed(const Config& config, const Names& names, const TowerPlaces& places) {
+  Declared all = declared(*config.family, names, config.model);
+  for (std::vector<TensorSpec>* list : {&all.tensors, &all.claims})
+    for (TensorSpec& s : *list) {
+      const TowerPlace* place = places.at(s.root);
+      if (!place || place->source == 0) continue;
       s.source = place->source;
-      s.source_name = place->prefix + s.name.substr(prefix.size());
+      s.source_name = place->prefix + s.name.substr(names[s.root].size());
     }
   return all;
 }
@@ -111,10 +113,11 @@ Settled settle_tensors(Config& config, const Names& names, const Sources& source
   const Checkpoint& file = sources.files[0];
   Settled out;
   out.aliases = tie_tensors(config, names, file, nullptr);   // may untie them, which asks for one tensor more
-  out.specs = placed_tensors(names, config.model, places);
-  tie_tensors(config, names, file, &out.specs);
-  find_second_names(*config.family, names, file, out.specs, out.aliases);
-  out.foreign = foreign_tensors(config, names, sources, places, out.specs);
+  Declared wanted = placed(config, names, places);
+  tie_tensors(config, names, file, &wanted.tensors);
+  find_second_names(*config.family, names, file, wanted.tensors, out.aliases);
+  out.foreign = foreign_tensors(config, names, sources, wanted);
+  out.specs = std::move(wanted.tensors);
   const auto second = [&](const std::string& name) { return std::any_of(out.aliases.begin(), out.aliases.end(), [&](const auto& a) { return a.first == name; }); };
   std::erase_if(out.foreign, second);
   return out;
@@ -139,52 +142,36 @@ class Loader {
     if (!settled.foreign.empty()) refuse_foreign(dir, settled.foreign);
     specs_ = std::move(settled.specs);
     aliases_ = std::move(settled.aliases);
-    m.config = config.model.decoder;
-    m.family = family_.name;
+    take_config(config);
     m.config_json_ = config.text;
-    if (config.model.vision) m.vision.emplace().config = *config.model.vision;
     m.outside_towers_ = sources_.files.size() > 1;
     for (const TensorInfo& t : sources_.files[0].tensors())
-      if (is_float(t.dtype) && ignored_tensor(t.name, names_, config) && !buffer_tensor(t.name) && !(m.config.tied && t.name == names_.head)) unread_.insert(t.name);
+      if (is_float(t.dtype) && ignored_tensor(t.name, names_, config) && !buffer_tensor(t.name) && !(m.config.tied && t.name == names_.head())) unread_.insert(t.name);
   }
 
   Loader(Model& m, Config config, const LoadOptions& options) : m_(m), family_(*config.family), options_(options) {
     names_ = default_names(family_);
-    specs_ = expected_tensors(names_, config.model);
-    m.config = config.model.decoder;
-    m.family = family_.name;
-    if (config.model.vision) m.vision.emplace().config = *config.model.vision;
+    take_config(config);
     m.dtype = options_.dtype == "auto" ? computed_in(stored_dtype(config)) : choose_dtype();
   }
 
   void outline() {
-    m_.backend = make_cpu_backend(chosen_isa(), options_.threads > 0 ? options_.threads : machine_threads());
-    m_.backend->scratch = Arena(true);
-    m_.arena = Arena(true);
+    m_.threads = options_.threads > 0 ? options_.threads : machine_threads();
+    m_.counting = make_measuring_device();
+    m_.backend = make_measuring_backend(chosen_isa(), m_.threads, *m_.counting);
+    m_.activations.emplace(*m_.counting);
     make_params();
-    make_decoder();
-    if (m_.vision) make_vision();
-    Arena space(true);   // gone with this call: the addresses are never looked at
-    const auto place = [&] { return space.allocate(64); };
-    for (Weight* w : m_.weights()) {
-      w->packed.panels = place();
-      if (!w->bias.empty()) w->bias_value = Buffer(static_cast<size_t>(w->packed.n) * sizeof(float));
-      for (Param* p : w->bias) p->value = place();
-    }
-    for (Param& p : m_.params) {
-      if (!p.value && (!p.weight || p.embedding)) p.value = place();
-      m_.parameters += p.size();
-    }
+    allocate();
+    for (const Param& p : m_.params) m_.parameters += p.size();
   }
 
   void run() {
     check_tensors(sources_, specs_);
     m_.dtype = choose_dtype();
-    const int threads = options_.threads > 0 ? options_.threads : machine_threads();
-    m_.backend = make_cpu_backend(chosen_isa(), threads);
+    m_.threads = options_.threads > 0 ? options_.threads : machine_threads();
+    m_.backend = make_backend(options_.device, m_.threads);
+    m_.activations.emplace(m_.backend->device());
     make_params();
-    make_decoder();
-    if (m_.vision) make_vision();
     check_memory();
     allocate();
     read();
@@ -203,115 +190,47 @@ class Loader {
     if (options_.dtype == "bf16") return DType::BF16;
     if (options_.dtype != "auto")
       throw Error("INVALID_ARGUMENT", concat("dtype: expected \"auto\", \"f32\" or \"bf16\", got \"", options_.dtype, "\""));
-    const TensorInfo& t = sources_.files[0].get(names_.decoder + "layers.0.mlp.down_proj.weight");
+    const TensorInfo& t = sources_.files[0].get(names_[Root::Decoder] + family_.typical);
     return computed_in(t.dtype);
   }
 
+  void take_config(const Config& config) {
+    config_ = config.model;
+    m_.config = config_.decoder;
+    m_.family = family_.name;
+    m_.family_ = &family_;
+  }
+
   void make_params() {
-    for (const TensorSpec& s : specs_) {
-      Param& p = m_.params.emplace_back();
-      p.name = s.name;
-      p.shape = s.shape;
-      p.dtype = m_.dtype;
-      m_.by_name[s.name] = &p;
-    }
+    m_.parts_.emplace(names_, m_.dtype);
+    family_.parts(*m_.parts_, m_, config_);
+    m_.parts_->bind(m_.params);
+    for (Param& p : m_.params) m_.by_name[p.name] = &p;
   }
   Param* named(const std::string& name) const { return m_.by_name.at(name); }
-
-  void stack(Weight& w, const std::string& prefix, const std::vector<std::string>& names, bool bias, bool swiglu = false) {
-    int64_t n = 0;
-    for (const std::string& name : names) {
-      Param* p = named(prefix + name + ".weight");
-      p->weight = &w;
-      p->weight_row = n;
-      n += p->rows();
-      w.parts.push_back(p);
-      if (bias) w.bias.push_back(named(prefix + name + ".bias"));
-    }
-    w.packed = {nullptr, m_.dtype, n, w.parts[0]->cols(), swiglu};
-  }
-
-  void make_decoder() {
-    const std::string& prefix = names_.decoder;
-    m_.token_embedding = named(prefix + "embed_tokens.weight");
-    m_.token_embedding->embedding = true;
-    m_.final_norm = named(prefix + "norm.weight");
-    for (int64_t i = 0; i < m_.config.layers; ++i) {
-      Layer& l = m_.layers.emplace_back();
-      const std::string at = concat(prefix, "layers.", i, ".");
-      l.attention_norm = named(at + "input_layernorm.weight");
-      l.mlp_norm = named(at + "post_attention_layernorm.weight");
-      stack(l.qkv, at, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, m_.config.qkv_bias);
-      stack(l.out, at, {"self_attn.o_proj"}, m_.config.out_bias);
-      stack(l.gate_up, at, {"mlp.gate_proj", "mlp.up_proj"}, m_.config.mlp_bias, true);
-      stack(l.down, at, {"mlp.down_proj"}, m_.config.mlp_bias);
-    }
-    Param* head = m_.config.tied ? m_.token_embedding : named(names_.head);
-    m_.head.parts = {head};
-    head->weight = &m_.head;
-    m_.head.packed = {nullptr, m_.dtype, head->rows(), head->cols(), false};
-  }
-
-  void make_vision() {
-    Vision& v = *m_.vision;
-    if (v.config.image) v.image = make_tower(names_.image_tower, *v.config.image);
-    if (v.config.video) v.video = make_tower(names_.video_tower, *v.config.video);
-    if (!v.image && !v.video) return;
-    const bool bare = v.config.original && v.config.projector_layers == 1;
-    const std::string prefix = bare ? names_.projector.substr(0, names_.projector.size() - 1) : names_.projector;
-    for (int64_t i = 0; i < v.config.projector_layers; ++i)
-      stack(v.projector.emplace_back(), prefix, {bare ? "" : projector_layer(i, v.config.original)}, v.config.projector_bias);
-  }
-
-  LayerNorm norm(const std::string& name) const { return {named(name + ".weight"), named(name + ".bias")}; }
-
-  std::unique_ptr<Tower> make_tower(const std::string& prefix, const TowerConfig& config) {
-    auto t = std::make_unique<Tower>();
-    t->config = config;
-    t->class_embedding = named(prefix + "embeddings.class_embedding");
-    t->position_embedding = named(prefix + "embeddings.position_embedding.weight");
-    t->pre_norm = norm(prefix + "pre_layrnorm");
-    stack(t->patch, prefix, {"embeddings.patch_embedding"}, false);
-    const auto attention = [&](Weight& qkv, Weight& out, const std::string& at) {
-      stack(qkv, at, {".q_proj", ".k_proj", ".v_proj"}, true);
-      stack(out, at, {".out_proj"}, true);
-    };
-    for (int64_t i = 0; i < config.run; ++i) {
-      TowerLayer& l = t->layers.emplace_back();
-      const std::string at = concat(prefix, "encoder.layers.", i, ".");
-      l.norm1 = norm(at + "layer_norm1");
-      l.norm2 = norm(at + "layer_norm2");
-      attention(l.qkv, l.out, at + "self_attn");
-      stack(l.fc1, at, {"mlp.fc1"}, true);
-      stack(l.fc2, at, {"mlp.fc2"}, true);
-      if (config.frames == 0) continue;
-      l.temporal_embedding = named(at + "temporal_embedding");
-      l.temporal_norm = norm(at + "temporal_layer_norm1");
-      attention(l.temporal_qkv, l.temporal_out, at + "temporal_attn");
-    }
-    return t;
-  }
 
   void check_memory() const {
     uint64_t bytes = 0;
     for (const Param& p : m_.params) bytes += static_cast<uint64_t>(p.size()) * size_of(p.dtype);
-    if (bytes > machine_memory())
-      throw Error("OUT_OF_MEMORY", concat("the weights need ", bytes, " bytes as ", name_of(m_.dtype), ", the machine has ", machine_memory()),
+    const size_t memory = m_.backend->device().memory();
+    if (bytes > memory)
+      throw Error("OUT_OF_MEMORY", concat("the weights need ", bytes, " bytes as ", name_of(m_.dtype), ", the machine has ", memory),
                   "use dtype bf16, or a machine with more memory");
   }
 
-  // Panels of all weights in one block; embeddings and vectors beside it.
+  // Matrices in one block; embeddings and vectors beside it.
   void allocate() {
     const auto aligned = [](size_t n) { return (n + 63) / 64 * 64; };
+    Device& device = m_.backend->device();
     size_t total = 0;
-    for (Weight* w : m_.weights()) total += aligned(m_.backend->packed_bytes(w->packed.n, w->packed.k, w->packed.dtype, w->packed.swiglu));
-    m_.panels_ = Buffer(total);
+    for (Weight* w : m_.weights()) total += aligned(m_.backend->matrix_bytes(w->shape));
+    m_.panels_ = Buffer(device, total);
     char* at = m_.panels_.data<char>();
     for (Weight* w : m_.weights()) {
-      w->packed.panels = at;
-      at += aligned(m_.backend->packed_bytes(w->packed.n, w->packed.k, w->packed.dtype, w->packed.swiglu));
+      w->matrix = m_.backend->matrix(w->shape, at);
+      at += aligned(m_.backend->matrix_bytes(w->shape));
       if (w->bias.empty()) continue;
-      w->bias_value = Buffer(static_cast<size_t>(w->packed.n) * sizeof(float));
+      w->bias_value = Buffer(device, static_cast<size_t>(w->n()) * sizeof(float));
       float* b = w->bias_value.data<float>();
       for (Param* p : w->bias) {
         p->value = b;
@@ -320,7 +239,7 @@ class Loader {
     }
     for (Param& p : m_.params) {
       if (p.value || (p.weight && !p.embedding)) continue;
-      p.value = m_.storage_.emplace_back(static_cast<size_t>(p.size()) * (p.vector() ? sizeof(float) : size_of(p.dtype))).data();
+      p.value = m_.storage_.emplace_back(device, static_cast<size_t>(p.size()) * size_of(p.stored())).data();
     }
   }
 
@@ -336,36 +255,54 @@ class Loader {
       const int64_t rows = p.vector() ? 1 : std::max<int64_t>(64, kJobElements / std::max<int64_t>(1, p.cols()) / 64 * 64);
       for (int64_t r = 0; r < p.rows(); r += rows) jobs.push_back({&p, &file, tensor, r, std::min(rows, p.rows() - r)});
     }
-    const int threads = m_.backend->threads;
-    std::vector<std::vector<uint8_t>> staging(static_cast<size_t>(threads)), values(static_cast<size_t>(threads));
+    std::vector<Staging> staging(static_cast<size_t>(m_.threads));
     std::atomic<uint64_t> done{0};
-    parallel(threads, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end, int worker) {
+    parallel(m_.threads, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t i = begin; i < end; ++i) {
         if (options_.cancel && options_.cancel->load()) throw Cancelled();
-        const Job& job = jobs[static_cast<size_t>(i)];
-        done += read_job(job, staging[static_cast<size_t>(worker)], values[static_cast<size_t>(worker)]);
+        done += read_job(jobs[static_cast<size_t>(i)], staging[static_cast<size_t>(worker)]);
         if (worker == 0 && options_.progress) options_.progress(done.load(), total);
       }
     });
     if (options_.progress) options_.progress(total, total);
   }
 
-  uint64_t read_job(const Job& job, std::vector<uint8_t>& staging, std::vector<uint8_t>& values) {
-    Param& p = *job.param;
+  // A worker's memory: bytes of the file, rows as the model holds them, and the same on a device that is not the host.
+  struct Staging {
+    std::vector<uint8_t> file, rows;
+    Buffer there;
+  };
+
+  uint64_t read_job(const Job& job, Staging& staging) {
+    const Param& p = *job.param;
     const TensorInfo& t = *job.tensor;
-    const uint64_t bytes = t.bytes / static_cast<uint64_t>(p.rows()) * static_cast<uint64_t>(job.rows);
-    if (p.vector()) {
-      job.file->read_rows(t, 0, t.rows(), DType::F32, p.value, staging);
-      if (p.dtype == DType::BF16)
-        for (int64_t i = 0; i < p.size(); ++i) p.f32()[i] = round_bf16(p.f32()[i]);
-      return bytes;
+    if (p.vector()) read_vector(p, job, staging);
+    else read_rows(p, job, staging);
+    return t.bytes / static_cast<uint64_t>(p.rows()) * static_cast<uint64_t>(job.rows);
+  }
+
+  void read_vector(const Param& p, const Job& job, Staging& staging) {
+    std::vector<float> values(static_cast<size_t>(p.size()));
+    job.file->read_rows(*job.tensor, 0, job.tensor->rows(), DType::F32, values.data(), staging.file);
+    if (p.dtype == DType::BF16) std::transform(values.begin(), values.end(), values.begin(), round_bf16);
+    m_.backend->device().upload(p.value, values.data(), values.size() * sizeof(float));
+  }
+
+  // On the host rows are read where they belong; other devices get them through memory of both sides.
+  void read_rows(const Param& p, const Job& job, Staging& staging) {
+    Device& device = m_.backend->device();
+    const bool host = &device == &host_device();
+    const size_t row_bytes = static_cast<size_t>(p.cols()) * size_of(p.dtype), bytes = row_bytes * static_cast<size_t>(job.rows);
+    char* place = p.value ? static_cast<char*>(p.value) + row_bytes * static_cast<size_t>(job.row) : nullptr;
+    if (!(host && place) && staging.rows.size() < bytes) staging.rows.resize(bytes);
+    void* to = host && place ? static_cast<void*>(place) : staging.rows.data();
+    job.file->read_rows(*job.tensor, job.row, job.rows, p.dtype, to, staging.file);
+    if (!host) {
+      if (!place && staging.there.bytes() < bytes) staging.there = Buffer(device, bytes);
+      device.upload(place ? place : staging.there.data(), to, bytes);
+      to = place ? place : staging.there.data();
     }
-    const size_t row_bytes = static_cast<size_t>(p.cols()) * size_of(p.dtype);
-    if (!p.value && values.size() < row_bytes * static_cast<size_t>(job.rows)) values.resize(row_bytes * static_cast<size_t>(job.rows));
-    void* dst = p.value ? static_cast<char*>(p.value) + row_bytes * static_cast<size_t>(job.row) : static_cast<void*>(values.data());
-    job.file->read_rows(t, job.row, job.rows, p.dtype, dst, staging);
-    if (p.weight) m_.backend->pack(p.weight->packed, p.weight_row + job.row, {dst, p.dtype, job.rows, p.cols()});
-    return bytes;
+    if (p.weight) p.weight->matrix->write_rows(p.weight_row + job.row, view(to, p.dtype, job.rows, p.cols()));
   }
 
   // Parameters of the model, computed with or not (layers behind the feature layer).
@@ -377,6 +314,7 @@ class Loader {
 
   Model& m_;
   const Family& family_;
+  ModelConfig config_;
   Sources sources_;
   const LoadOptions& options_;
   Names names_;
@@ -385,8 +323,14 @@ class Loader {
   std::unordered_set<std::string> unread_;
 };
 
+namespace {
+
+const Families& families_of(const LoadOptions& options) { return options.families ? *options.families : all_families(); }
+
+}  // namespace
+
 std::unique_ptr<Model> Model::outline(const std::string& dir, const LoadOptions& options) {
-  Config config = read_config(dir);
+  Config config = read_config(dir, families_of(options));
   describe_towers(config, dir, options.vision_tower);
   if (config.model.decoder.tied && has_weights(dir)) {   // a head of its own unties them
     const Checkpoint file = Checkpoint::open(dir);
@@ -398,7 +342,7 @@ std::unique_ptr<Model> Model::outline(const std::string& dir, const LoadOptions&
 }
 
 std::unique_ptr<Model> Model::load(const std::string& dir, const LoadOptions& options) {
-  Config config = read_config(dir);
+  Config config = read_config(dir, families_of(options));
   Sources sources;
   sources.files.push_back(Checkpoint::open(dir));
   auto model = std::make_unique<Model>();
@@ -430,7 +374,7 @@ CheckpointReport Model::inspect(const std::string& dir) {
   out.parts = {{"decoder", 0, {}}};
   const auto part = [&](const std::string& name) -> CheckpointReport::Part& {
     const auto begins = [&](const std::string& prefix) { return !prefix.empty() && name.compare(0, prefix.size(), prefix) == 0; };
-    const char* which = begins(names.image_tower) ? "image tower" : begins(names.video_tower) ? "video tower" : begins(names.projector) ? "projector" : "decoder";
+    const char* which = begins(names[Root::ImageTower]) ? "image tower" : begins(names[Root::VideoTower]) ? "video tower" : begins(names[Root::Projector]) ? "projector" : "decoder";
     for (CheckpointReport::Part& p : out.parts)
       if (p.name == which) return p;
     return out.parts.emplace_back(CheckpointReport::Part{which, 0, {}});
@@ -442,7 +386,7 @@ CheckpointReport Model::inspect(const std::string& dir) {
       out.unused.push_back(t.name);
       continue;
     }
-    if (!is_float(t.dtype) || buffer_tensor(t.name) || (config.model.decoder.tied && t.name == names.head)) continue;
+    if (!is_float(t.dtype) || buffer_tensor(t.name) || (config.model.decoder.tied && t.name == names.head())) continue;
     CheckpointReport::Part& p = part(t.name);
     p.parameters += t.elements();
     out.parameters += t.elements();

@@ -1,7 +1,7 @@
 // From a folder to a Model: config, tensors by name and shape, then reading and packing in parallel.
 #pragma once
-#include "models/family.h"
 #include "models/model.h"
+#include "models/parts.h"
 
 namespace isr {
 
@@ -10,32 +10,19 @@ struct Config {                       // config.json and generation_config.json
   ModelConfig model;
   std::string text;                   // config.json as it stands, for the hash
 };
-Config read_config(const std::string& dir);
+Config read_config(const std::string& dir, const Families& families = all_families());
 FileDType stored_dtype(const Config& config);   // what config.json says the weights are stored as
-
-// ---- names and shapes (tensors.cc)
-struct TensorSpec {
-  std::string name;                   // as the checkpoint calls it, or would
-  std::vector<int64_t> shape;
-  int source = 0;                     // which of Sources::files holds it
-  std::string source_name;            // there; empty: `name`
-};
 
 struct Sources {                      // the checkpoint, and towers that stand beside it
   std::vector<Checkpoint> files;
-  const TensorInfo* find(const TensorSpec& s) const { return files[static_cast<size_t>(s.source)].find(s.source_name.empty() ? s.name : s.source_name); }
+  const TensorInfo* find(const TensorSpec& s) const { return files[static_cast<size_t>(s.source)].find(s.in_file()); }
 };
 
+// ---- names (tensors.cc)
 Names default_names(const Family& family);
 Names names_in(const Checkpoint& file, const Family& family);         // the spellings that this checkpoint uses
-std::vector<TensorSpec> decoder_tensors(const Names& names, const DecoderConfig& config);
-std::vector<TensorSpec> projector_tensors(const Names& names, const ModelConfig& config);
-std::vector<TensorSpec> tower_tensors(const std::string& prefix, const TowerConfig& config);   // of the layers that are computed
-// Every tensor the config asks for, in the model's order.
-std::vector<TensorSpec> expected_tensors(const Names& names, const ModelConfig& config);
 // Tensors that belong to the model and are not computed with: layers behind the feature layer, buffers, tied copies.
 bool ignored_tensor(const std::string& name, const Names& names, const Config& config);
-std::string projector_layer(int64_t i, bool original);                // "0", "2", ... or "linear_1", "linear_2"
 
 // ---- extra_tensors.cc
 using Aliases = std::vector<std::pair<std::string, std::string>>;     // a name in the file, and the parameter's
@@ -49,14 +36,19 @@ bool buffer_tensor(const std::string& name);                          // compute
 // ---- towers.cc. Towers of the original layouts are described by their own config.json, or by their tensors, and may stand
 // in a folder beside the checkpoint (`vision_tower`, or where the config says). Completes config.vision; adds files.
 struct TowerPlace { int source = 0; std::string prefix; };            // prefix of the tensors in that file
-struct TowerPlaces { std::optional<TowerPlace> image, video; };
+struct TowerPlaces {
+  std::optional<TowerPlace> image, video;
+  const TowerPlace* at(Root root) const {
+    const std::optional<TowerPlace>* place = root == Root::ImageTower ? &image : root == Root::VideoTower ? &video : nullptr;
+    return place && *place ? &**place : nullptr;
+  }
+};
 // The same for plans, from config files alone where they describe both sides; no weights need to be there.
 void describe_towers(Config& config, const std::string& dir, const std::string& vision_tower);
 bool has_weights(const std::string& dir);                             // files by the names that are looked for
 TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, const std::string& dir, const std::string& vision_tower);
 // Tensors inside layers that are computed, which the config does not ask for (biases, norms of queries, scales, attention over
 // time): they would change results. Biases of zeros are not among them.
-std::vector<std::string> foreign_tensors(const Config& config, const Names& names, const Sources& sources, const TowerPlaces& places,
-                                         const std::vector<TensorSpec>& specs);
+std::vector<std::string> foreign_tensors(const Config& config, const Names& names, const Sources& sources, const Declared& wanted);
 
 }  // namespace isr

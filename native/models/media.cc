@@ -1,8 +1,8 @@
 #include "models/media.h"
 
 #include <algorithm>
-#include <cstring>
 
+#include "core/bf16.h"
 #include "models/model.h"
 
 namespace isr {
@@ -19,8 +19,15 @@ VisionConfig& vision_of(Model& m, bool image) {
 }
 
 Buffer stored(Model& m, const std::vector<float>& values) {
-  Buffer b(values.size() * size_of(m.dtype));
-  m.backend->cast(b.data(), m.dtype, values.data(), DType::F32, static_cast<int64_t>(values.size()));
+  Device& device = m.backend->device();
+  Buffer b(device, values.size() * size_of(m.dtype));
+  if (m.dtype == DType::F32) {
+    device.upload(b.data(), values.data(), b.bytes());
+    return b;
+  }
+  std::vector<uint16_t> narrow(values.size());
+  std::transform(values.begin(), values.end(), narrow.begin(), f32_to_bf16);
+  device.upload(b.data(), narrow.data(), b.bytes());
   return b;
 }
 
@@ -29,7 +36,7 @@ Tensor kept(Model& m, const Buffer& b, int64_t rows) {
 }
 
 Buffer copy_of(Ctx& c, Tensor x) {
-  Buffer b(static_cast<size_t>(x.rows * x.cols) * size_of(x.dtype));
+  Buffer b(c.be.device(), static_cast<size_t>(x.rows * x.cols) * size_of(x.dtype));
   c.be.add(view(b.data(), x.dtype, x.rows, x.cols), false, x);
   return b;
 }
@@ -65,18 +72,18 @@ const Medium& MediaStore::add_pixels(Model& m, bool image, int64_t frames, std::
   if (frames < 1 || static_cast<int64_t>(pixels.size()) != frames * 3 * t.image * t.image)
     fail("INVALID_ARGUMENT", "media: expected pixels (", frames, ", 3, ", t.image, ", ", t.image, "), got ", pixels.size(), " values");
   Medium medium;
-  medium.image = image, medium.frames = frames, medium.rows = v.rows(image, frames), medium.pixels = std::move(pixels);
+  medium.image = image, medium.grid = v.grid(image, frames), medium.rows = v.rows(image, medium.grid), medium.pixels = std::move(pixels);
   return insert(m, std::move(medium));
 }
 
 const Medium& MediaStore::add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values) {
   const VisionConfig& v = vision_of(m, image);
   const TowerConfig& t = m.vision->tower(image)->config;
-  const int64_t width = stage == Stage::Tower ? t.width : m.config.width, a_frame = v.rows(image, 1);
-  if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != v.rows(image, t.frames)) || static_cast<int64_t>(values.size()) != rows * width)
+  const int64_t width = stage == Stage::Tower ? t.width : m.config.width, a_frame = v.rows(image, v.grid(image, 1));
+  if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != v.rows(image, v.grid(image, t.frames))) || static_cast<int64_t>(values.size()) != rows * width)
     fail("INVALID_ARGUMENT", "media: expected features of (frames x ", a_frame, ", ", width, "), got ", rows, " rows and ", values.size(), " values");
   Medium medium;
-  medium.image = image, medium.frames = rows / a_frame, medium.rows = rows;
+  medium.image = image, medium.grid = v.grid(image, rows / a_frame), medium.rows = rows;
   (stage == Stage::Tower ? medium.tower : medium.projected) = stored(m, values);
   medium.tower_version = m.vision_version;
   medium.projected_version = m.projector_version;
@@ -107,8 +114,8 @@ void MediaStore::need_tower(Ctx& c, Model& m, Medium& x) {
                 "give the video itself");
   ArenaScope scope(c.tape.arena());
   ++passes;
-  const Tensor hidden = tower_forward(c, *m.vision->tower(x.image), x.pixels.data(), x.frames, m.dtype, false);
-  x.tower = copy_of(c, select_features(c, *m.vision, x.image, hidden, x.frames));
+  const Tensor hidden = tower_forward(c, *m.vision->tower(x.image), x.pixels.data(), x.grid, m.dtype, false);
+  x.tower = copy_of(c, select_features(c, *m.vision, x.image, hidden, x.grid));
   x.tower_version = m.vision_version;
 }
 
@@ -120,16 +127,29 @@ void MediaStore::need_projected(Ctx& c, Model& m, Medium& x) {
   x.projected_version = m.projector_version;
 }
 
+std::vector<PlacedMedium> MediaStore::placed(std::span<const int32_t> ids, int64_t vocab) const {
+  std::vector<PlacedMedium> all;
+  for (size_t t = 0; t < ids.size(); ++t) {
+    if (ids[t] < vocab) continue;
+    const Medium* x = find(ids[t]);
+    ISR_ASSERT(x, "id ", ids[t], " belongs to no medium");
+    const size_t begin = t;
+    while (t + 1 < ids.size() && ids[t + 1] == ids[t] + 1 && ids[t + 1] - x->first_id < x->rows) ++t;
+    all.push_back({static_cast<int64_t>(begin), static_cast<int64_t>(t + 1 - begin), ids[begin] - x->first_id, x->grid});
+  }
+  return all;
+}
+
 std::vector<float> MediaStore::features(Model& m, int32_t first_id, Stage stage, const std::atomic<bool>* cancel) {
   Medium* x = find(first_id);
   ISR_ASSERT(x, "no medium has the id ", first_id);
-  ArenaScope scope(m.arena);
-  Tape quiet(m.arena, false);
+  ArenaScope scope(m.arena());
+  Tape quiet(m.arena(), false);
   Ctx c{*m.backend, quiet, cancel, {}};
   stage == Stage::Tower ? need_tower(c, m, *x) : need_projected(c, m, *x);
   const Tensor rows = kept(m, stage == Stage::Tower ? x->tower : x->projected, x->rows);
   std::vector<float> out(static_cast<size_t>(rows.rows * rows.cols));
-  m.backend->add(view(out.data(), rows.rows, rows.cols), false, rows);
+  download_f32(*m.backend, m.arena(), out.data(), rows);
   return out;
 }
 
@@ -157,7 +177,7 @@ std::vector<MediaRows> MediaStore::rows_of(Ctx& c, Model& m, std::span<const int
     if (vision) {
       if (x->pixels.empty()) throw Error("INVALID_ARGUMENT", "media: features are given, but the tower is trained", "give the video itself, or train without `vision`");
       ++passes;
-      features = select_features(c, *m.vision, x->image, tower_forward(c, *m.vision->tower(x->image), x->pixels.data(), x->frames, m.dtype, checkpointing), x->frames);
+      features = select_features(c, *m.vision, x->image, tower_forward(c, *m.vision->tower(x->image), x->pixels.data(), x->grid, m.dtype, checkpointing), x->grid);
     } else {
       Tape quiet(c.tape.arena(), false);
       Ctx inner{c.be, quiet, c.cancel, {}};

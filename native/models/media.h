@@ -1,22 +1,26 @@
-// Clips and images that prompts refer to. A medium gets a range of ids behind the vocabulary, one a row of its features, so a
+// Clips and images that prompts refer to. A medium gets a range of ids behind the vocabulary, one per row of its features, so a
 // prompt is ids throughout and a shared prefix is a common prefix of ids: same media, same ids. Features are computed when
 // first asked for and again when the weights behind them have changed.
 #pragma once
 #include <map>
 #include <utility>
 
+#include "models/positions.h"
 #include "models/vision.h"
 
 namespace isr {
 
 class Model;
 
+struct MediaRows { int32_t first_id; Tensor rows; };   // an id in [first_id, first_id + rows.rows) is that row (n, C)
+
 struct Medium {
   int32_t first_id = 0;
   bool image = false;
-  int64_t frames = 0, rows = 0;
-  std::vector<float> pixels;                 // (frames, 3, S, S); empty where only features were given
-  Buffer tower, projected;                   // (rows, tower's width), (rows, C) in the model's type
+  Grid grid;                                 // of its patches
+  int64_t rows = 0;                          // of the decoder
+  std::vector<float> pixels;                 // (t, 3, S, S), on the host; empty where only features were given
+  Buffer tower, projected;                   // (rows, tower's width), (rows, C) in the model's type, resident
   uint64_t tower_version = 0, projected_version = 0;   // of the weights they were computed with
 };
 
@@ -31,6 +35,7 @@ class MediaStore {
   const Medium& get(int32_t first_id) const;
   bool holds(int32_t id) const;              // id of some row of some medium
 
+  std::vector<PlacedMedium> placed(std::span<const int32_t> ids, int64_t vocab) const;   // the media of a sequence, in its order
   // (rows, width) f32; computes what is missing. `passes` counts tower passes.
   std::vector<float> features(Model& m, int32_t first_id, Stage stage, const std::atomic<bool>* cancel);
   // Features of the media that occur in `ids`, after the projector. Under a recording tape, parts that are trained are

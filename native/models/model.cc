@@ -9,110 +9,45 @@ namespace isr {
 
 namespace {
 
-using Params = std::vector<Param*>;
-
 constexpr int64_t kPiece = int64_t{1} << 20;   // elements that are copied before a job asks whether to stop
-
-std::vector<Weight*> weights_of(TowerLayer& l) {
-  std::vector<Weight*> all{&l.qkv, &l.out, &l.fc1, &l.fc2};
-  if (l.temporal_embedding) all.insert(all.begin(), {&l.temporal_qkv, &l.temporal_out});
-  return all;
-}
-
-void append(Params& all, const Weight& w) {
-  all.insert(all.end(), w.parts.begin(), w.parts.end());
-  all.insert(all.end(), w.bias.begin(), w.bias.end());
-}
-
-void append(Params& all, const LayerNorm& n) { all.insert(all.end(), {n.w, n.b}); }
-
-void append_tower(std::vector<Params>& all, Tower& t) {
-  Params& first = all.emplace_back(Params{t.class_embedding, t.position_embedding});
-  append(first, t.patch);
-  append(first, t.pre_norm);
-  for (TowerLayer& l : t.layers) {
-    Params& g = all.emplace_back();
-    if (l.temporal_embedding) {
-      g.push_back(l.temporal_embedding);
-      append(g, l.temporal_norm);
-    }
-    append(g, l.norm1);
-    append(g, l.norm2);
-    for (const Weight* w : weights_of(l)) append(g, *w);
-  }
-}
 
 }  // namespace
 
-std::vector<Weight*> Model::weights() {
-  std::vector<Weight*> all;
-  for (Layer& l : layers)
-    for (Weight* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) all.push_back(w);
-  all.push_back(&head);
-  if (!vision) return all;
-  for (Weight& w : vision->projector) all.push_back(&w);
-  for (Tower* t : {vision->image.get(), vision->video.get()}) {
-    if (!t) continue;
-    all.push_back(&t->patch);
-    for (TowerLayer& l : t->layers)
-      for (Weight* w : weights_of(l)) all.push_back(w);
-  }
-  return all;
-}
-
-std::vector<Params> Model::groups(Part part) {
-  std::vector<Params> all;
-  if (part == Part::Decoder) {
-    for (Layer& l : layers) {
-      Params& g = all.emplace_back(Params{l.attention_norm, l.mlp_norm});
-      for (Weight* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) append(g, *w);
-    }
-    all.push_back({token_embedding, final_norm});
-    if (head.parts[0] != token_embedding) all.back().push_back(head.parts[0]);
-  }
-  if (!vision) return all;
-  if (part == Part::Projector) {
-    all.emplace_back();
-    for (Weight& w : vision->projector) append(all.back(), w);
-  }
-  if (part == Part::Vision)
-    for (Tower* t : {vision->image.get(), vision->video.get()})
-      if (t) append_tower(all, *t);
-  return all;
-}
-
 void Model::fill_value(Param& p, void* dst) {
-  const int64_t rows_at_once = 64, row_bytes = p.cols() * static_cast<int64_t>(size_of(p.dtype));
-  parallel(backend->threads, (p.rows() + rows_at_once - 1) / rows_at_once, 1, [&](int64_t begin, int64_t end, int) {
-    const int64_t row = begin * rows_at_once, rows = std::min(end * rows_at_once, p.rows()) - row;
-    backend->unpack(static_cast<char*>(dst) + row * row_bytes, p.weight->packed, p.weight_row + row, rows);
-  });
+  p.weight->matrix->read_rows(view(dst, p.dtype, p.rows(), p.cols()), p.weight_row);
 }
 
 void Model::keep_row_major(Param& p) {
   if (p.value) return;
-  Buffer value(static_cast<size_t>(p.size()) * size_of(p.dtype));
+  Buffer value(backend->device(), static_cast<size_t>(p.size()) * size_of(p.dtype));
   fill_value(p, value.data());
   p.value = storage_.emplace_back(std::move(value)).data();
 }
 
+// Rows of the master, the value or the matrix, whichever holds the parameter, as float32 on the host.
 void Model::source_values(const Param& p, int64_t begin, int64_t count, float* dst) {
-  if (p.master()) {
-    std::copy_n(p.master() + begin, count, dst);
-  } else if (p.value && (p.vector() || p.dtype == DType::F32)) {
-    std::copy_n(static_cast<const float*>(p.value) + begin, count, dst);
-  } else if (p.value) {
-    const auto* v = static_cast<const uint16_t*>(p.value) + begin;
-    for (int64_t i = 0; i < count; ++i) dst[i] = bf16_to_f32(v[i]);
-  } else {   // whole rows that hold [begin, begin + count)
-    const int64_t row = begin / p.cols(), rows = (begin + count + p.cols() - 1) / p.cols() - row, skip = begin - row * p.cols();
-    std::vector<uint8_t> tmp(static_cast<size_t>(rows * p.cols()) * size_of(p.dtype));
-    backend->unpack(tmp.data(), p.weight->packed, p.weight_row + row, rows);
-    for (int64_t i = 0; i < count; ++i) {
-      const size_t at = static_cast<size_t>(skip + i);
-      dst[i] = p.dtype == DType::F32 ? reinterpret_cast<const float*>(tmp.data())[at] : bf16_to_f32(reinterpret_cast<const uint16_t*>(tmp.data())[at]);
-    }
+  Device& device = backend->device();
+  if (p.master()) return device.download(dst, p.master() + begin, static_cast<size_t>(count) * sizeof(float));
+  const int64_t row = begin / p.cols(), rows = (begin + count + p.cols() - 1) / p.cols() - row, skip = begin - row * p.cols();
+  ArenaScope scope(backend->workspace());
+  Tensor whole;   // whole rows that hold [begin, begin + count)
+  if (p.value) {
+    whole = p.tensor().row_range(row, rows);
+  } else {
+    whole = view(backend->workspace().allocate(static_cast<size_t>(rows * p.cols()) * size_of(p.dtype)), p.dtype, rows, p.cols());
+    p.weight->matrix->read_rows(whole, p.weight_row + row);
   }
+  const size_t element = size_of(whole.dtype), bytes = static_cast<size_t>(count) * element;
+  const char* from = whole.as<char>() + static_cast<size_t>(skip) * element;
+  if (whole.dtype == DType::F32) return device.download(dst, from, bytes);
+  std::vector<uint16_t> narrow(static_cast<size_t>(count));
+  device.download(narrow.data(), from, bytes);
+  std::transform(narrow.begin(), narrow.end(), dst, bf16_to_f32);
+}
+
+SequencePositions Model::positions(std::span<const int32_t> ids) const {
+  if (!family_ || !family_->positions) return {};
+  return family_->positions(ids, media.placed(ids, config.vocab), vision ? &vision->config : nullptr);
 }
 
 Param* Model::param_of(const std::string& name) const {

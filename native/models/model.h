@@ -11,22 +11,18 @@
 #include "autograd/ops.h"
 #include "io/safetensors.h"
 #include "models/media.h"
+#include "models/parts.h"
 
 namespace isr {
 
 struct LoadOptions {
   std::string dtype = "auto";                 // auto | f32 | bf16
   int threads = 0;                            // 0: as many as the machine allows
+  std::string device = "cpu";                 // kernels/devices.h
+  const Families* families = nullptr;         // null: all_families(); they outlive the model
   std::string vision_tower;                   // folder of towers that stand beside the checkpoint; they replace any inside
   std::function<void(uint64_t bytes, uint64_t total)> progress;   // on the calling thread
   const std::atomic<bool>* cancel = nullptr;
-};
-
-struct Layer {
-  Param* attention_norm = nullptr;
-  Param* mlp_norm = nullptr;
-  Weight qkv, out, gate_up, down;
-  Group* group = nullptr;                     // set by a trainer
 };
 
 struct CheckpointReport {                     // `inspect`: no weights are read
@@ -38,7 +34,16 @@ struct CheckpointReport {                     // `inspect`: no weights are read
   std::vector<std::string> files, missing, unused;
 };
 
-class Model {
+// What a model computes with. A base of its own, so that it ends after everything that lives on the device.
+struct Machine {
+  std::unique_ptr<Device> counting;            // of an outline; null: the backend's own device holds everything
+  std::unique_ptr<Backend> backend;
+  int threads = 1;                             // of the host: reading files, and the CPU backend's regions
+  std::optional<Arena> activations;            // made with the backend, on its device
+  Arena& arena() { return *activations; }
+};
+
+class Model : public Machine, public Network {
  public:
   static std::unique_ptr<Model> load(const std::string& dir, const LoadOptions& options);
   // The same parameters and matrices at addresses of a measuring arena, from config.json and the towers' configs: nothing is
@@ -50,8 +55,6 @@ class Model {
   DecoderConfig config;
   std::string family;                          // a row of the family table
   DType dtype = DType::F32;
-  std::unique_ptr<Backend> backend;
-  Arena arena;                                 // activations
   int64_t parameters = 0;
   uint64_t generation = 0;                     // += 1 whenever weights change: caches of prefixes are stale then
   uint64_t vision_version = 0, projector_version = 0;   // the same of the towers, and of what stands before the decoder
@@ -59,21 +62,17 @@ class Model {
   // ---- parameters
   std::deque<Param> params;                    // in the checkpoint's order
   std::unordered_map<std::string, Param*> by_name;
-  Param* token_embedding = nullptr;
-  Param* final_norm = nullptr;
-  std::deque<Layer> layers;
-  Weight head;                                 // parts[0] == token_embedding when tied
-  Group* shared_group = nullptr;               // embeddings, head, final norm; set by a trainer
-  std::optional<Vision> vision;                // absent: a text model
   MediaStore media;
+  std::vector<double> rope_frequencies;        // of the decoder; computed at first use
 
-  std::vector<Weight*> weights();              // every packed matrix
-  enum class Part { Vision, Projector, Decoder };
-  // Parameters updated together. Decoder: blocks in order, then embeddings, head, final norm.
-  std::vector<std::vector<Param*>> groups(Part part);
+  const std::vector<Weight*>& weights() const { return parts_->weights(); }   // every packed matrix
+  using Part = isr::Part;
+  std::vector<std::vector<Param*>> groups(Part part) const { return parts_->groups(part); }   // parameters updated together
+  SequencePositions positions(std::span<const int32_t> ids) const;          // by the family's rule
+  Positioner positioner() const { return [this](std::span<const int32_t> ids) { return positions(ids); }; }
   std::vector<float> parameter(const std::string& name);                    // float32 copy
   std::vector<int64_t> shape_of(const std::string& name) const;             // of a tensor in the file
-  void fill_value(Param& p, void* dst);        // row-major values in the model's type, from the panels
+  void fill_value(Param& p, void* dst);        // row-major values in the model's type, from the matrix; dst is resident
   void keep_row_major(Param& p);               // gives p a value of its own, if it has none (dX and training need one)
   std::string tower_hash();                    // the same of the towers' parameters, of those that are computed with
   std::string hash();                          // sha256 over name, dtype, shape, bytes of every tensor by name, + config.json
@@ -87,12 +86,14 @@ class Model {
   Param* param_of(const std::string& name) const;   // by its own or a second name in the file; null: the file's tensor is not computed with
   void encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst);  // bytes of its tensor in the file's type
 
+  const Family* family_ = nullptr;
+  std::optional<Parts> parts_;                 // from loading on
   Checkpoint checkpoint_;
   std::unordered_map<std::string, Param*> second_names_;   // of tensors that the file holds twice: a tied head, another release's names
   bool outside_towers_ = false;                // towers came from another folder: they cannot be trained and saved
   std::string config_json_, hash_, tower_hash_;
   uint64_t hashed_generation_ = ~uint64_t{0}, hashed_vision_ = ~uint64_t{0};
-  Buffer panels_;                              // of all weights: one block on huge pages
+  Buffer panels_;                              // of all matrices: one block on huge pages
   std::deque<Buffer> storage_;                 // row-major values of embeddings, vectors, trained matrices
 };
 

@@ -7,8 +7,6 @@ namespace {
 
 constexpr int64_t kLogitRows = 256;   // logits of so many rows at once: 128 MB at V = 128k
 
-void copy_f32(Backend& be, Tensor rows, float* dst) { be.add(view(dst, rows.rows, rows.cols), false, rows); }
-
 }  // namespace
 
 void check_ids(const Model& m, const std::vector<int32_t>& ids, const char* what) {
@@ -26,24 +24,26 @@ ForwardResult forward(Model& m, const ForwardRequest& request, const std::atomic
   const int64_t count = request.end - request.begin;
   ISR_ASSERT(request.begin >= 0 && count >= 0 && request.end <= static_cast<int64_t>(request.ids.size()), "rows are resolved before");
   const SequenceInput sequence{request.ids, std::vector<int32_t>(request.ids.size(), -1), {}};
-  const Batch batch = make_batch({&sequence, 1}, false);
+  const Batch batch = make_batch({&sequence, 1}, false, m.positioner());
   ForwardResult out;
-  out.positions = batch.positions;
+  out.positions = batch.positions[0];
   if (!request.logits && !request.hidden) return out;
-  ArenaScope scope(m.arena);
-  Tape tape(m.arena, false);
+  ArenaScope scope(m.arena());
+  Tape tape(m.arena(), false);
   Ctx c{*m.backend, tape, cancel, {}};
-  const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, false), false).row_range(request.begin, count);
+  const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, false));
+  const Tensor hidden = decoder_forward(c, m, there, false).row_range(request.begin, count);
   if (request.hidden) {
     out.hidden.resize(static_cast<size_t>(count * hidden.cols));
-    if (count) copy_f32(*m.backend, hidden, out.hidden.data());
+    download_f32(c.be, m.arena(), out.hidden.data(), hidden);
   }
   if (request.logits) {
     out.logits.resize(static_cast<size_t>(count * m.config.vocab));
     for (int64_t row = 0; row < count; row += kLogitRows) {
       c.check_cancel();
-      const int64_t rows = std::min(kLogitRows, count - row);
-      m.backend->gemm_nt(view(out.logits.data() + row * m.config.vocab, rows, m.config.vocab), hidden.row_range(row, rows), m.head.packed, {});
+      ArenaScope piece(m.arena());
+      const Tensor some = logits(c, m, hidden.row_range(row, std::min(kLogitRows, count - row)));
+      download_f32(c.be, m.arena(), out.logits.data() + row * m.config.vocab, some);
     }
   }
   return out;
@@ -54,15 +54,18 @@ std::vector<std::vector<float>> sequence_log_probs(Model& m, const std::vector<S
   for (const SequenceInput& s : sequences) check_ids(m, s.ids, "logProbs");
   std::vector<std::vector<float>> out(sequences.size());
   for (const auto& [begin, end] : micro_batches(sequences, 1, share, micro_batch_tokens)) {
-    const Batch batch = make_batch(std::span(sequences).subspan(begin, end - begin), share);
+    const Batch batch = make_batch(std::span(sequences).subspan(begin, end - begin), share, m.positioner());
     if (computed) *computed += static_cast<uint64_t>(batch.tokens());
     if (batch.scored.empty()) continue;
-    ArenaScope scope(m.arena);
-    Tape tape(m.arena, false);
+    ArenaScope scope(m.arena());
+    Tape tape(m.arena(), false);
     Ctx c{*m.backend, tape, cancel, {}};
-    const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, false), false);
-    const TokenLogp logp = token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
-    for (size_t i = 0; i < batch.scored.size(); ++i) out[begin + static_cast<size_t>(batch.scored[i].sequence)].push_back(logp.logp.f32()[i]);
+    const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, false));
+    const Tensor hidden = decoder_forward(c, m, there, false);
+    const TokenLogp head = token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
+    std::vector<float> logp(batch.scored.size());
+    download_f32(c.be, m.arena(), logp.data(), head.logp);
+    for (size_t i = 0; i < logp.size(); ++i) out[begin + static_cast<size_t>(batch.scored[i].sequence)].push_back(logp[i]);
   }
   return out;
 }

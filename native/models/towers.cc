@@ -10,8 +10,6 @@
 namespace isr {
 namespace {
 
-const char* const kClass = "embeddings.class_embedding";
-
 struct Side { const char* name; const char* config_file; const char* config_key; const char* repository; };
 constexpr Side kImage{"image", "image_tower_config.json", "mm_image_tower", "LanguageBind_Image"};
 constexpr Side kVideo{"video", "video_tower_config.json", "mm_video_tower", "LanguageBind_Video_merge"};
@@ -31,13 +29,12 @@ std::vector<std::string> candidates(const Side& side, const Json& config, const 
 
 struct Found { TowerPlace place; std::string dir; };
 
-std::optional<Found> find_outside(const Side& side, const Json& config, Sources& sources, const std::string& dir, const std::string& given) {
+std::optional<Found> find_outside(const Side& side, const std::string& probe, const Json& config, Sources& sources, const std::string& dir, const std::string& given) {
   for (const std::string& folder : candidates(side, config, dir, given)) {
     if (!has_weights(folder)) continue;
     Checkpoint file = Checkpoint::open(folder);
     for (const char* prefix : {"vision_model.", ""}) {
-      const std::string probe = prefix + std::string(kClass);
-      if (!file.find(probe)) continue;
+      if (!file.find(prefix + probe)) continue;
       const bool temporal = file.find(concat(prefix, "encoder.layers.0.temporal_embedding")) != nullptr;
       if (temporal != (side.name == kVideo.name)) continue;   // the given folder is the other side's
       sources.files.push_back(std::move(file));
@@ -151,19 +148,20 @@ TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, co
   if (!config.model.vision) return places;
   VisionConfig& v = *config.model.vision;
   if (!v.original) {   // inside the checkpoint, described by its config
-    if (v.image) places.image = TowerPlace{0, names.image_tower};
-    if (v.video) places.video = TowerPlace{0, names.video_tower};
+    if (v.image) places.image = TowerPlace{0, names[Root::ImageTower]};
+    if (v.video) places.video = TowerPlace{0, names[Root::VideoTower]};
     return places;
   }
   const Json json = parse_json(config.text, "INVALID_CONFIG", dir + "/config.json", kConfigJson);
-  const auto settle = [&](const Side& side, const std::string& prefix, std::optional<TowerConfig>& tower, std::optional<TowerPlace>& place) {
+  const auto settle = [&](const Side& side, Root root, std::optional<TowerConfig>& tower, std::optional<TowerPlace>& place) {
+    const std::string &prefix = names[root], &probe = config.family->root(root).probe;
     std::string tower_dir;
-    if (vision_tower.empty() && sources.files[0].find(prefix + kClass)) {
+    if (vision_tower.empty() && sources.files[0].find(prefix + probe)) {
       place = TowerPlace{0, prefix};
-    } else if (auto found = find_outside(side, json, sources, dir, vision_tower)) {
+    } else if (auto found = find_outside(side, probe, json, sources, dir, vision_tower)) {
       place = found->place;
       tower_dir = found->dir;
-    } else if (sources.files[0].find(prefix + kClass)) {
+    } else if (sources.files[0].find(prefix + probe)) {
       place = TowerPlace{0, prefix};   // the given folder holds only the other side
     } else {
       tower.reset();
@@ -173,8 +171,8 @@ TowerPlaces find_towers(Config& config, const Names& names, Sources& sources, co
     tower = describe(side, sources.files[static_cast<size_t>(place->source)], *place, dir, tower_dir, config.model.decoder.notes);
     tower->run = layers_run(side, v, *tower, dir);
   };
-  settle(kImage, names.image_tower, v.image, places.image);
-  settle(kVideo, names.video_tower, v.video, places.video);
+  settle(kImage, Root::ImageTower, v.image, places.image);
+  settle(kVideo, Root::VideoTower, v.video, places.video);
   if (!vision_tower.empty() && sources.files.size() == 1)
     throw Error("NOT_FOUND", concat("visionTower: ", vision_tower, " holds no LanguageBind tower (vision_model.* tensors)"),
                 "give the folder of LanguageBind_Video_merge, or one that holds it and LanguageBind_Image", vision_tower);

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,12 +21,13 @@ struct TowerLayer {
   Weight temporal_qkv, temporal_out, qkv, out, fc1, fc2;
 };
 
-// Where rows go, for one number of frames. Kept with the tower: recorded ops read it in backward.
+// Where rows go, for one grid. Resident, and kept with the tower: recorded ops read it in backward.
 struct TowerPlan {
-  std::vector<int32_t> patch_rows;          // (T n): row among the patches, -1 for the class token
-  std::vector<int32_t> class_rows, positions, times;   // (T n): 0 or -1; token in the frame; frame
-  std::vector<int32_t> by_place, by_frame;  // (T n): to place-major order and back
-  AttentionPlan spatial, temporal;
+  RowIndex patch_rows;                      // (T n): row among the patches, -1 for the class token
+  Ints class_rows, positions, times;        // (T n): 0 or -1; token in the frame; frame
+  RowIndex by_place, by_frame;              // (T n): to place-major order and back
+  AttentionPlan within_frames, over_time;
+  std::unique_ptr<Prepared> spatial, temporal;
 };
 
 struct Tower {
@@ -35,10 +37,11 @@ struct Tower {
   LayerNorm pre_norm;
   Weight patch;
   std::deque<TowerLayer> layers;
-  const TowerPlan& plan(int64_t frames);
+  const TowerPlan& plan(Backend& be, const Grid& grid);
 
  private:
-  std::map<int64_t, TowerPlan> plans_;
+  std::optional<Arena> memory_;             // of the plans
+  std::map<Grid, std::unique_ptr<TowerPlan>> plans_;
 };
 
 struct Vision {
@@ -47,19 +50,23 @@ struct Vision {
   std::deque<Weight> projector;
   Tower* tower(bool is_image) { return (is_image ? image : video).get(); }
   // Features of a frame stack after selection: the rows that stay, or the groups that pooling joins.
-  struct Selection { std::vector<int32_t> rows; int64_t per_row; };
-  const Selection& selection(bool is_image, int64_t frames);
+  const RowIndex& selection(Backend& be, bool is_image, const Grid& grid);
 
  private:
-  std::map<std::pair<bool, int64_t>, Selection> selections_;
+  std::optional<Arena> memory_;             // of the selections
+  std::map<std::pair<bool, Grid>, RowIndex> selections_;
 };
 
-// Hidden states (frames n, C) of the last layer computed. pixels (frames, 3, S, S) f32. `hidden`: if given, gets the states
+// Rows of a tower's hidden states (t n, C) that go on to the projector, in the order of its rows; where patches are pooled,
+// the stride x stride of one row stand one behind another.
+std::vector<int32_t> selected_rows(const VisionConfig& config, bool is_image, const Grid& grid);
+
+// Hidden states (t n, C) of the last layer computed. pixels (t, 3, S, S) f32, on the host. `hidden`: if given, gets the states
 // before the first layer and behind each, as float32.
-Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, int64_t frames, DType dtype, bool checkpointing,
+Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid, DType dtype, bool checkpointing,
                      std::vector<std::vector<float>>* hidden = nullptr);
 // Class tokens dropped or kept, patches pooled: what goes into the projector, (rows, C).
-Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, int64_t frames);
+Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, const Grid& grid);
 Tensor project(Ctx& c, Vision& v, Tensor features);   // (rows, width of the decoder)
 
 }  // namespace isr

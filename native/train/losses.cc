@@ -112,7 +112,7 @@ Slope divergence(const std::string& name, double u) {
 struct Side { double policy = 0, reference = 0, front = 1, rest = 1; size_t split = 0; };
 
 Side side(const std::vector<float>& policy, const std::vector<float>& reference, size_t other, const LossOptions& o, bool token_mean) {
-  ISR_ASSERT(policy.size() == reference.size(), "policy and reference have one value a token");
+  ISR_ASSERT(policy.size() == reference.size(), "policy and reference have one value per token");
   Side s;
   s.split = o.ld_alpha < 0 ? policy.size() : std::min(policy.size(), other);   // LD-DPO: the shared length
   const double mean = token_mean && !policy.empty() ? 1 / static_cast<double>(policy.size()) : 1;

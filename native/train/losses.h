@@ -23,7 +23,7 @@ struct PairLogps {                         // nats
 struct LossResult {
   double loss = 0, dpo_loss = 0, sft_loss = 0;                 // means over the pairs of the step; sft: over chosen tokens
   std::vector<std::vector<float>> d_chosen, d_rejected;        // gradient of `loss` per token
-  std::vector<double> chosen_reward, rejected_reward;          // beta * (policy - reference), sums over tokens, a pair
+  std::vector<double> chosen_reward, rejected_reward;          // beta * (policy - reference), sums over tokens, one per pair
 };
 
 void check_loss_options(const LossOptions& o);                 // INVALID_ARGUMENT

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/bf16.h"
-
 namespace isr {
 
 // Everything that can fail comes first: a trainer that could not be made leaves the model as it was.
@@ -29,7 +27,7 @@ void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
     old_values_.push_back(p->value);
     g.size += (p->size() + 63) / 64 * 64;
   }
-  for (Buffer* b : {&g.grad, &g.master, &g.m, &g.v}) *b = Buffer(static_cast<size_t>(g.size) * sizeof(float));
+  for (Buffer* b : {&g.grad, &g.master, &g.m, &g.v}) *b = Buffer(m_.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
 }
 
 // The parameter's master, and the memory that its value will have.
@@ -38,17 +36,17 @@ void Optimizer::fill(Place& to) {
   float* master = to.group->master.data<float>() + to.offset;
   check_cancelled();
   if (p.dtype == DType::F32 && !p.vector()) {   // the master is the value
-    if (p.value) std::copy_n(p.f32(), p.size(), master);
+    if (p.value) m_.backend->device().copy(master, p.value, static_cast<size_t>(p.size()) * sizeof(float));
     else m_.fill_value(p, master);
     to.value = master;
     return;
   }
   to.value = p.value;
   if (!to.value) {
-    to.value = values_.emplace_back(static_cast<size_t>(p.size()) * size_of(p.dtype)).data();
+    to.value = values_.emplace_back(m_.backend->device(), static_cast<size_t>(p.size()) * size_of(p.dtype)).data();
     m_.fill_value(p, to.value);
   }
-  m_.backend->cast(master, DType::F32, to.value, p.vector() ? DType::F32 : p.dtype, p.size());
+  m_.backend->add(view(master, p.rows(), p.cols()), false, view(to.value, p.stored(), p.rows(), p.cols()));
 }
 
 void Optimizer::take_over(const std::vector<Place>& places) noexcept {
@@ -84,7 +82,8 @@ Optimizer::~Optimizer() {
   for (size_t i = 0; i < states.size(); ++i) {
     Param& p = *states[i].param;
     void* old = old_values_[i];
-    if (old && old != p.value) std::copy_n(p.f32(), p.size(), static_cast<float*>(old));   // a float32 embedding leaves the master
+    if (old && old != p.value)   // a float32 embedding leaves the master
+      m_.backend->device().copy(old, p.value, static_cast<size_t>(p.size()) * sizeof(float));
     p.value = old;                                                                      // null: the panels hold it alone again
     p.group = nullptr;
   }
@@ -103,56 +102,45 @@ bool Optimizer::written(const Param& p) const {
 }
 
 double Optimizer::grad_norm() {
-  double total = 0;   // parameter by parameter, each in fixed chunks: the order does not depend on threads
+  std::vector<Flat> all;   // parameter by parameter, each in fixed chunks: the order does not depend on threads
   for (const State& s : states)
-    if (written(*s.param)) total += m_.backend->sum_squares(grad(*s.param), s.param->size());
-  return std::sqrt(total);
+    if (written(*s.param)) all.push_back({grad(*s.param), s.param->size()});
+  return std::sqrt(m_.backend->sum_squares(all));
 }
 
-std::vector<Optimizer::Task> Optimizer::tasks(bool only_written) {
-  constexpr int64_t kRows = 64;   // whole panels: a task's rows are updated, rounded and packed while they are in cache
-  std::vector<Task> all;
-  for (State& s : states) {
-    if (only_written && !written(*s.param)) continue;
-    for (int64_t r = 0; r < s.param->rows(); r += kRows) all.push_back({&s, r, std::min(kRows, s.param->rows() - r)});
-  }
-  return all;
-}
-
-void Optimizer::write_back(const Task& t) {
-  Param& p = *t.state->param;
-  const int64_t at = t.row * p.cols(), n = t.rows * p.cols();
-  const float* master = p.master() + at;
-  if (p.vector()) {
-    for (int64_t i = 0; i < n; ++i) p.f32()[at + i] = p.dtype == DType::BF16 ? round_bf16(master[i]) : master[i];
-    return;
-  }
-  char* value = static_cast<char*>(p.value) + at * static_cast<int64_t>(size_of(p.dtype));
-  if (p.dtype != DType::F32) m_.backend->cast(value, p.dtype, master, DType::F32, n);
-  if (p.weight) m_.backend->pack(p.weight->packed, p.weight_row + t.row, {value, p.dtype, t.rows, p.cols()});
+AdamWItem Optimizer::item_of(const State& s) const {
+  const Param& p = *s.param;
+  const Group& g = *p.group;
+  AdamWItem item;
+  item.master = g.master.data<float>() + p.offset;
+  item.m = g.m.data<float>() + p.offset;
+  item.v = g.v.data<float>() + p.offset;
+  item.grad = g.grad.data<float>() + p.offset;
+  item.rows = p.rows();
+  item.cols = p.cols();
+  if (p.value != item.master) item.value = p.tensor();
+  item.rounded = p.vector() && p.dtype == DType::BF16;
+  if (p.weight) item.matrix = p.weight->matrix.get();
+  item.matrix_row = p.weight_row;
+  return item;
 }
 
 void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOptions& o) {
   const CancelScope whole(nullptr);
-  const std::vector<Task> all = tasks(true);
-  parallel(m_.backend->threads, static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Task& t = all[static_cast<size_t>(i)];
-      Param& p = *t.state->param;
-      Group& g = *p.group;
-      const size_t at = p.offset + static_cast<size_t>(t.row * p.cols());
-      AdamW a;
-      a.lr = static_cast<float>(learning_rate);
-      a.beta1 = static_cast<float>(o.beta1);
-      a.beta2 = static_cast<float>(o.beta2);
-      a.eps = static_cast<float>(o.eps);
-      a.weight_decay = p.vector() && !o.decay_norms ? 0 : static_cast<float>(o.weight_decay);
-      a.step = t.state->steps + 1;
-      a.grad_scale = static_cast<float>(grad_scale);
-      m_.backend->adamw(g.master.data<float>() + at, g.m.data<float>() + at, g.v.data<float>() + at, g.grad.data<float>() + at, t.rows * p.cols(), a);
-      write_back(t);
-    }
-  });
+  std::vector<AdamWItem> items;
+  for (const State& s : states) {
+    if (!written(*s.param)) continue;
+    AdamWItem& item = items.emplace_back(item_of(s));
+    item.step = s.steps + 1;
+    item.weight_decay = s.param->vector() && !o.decay_norms ? 0 : static_cast<float>(o.weight_decay);
+  }
+  AdamW a;
+  a.lr = static_cast<float>(learning_rate);
+  a.beta1 = static_cast<float>(o.beta1);
+  a.beta2 = static_cast<float>(o.beta2);
+  a.eps = static_cast<float>(o.eps);
+  a.grad_scale = static_cast<float>(grad_scale);
+  m_.backend->adamw(items, a);
   for (State& s : states) {
     if (!written(*s.param)) continue;
     ++s.steps;
@@ -161,10 +149,11 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
   weights_changed();
 }
 
-Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer), tasks_(o_.tasks(false)) {
+Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer) {
   for (const Group& g : o_.groups_)
-    for (std::deque<Buffer>* kind : {&m_, &v_}) kind->emplace_back(g.m.bytes());
-  reserve_threads(o_.m_.backend->threads);
+    for (std::deque<Buffer>* kind : {&m_, &v_}) kind->emplace_back(o_.m_.backend->device(), g.m.bytes());
+  items_.reserve(o_.states.size());
+  reserve_threads(o_.m_.threads);
   o_.zero();
 }
 
@@ -188,9 +177,8 @@ void Optimizer::Staging::commit(std::span<const int64_t> updates) {
       if (p->dtype == DType::F32 && !p->vector()) p->value = group.master.data<float>() + p->offset;
   }
   for (size_t i = 0; i < updates.size(); ++i) o_.states[i].steps = updates[i];
-  parallel(o_.m_.backend->threads, static_cast<int64_t>(tasks_.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) o_.write_back(tasks_[static_cast<size_t>(i)]);
-  });
+  for (const State& s : o_.states) items_.push_back(o_.item_of(s));   // within what was reserved
+  o_.m_.backend->write_values(items_);
   for (State& s : o_.states)
     if (s.steps > 0) ++s.param->version;
   o_.weights_changed();

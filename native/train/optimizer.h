@@ -1,5 +1,5 @@
-// Masters, moments and gradients of the trained parameters in flat groups, and the AdamW step that writes values and panels
-// while they are in cache. One rank: a group's shard is the whole group.
+// Masters, moments and gradients of the trained parameters in flat groups, and the AdamW step that writes values and
+// matrices. One rank: a group's shard is the whole group.
 #pragma once
 #include <deque>
 #include <span>
@@ -26,8 +26,6 @@ class Optimizer {
 
   struct State { Param* param; int64_t steps; };   // steps: updates that this parameter has had
   std::vector<State> states;
-  struct Task { State* state; int64_t row, rows; };
-
   // A saved state on its way in: arrays are filled while the trainer keeps its own, and commit() puts all of them in place.
   class Staging {
    public:
@@ -38,7 +36,7 @@ class Optimizer {
    private:
     Optimizer& o_;
     std::deque<Buffer> m_, v_;                // by group
-    std::vector<Task> tasks_;
+    std::vector<AdamWItem> items_;
   };
 
  private:
@@ -46,8 +44,7 @@ class Optimizer {
   void place(std::vector<Param*> params, std::vector<Place>& places);
   void fill(Place& to);
   void take_over(const std::vector<Place>& places) noexcept;
-  std::vector<Task> tasks(bool only_written);
-  void write_back(const Task& t);             // master -> value, panels
+  AdamWItem item_of(const State& s) const;    // without the step's own numbers
 
   void keep_rows_behind();                    // dX of frozen parts that a gradient flows through reads row-major values
   void weights_changed();

@@ -18,7 +18,7 @@ uint64_t value_bytes(const Param& p) { return static_cast<uint64_t>(p.size()) * 
 
 // ---- weights, as Loader::allocate keeps them
 void count_weights(Model& m, PlanReport& r) {
-  const auto panels = [&](const Weight& w) { return m.backend->packed_bytes(w.packed.n, w.packed.k, w.packed.dtype, w.packed.swiglu); };
+  const auto panels = [&](const Weight& w) { return m.backend->matrix_bytes(w.shape); };
   for (const Weight* w : m.weights()) r.vision.panels += panels(*w);
   for (const Layer& l : m.layers) r.decoder.panels += panels(l.qkv) + panels(l.out) + panels(l.gate_up) + panels(l.down);
   r.decoder.panels += panels(m.head);
@@ -54,7 +54,7 @@ void count_training(Model& m, const std::vector<Model::Part>& parts, std::deque<
       if (!g) continue;
       g->params = params;
       g->written.assign(params.size(), false);
-      g->grad = Buffer(64);   // an address for kernels that will not write
+      g->grad = Buffer(m.backend->device(), static_cast<size_t>(g->size) * sizeof(float));
       r.trained_elements += static_cast<uint64_t>(g->size);
       r.largest_group = std::max(r.largest_group, g->size);
     }
@@ -70,7 +70,7 @@ uint64_t file_bytes(const Config& file, ModelConfig config) {
     for (std::optional<TowerConfig>* t : {&config.vision->image, &config.vision->video})
       if (*t) (*t)->run = (*t)->layers;
   uint64_t elements = 0;
-  for (const TensorSpec& s : expected_tensors(default_names(*file.family), config)) {
+  for (const TensorSpec& s : expected_tensors(*file.family, default_names(*file.family), config)) {
     uint64_t n = 1;
     for (int64_t d : s.shape) n *= static_cast<uint64_t>(d);
     elements += n;
@@ -84,7 +84,7 @@ int64_t frames_of(const VisionConfig& v) { return v.video ? v.frames : 1; }
 void guess_lengths(const PlanRequest& q, PlanReport& r) {
   const std::optional<VisionConfig>& v = r.config.vision;
   const bool seen = v && (v->video || v->image);
-  if (seen) r.media_tokens = v->rows(!v->video, frames_of(*v));
+  if (seen) r.media_tokens = v->rows(!v->video, v->grid(!v->video, frames_of(*v)));
   const int64_t answers = q.supervised ? 1 : 2, context = r.config.decoder.context;
   r.tokens = q.tokens > 0 ? q.tokens : std::min(context, r.media_tokens + (r.media_tokens > 0 ? 256 : 768));
   if (r.tokens <= r.media_tokens + answers)
@@ -133,18 +133,18 @@ std::vector<SequenceInput> micro_batch(Model& m, const PlanRequest& q, PlanRepor
 
 // As Trainer::Impl::micro_batch, after scoring without a tape.
 void go_through(Model& m, const PlanRequest& q, const std::vector<SequenceInput>& sequences, PlanReport& r) {
-  const DryRun nothing_is_computed;
   if (!q.supervised) sequence_log_probs(m, sequences, q.trainer.share_prefix, INT64_MAX, nullptr);
-  const Batch batch = make_batch(sequences, q.trainer.share_prefix);
-  r.checkpointing = checkpoints(q.trainer, m.config, m.dtype, batch.tokens(), q.memory > 0 ? q.memory : machine_memory());
-  ArenaScope scope(m.arena);
-  Tape tape(m.arena, true);
+  const Batch batch = make_batch(sequences, q.trainer.share_prefix, m.positioner());
+  r.checkpointing = checkpoints(q.trainer, m.config, m.dtype, batch.tokens(), q.memory > 0 ? q.memory : m.backend->device().memory());
+  ArenaScope scope(m.arena());
+  Tape tape(m.arena(), true);
   Ctx c{*m.backend, tape, nullptr, {}};
-  const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, r.checkpointing), r.checkpointing);
-  token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
+  const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, r.checkpointing));
+  const Tensor hidden = decoder_forward(c, m, there, r.checkpointing);
+  token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
   tape.backward();
-  r.activations = m.arena.peak();
-  r.scratch = m.backend->scratch.peak();
+  r.activations = m.arena().peak();
+  r.scratch = m.backend->workspace().peak();
 }
 
 void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
@@ -158,7 +158,7 @@ void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
   r.media = static_cast<uint64_t>(2 * pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element));
 }
 
-// ---- FLOPs: two a weight and token forward, twice that backward where gradients flow; causal attention as half
+// ---- FLOPs: two per weight and token forward, twice that backward where gradients flow; causal attention as half
 void count_flops(Model& m, const PlanRequest& q, PlanReport& r) {
   const DecoderConfig& c = m.config;
   const auto d = [](int64_t n) { return static_cast<double>(n); };
@@ -217,22 +217,21 @@ PlanReport::Rate rates_of(double amount, int threads, const std::function<void()
 
 void measure_rates(Model& m, PlanReport& r) {
   constexpr int64_t kMostRows = 256, kMostWeights = int64_t{4} << 20, kMaster = int64_t{1} << 20;
-  const std::unique_ptr<Backend> be = make_cpu_backend(chosen_isa(), m.backend->threads);
+  const std::unique_ptr<Backend> be = make_cpu_backend(chosen_isa(), m.threads);
   const int64_t rows = std::min(kMostRows, std::max<int64_t>(1, r.tokens * r.micro_batch_items)), k = m.config.width;
   const int64_t n = std::max<int64_t>(64, std::min(m.config.mlp_width, kMostWeights / k) / 64 * 64);
-  const Buffer panels(be->packed_bytes(n, k, m.dtype, false)), x(rows * k * size_of(m.dtype)), y(rows * n * size_of(m.dtype));
-  const Packed w{panels.data(), m.dtype, n, k, false};
-  r.flops_per_second = rates_of(2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k), be->threads, [&] {
-    be->gemm_nt(view(y.data(), m.dtype, rows, n), view(x.data(), m.dtype, rows, k), w, {});
+  const MatrixShape shape{n, k, m.dtype, false};
+  const Buffer memory(be->matrix_bytes(shape)), x(rows * k * size_of(m.dtype)), y(rows * n * size_of(m.dtype));
+  const std::unique_ptr<Matrix> w = be->matrix(shape, memory.data());
+  r.flops_per_second = rates_of(2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k), m.threads, [&] {
+    be->gemm_nt(view(y.data(), m.dtype, rows, n), view(x.data(), m.dtype, rows, k), *w, {});
   });
   const Buffer arrays(4 * kMaster * sizeof(float));
   float* const a = arrays.data<float>();
-  r.bytes_per_second = rates_of(7.0 * sizeof(float) * kMaster, be->threads, [&] {   // four arrays read, three written
-    parallel(be->threads, kMaster / 4096, 16, [&](int64_t begin, int64_t end, int) {
-      const int64_t at = begin * 4096;
-      be->adamw(a + at, a + kMaster + at, a + 2 * kMaster + at, a + 3 * kMaster + at, (end - begin) * 4096, AdamW{});
-    });
-  });
+  AdamWItem item;
+  item.master = a, item.m = a + kMaster, item.v = a + 2 * kMaster, item.grad = a + 3 * kMaster;
+  item.rows = kMaster / 1024, item.cols = 1024;
+  r.bytes_per_second = rates_of(7.0 * sizeof(float) * kMaster, m.threads, [&] { be->adamw({&item, 1}, AdamW{}); });   // four arrays read, three written
 }
 
 }  // namespace
@@ -246,7 +245,7 @@ PlanReport plan_training(const std::string& dir, const PlanRequest& q) {
   if (m.vision) r.config.vision = m.vision->config;
   r.family = m.family;
   r.dtype = m.dtype;
-  r.threads = m.backend->threads;
+  r.threads = m.threads;
   r.parameters = m.parameters;
   r.checkpoint_bytes = file_bytes(read_config(dir), r.config);
   guess_lengths(q, r);

@@ -53,7 +53,7 @@ std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o) {
   return parts;
 }
 
-// What a batch keeps for backward, without checkpointing: bytes a token and layer.
+// What a batch keeps for backward, without checkpointing: bytes per token and layer.
 static int64_t activation_bytes(const DecoderConfig& c, DType dtype) {
   const int64_t elements = 4 * c.width + (2 * c.heads + 2 * c.kv_heads) * c.head_size + 3 * c.mlp_width;
   return elements * static_cast<int64_t>(size_of(dtype));
@@ -96,17 +96,22 @@ Trainer::Impl::Impl(Model& model, const TrainerOptions& options) : m(model), o(o
 // ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
 void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel,
                                 const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer) {
-  const Batch batch = make_batch(sequences, o.share_prefix);
+  const Batch batch = make_batch(sequences, o.share_prefix, m.positioner());
   tokens_computed += batch.tokens();
   flops += step_flops(m.config, batch.tokens(), static_cast<int64_t>(batch.scored.size()), visible_pairs(batch.plan), o.train_decoder);
   if (batch.scored.empty()) return;
-  ArenaScope scope(m.arena);
-  Tape tape(m.arena, true);
+  ArenaScope scope(m.arena());
+  Tape tape(m.arena(), true);
+  Device& device = m.backend->device();
   Ctx c{*m.backend, tape, cancel, {}};
-  const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), machine_memory());
-  const Tensor hidden = decoder_forward(c, m, batch, m.media.rows_of(c, m, batch.ids, again), again);
-  const TokenLogp head = token_logp(c, gather_rows(c, hidden, batch.scored_index), m.head, batch.scored_target);
-  answer(batch, head.logp.f32(), head.dlogp);
+  const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), device.memory());
+  const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, again));
+  const Tensor hidden = decoder_forward(c, m, there, again);
+  const TokenLogp head = token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
+  std::vector<float> logp(batch.scored.size()), dlogp(batch.scored.size());
+  device.download(logp.data(), head.logp.data, logp.size() * sizeof(float));
+  answer(batch, logp.data(), dlogp.data());
+  device.upload(head.dlogp, dlogp.data(), dlogp.size() * sizeof(float));
   c.check_cancel();
   tape.backward();
 }
@@ -122,7 +127,7 @@ std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPa
   return all;
 }
 
-// Per-token log-probs of a batch's sequences, two a pair.
+// Per-token log-probs of a batch's sequences, two per pair.
 static std::vector<PairLogps> pair_logps(const Batch& batch, const float* logp, std::span<const TrainPair> pairs) {
   std::vector<PairLogps> out(pairs.size());
   for (size_t i = 0; i < batch.scored.size(); ++i) {
@@ -212,7 +217,7 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, const std::at
     const auto length = [&](const char* side, const std::vector<float>& ref, const SequenceInput& s) {
       const auto scored = std::count_if(s.targets.begin(), s.targets.end(), [](int32_t t) { return t >= 0; });
       if (static_cast<int64_t>(ref.size()) != scored)
-        fail("INVALID_ARGUMENT", "pairs[", i, "].reference.", side, ": expected ", scored, " values, one a scored token, got ", ref.size());
+        fail("INVALID_ARGUMENT", "pairs[", i, "].reference.", side, ": expected ", scored, " values, one per scored token, got ", ref.size());
     };
     length("chosen", *p.ref_chosen, p.chosen);
     length("rejected", *p.ref_rejected, p.rejected);
@@ -332,7 +337,9 @@ void Trainer::Impl::copy_gradients(const std::vector<std::string>& names, Gradie
     const Param& p = *s.param;
     if (!optimizer.written(p)) continue;
     if (!names.empty() && std::find(names.begin(), names.end(), p.name) == names.end()) continue;
-    out[p.name] = {p.shape, std::vector<float>(optimizer.grad(p), optimizer.grad(p) + p.size())};
+    std::vector<float> values(static_cast<size_t>(p.size()));
+    m.backend->device().download(values.data(), optimizer.grad(p), values.size() * sizeof(float));
+    out[p.name] = {p.shape, std::move(values)};
   }
 }
 

@@ -74,7 +74,7 @@ void check_options(const TrainerOptions& o);              // INVALID_ARGUMENT
 // The trained parts, in the order of the forward pass; INVALID_ARGUMENT for parts that the model lacks.
 std::vector<Model::Part> parts_of(const Model& m, const TrainerOptions& o);
 
-// FLOPs of a step's forward and backward through decoder and head: two a weight and token, three times (forward, dX, dW), the
+// FLOPs of a step's forward and backward through decoder and head: two per weight and token, three times (forward, dX, dW), the
 // head on scored rows; attention 2 + 5 products over the pairs of rows that see each other. What checkpointing or the head
 // computes again, norms and the vision tower are not counted. A frozen decoder has no dW.
 double step_flops(const DecoderConfig& c, int64_t tokens, int64_t scored, double visible, bool trains);

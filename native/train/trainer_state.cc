@@ -80,11 +80,14 @@ std::vector<int64_t> numbers(const std::string& text) {
 }
 
 // In pieces, so that it can be stopped between them.
-void read_tensor(const Checkpoint& file, const TensorInfo& info, char* dst) {
+void read_tensor(const Checkpoint& file, const TensorInfo& info, Device& device, char* dst) {
   constexpr uint64_t kPiece = uint64_t{4} << 20;
+  std::vector<char> piece(std::min(kPiece, info.bytes));
   for (uint64_t at = 0; at < info.bytes; at += kPiece) {
     check_cancelled();
-    file.read(info, at, std::min(kPiece, info.bytes - at), dst + at);
+    const uint64_t bytes = std::min(kPiece, info.bytes - at);
+    file.read(info, at, bytes, piece.data());
+    device.upload(dst + at, piece.data(), bytes);
   }
 }
 
@@ -102,7 +105,8 @@ void Trainer::save(const std::string& dir) {
       n.name = kind.prefix + s.param->name;
       n.dtype = FileDType::F32;
       n.shape = s.param->shape;
-      n.data = (s.param->group->*kind.array).data<float>() + s.param->offset;
+      n.fill = [&device = t.m.backend->device(), from = (s.param->group->*kind.array).data<char>() + s.param->offset * sizeof(float)](
+                   uint64_t begin, uint64_t count, void* dst) { device.download(dst, from + begin, count); };
     }
   make_folders(dir);
   write_safetensors(dir + kFile, tensors, state_of(t));
@@ -127,7 +131,7 @@ void Trainer::load(const std::string& dir) {
   Optimizer::Staging staging(t.optimizer);
   for (const Kind& kind : kKinds)
     for (const Optimizer::State& s : t.optimizer.states)
-      read_tensor(file, file.get(kind.prefix + s.param->name), reinterpret_cast<char*>(staging.place(*s.param, kind.array)));
+      read_tensor(file, file.get(kind.prefix + s.param->name), t.m.backend->device(), reinterpret_cast<char*>(staging.place(*s.param, kind.array)));
   staging.commit(updates);
   t.step = step[0];
 }

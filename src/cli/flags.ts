@@ -1,28 +1,12 @@
-// Options that commands share: how a model is loaded, how frames are taken, how answers are drawn.
+// Options that commands share: how a model is loaded, which frames are used, how answers are sampled.
 import { type Command, InvalidArgumentError, Option } from "commander";
-import {
-  type FrameSampling,
-  type LoadOptions,
-  loadModel,
-  type MediaReport,
-  type Sampling,
-  type VideoLM,
-} from "../index.js";
-import { remarksOf } from "../media.js";
-import { tellUnusedOfTextModel } from "./effects.js";
-import { modelFolder } from "./newest.js";
-import { checkMade } from "../store/made.js";
+import { type FrameSampling, loadModel, type MediaReport, type Sampling, type VideoLM } from "../index.js";
+import type { LoadFlags, SamplingFlags } from "./flag-types.js";
+import { remarksOf } from "../model/media-registry.js";
+import { tellUnusedOfTextModel } from "./unused-flags.js";
+import { modelFolder } from "./newest-model.js";
+import { checkMade } from "../runfolder/made-model.js";
 import { say } from "./terminal.js";
-
-export interface LoadFlags {
-  dtype?: LoadOptions["dtype"];
-  threads?: number;
-  visionTower?: string;
-  featureCache?: string;
-}
-export type SamplingFlags = Pick<Sampling, "maxTokens" | "temperature" | "topP" | "topK" | "seed"> & {
-  stop?: string[];
-};
 
 function parsed(text: string, ok: (x: number) => boolean, expected: string): number {
   const x = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : Number.NaN;
@@ -61,19 +45,23 @@ function stopFlag(text: string, before: string[] = []): string[] {
 
 export const addSampling = (command: Command): Command =>
   command
-    .option("--max-tokens <n>", "longest answer (default: 256, or what the context has room for)", wholeNumber(1))
+    .option(
+      "--max-tokens <n>",
+      "longest answer in tokens (default: 256, or less where the context has less room)",
+      wholeNumber(1),
+    )
     .option(
       "--temperature <t>",
-      "0 takes the likeliest token each time (default: 0)",
+      "0 takes the most probable token each time (default: 0)",
       realNumber("a number of at least 0", (x) => x >= 0),
     )
     .option(
       "--top-p <p>",
-      "draw among the likeliest tokens that make up this share (default: 1)",
+      "sample from the most probable tokens whose probabilities sum to this share (default: 1)",
       realNumber("a number above 0 and at most 1", (x) => x > 0 && x <= 1),
     )
-    .option("--top-k <k>", "draw among this many tokens; 0: all (default: 0)", wholeNumber(0))
-    .option("--seed <s>", "of the draws (default: 0)", seedFlag)
+    .option("--top-k <k>", "sample from this number of most probable tokens; 0: from all (default: 0)", wholeNumber(0))
+    .option("--seed <s>", "seed of the draws (default: 0)", seedFlag)
     .option("--stop <text>", "end an answer before this text (may be given again)", stopFlag);
 
 /** Replaces keys of a configuration file; may be given again. */
@@ -84,22 +72,26 @@ export const setOption = (): Option =>
 
 export const addFrames = (command: Command): Command =>
   command
-    .option("--frames <n>", "frames of a video (default: the family's)", wholeNumber(1, 4096))
-    .option("--window <from:to>", "seconds of the video that frames come from", windowFlag)
+    .option("--frames <n>", "number of frames per video (default: as in the family)", wholeNumber(1, 4096))
+    .option("--window <from:to>", "begin and end, in seconds, of the part that frames are taken from", windowFlag)
     .option(
       "--fps <n>",
-      "frames a second to choose among (default: all)",
+      "frames per second to choose among (default: all)",
       realNumber("a number above 0 and at most 1000", (x) => x > 0 && x <= 1000),
     );
 
 export const addLoading = (command: Command): Command =>
   command
     .addOption(
-      new Option("--dtype <type>", "numbers to compute in (default: the file's)").choices(["auto", "f32", "bf16"]),
+      new Option("--dtype <type>", "type of the weights (default: the type of the file)").choices([
+        "auto",
+        "f32",
+        "bf16",
+      ]),
     )
-    .option("--threads <n>", "at most this many threads (default: all)", wholeNumber(1, 256))
-    .option("--vision-tower <dir>", "folder of the vision tower, where the checkpoint has none")
-    .option("--feature-cache <dir>", "keep the vision tower's features of each video here");
+    .option("--threads <n>", "largest number of threads (default: all)", wholeNumber(1, 256))
+    .option("--vision-tower <dir>", "folder of the vision tower, if the checkpoint does not contain it")
+    .option("--feature-cache <dir>", "folder that keeps the vision tower's features of each video");
 
 export const samplingOf = ({ maxTokens, temperature, topP, topK, seed, stop }: SamplingFlags): Sampling => ({
   ...{ maxTokens, temperature, topP, topK, seed, stop },

@@ -38,7 +38,7 @@ export function interruption(): Interruption {
 export function gradualInterruption(tell: (line: string) => void = say): { finish: AbortSignal; off(): void } {
   const controller = new AbortController();
   const off = onSignal(() => {
-    tell("stopping after what is at hand; once more ends at once, and the same command goes on from there");
+    tell("stopping after the current step; Ctrl-C again ends at once, and the same command resumes");
     controller.abort(new Interrupted("interrupted"));
   });
   return { finish: controller.signal, off };

@@ -3,20 +3,20 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
-import { packageRoot } from "../addon.js";
-import { chatCommand } from "./chat.js";
-import { configCommand } from "./config.js";
-import { exitCode, report } from "./exit.js";
-import { generateCommand } from "./generate.js";
-import { demoCommand } from "./demo.js";
-import { expandHome } from "./home.js";
-import { inspectCommand } from "./inspect.js";
+import { packageRoot } from "../base/addon.js";
+import { chatCommand } from "./chat-command.js";
+import { configCommand } from "./config-command.js";
+import { exitCode, report } from "./exit-code.js";
+import { generateCommand } from "./generate-command.js";
+import { demoCommand } from "./demo-command.js";
+import { expandHome } from "./home-folder.js";
+import { inspectCommand } from "./inspect-command.js";
 import { Interrupted } from "./interrupt.js";
-import { judgeCommand } from "./judge.js";
-import { planCommand } from "./plan.js";
-import { reportCommand } from "./report.js";
-import { runCommand } from "./run.js";
-import { trainCommand } from "./train.js";
+import { judgeCommand } from "./judge-command.js";
+import { planCommand } from "./plan-command.js";
+import { reportCommand } from "./report-command.js";
+import { runCommand } from "./run-command.js";
+import { trainCommand } from "./train-command.js";
 
 async function main(): Promise<number> {
   const { version } = JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string };

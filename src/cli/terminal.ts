@@ -1,4 +1,4 @@
-// Text of models and files on its way to a terminal: it may not move the cursor, recolour, or hide what stands there.
+// Texts of models and files on their way to a terminal: they must not move the cursor, change colours, or hide other text.
 
 type State = "text" | "escape" | "sequence" | "string";
 
@@ -42,13 +42,6 @@ export class Printable {
 }
 
 export const printable = (text: string): string => new Printable().push(text);
-
-/** One line of JSON without any control character, values unchanged. */
-export const jsonLine = (value: unknown): string =>
-  `${JSON.stringify(value).replace(/[\u007f-\u009f]/g, (c) => `\\u00${c.charCodeAt(0).toString(16)}`)}\n`;
-
-/** Float32 values as the shortest numbers that give the same bits back. */
-export const floatList = (values: Float32Array): number[] => Array.from(values, (x) => Number(x.toPrecision(9)));
 
 /** Something told to people, on stderr; names of files may hold anything. */
 export const say = (line: string): void => console.error(printable(line));

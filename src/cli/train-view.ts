@@ -1,4 +1,5 @@
-// How a run looks: a live line on a terminal, plain lines in a file. Functions of what has happened, apart from when to write.
+// What a run looks like: a live line on a terminal, plain lines in a file. These functions depend only on what has happened;
+// when to write is decided elsewhere.
 import type { IterationEvent, IterationResult, RunStepMetrics } from "../index.js";
 import { printable } from "./terminal.js";
 

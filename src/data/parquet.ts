@@ -1,13 +1,14 @@
-// Rows of a Parquet file, a row group at a time. Sizes are checked against the file and against limits before the library
-// sees them; what it still throws is the file's fault.
+// Rows of a Parquet file, one row group at a time. Sizes are checked against the file and against limits before the library
+// sees them; if the library still throws, the file is at fault.
 import type { FileHandle } from "node:fs/promises";
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
 import type { CompressionCodec, Compressors, FileMetaData, ParquetRow, RowGroup, SchemaTree } from "hyparquet";
-import { isIsrDpoError } from "../errors.js";
-import { fileError, ioError, openForReading } from "./fault.js";
-import { InvalidUtf8 } from "./fields.js";
-import { type ColumnLevels, checkChunk, type Inflate } from "./pages.js";
-import type { NumberedRow } from "./rows.js";
+import { isIsrDpoError } from "../base/errors.js";
+import { fileFault, openForReading } from "../base/data-fault.js";
+import { ioError } from "../base/file-errors.js";
+import { InvalidUtf8 } from "./row-fields.js";
+import { type ColumnLevels, checkChunk, type Inflate } from "./parquet-pages.js";
+import type { NumberedRow } from "./bad-rows.js";
 import { checkSnappy } from "./snappy.js";
 import { readThrift } from "./thrift.js";
 
@@ -17,7 +18,7 @@ const limits = {
   depth: 16,
   fileRows: 2 ** 31,
   groupRows: 1 << 20,
-  /** Of the columns that are read, inflated. */
+  /** Largest size of a row group's columns that are read, after decompression. */
   groupBytes: 512 << 20,
 } as const;
 
@@ -33,7 +34,7 @@ interface Source {
 }
 
 function demand(ok: boolean, path: string, message: string): asserts ok {
-  if (!ok) throw fileError(path, message, hint);
+  if (!ok) throw fileFault(path, message, hint);
 }
 
 async function slice({ path, file, size }: Source, start: number, end: number): Promise<ArrayBuffer> {
@@ -217,5 +218,5 @@ export async function* rowsOfParquet(
 function parquetError(path: string, e: unknown): unknown {
   const ours = ioError(path, e, "read");
   if (isIsrDpoError(ours)) return ours;
-  return fileError(path, `expected a Parquet file, got a fault: ${e instanceof Error ? e.message : e}`, hint, e);
+  return fileFault(path, `expected a Parquet file, got a fault: ${e instanceof Error ? e.message : e}`, hint, e);
 }

@@ -1,8 +1,16 @@
-// ShareGPT-style rows: conversations of {from, value}, an optional system text, media in the columns videos and images,
-// each with its place in the text; preferences have chosen and rejected ({from, value} or a string) beside them.
-import type { Example, Pair } from "../types.js";
-import { answersOf, bad, given, has, idOf, isRow, type Row, textOf } from "./fields.js";
-import { conversationOf, mediaColumns, promptOf, roleOf, saidTurn, splitAnswer, type Turn } from "./turns.js";
+// Rows in ShareGPT's form: conversations of {from, value}, an optional system text, and media in the columns videos and
+// images, each with its placeholder in the text. Preferences also have chosen and rejected ({from, value} or a string).
+import type { Example, Pair } from "../base/types.js";
+import { answersOf, bad, given, has, idOf, isRow, type Row, textOf } from "./row-fields.js";
+import {
+  conversationOf,
+  mediaColumns,
+  promptOf,
+  roleOf,
+  saidTurn,
+  splitAnswer,
+  type Turn,
+} from "./conversation-turns.js";
 
 function turnsOf(row: Row): Turn[] {
   const turns = conversationOf("conversations", given(row, "conversations"));

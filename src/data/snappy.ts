@@ -1,4 +1,5 @@
-// A Snappy block, checked before the library inflates it: the library takes lengths as signed and could walk backwards for ever.
+// Checks a Snappy block before the library decompresses it: the library reads lengths as signed numbers and could walk
+// backwards for ever.
 
 function demand(ok: boolean, what: string): asserts ok {
   if (!ok) throw new RangeError(`Snappy: ${what}`);

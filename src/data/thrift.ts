@@ -1,5 +1,5 @@
-// Thrift's compact protocol as far as Parquet uses it, bounded: every element of a list takes a byte of the input, so what
-// is built is no larger than the input allows. What passes here may be given to a parser that trusts its input.
+// Thrift's compact protocol as far as Parquet uses it, with bounds: every element of a list takes a byte of the input, so that
+// the result is no larger than the input allows. What passes here may be given to a parser that trusts its input.
 export type Thrift = number | bigint | boolean | Uint8Array | readonly Thrift[] | ThriftStruct;
 export interface ThriftStruct {
   readonly fields: ReadonlyMap<number, Thrift>;

@@ -1,7 +1,7 @@
 // Rows of TRL, plain (strings) and conversational ({role, content} messages), with media in the columns videos and images.
 // Preferences: prompt, chosen, rejected; without a prompt, chosen and rejected begin with the same messages.
-import type { Example, Pair } from "../types.js";
-import { answersOf, bad, given, has, idOf, listOf, pathOf, type Row, rowOf, textOf } from "./fields.js";
+import type { Example, Pair } from "../base/types.js";
+import { answersOf, bad, given, has, idOf, listOf, pathOf, type Row, rowOf, textOf } from "./row-fields.js";
 import {
   checkTurn,
   mediaColumns,
@@ -13,7 +13,7 @@ import {
   spoken,
   type Turn,
   textTurn,
-} from "./turns.js";
+} from "./conversation-turns.js";
 
 function partOf(field: string, value: unknown): Piece {
   const part = rowOf(field, value);

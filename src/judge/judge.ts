@@ -1,34 +1,34 @@
-// A judge prefers one of two responses to a question about a video. The interface, its verdicts in both orders, and what
-// becomes of them: one status a sample.
-import type { Sample } from "../data/samples.js";
-import { IsrDpoError } from "../errors.js";
-import type { Cancel } from "../types.js";
+// A judge prefers one of two responses to a question about a video. This file has the interface, verdicts in both orders, and
+// the status that they give a sample.
+import type { Sample } from "../data/read-samples.js";
+import { IsrDpoError } from "../base/errors.js";
+import type { Cancel } from "../base/types.js";
 
-/** What a judge says of one item. */
+/** A judge's verdict on one item. */
 export interface Verdict {
   /** Index of the preferred response; null: a tie, or a choice that could not be read. */
   prefer: 0 | 1 | null;
-  /** In nats, above 0 in favour of responses[0]; left out by judges that only choose. */
+  /** Margin in nats, above 0 in favour of responses[0]; absent if the judge only chooses. */
   margin?: number;
-  /** What the judge said, if it said something. */
+  /** Text of the judge's reply, if there is one. */
   raw?: string;
 }
 
-/** What is judged. */
+/** An item to judge. */
 export interface JudgeItem {
   /** The question and its video. */
   sample: Sample;
-  /** Description of the video; null: none. */
+  /** Description of the video, or null. */
   context: string | null;
   /** The two answers. */
   responses: readonly [string, string];
 }
 
-/** compare() answers in the order of its items; equal items get equal verdicts, or a resumed run finds a difference. */
+/** A judge of two answers. Equal items must get equal verdicts; otherwise a resumed run ends with NONDETERMINISM. */
 export interface Judge {
-  /** Names the judge in the records of a run: another id is another judge. */
+  /** Identifies the judge in the records of a run; another id is another judge. */
   readonly id: string;
-  /** One verdict an item. JUDGE_FAILED where there is none to be had. */
+  /** Returns one verdict per item, in order. It rejects with JUDGE_FAILED if it cannot. */
   compare(items: readonly JudgeItem[], o?: Cancel): Promise<Verdict[]>;
 }
 
@@ -66,7 +66,7 @@ export async function compareOnce(judge: Judge, items: readonly JudgeItem[], o?:
 function checkedVerdicts(judge: Judge, verdicts: readonly Verdict[], expected: number): Verdict[] {
   const wrong = (message: string) =>
     new IsrDpoError("JUDGE_FAILED", `judge ${judge.id}: ${message}`, {
-      hint: "compare() resolves to a Verdict an item",
+      hint: "compare() resolves to one Verdict per item",
     });
   if (!Array.isArray(verdicts) || verdicts.length !== expected)
     throw wrong(`expected ${expected} verdicts, got ${Array.isArray(verdicts) ? verdicts.length : typeof verdicts}`);
@@ -89,7 +89,7 @@ function checkedVerdicts(judge: Judge, verdicts: readonly Verdict[], expected: n
 
 const preferenceOf = (margin: number): Verdict["prefer"] => (margin > 0 ? 0 : margin < 0 ? 1 : null);
 
-/** What became of a sample: docs/judging.md has each. */
+/** Status of a sample; docs/judging.md explains each. */
 export type PairStatus = "pair" | "tie" | "identical" | "disagree" | "unparsed" | "truncated" | "skipped";
 export const statuses: readonly PairStatus[] = [
   "pair",
@@ -114,7 +114,7 @@ export interface Decision {
   status: PairStatus;
   /** Index of the chosen response, of a pair. */
   chosen?: 0 | 1;
-  /** Of the chosen response, at least 0, where the judge gives margins. */
+  /** Margin of the chosen response, at least 0; absent if the judge gives none. */
   margin?: number;
 }
 

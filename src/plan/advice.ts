@@ -1,10 +1,10 @@
-// What to change where a run does not fit: every change is planned like the run itself, and says what it makes of it.
-import type { NativePlan } from "../addon.js";
-import type { Plan } from "../plan.js";
-import { bytesOf, memoryOf, sizeText } from "./bytes.js";
-import { diskOf } from "./disk.js";
-import { outline } from "./outline.js";
-import type { PlanSettings } from "./settings.js";
+// Changes that would help if a run does not fit: each change is planned like the run itself, and reported with its effect.
+import type { NativePlan } from "../base/addon.js";
+import type { Plan } from "./plan-result.js";
+import { bytesOf, memoryOf, sizeText } from "./byte-sizes.js";
+import { diskOf } from "./disk-space.js";
+import { outline } from "./measure.js";
+import type { PlanSettings } from "./plan-settings.js";
 
 interface Change {
   text: string;

@@ -1,5 +1,5 @@
 // Charts as SVG of a given width: scales, axes, lines with bands, bars. Colours are classes of the page's style sheet, so that
-// light, dark and print each have their own; no style attribute, which the page's policy forbids.
+// light, dark and print have their own; there is no style attribute, which the page's policy forbids.
 import { escaped, isolated } from "./html.js";
 
 export interface Point {

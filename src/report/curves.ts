@@ -2,8 +2,8 @@
 import type { Point } from "./chart.js";
 import { coloursOf, type Figure, lineFigure, share, whole } from "./figure.js";
 import { count, short } from "./html.js";
-import type { Found, RunReport } from "./read.js";
-import { type CurveKey, curveKeys, type Training } from "./training.js";
+import type { Found, RunReport } from "./read-run.js";
+import { type CurveKey, curveKeys, type Training } from "./training-metrics.js";
 
 interface Segment {
   t: number;

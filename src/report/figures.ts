@@ -1,10 +1,10 @@
-// The figures of the page by section: accuracy, words, the judge; those of training stand in curves.ts.
+// The figures of the page by section: accuracy, words, the judge. The figures of training are in curves.ts.
 import type { Point, Series } from "./chart.js";
 import { trainingFigures } from "./curves.js";
 import type { Evaluation } from "./evaluations.js";
 import { coloursOf, type Figure, lineFigure, type Section, share, whole } from "./figure.js";
 import { count, percent, plural, short } from "./html.js";
-import type { Alignment, Found, Iteration, RunReport } from "./read.js";
+import type { Alignment, Found, Iteration, RunReport } from "./read-run.js";
 import { binCount, statuses } from "./statistics.js";
 
 /** A value of each iteration, one series a run. */

@@ -1,4 +1,5 @@
-// Text on its way into the page: markup cannot come of it, and what would be invisible or move its neighbours is shown.
+// Texts on their way into the page: they can never become markup, and characters that are invisible or move their neighbours
+// are shown.
 
 const named: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 

@@ -1,12 +1,13 @@
-// report(): what a run folder holds, as one HTML file that works offline.
+// report(): the contents of a run folder as one HTML file that works offline.
 import { join, resolve } from "node:path";
-import { path as checkPath } from "../check.js";
-import { writeAtomically } from "../data/atomic.js";
-import { framesOf } from "./frames.js";
-import { refuseForeignFile } from "../outputs.js";
+import { path as checkPath } from "../base/check.js";
+import { writeAgain } from "../base/file-errors.js";
+import { writeAtomically } from "../base/atomic-files.js";
+import { framesOf } from "./sample-frames.js";
+import { refuseForeignFile } from "../base/output-path.js";
 import { sectionsOf } from "./figures.js";
-import { generator, pageOf } from "./page.js";
-import { readFolder } from "./read.js";
+import { generator, pageOf } from "./report-page.js";
+import { readFolder } from "./read-run.js";
 
 export interface Reported {
   path: string;
@@ -32,7 +33,7 @@ export async function writeReport(runDir: string, file?: string): Promise<Report
   const frames = await framesOf(found, found.table.shown, tell);
   const page = found.table.page(frames.urls);
   const html = Buffer.from(await pageOf(found, page, frames.note));
-  await writeAtomically(path, (out) => out.write(html));
+  await writeAtomically(path, (out) => out.write(html), writeAgain);
   const empty = sectionsOf(found).flatMap((s) =>
     s.figures.flatMap((f) => (f.missing ? [`${f.title}: ${f.missing}`] : [])),
   );
@@ -45,9 +46,12 @@ export async function writeReport(runDir: string, file?: string): Promise<Report
 }
 
 /**
- * Writes one self-contained HTML file about a folder of `run`, `train` or `demo` and returns its path: figures, numbers and a
- * table of samples. It reads files only and may be called while the run goes on. `file` defaults to report.html in `runDir`.
- * NOT_FOUND for a folder that holds no run; DISK_FULL, IO.
+ * Writes one self-contained HTML file about a folder of `run`, `train` or `demo`, with figures, numbers and a table of samples, and
+ * returns its path. It only reads the folder, and may be called while the run goes on.
+ *
+ * @param runDir - folder of the run
+ * @param file - where to write; default: report.html in `runDir`
+ * @throws {@link IsrDpoError} NOT_FOUND: the folder holds no run; INVALID_ARGUMENT; DISK_FULL, IO
  *
  * @example
  * ```ts

@@ -1,5 +1,5 @@
-// Numbers of an iteration from its records: pairs by status, words, what the judge did.
-import type { IterationRecords, SampleRecords } from "./journal.js";
+// Numbers of an iteration from its records: pairs by status, words, choices of the judge.
+import type { IterationRecords, SampleRecords } from "./read-journal.js";
 
 export const statuses = ["pair", "tie", "identical", "disagree", "unparsed", "truncated", "skipped"] as const;
 
@@ -38,7 +38,7 @@ export interface IterationStatistics {
     both: number;
     flips: number;
   };
-  /** Of pairs whose judge gives margins. */
+  /** Margins of the pairs whose judge gives them. */
   margins: { quartiles: Quartiles; histogram: Histogram } | null;
 }
 

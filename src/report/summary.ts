@@ -1,8 +1,8 @@
-// What the runs came to: a row each, and sentences that say where a design gained or lost.
+// A summary of runs: one row per run, and sentences that say where a design gained or lost.
 import type { Evaluation } from "./evaluations.js";
 import type { Table } from "./figure.js";
 import { percent, short } from "./html.js";
-import type { Found, Iteration, RunReport } from "./read.js";
+import type { Found, Iteration, RunReport } from "./read-run.js";
 
 /** The evaluation that most models of the runs have. */
 function mainName(found: Found): string | undefined {

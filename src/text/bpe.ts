@@ -1,20 +1,28 @@
 // The BPE model of a tokenizer.json, as the `tokenizers` library runs it: characters to ids, then merges, lowest rank first
-// and leftmost among equals. Time grows with n log n of a word; long words are merged in slices.
-import { show } from "../check.js";
-import { type Json, tokenizerError } from "./files.js";
+// and leftmost among equals. The time grows with n log n of a word's length; long words are merged in slices.
+import { show } from "../base/check.js";
+import { type Json, tokenizerError } from "./tokenizer-files.js";
 import { MinHeap } from "./heap.js";
 
 /** Merges between two pauses. */
-const slice = 4096;
+export const slice = 4096;
 const cachedLength = 64;
 const cachedWords = 20_000;
 
 /** Ids come in parts; an empty part is a place to pause. */
 export type Parts = Generator<readonly number[], void>;
 
+/** Calls `work` for the symbols 0 to n - 1, with places to pause. */
+export function* forEachSymbol(n: number, work: (i: number) => void): Parts {
+  for (let i = 0; i < n; i++) {
+    work(i);
+    if (i % slice === slice - 1) yield [];
+  }
+}
+
 const utf8 = new TextEncoder();
 
-const idLimit = 2 ** 22; // ids are below it (shape.ts): a pair is one number
+const idLimit = 2 ** 22; // ids are below it (tokenizer-json.ts): a pair is one number
 
 interface Merge {
   rank: number;
@@ -124,10 +132,7 @@ export class Bpe {
       const merge = i < 0 ? undefined : pair(i);
       if (merge) heap.push(merge.rank * 2 ** 30 + i);
     };
-    for (let i = 0; i < n; i++) {
-      consider(i);
-      if (i % slice === slice - 1) yield [];
-    }
+    yield* forEachSymbol(n, consider);
     for (let count = 1; heap.size > 0; count++) {
       if (count % slice === 0) yield [];
       const key = heap.pop();

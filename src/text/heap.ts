@@ -1,4 +1,4 @@
-// Numbers, smallest first.
+// A heap of numbers, smallest first.
 
 export class MinHeap {
   private readonly keys: number[] = [];

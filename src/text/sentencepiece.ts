@@ -1,12 +1,11 @@
 // SentencePiece models (`tokenizer.model`): reader of the protobuf file and BPE encoder with byte fallback. Only what
 // Llama-like checkpoints use: model type BPE, identity normalisation, spaces kept as they are.
-import type { Parts } from "./bpe.js";
-import { tokenizerError } from "./files.js";
+import { forEachSymbol, type Parts, slice } from "./bpe.js";
+import { tokenizerError } from "./tokenizer-files.js";
 
 const maxPieces = 1 << 20;
 const maxPieceBytes = 4096;
 const space = "▁";
-const slice = 4096; // merges between two pauses
 
 const pieceType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
@@ -290,10 +289,7 @@ export class SentencePieceEncoder {
       const id = this.ids.get(s.slice(starts[left]!, end[right]!));
       if (id !== undefined) candidates.push(this.model.scores[id]!, left, size);
     };
-    for (let i = 0; i < n; i++) {
-      consider(i);
-      if (i % slice === slice - 1) yield [];
-    }
+    yield* forEachSymbol(n, consider);
     for (let count = 1; candidates.length > 0; count++) {
       if (count % slice === 0) yield [];
       const { left, size } = candidates.pop();

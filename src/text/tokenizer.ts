@@ -1,16 +1,15 @@
-// Tokenizers out of a checkpoint's files: tokenizer.json (encoded by codec.ts, decoded by detokenizer.ts) or a SentencePiece
-// tokenizer.model. Both are given the same face.
+// Tokenizers from a checkpoint's files: tokenizer.json (encoded by encoder.ts, decoded by detokenizer.ts) or a SentencePiece
+// tokenizer.model. Both have the same interface.
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { path as checkedPath, refuse, show } from "../check.js";
-import { IsrDpoError, isIsrDpoError } from "../errors.js";
-import type { Message, SpecialTokens, TokenIds, Tokenizer, TokenizerOptions } from "../types.js";
-import { type AddedToken, type Literal, none, TokenFinder } from "./added.js";
-import type { Parts } from "./bpe.js";
-import { applyTemplate, specialTokens } from "./chat.js";
-import { type EncodeOptions, JsonEncoder, longestPiece } from "./codec.js";
-import { clockText, type WallClock, wallClock } from "./date.js";
-import { type StageFactory, stagesOf, type TextStream, textStream } from "./detokenizer.js";
+import { path as checkedPath, refuse, show } from "../base/check.js";
+import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import type { Message, SpecialTokens, TokenIds, TokenizerOptions } from "../base/types.js";
+import { type AddedToken, type Literal, none, TokenFinder } from "./added-tokens.js";
+import { applyTemplate, specialTokens } from "./conversation.js";
+import { JsonEncoder, longestPiece } from "./encoder.js";
+import { clockText, type WallClock, wallClock } from "./template-date.js";
+import { stagesOf, type TextStream, textStream } from "./detokenizer.js";
 import {
   isObject,
   type Json,
@@ -20,55 +19,15 @@ import {
   readIfThere,
   requireFolder,
   tokenizerError,
-} from "./files.js";
+} from "./tokenizer-files.js";
+import type { Codec, ModelTokenizer } from "./model-tokenizer.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { checkTokenizerJson } from "./shape.js";
-import { withListed } from "./listed.js";
-import type { PatternLibrary } from "./pieces.js";
-import { slowCodec } from "./slow.js";
-import { atOnce, type Steps } from "./steps.js";
-import { type ChatTemplate, compileTemplate, templateFault, withoutTemplate } from "./template.js";
-
-export interface ModelTokenizer extends Tokenizer {
-  /** One more than the largest id; a model's own vocabulary may be padded beyond it. */
-  readonly vocabSize: number;
-  readonly bosId: number | null;
-  /** The token that ends an answer: the eos token of the tokenizer's configuration. */
-  readonly endId: number | null;
-  readonly template: ChatTemplate | null;
-  /** Why there is no template though the files hold one; all that needs none works. */
-  readonly templateFault: IsrDpoError | null;
-  tokenId(piece: string): number | null;
-  /** The text of a token as the files spell it. */
-  piece(id: number): string | null;
-  /** Special tokens are those that `skipSpecial` leaves out. */
-  isSpecial(id: number): boolean;
-  stream(o?: { skipSpecial?: boolean }): { push(id: number): string; end(): string };
-  /** encode() in steps; `literal`: parts of the text in which special tokens are words. */
-  encodeSteps(text: string, o?: { special?: boolean; literal?: Literal }): Steps<Int32Array>;
-  /** At least so many tokens are in a text, by its length alone; 0 where nothing is known. */
-  fewest(text: string): number;
-  /** Special tokens, and added ones that the chat template writes: whoever types them would speak as the template does. */
-  isReserved(id: number): boolean;
-  /** The reserved tokens that stand in a text, in order; `special`: the special ones only. null: a place to pause. */
-  reservedIn(text: string, o: { special: boolean }): Iterable<{ from: number; to: number } | null>;
-}
-
-/** What the two kinds of files differ in. */
-export interface Codec {
-  pieces: readonly (string | undefined)[];
-  ids: ReadonlyMap<string, number>;
-  special: ReadonlySet<number>;
-  /** The special ones and others. */
-  added: ReadonlySet<number>;
-  /** What decoding sees in place of a token's text. */
-  spoken: ReadonlyMap<number, string>;
-  stages: readonly StageFactory[];
-  /** The most UTF-16 units of a text that one token stands for, or null where nothing is known. */
-  longest: number | null;
-  /** Text is well-formed Unicode. */
-  encode(text: string, o: EncodeOptions): Parts;
-}
+import { checkTokenizerJson } from "./tokenizer-json.js";
+import { withListed } from "./added-token-files.js";
+import type { PatternLibrary } from "./pre-tokenizers.js";
+import { slowCodec } from "./llama-sentencepiece.js";
+import { atOnce, type Steps } from "./pausable.js";
+import { type ChatTemplate, compileTemplate, templateFault, withoutTemplate } from "./chat-template.js";
 
 const wellFormed = (text: string) => (text as string & { toWellFormed(): string }).toWellFormed();
 
@@ -273,7 +232,7 @@ interface FoundTemplate {
   others: readonly string[];
 }
 
-/** Of named templates the default one, as transformers chooses it. */
+/** Chooses the default one of several named templates, as transformers does. */
 function chosenTemplate(path: string, value: unknown): FoundTemplate {
   if (typeof value === "string") return { path, source: value, others: [] };
   const named = Array.isArray(value)

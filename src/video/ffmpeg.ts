@@ -1,16 +1,19 @@
-// Frames of video files, by the user's own ffmpeg: what its select filter gives. Of a long file only the parts around the
-// frames that are wanted are decoded, and every frame of such a part is checked against the times that the container gives;
-// where anything differs, and for short or unusual files, all of it is decoded.
-import { IsrDpoError } from "../errors.js";
-import { faultsOf, type Faults, LogReader } from "./faults.js";
+// Frames of video files, by the user's own ffmpeg and its select filter. In a long file only the parts around the wanted
+// frames are decoded, and every frame of such a part is checked against the container's times. If anything differs, and for
+// short or unusual files, the whole file is decoded.
+import { IsrDpoError } from "../base/errors.js";
+import { faultsOf, type Faults, LogReader } from "./decode-faults.js";
 import { maxSide, PpmReader } from "./ppm.js";
 import type { Frame } from "./preprocess.js";
-import { complaint, input, type Probe, unreadable } from "./probe.js";
-import { type Part, partsOf, selection } from "./select.js";
+import { complaint, unreadable } from "./probe.js";
+import { input } from "./ffmpeg-tools.js";
+import type { Probe } from "./video-stream.js";
+import { type Part, partsOf, selection } from "./ffmpeg-select.js";
 import { evenly, type Timeline, timelineOf } from "./timeline.js";
-import { findTools, passthrough, tool, type ToolOptions, triesOlder } from "./tools.js";
+import { findTools, passthrough, tool, type ToolOptions, triesOlder } from "./ffmpeg-tools.js";
 
-export { type Probe, probe } from "./probe.js";
+export { probe } from "./probe.js";
+export type { Probe } from "./video-stream.js";
 
 export interface DecodeOptions extends ToolOptions {
   /** Bytes of decoded frames, at most. */

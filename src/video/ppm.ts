@@ -1,4 +1,4 @@
-// Frames as ffmpeg's ppm encoder writes them one after the other: each says its own size.
+// Frames as ffmpeg's ppm encoder writes them, one after the other; each states its own size.
 import type { Frame } from "./preprocess.js";
 
 export const maxSide = 16384;

@@ -1,8 +1,9 @@
-// Frames to pixel values by the engine's kernels (native/kernels/image.h), equal to the families' own image processors.
-import { sharedHost } from "../addon.js";
-import { array, choice, integer, number, object, options, refuse } from "../check.js";
-import { owned } from "../owned.js";
-import type { Tensor } from "../types.js";
+// Converts frames to pixel values with the engine's image code (native/kernels/image.h), equal to the families' own image
+// processors.
+import { sharedHost } from "../base/addon.js";
+import { array, choice, integer, number, object, options, refuse } from "../base/check.js";
+import { owned } from "../base/owned-arrays.js";
+import type { Tensor } from "../base/types.js";
 
 /** Means and deviations of OpenAI's CLIP, for RGB in [0, 1]. */
 export const clipMean = [0.48145466, 0.4578275, 0.40821073] as const;
@@ -11,39 +12,39 @@ export const clipStd = [0.26862954, 0.26130258, 0.27577711] as const;
 const types = ["clip", "siglip_smol", "qwen2_vl", "languagebind"] as const;
 const limits = { side: 16384, frames: 4096 };
 
-/** One frame: (height, width, 3) bytes, RGB. */
+/** One frame. */
 export interface Frame {
-  /** RGB, row by row. */
+  /** RGB bytes, (height, width, 3). */
   readonly data: Uint8Array;
-  /** In pixels. */
+  /** Height in pixels. */
   readonly height: number;
-  /** In pixels. */
+  /** Width in pixels. */
   readonly width: number;
 }
 
-/** How frames become pixel values. */
+/** Options for converting frames to pixel values. */
 export interface PreprocessConfig {
   /**
-   * "clip": bicubic to the shortest edge, centre crop. "siglip_smol": Lanczos to the longest edge, then to a square.
-   * "qwen2_vl": bicubic to multiples of patch * merge, rows of patches, two frames in a patch. "languagebind": normalised,
-   * then bilinear without antialiasing, centre crop.
+   * The recipe. "clip": bicubic resize of the shortest edge, centre crop. "siglip_smol": Lanczos resize of the longest edge, then to
+   * a square. "qwen2_vl": bicubic resize to multiples of patch * merge, rows of patches, two frames per patch. "languagebind":
+   * normalisation, then bilinear resize without antialiasing, centre crop.
    */
   type: (typeof types)[number];
-  /** Edge in pixels to resize to, 1 to 4096; "qwen2_vl" does not use it. */
+  /** Length in pixels that the edge is resized to, 1 to 4096; "qwen2_vl" does not use it. */
   size: number;
   /** "clip" and "languagebind": edge of the centre crop; default `size`. */
   crop?: number;
   /** "qwen2_vl": edge of a patch in pixels, default 14. */
   patch?: number;
-  /** "qwen2_vl": patches merged along an edge, default 2. */
+  /** "qwen2_vl": number of patches merged along an edge, default 2. */
   merge?: number;
-  /** "qwen2_vl": least and most pixels of a resized frame, default 3136 and 1003520. */
+  /** "qwen2_vl": smallest number of pixels of a resized frame, default 3136. */
   minPixels?: number;
-  /** See minPixels. */
+  /** "qwen2_vl": largest number of pixels of a resized frame, default 1003520. */
   maxPixels?: number;
-  /** Of the channels in [0, 1]; default CLIP's, for "siglip_smol" 0.5. */
+  /** Means of the three channels in [0, 1]; default: those of CLIP, for "siglip_smol" 0.5. */
   mean?: readonly number[];
-  /** As `mean`: deviations. */
+  /** Standard deviations of the three channels; default: those of CLIP, for "siglip_smol" 0.5. */
   std?: readonly number[];
 }
 
@@ -155,9 +156,10 @@ const tensor = (dtype: "f32" | "u8", shape: number[], data: Float32Array | Uint8
 });
 
 /**
- * Frames in memory to pixel values, as the family's own image processor makes them. `frames.data`: RGB bytes
- * (frames, height, width, 3). INVALID_ARGUMENT for sizes above 16384, settings out of range, and for "qwen2_vl" strips
- * longer than 200 times their width.
+ * Converts frames in memory to pixel values, as the family's own image processor does. `frames.data` holds RGB bytes,
+ * (frames, height, width, 3).
+ * @throws {@link IsrDpoError} INVALID_ARGUMENT: sizes above 16384, options out of range, and for "qwen2_vl" frames that are more than
+ * 200 times as long as they are wide; OUT_OF_MEMORY
  */
 export async function preprocessFrames(
   frames: { data: Uint8Array; frames: number; width: number; height: number },

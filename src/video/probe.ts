@@ -1,61 +1,15 @@
-// A video file before anything is decoded, by ffprobe: which stream is the video, and when each of its frames is shown.
-import { resolve } from "node:path";
-import { IsrDpoError } from "../errors.js";
-import { missingOf, truncation } from "./short.js";
-import { findTools, tool, type ToolOptions } from "./tools.js";
+// Facts about a video file before anything is decoded, by ffprobe: which stream is the video, and when each of its frames is
+// shown.
+import { IsrDpoError } from "../base/errors.js";
+import { missingOf, truncation } from "./truncated-file.js";
+import { findTools, input, tool, type ToolOptions } from "./ffmpeg-tools.js";
+import type { Probe } from "./video-stream.js";
 
-/** The timestamps of a stream whose packets say all: one packet a frame, every packet with its time. */
-export interface Stamps {
-  /** In the order in which they are shown, in ticks of the stream. */
-  pts: Float64Array;
-  /** Places in `pts` of frames that decoding can begin at, ascending. */
-  keys: Int32Array;
-}
-
-export interface Probe {
-  /** Number of the stream in the file. */
-  stream: number;
-  /** Video streams beside it, covers included. */
-  others: number;
-  codec: string;
-  /** Names of the container, as ffmpeg has them. */
-  format: string;
-  /** Packets of the stream that are shown: nearly always the number of its frames. */
-  packets: number;
-  /** Frames that the container announces, where it does. */
-  announced: number;
-  /** Frames that the container announces and that are not in the file: it was cut off. */
-  missing: number;
-  /** Average frames per second. */
-  fps: number | undefined;
-  /** Seconds of a tick of the stream's timestamps. */
-  tick: number;
-  /** Of a frame, as the container says; 0: it does not. */
-  pixels: number;
-  rotated: boolean;
-  /** The stream begins with pictures that refer to ones before it: a recording cut out of a longer one. */
-  rough: boolean;
-  /** Timestamps of the packets as they are shown; undefined where some have none. */
-  times: Float64Array | undefined;
-  /** Undefined where packets alone do not tell which frames there are. */
-  stamps: Stamps | undefined;
-}
-
-// Containers of real video alone: never scripts or lists that name other files or addresses (concat, hls, image2).
-const videoContainers =
-  "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf,ivf,h264,hevc,m4v,mxf,nut";
 // Named so that a file of sound can be called one; a video never comes out of them.
 const soundContainers =
   "wav,w64,mp3,flac,aac,ac3,eac3,ac4,aiff,au,caf,amr,amrnb,amrwb,ape,wv,tta,tak,dts,dtshd,truehd,mlp,mpc,mpc8,oma,shn,sox,voc,gsm,iff,aax,adts,latm,opus,mmf,qcp,aptx,sbc,g722,g726,codec2,loas,xwma,bit,dsf,ircam,nistsphere,paf,pvf,rso,svs,vqf";
-export const maxPixels = 1 << 26; // 8192 x 8192
 const maxPackets = 1 << 22;
 const maxLine = 1 << 16;
-
-/** What every call of ffmpeg and ffprobe says about its input. */
-export const input = (path: string): string[] => [
-  ...["-protocol_whitelist", "file", "-format_whitelist", videoContainers, "-max_pixels", String(maxPixels)],
-  ...["-i", `file:${resolve(path)}`],
-];
 
 /** The last thing that the tool complained of, without addresses and levels. */
 export function complaint(log: string): string {
@@ -219,7 +173,7 @@ function isRotated(fields: ReadonlyMap<string, string>): boolean {
   return false;
 }
 
-/** Of the stream alone. */
+/** The facts that the stream alone tells. */
 const factsOf = ({ fields, packets }: Candidate) => ({
   stream: Number(fields.get("index")),
   codec: fields.get("codec_name") ?? "unknown",

@@ -1,9 +1,9 @@
-// When each frame of a clip is shown, and which frames a stretch of seconds holds.
+// The time at which each frame of a clip is shown, and the frames within a range of seconds.
 
 export interface Timeline {
   /** Frames of the clip. */
   count: number;
-  /** Average frames a second, as the container says; undefined: it does not. */
+  /** Average number of frames per second according to the container; undefined: it does not say. */
   fps: number | undefined;
   /** Seconds from the first frame, ascending; undefined: frames of one rate. */
   times: Float64Array | undefined;

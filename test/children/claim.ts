@@ -1,8 +1,8 @@
 // Takes a folder and gives it up again, over and over. Arguments: folder, rounds. Prints how often it had it, and what was said
 // besides RUN_LOCKED.
-import { isIsrDpoError } from "../../src/errors.js";
-import { Claim } from "../../src/store/claim.js";
-import { readRun } from "../../src/store/run.js";
+import { isIsrDpoError } from "../../src/base/errors.js";
+import { Claim } from "../../src/runfolder/folder-claim.js";
+import { readRun } from "../../src/runfolder/run-json.js";
 
 const [dir, rounds] = process.argv.slice(2) as [string, string];
 const others: string[] = [];

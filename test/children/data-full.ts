@@ -1,7 +1,7 @@
 // Writes pairs that do not fit and says which error came and what is left in the folder.
 import { readdirSync } from "node:fs";
 import { dirname } from "node:path";
-import { writePairs } from "../../src/data/write.js";
+import { writePairs } from "../../src/data/write-pairs.js";
 
 const path = process.argv[2]!;
 

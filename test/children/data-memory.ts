@@ -1,5 +1,5 @@
 // Reads a file's lines and says how much memory was held at most on the way (heap and buffers, after collection).
-import { readLines } from "../../src/data/lines.js";
+import { readLines } from "../../src/base/lines.js";
 
 const used = () => {
   globalThis.gc?.();

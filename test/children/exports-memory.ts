@@ -1,6 +1,6 @@
 // Exports many pairs, made as they are asked for, into the folder given; run with a small heap. Prints the lines that are there.
-import { readLines } from "../../src/data/lines.js";
-import { type ChosenPair, writeExports } from "../../src/isr/exports.js";
+import { readLines } from "../../src/base/lines.js";
+import { type ChosenPair, writeExports } from "../../src/iterate/iteration-exports.js";
 
 const [dir] = process.argv.slice(2) as [string];
 const count = 150_000;

@@ -1,5 +1,5 @@
 // Puts and gets features in a folder that other processes use too; prints how often it hit, and fails on a wrong value.
-import { FeatureCache } from "../../src/video/features.js";
+import { FeatureCache } from "../../src/video/feature-cache.js";
 
 const [dir, maxBytes] = process.argv.slice(2);
 const cache = new FeatureCache({ dir: dir!, maxBytes: Number(maxBytes) });

@@ -1,6 +1,6 @@
 // Puts features that are larger than the process may write, and prints the error's code and what is left in the folder.
 import { readdirSync } from "node:fs";
-import { FeatureCache } from "../../src/video/features.js";
+import { FeatureCache } from "../../src/video/feature-cache.js";
 
 const dir = process.argv[2]!;
 const code = await new FeatureCache({ dir })

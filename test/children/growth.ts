@@ -3,17 +3,17 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { commandOf } from "../../src/cli/repl.js";
-import { namesMedia } from "../../src/data/notes.js";
-import { cutAtPlaces, foreignPlace } from "../../src/data/places.js";
-import { piecesOf } from "../../src/data/turns.js";
-import { pathOf } from "../../src/data/fields.js";
+import { commandOf } from "../../src/cli/conversation-loop.js";
+import { namesMedia } from "../../src/data/file-notes.js";
+import { cutAtPlaces, foreignPlace } from "../../src/data/media-placeholders.js";
+import { piecesOf } from "../../src/data/conversation-turns.js";
+import { pathOf } from "../../src/data/row-fields.js";
 import { readExamples, readPairs, readSamples } from "../../src/index.js";
-import { addressOf } from "../../src/judge/endpoint.js";
-import { readChoice } from "../../src/judge/openai.js";
-import { parseChoice } from "../../src/judge/self.js";
+import { addressOf } from "../../src/judge/openai-endpoint.js";
+import { readChoice } from "../../src/judge/openai-judge.js";
+import { parseChoice } from "../../src/judge/self-judge.js";
 import { wordsOf } from "../../src/report/statistics.js";
-import { inSlices } from "../../src/text/steps.js";
+import { inSlices } from "../../src/text/pausable.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { complaint } from "../../src/video/probe.js";
 

@@ -1,6 +1,6 @@
 // Runs the iterations of helpers/isr-run.ts in a run folder, or goes on there; after a failure once more. Arguments: data, run
 // folder, clips (default: those of the helper). Prints a line when it starts and one when a call has ended.
-import { runIterations } from "../../src/isr/run.js";
+import { runIterations } from "../../src/iterate/run-iterations.js";
 import { isrOptions, manyClips } from "../helpers/isr-run.js";
 
 const [data, runDir, videos] = process.argv.slice(2) as [string, string, string | undefined];

@@ -1,7 +1,7 @@
 // A run's last moments: a page with a reader that stays connected and does not count for this process, and nothing else to do.
 import { connect } from "node:net";
 import { setTimeout } from "node:timers/promises";
-import { LiveServer } from "../../src/live/server.js";
+import { LiveServer } from "../../src/report/live-server.js";
 
 const server = await LiveServer.open({ kind: "dpo", title: "child" });
 const { port, search } = new URL(server.url);

@@ -1,5 +1,5 @@
 // Holds the lock of a folder until it is killed; says so, or says why not.
-import { acquireLock } from "../../src/store/lock.js";
+import { acquireLock } from "../../src/runfolder/folder-lock.js";
 
 try {
   await acquireLock(process.argv[2]!);

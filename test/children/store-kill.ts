@@ -1,12 +1,12 @@
 // Appends groups, saves steps and replaces files in a run folder until it is killed; says which group is done.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { newestStep, saveStep } from "../../src/store/checkpoints.js";
-import { makeFolders, removeTemporaries, writeAtomic } from "../../src/store/files.js";
-import { Journal } from "../../src/store/journal.js";
-import { acquireLock } from "../../src/store/lock.js";
-import { MetricsWriter } from "../../src/store/metrics.js";
-import { finishedGroups } from "../../src/store/records.js";
+import { newestStep, saveStep } from "../../src/runfolder/checkpoints.js";
+import { makeFolders, removeTemporaries, writeAtomic } from "../../src/base/atomic-files.js";
+import { Journal } from "../../src/runfolder/journal.js";
+import { acquireLock } from "../../src/runfolder/folder-lock.js";
+import { MetricsWriter } from "../../src/runfolder/metrics.js";
+import { finishedGroups } from "../../src/runfolder/journal-records.js";
 import { facts, lossOf, type Paths, pathsOf, recordsOf, reportOf } from "../helpers/kill.js";
 
 async function recover(p: Paths) {

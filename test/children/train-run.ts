@@ -1,8 +1,8 @@
 // Trains in a run folder, or goes on there; after a failure once more. Arguments: data, run folder, a name of `sizes`. Prints a
 // line when what it starts with is loaded, and one when a call of train() has ended.
 import { join } from "node:path";
-import { newestStep } from "../../src/store/checkpoints.js";
-import { train } from "../../src/training/train.js";
+import { newestStep } from "../../src/runfolder/checkpoints.js";
+import { train } from "../../src/train/train.js";
 import { optionsOf, type SizeName, sizes } from "../helpers/train-run.js";
 
 const [data, runDir, size] = process.argv.slice(2) as [string, string, SizeName];

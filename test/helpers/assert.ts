@@ -1,12 +1,123 @@
-// Comparisons that say how far apart two things are, and where.
+// Assertions that print what they compare: how far apart two things are, and where.
 import { AssertionError } from "node:assert";
-import { type ErrorCode, isIsrDpoError } from "../../src/index.js";
+import { existsSync, readdirSync } from "node:fs";
+import { dirname } from "node:path";
+import { inspect } from "node:util";
+import { type ErrorCode, type IsrDpoError, isIsrDpoError } from "../../src/index.js";
 
 type Numbers = ArrayLike<number>;
 
 const fail = (message: string): never => {
   throw new AssertionError({ message });
 };
+
+const shown = (x: unknown): string => {
+  const text = typeof x === "string" ? JSON.stringify(x) : inspect(x, { depth: 3, breakLength: Infinity });
+  return text.length <= 600 ? text : `${text.slice(0, 300)} ... ${text.slice(-300)}`;
+};
+const head = (what: string | undefined) => (what === undefined ? "" : `${what}: `);
+
+const orders = {
+  "<": (a: number, b: number) => a < b,
+  "<=": (a: number, b: number) => a <= b,
+  ">": (a: number, b: number) => a > b,
+  ">=": (a: number, b: number) => a >= b,
+};
+
+/** `a` stands in that order to `b`; both are printed. NaN stands in none. */
+export function ordered(a: number | undefined, order: keyof typeof orders, b: number | undefined, what?: string): void {
+  if (a === undefined || b === undefined || !orders[order](a, b))
+    fail(`${head(what)}expected ${shown(a)} ${order} ${shown(b)}`);
+}
+
+type Collection = string | readonly unknown[] | Numbers | ReadonlySet<unknown> | ReadonlyMap<unknown, unknown>;
+function holds(whole: Collection | undefined, part: unknown): boolean {
+  if (whole === undefined) return false;
+  if (typeof whole === "string") return whole.includes(part as string);
+  if (whole instanceof Set || whole instanceof Map) return whole.has(part);
+  return Array.prototype.includes.call(whole, part);
+}
+
+/** A text has this part, a list or set this member, a map this key. */
+export function includes(whole: Collection | undefined, part: unknown, what?: string): void {
+  if (!holds(whole, part)) fail(`${head(what)}expected ${shown(part)} in ${shown(whole)}`);
+}
+
+export function excludes(whole: Collection, part: unknown, what?: string): void {
+  if (holds(whole, part)) fail(`${head(what)}expected no ${shown(part)} in ${shown(whole)}`);
+}
+
+export function startsWith(text: string | undefined, start: string, what?: string): void {
+  if (!text?.startsWith(start)) fail(`${head(what)}expected ${shown(start)} at the start of ${shown(text)}`);
+}
+
+export function endsWith(text: string | undefined, end: string, what?: string): void {
+  if (!text?.endsWith(end)) fail(`${head(what)}expected ${shown(end)} at the end of ${shown(text)}`);
+}
+
+const list = <T>(values: Iterable<T> | ArrayLike<T>) => Array.from(values as Iterable<T>);
+
+/** Every member passes; those that do not are printed, with their places. */
+export function every<T>(
+  values: Iterable<T> | ArrayLike<T>,
+  passes: (x: T, i: number) => unknown,
+  what?: string,
+): void {
+  const all = list(values);
+  const bad = all.flatMap((x, i) => (passes(x, i) ? [] : [`[${i}] ${shown(x)}`]));
+  if (bad.length > 0)
+    fail(`${head(what)}${bad.length} of ${all.length} do not pass ${passes}: ${bad.slice(0, 5).join(", ")}`);
+}
+
+/** At least one member passes; all are printed when none does. */
+export function some<T>(values: Iterable<T> | ArrayLike<T>, passes: (x: T, i: number) => unknown, what?: string): void {
+  const all = list(values);
+  if (!all.some((x, i) => passes(x, i))) fail(`${head(what)}none of ${all.length} passes ${passes}: ${shown(all)}`);
+}
+
+/** No member passes; those that do are printed. */
+export function none<T>(values: Iterable<T> | ArrayLike<T>, passes: (x: T, i: number) => unknown, what?: string): void {
+  const found = list(values).filter((x, i) => passes(x, i));
+  if (found.length > 0) fail(`${head(what)}expected none to pass ${passes}: ${shown(found)}`);
+}
+
+/** A file or folder is there; what its nearest folder holds is printed when it is not. */
+export function exists(path: string, what?: string): void {
+  if (existsSync(path)) return;
+  let near = dirname(path);
+  while (!existsSync(near)) near = dirname(near);
+  fail(`${head(what)}expected ${path} to exist; ${near} holds ${shown(readdirSync(near))}`);
+}
+
+export function missing(path: string, what?: string): void {
+  if (existsSync(path)) fail(`${head(what)}expected no ${path}`);
+}
+
+/** An error of the package, with this code where one is given. */
+export function isError(e: unknown, code?: ErrorCode, what?: string): asserts e is IsrDpoError {
+  if (isIsrDpoError(e) && (code === undefined || e.code === code)) return;
+  const received = isIsrDpoError(e) ? `${e.code}: ${e.message}` : e instanceof Error ? e.stack : shown(e);
+  fail(`${head(what)}expected ${code ?? "an IsrDpoError"} but received ${received}`);
+}
+
+/** No error of the package, or none with this code. */
+export function isNoError(e: unknown, code?: ErrorCode, what?: string): void {
+  if (isIsrDpoError(e) && (code === undefined || e.code === code))
+    fail(`${head(what)}expected no ${code ?? "IsrDpoError"} but received ${e.code}: ${e.message}`);
+}
+
+/** The same bytes, or where they part. */
+export function sameBytes(actual: Uint8Array, expected: Uint8Array, what?: string): void {
+  if (Buffer.compare(actual, expected) === 0) return;
+  const end = Math.min(actual.length, expected.length);
+  let at = 0;
+  while (at < end && actual[at] === expected[at]) at++;
+  fail(
+    `${head(what)}${actual.length} bytes, expected ${expected.length}; they part at ${at}: ` +
+      `${shown(Buffer.from(actual.subarray(at, at + 40)).toString())}, ` +
+      `expected ${shown(Buffer.from(expected.subarray(at, at + 40)).toString())}`,
+  );
+}
 
 export function maxAbs(x: Numbers): number {
   let m = 0;

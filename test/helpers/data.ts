@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as assert from "uvu/assert";
-import { type IsrDpoError, isIsrDpoError } from "../../src/errors.js";
+import { type IsrDpoError, isIsrDpoError } from "../../src/base/errors.js";
 import { temporaryFolder } from "./files.js";
 
 /** The IsrDpoError that `work` ends with; anything else fails the test. */

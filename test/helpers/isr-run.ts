@@ -2,9 +2,9 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { RunIterationsOptions } from "../../src/isr/run.js";
-import { Journal } from "../../src/store/journal.js";
-import { finished, keyOf } from "../../src/store/records.js";
+import type { RunIterationsOptions } from "../../src/iterate/run-iterations.js";
+import { Journal } from "../../src/runfolder/journal.js";
+import { finished, keyOf } from "../../src/runfolder/journal-records.js";
 
 export const clips = 8;
 
@@ -56,7 +56,7 @@ function* filesUnder(dir: string, inside = ""): Generator<string> {
   }
 }
 
-// Of the clocks, the process, or how often it was started.
+// Files that depend on the time, the process, or the number of starts.
 const varying = /^(lock|run\.json)$|^(tensorboard|features)\/|\/(timings\.jsonl|stage\.json|items\.jsonl)$/;
 
 /** What an iteration's journal holds, whatever was begun twice. */

@@ -1,7 +1,7 @@
 // The work that test/children/store-kill.ts does and is killed in: a function of group and step alone.
 import { join } from "node:path";
-import type { StepFacts } from "../../src/store/checkpoints.js";
-import type { Journal } from "../../src/store/journal.js";
+import type { StepFacts } from "../../src/runfolder/checkpoints.js";
+import type { Journal } from "../../src/runfolder/journal.js";
 
 export type Paths = ReturnType<typeof pathsOf>;
 export const pathsOf = (dir: string) => ({

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
-import type { TrainOptions } from "../../src/training/events.js";
+import type { TrainOptions } from "../../src/train/run-events.js";
 
 export interface RunSize {
   steps: number;
@@ -13,7 +13,7 @@ export interface RunSize {
 
 export const sizes = {
   long: { steps: 40, saveEverySteps: 5, evalEvery: 8 },
-  /** Of three checkpoints one is removed. */
+  /** Of its three checkpoints one is removed. */
   three: { steps: 6, saveEverySteps: 2, evalEvery: 3 },
   short: { steps: 4, saveEverySteps: 2, evalEvery: 2 },
 } satisfies Record<string, RunSize>;
@@ -79,7 +79,7 @@ function* filesUnder(dir: string, inside = ""): Generator<string> {
   }
 }
 
-// Of the clocks, the process, or the moment: everything else must be the same whatever happened on the way.
+// Files that depend on the time, the process, or the moment; all others must be the same whatever happened on the way.
 const varying = /^(lock|run\.json|train\/timings\.jsonl|tensorboard\/.*)$/;
 
 /** The files of a finished run that are a function of the run alone, with their hashes. */

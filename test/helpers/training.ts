@@ -6,7 +6,7 @@ import { type IterationEvent, type IterationResult, type Pair, type TrainOptions
 import { rowsFile } from "./data.js";
 import { temporaryFolder } from "./files.js";
 import { folder, longRun } from "./golden.js";
-import { folderOf, type VideoFamily, videoDpo, videoPairs } from "./golden_video.js";
+import { folderOf, type VideoFamily, videoDpo, videoPairs } from "./golden-video.js";
 import { makeVideo } from "./video.js";
 
 /** Pairs of ids with an id each, from the golden training run. */

@@ -1,7 +1,7 @@
 // Video files made by ffmpeg on the spot, and what its own select filter gives for them.
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
-import type { VisionSpec } from "../../src/video/spec.js";
+import type { VisionSpec } from "../../src/video/tower-spec.js";
 
 export const ffmpeg = (...args: string[]): Buffer =>
   execFileSync("ffmpeg", ["-nostdin", "-v", "error", "-y", ...args], {

@@ -97,9 +97,10 @@ struct Run {  // one problem in one type, with its inputs
   void compute(Isa level, int threads, bool gradients) {
     const auto backend = make_cpu_backend(level, threads);
     const AttentionPlan plan = plan_attention(a.spans, a.causal);
-    backend->attention_forward(out.tensor(), lse.data(), q.tensor(), k.tensor(), v.tensor(), plan, a.s);
+    const auto prepared = backend->prepare(plan);
+    backend->attention_forward(out.tensor(), lse.data(), q.tensor(), k.tensor(), v.tensor(), *prepared, a.s);
     if (gradients)
-      backend->attention_backward(dq.tensor(), dk.tensor(), dv.tensor(), dout.tensor(), q.tensor(), k.tensor(), v.tensor(), out.tensor(), lse.data(), plan, a.s);
+      backend->attention_backward(dq.tensor(), dk.tensor(), dv.tensor(), dout.tensor(), q.tensor(), k.tensor(), v.tensor(), out.tensor(), lse.data(), *prepared, a.s);
   }
   template <class Round>
   AttentionValues<double> reference(Round round) {
@@ -271,7 +272,6 @@ struct Cache {
   }
   // Each branch takes its next rows[i] rows of the batch; out gets theirs.
   void step(Tensor out, Tensor q, Tensor k, Tensor v, std::vector<Branch*> branches, std::vector<int> rows) {
-    std::vector<KvRow> places;
     CachedPlan plan;
     int32_t row = 0;
     for (size_t i = 0; i < branches.size(); ++i) {
@@ -279,14 +279,15 @@ struct Cache {
       const int32_t logical = b.length;
       for (int r = 0; r < rows[i]; ++r, ++b.length) {
         if (b.length % kKeyBlock == 0) b.pages.push_back(used++);
-        places.push_back({b.pages.back(), b.length % kKeyBlock});
+        plan.rows.push_back({b.pages.back(), b.length % kKeyBlock});
       }
       plan.sequences.push_back({row, rows[i], logical, static_cast<int32_t>(plan.page_list.size()), static_cast<int32_t>(b.pages.size())});
       plan.page_list.insert(plan.page_list.end(), b.pages.begin(), b.pages.end());
       row += rows[i];
     }
-    backend.kv_append(store, 1, k, v, places, s);
-    backend.attention_cached(out, q, store, 1, plan, s);
+    const auto prepared = backend.prepare(plan);
+    backend.kv_append(store, 1, k, v, *prepared, s);
+    backend.attention_cached(out, q, store, 1, *prepared, s);
   }
 };
 

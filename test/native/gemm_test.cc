@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "host.h"
 #include "core/bf16.h"
 #include "kernels/backend.h"
 
@@ -16,18 +17,18 @@ using namespace isr::test;
 namespace {
 
 // A matrix whose rows may lie apart; gaps hold NaN, and the allocation ends with the last element.
-struct Matrix {
+struct Values {
   Tensor t;
   std::unique_ptr<char[]> bytes;
   size_t size = 0;
-  Matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap = 0) {
+  Values(DType dtype, int64_t rows, int64_t cols, int64_t gap = 0) {
     const int64_t stride = cols + gap;
     size = static_cast<size_t>((rows - 1) * stride + cols) * size_of(dtype);
     bytes = std::make_unique<char[]>(size);
     std::memset(bytes.get(), 0xff, size);  // NaN in both types
     t = {bytes.get(), rows, cols, stride, dtype, -1};
   }
-  Matrix& random(uint64_t seed) {
+  Values& random(uint64_t seed) {
     const std::vector<float> v = random_values(t.rows * t.cols, seed);
     for (int64_t i = 0; i < t.rows * t.cols; ++i) set(i / t.cols, i % t.cols, v[static_cast<size_t>(i)]);
     return *this;
@@ -39,7 +40,7 @@ struct Matrix {
   double at(int64_t r, int64_t c) const {
     return t.dtype == DType::F32 ? *static_cast<float*>(t.at(r, c)) : bf16_to_f32(*static_cast<uint16_t*>(t.at(r, c)));
   }
-  bool same_row(int64_t r, const Matrix& o, int64_t r2) const {
+  bool same_row(int64_t r, const Values& o, int64_t r2) const {
     return std::memcmp(t.at(r), o.t.at(r2), static_cast<size_t>(t.cols) * size_of(t.dtype)) == 0;
   }
   bool gaps_untouched() const {
@@ -47,15 +48,6 @@ struct Matrix {
       for (char* p = static_cast<char*>(t.at(r, t.cols)); p < static_cast<char*>(t.at(r + 1)); ++p)
         if (*p != '\xff') return false;
     return true;
-  }
-};
-
-struct Weights {
-  Buffer memory;
-  Packed packed;
-  Weights(const Backend& b, const Tensor& w, bool swiglu = false) : memory(b.packed_bytes(w.rows, w.cols, w.dtype, swiglu)) {
-    packed = {memory.data(), w.dtype, w.rows, w.cols, swiglu};
-    b.pack(packed, 0, {w.data, w.dtype, w.rows, w.cols});
   }
 };
 
@@ -82,7 +74,7 @@ struct Options {
 };
 
 // y is the activation of pre as it was saved, with one rounding at the end: backward sees what forward used.
-void check_after_pre(const std::string& what, const Options& o, const Matrix& y, const Matrix& pre, const Matrix& residual) {
+void check_after_pre(const std::string& what, const Options& o, const Values& y, const Values& pre, const Values& residual) {
   const bool rounds = o.y == DType::BF16 && o.act != Act::None;  // else pre may be rounded where y's sum was not
   if (!rounds) return;
   double worst = 0;
@@ -104,16 +96,16 @@ void check_nt(Isa level, DType dtype, int64_t m, int64_t n, int64_t k, const Opt
   const bool swiglu = o.act == Act::SwiGlu;
   const int64_t cols = swiglu ? n / 2 : n;
   auto b = backend(level);
-  Matrix x(dtype, m, k, 3), w(dtype, n, k), y(o.y, m, cols, 5), pre(o.y, m, n, 1), residual(o.y, m, cols, 2);
+  Values x(dtype, m, k, 3), w(dtype, n, k), y(o.y, m, cols, 5), pre(o.y, m, n, 1), residual(o.y, m, cols, 2);
   x.random(1), w.random(2), residual.random(3);
   const std::vector<float> bias = random_values(n, 4);
-  const Weights weights(*b, w.t, swiglu);
+  const HostMatrix weights(*b, w.t, swiglu);
   Epilogue e;
   e.act = o.act;
   if (o.bias) e.bias = bias.data();
   if (o.pre) e.pre = pre.t;
   if (o.residual) e.residual = residual.t;
-  b->gemm_nt(y.t, x.t, weights.packed, e);
+  b->gemm_nt(y.t, x.t, weights, e);
 
   auto before_act = [&](int64_t i, int64_t j) {
     Sum s;
@@ -145,9 +137,9 @@ void check_nt(Isa level, DType dtype, int64_t m, int64_t n, int64_t k, const Opt
   if (o.pre) check_after_pre(what, o, y, pre, residual);
   CHECK(y.gaps_untouched() && pre.gaps_untouched(), what, ": wrote between rows");
   if (o.pre) {
-    Matrix again(o.y, m, cols, 5);
+    Values again(o.y, m, cols, 5);
     e.pre = {};
-    b->gemm_nt(again.t, x.t, weights.packed, e);
+    b->gemm_nt(again.t, x.t, weights, e);
     CHECK(std::memcmp(again.bytes.get(), y.bytes.get(), y.size) == 0, what, ": saving pre changes y");
   }
 }
@@ -182,13 +174,13 @@ TEST("gemm_nt: a row's bits do not depend on the rows beside it") {
       for (int64_t k : {77, 2101}) {
         const int64_t n = 90, all = 200;
         auto b = backend(level);
-        Matrix x(dtype, all, k), w(dtype, n, k), whole(dtype, all, n);
+        Values x(dtype, all, k), w(dtype, n, k), whole(dtype, all, n);
         x.random(1), w.random(2);
-        const Weights weights(*b, w.t);
-        b->gemm_nt(whole.t, x.t, weights.packed, {});
+        const HostMatrix weights(*b, w.t);
+        b->gemm_nt(whole.t, x.t, weights, {});
         for (int64_t m = 1; m <= 40; ++m) {
-          Matrix y(dtype, m, n);
-          b->gemm_nt(y.t, x.t.row_range(160, m), weights.packed, {});
+          Values y(dtype, m, n);
+          b->gemm_nt(y.t, x.t.row_range(160, m), weights, {});
           bool same = true;
           for (int64_t i = 0; i < m; ++i) same = same && y.same_row(i, whole, 160 + i);
           CHECK(same, name_of(level), " ", name_of(dtype), " M ", m, " k ", k);
@@ -200,41 +192,22 @@ TEST("gemm: the same bits for 1, 2 and 3 threads") {
   const int64_t m = 330, n = 200, k = 310;
   for (Isa level : levels())
     for (DType dtype : {DType::F32, DType::BF16}) {
-      Matrix x(dtype, m, k), w(dtype, n, k), dy(dtype, m, n);
+      Values x(dtype, m, k), w(dtype, n, k), dy(dtype, m, n);
       x.random(1), w.random(2), dy.random(3);
       std::vector<std::string> results;
       for (int threads : {1, 2, 3}) {
         auto b = backend(level, threads);
-        const Weights weights(*b, w.t);
-        Matrix y(dtype, m, n), dx(dtype, m, k), dw(DType::F32, n, k), db(DType::F32, 1, n);
-        b->gemm_nt(y.t, x.t, weights.packed, {});
-        const WeightRows rows{w.t.data, dtype, n, k};
-        b->gemm_nn(dx.t, false, dy.t, {&rows, 1});
+        const HostMatrix weights(*b, w.t);
+        Values y(dtype, m, n), dx(dtype, m, k), dw(DType::F32, n, k), db(DType::F32, 1, n);
+        b->gemm_nt(y.t, x.t, weights, {});
+        b->gemm_nn(dx.t, false, dy.t, {&w.t, 1});
         const GradPart part{dw.t.f32(), db.t.f32(), n, false, false};
         b->gemm_tn({&part, 1}, dy.t, x.t);
         std::string bits;
-        for (const Matrix* r : {&y, &dx, &dw, &db}) bits.append(r->bytes.get(), r->size);
+        for (const Values* r : {&y, &dx, &dw, &db}) bits.append(r->bytes.get(), r->size);
         results.push_back(bits);
       }
       CHECK(results[0] == results[1] && results[0] == results[2], name_of(level), " ", name_of(dtype));
-    }
-}
-
-TEST("gemm_nt: a range of panels is a view of the whole") {
-  for (Isa level : levels())
-    for (DType dtype : {DType::F32, DType::BF16}) {
-      const int64_t m = 9, n = 150, k = 45, n0 = 64, count = 50;  // 64: whole panels at every level
-      auto b = backend(level);
-      Matrix x(dtype, m, k), w(dtype, n, k), whole(DType::F32, m, n), part(DType::F32, m, count);
-      x.random(1), w.random(2);
-      const Weights weights(*b, w.t);
-      b->gemm_nt(whole.t, x.t, weights.packed, {});
-      const size_t before = b->packed_bytes(n0, k, dtype, false);
-      const Packed view{static_cast<char*>(weights.packed.panels) + before, dtype, count, k, false};
-      b->gemm_nt(part.t, x.t, view, {});
-      bool same = true;
-      for (int64_t i = 0; i < m; ++i) same = same && std::memcmp(part.t.at(i), whole.t.at(i, n0), count * 4) == 0;
-      CHECK(same, name_of(level), " ", name_of(dtype));
     }
 }
 
@@ -245,15 +218,15 @@ TEST("gemm_nn: parts, tails and accumulation against float64") {
         for (bool accumulate : {false, true}) {
           auto b = backend(level);
           const int64_t m = s.m, n = s.n, k = s.k, first = n / 3, second = n / 2 - n / 3;  // some are empty, some odd
-          Matrix dy(dtype, m, n, 4), w(dtype, n, k), dx(dtype, m, k, 3);
+          Values dy(dtype, m, n, 4), w(dtype, n, k), dx(dtype, m, k, 3);
           dy.random(1), w.random(2);
-          const Matrix& before = dx.random(3);
+          const Values& before = dx.random(3);
           std::vector<double> old;
           for (int64_t i = 0; i < m * k; ++i) old.push_back(accumulate ? before.at(i / k, i % k) : 0);
-          std::vector<WeightRows> parts;
+          std::vector<Tensor> parts;
           int64_t row = 0;
           for (int64_t rows : {first, second, n - first - second}) {
-            parts.push_back({w.t.at(row), dtype, rows, k});
+            parts.push_back(w.t.row_range(row, rows));
             row += rows;
           }
           b->gemm_nn(dx.t, accumulate, dy.t, parts);
@@ -280,7 +253,7 @@ TEST("gemm_tn: parts, skipped parts, bias and accumulation against float64") {
           auto b = backend(level);
           const int64_t m = s.m, n = s.n, k = s.k;
           const int64_t rows[3] = {n / 3, n / 4, n - n / 3 - n / 4};
-          Matrix dy(dtype, m, n, 3), x(dtype, m, k, 1);
+          Values dy(dtype, m, n, 3), x(dtype, m, k, 1);
           dy.random(1), x.random(2);
           std::vector<float> dw = random_values(n * k, 5), db = random_values(n, 6);
           const std::vector<float> old_dw = dw, old_db = db;
@@ -319,19 +292,17 @@ TEST("pack: any ranges of rows, at once, and back") {
         for (bool swiglu : {false, true}) {
           const int64_t n = 150;
           auto b = backend(level);
-          Matrix w(dtype, n, k), back(dtype, n, k);
+          Values w(dtype, n, k), back(dtype, n, k);
           w.random(7);
-          const Weights whole(*b, w.t, swiglu);
-          const size_t bytes = b->packed_bytes(n, k, dtype, swiglu);
-          Buffer memory(bytes);
-          const Packed pieces{memory.data(), dtype, n, k, swiglu};
+          const HostMatrix whole(*b, w.t, swiglu);
+          const HostMatrix pieces(*b, MatrixShape{n, k, dtype, swiglu});
           const std::vector<int64_t> cuts = {0, 1, 5, 37, 64, 70, 80, 149, 150};
           std::vector<std::thread> threads;
           for (size_t i = 0; i + 1 < cuts.size(); ++i)
-            threads.emplace_back([&, i] { b->pack(pieces, cuts[i], {w.t.at(cuts[i]), dtype, cuts[i + 1] - cuts[i], k}); });
+            threads.emplace_back([&, i] { pieces.matrix->write_rows(cuts[i], w.t.row_range(cuts[i], cuts[i + 1] - cuts[i])); });
           for (std::thread& t : threads) t.join();
-          CHECK(std::memcmp(memory.data(), whole.memory.data(), bytes) == 0, name_of(level), " ", name_of(dtype), " k ", k);
-          for (size_t i = 0; i + 1 < cuts.size(); ++i) b->unpack(back.t.at(cuts[i]), pieces, cuts[i], cuts[i + 1] - cuts[i]);
+          CHECK(std::memcmp(pieces.memory.data(), whole.memory.data(), whole.memory.bytes()) == 0, name_of(level), " ", name_of(dtype), " k ", k);
+          for (size_t i = 0; i + 1 < cuts.size(); ++i) pieces.matrix->read_rows(back.t.row_range(cuts[i], cuts[i + 1] - cuts[i]), cuts[i]);
           CHECK(std::memcmp(back.bytes.get(), w.bytes.get(), w.size) == 0, name_of(level), " ", name_of(dtype), " k ", k);
         }
 }
@@ -339,9 +310,9 @@ TEST("pack: any ranges of rows, at once, and back") {
 TEST("gemm: shapes that do not fit together are a bug, with the shapes in the message") {
   for (Isa level : levels()) {
     auto b = backend(level);
-    Matrix x(DType::F32, 2, 8), w(DType::F32, 4, 9), y(DType::F32, 2, 4);
+    Values x(DType::F32, 2, 8), w(DType::F32, 4, 9), y(DType::F32, 2, 4);
     x.random(1), w.random(2);
-    const Weights weights(*b, w.t);
-    CHECK(thrown_code([&] { b->gemm_nt(y.t, x.t, weights.packed, {}); }) == "BUG", "K differs");
+    const HostMatrix weights(*b, w.t);
+    CHECK(thrown_code([&] { b->gemm_nt(y.t, x.t, weights, {}); }) == "BUG", "K differs");
   }
 }

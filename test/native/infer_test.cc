@@ -362,7 +362,7 @@ TEST("infer: what cannot be asked") {
     r.sampling.top_p = 7;
     generate(g, {request_of({3}, 1, 2), r});
   } catch (const Error& e) {
-    CHECK(std::string(e.what()) == "requests[1].topP: expected a number in (0, 1] but received 7", e.what());
+    CHECK(std::string(e.what()) == "requests[1].topP: expected a number in (0, 1], got 7", e.what());
   }
   CHECK(generate(g, {}).empty(), "no requests");
   CHECK(g.generate({request_of({5}, 1, 640 - 1 - 390)}, {}, nullptr).size() == 1, "usable after errors");

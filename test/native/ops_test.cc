@@ -6,6 +6,7 @@
 
 #include "autograd/ops.h"
 #include "check.h"
+#include "host.h"
 #include "reference.h"
 
 namespace isr::test {
@@ -52,12 +53,12 @@ struct Run {
       w.parts.push_back(&param(i));
       n += param(i).rows();
     }
-    w.packed = {nullptr, DType::F32, n, param(parts[0]).cols(), swiglu};
-    panels.emplace_back(backend->packed_bytes(n, w.k(), DType::F32, swiglu));
-    w.packed.panels = panels.back().data();
+    w.shape = {n, param(parts[0]).cols(), DType::F32, swiglu};
+    panels.emplace_back(backend->matrix_bytes(w.shape));
+    w.matrix = backend->matrix(w.shape, panels.back().data());
     int64_t row = 0;
     for (Param* p : w.parts) {
-      backend->pack(w.packed, row, {p->value, DType::F32, p->rows(), p->cols()});
+      w.matrix->write_rows(row, p->tensor());
       row += p->rows();
     }
     if (!bias.empty()) w.bias_value = Buffer(static_cast<size_t>(n) * sizeof(float));
@@ -68,6 +69,8 @@ struct Run {
     }
     return w;
   }
+  Ints ints(const std::vector<int32_t>& v) { return resident(*backend, arena, v); }
+  RowIndex index(const std::vector<int32_t>& rows, int64_t input_rows, int64_t per_row = 1) { return row_index(*backend, arena, rows, input_rows, per_row); }
   std::vector<float> gradient(size_t i) {
     if (inputs[i].data || params[i]->group == nullptr) return grads[i];
     const float* g = group.grad.data<float>() + params[i]->offset;
@@ -84,6 +87,7 @@ struct Run {
   std::vector<std::unique_ptr<Weight>> weights;
   std::deque<Buffer> panels;
   Group group;
+  std::unique_ptr<Prepared> plan;
 };
 
 using Inputs = std::vector<Vec<Complex>>;
@@ -99,7 +103,7 @@ const AttentionShape kShape{4, 2, 6, 0.4f};
 const std::vector<Span> kSpans{{0, 4, -1}, {4, 6, 0}, {6, 9, 0}};
 const std::vector<int32_t> kIds{3, 0, 18, 3, 7, 3, 0, 11, 18}, kIndex{8, 2, 5}, kTargets{4, 18, 0, 9, 9, 1, 17, 2, 5};
 const std::vector<int32_t> kPlaces{5, -1, 0, 5, 2}, kGroups{8, 2, 5, 0, 7, 1};
-const std::vector<int32_t> kMixed{3, V + 5, V + 6, V + 7, 0, V + 5, V + 6, V + 20, V + 21, 3}, kMixedRows{3, V, V + 1, V + 2, 0, V, V + 1, V + 4, V + 5, 3};
+const std::vector<int32_t> kMixed{3, -1, -1, -1, 0, -1, -1, -1, -1, 3}, kMixedRows{3, V, V + 1, V + 2, 0, V, V + 1, V + 4, V + 5, 3};
 
 const std::vector<float>& rope_values() {   // (T, D/2, 2)
   static const std::vector<float> table = [] {
@@ -144,16 +148,16 @@ const std::vector<OpCase>& table() {
                   [f](const Inputs& in) { return reference::map(reference::linear(in[0], in[1], in[2], C), f); }};
   };
   static const std::vector<OpCase> all{
-      {"embedding", {{"table", Kind::Matrix, V, C}}, [](Run& r) { return embedding(r.ctx, r.param(0), kIds, C, DType::F32); },
+      {"embedding", {{"table", Kind::Matrix, V, C}}, [](Run& r) { return embedding(r.ctx, r.param(0), r.ints(kIds), C, DType::F32); },
        [](const Inputs& in) { return reference::gather(in[0], kIds, C); }},
-      {"embedding of several rows a line", {{"table", Kind::Matrix, 2, 3 * C}}, [](Run& r) { return embedding(r.ctx, r.param(0), kPlaces, C, DType::F32); },
+      {"embedding of several rows a line", {{"table", Kind::Matrix, 2, 3 * C}}, [](Run& r) { return embedding(r.ctx, r.param(0), r.ints(kPlaces), C, DType::F32); },
        [](const Inputs& in) { return reference::gather(in[0], kPlaces, C); }},
       {"embedding, text and media", {{"table", Kind::Matrix, V, C}, {"clip", Kind::Activation, 4, C}, {"image", Kind::Activation, 2, C}},
        [](Run& r) {   // the clip's first rows stand twice, its last never
-         return embedding(r.ctx, r.param(0), kMixed, std::vector<MediaRows>{{V + 5, r.x(1)}, {V + 20, r.x(2)}}, DType::F32);
+         return embedding(r.ctx, r.param(0), r.ints(kMixed), std::vector<MediaRun>{{1, 3, r.x(1), 0}, {5, 2, r.x(1), 0}, {7, 2, r.x(2), 0}}, DType::F32);
        },
        [](const Inputs& in) { return reference::gather(joined(joined(in[0], in[1]), in[2]), kMixedRows, C); }},
-      {"mean_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return mean_rows(r.ctx, r.x(0), kGroups, 3); },
+      {"mean_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return mean_rows(r.ctx, r.x(0), r.index(kGroups, T, 3)); },
        [](const Inputs& in) {
          Vec<Complex> y(2 * C);
          for (size_t i = 0; i < kGroups.size(); ++i)
@@ -181,15 +185,16 @@ const std::vector<OpCase>& table() {
       {"attention", {{"qkv", Kind::Activation, T, 48}},
        [](Run& r) {
          static const AttentionPlan plan = plan_attention(kSpans, true);
-         return attention(r.ctx, r.x(0), plan, kShape);
+         r.plan = r.backend->prepare(plan);
+         return attention(r.ctx, r.x(0), *r.plan, kShape);
        },
        [](const Inputs& in) { return reference::attention(columns(in[0], 48, 0, 24), columns(in[0], 48, 24, 12), columns(in[0], 48, 36, 12), kSpans, true, kShape); }},
-      {"gather_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return gather_rows(r.ctx, r.x(0), kIndex); },
+      {"gather_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return gather_rows(r.ctx, r.x(0), r.index(kIndex, T)); },
        [](const Inputs& in) { return reference::gather(in[0], kIndex, C); }},
       {"add", {{"a", Kind::Activation, T, C}, {"b", Kind::Activation, T, C}}, [](Run& r) { return add(r.ctx, r.x(0), r.x(1)); },
        [](const Inputs& in) { return add(in[0], in[1]); }},
       {"token_logp", {{"x", Kind::Activation, T, C}, {"head", Kind::Matrix, V, C}},
-       [](Run& r) { return token_logp(r.ctx, r.x(0), r.weight({1}), kTargets).logp; },
+       [](Run& r) { return token_logp(r.ctx, r.x(0), r.weight({1}), r.ints(kTargets)).logp; },
        [](const Inputs& in) { return reference::pick_log_softmax(reference::linear(in[0], in[1], {}, C), kTargets); }},
   };
   return all;
@@ -223,7 +228,7 @@ void check_op(const OpCase& op, Isa isa, bool train) {
   again.tape.seed(out, view(dy.data(), out.rows, out.cols));
   if (std::string(op.name) == "token_logp") {   // the head reads its answer from its own memory: two phases
     Run two(isa, op.leaves, values, train);
-    TokenLogp t = token_logp(two.ctx, two.x(0), two.weight({1}), kTargets);
+    TokenLogp t = token_logp(two.ctx, two.x(0), two.weight({1}), two.ints(kTargets));
     std::copy(dy.begin(), dy.end(), t.dlogp);
     two.tape.backward();
     for (size_t i = 0; i < op.leaves.size(); ++i) again.grads[i] = two.gradient(i);
@@ -287,7 +292,7 @@ TEST("ops: an index of -1 is no row, one out of range or twice is refused, and a
     for (bool mean : {false, true}) {
       Run r(Isa::Generic, leaves, values, false);
       const std::string code = thrown_code([&] {
-        const Tensor y = mean ? mean_rows(r.ctx, r.x(0), row.index, 3) : gather_rows(r.ctx, r.x(0), row.index);
+        const Tensor y = mean ? mean_rows(r.ctx, r.x(0), r.index(row.index, T, 3)) : gather_rows(r.ctx, r.x(0), r.index(row.index, T));
         std::vector<float> dy(static_cast<size_t>(y.rows * y.cols), 3);
         r.tape.seed(y, view(dy.data(), y.rows, y.cols));
         r.tape.backward();
@@ -302,8 +307,9 @@ TEST("ops: an index of -1 is no row, one out of range or twice is refused, and a
   const std::vector<Leaf> qkv{{"qkv", Kind::Activation, T, 48}};
   Run r(Isa::Generic, qkv, {random_values(T * 48, 2)}, false);
   const AttentionPlan plan = plan_attention(kSpans, true);
+  r.plan = r.backend->prepare(plan);
   const std::string code = thrown_code([&] {
-    const Tensor a = attention(r.ctx, r.x(0), plan, kShape), b = attention(r.ctx, r.x(0), plan, kShape);   // a second consumer
+    const Tensor a = attention(r.ctx, r.x(0), *r.plan, kShape), b = attention(r.ctx, r.x(0), *r.plan, kShape);   // a second consumer
     const Tensor y = add(r.ctx, a, b);
     std::vector<float> dy(static_cast<size_t>(y.rows * y.cols), 1);
     r.tape.seed(y, view(dy.data(), y.rows, y.cols));

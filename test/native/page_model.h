@@ -66,7 +66,7 @@ class PageReader final : public Stepper {
     most_sequences = std::max<int64_t>(most_sequences, static_cast<int64_t>(batch.plan.sequences.size()));
     const auto at = [&](int64_t layer, int32_t page, int64_t s) { return reinterpret_cast<int32_t*>(kv.page(layer, page)) + s; };
     for (size_t i = 0; i < batch.ids.size(); ++i)
-      for (int64_t layer = 0; layer < kLayers; ++layer) *at(layer, batch.rows[i].page, batch.rows[i].slot) = batch.ids[i];
+      for (int64_t layer = 0; layer < kLayers; ++layer) *at(layer, batch.plan.rows[i].page, batch.plan.rows[i].slot) = batch.ids[i];
     std::vector<uint64_t> history(batch.ids.size(), 0);
     for (const CachedSequence& s : batch.plan.sequences) {
       CHECK(s.pages == KvCache::pages_for(s.logical + s.rows), s.pages, " pages");
@@ -78,7 +78,7 @@ class PageReader final : public Stepper {
         if (t < s.logical) continue;
         const size_t row = static_cast<size_t>(s.row + t - s.logical);
         history[row] = h;
-        CHECK(batch.positions[row] == t, "position ", batch.positions[row], " at token ", t);
+        CHECK(batch.positions[0][row] == t, "position ", batch.positions[0][row], " at token ", t);
       }
     }
     for (size_t i = 0; i < draws.size(); ++i)

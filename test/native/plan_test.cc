@@ -58,8 +58,8 @@ TEST("plan: activations, scratch and optimizer are those of a real step") {
       trainer.train_step(all, nullptr);
     }
     const std::string where = concat(row.dtype, row.checkpointing ? ", checkpointing" : "", row.supervised ? ", supervised" : "");
-    CHECK(plan.activations == model->arena.peak(), where, ": planned ", plan.activations, ", took ", model->arena.peak());
-    CHECK(plan.scratch == model->backend->scratch.peak(), where, ": planned ", plan.scratch, ", took ", model->backend->scratch.peak());
+    CHECK(plan.activations == model->arena().peak(), where, ": planned ", plan.activations, ", took ", model->arena().peak());
+    CHECK(plan.scratch == model->backend->workspace().peak(), where, ": planned ", plan.scratch, ", took ", model->backend->workspace().peak());
     uint64_t elements = 0;
     for (const Layer& l : model->layers) elements += static_cast<uint64_t>(l.group->size);
     elements += static_cast<uint64_t>(model->shared_group->size);
@@ -80,7 +80,8 @@ TEST("plan: nothing is computed, and later work is") {
 }
 
 TEST("plan: a measuring arena counts, marks and releases as one with memory does") {
-  Arena counted(true), real;
+  const std::unique_ptr<Device> counting = make_measuring_device();
+  Arena counted(*counting), real;
   for (Arena* a : {&counted, &real}) {
     const Arena::Mark at = a->mark();
     CHECK(a->allocate(100) != nullptr, "no address");

@@ -127,8 +127,8 @@ Bits bits_of(Model& m) {
 }
 
 void forget_arenas(Model& m) {   // so that they ask the system again
-  m.arena.trim();
-  m.backend->scratch.trim();
+  m.arena().trim();
+  m.backend->workspace().trim();
 }
 
 // Calls work(n) with the n-th allocation refused, for n = 0, 1, ... until none was; `after(failed)` looks at what is left.

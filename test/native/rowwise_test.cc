@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "check.h"
+#include "host.h"
 #include "kernels/backend.h"
 #include "reference.h"
 
@@ -241,14 +242,13 @@ TEST("add, cast and gather: every pair of types") {
         Stored y = start, g = start4;
         s.backend->add(y.tensor(), accumulate, a.tensor());
         CHECK_NEAR(y.values(), accumulate ? plus(start.values(), a.values()) : a.values(), s.dtype, accumulate, " ", s.name());
-        s.backend->gather_rows(g.tensor(), accumulate, a.tensor(), index);
+        s.backend->gather_rows(g.tensor(), accumulate, a.tensor(), ints(index));
         const Vec<double> rows = ref::gather(a.values(), index, static_cast<size_t>(s.cols));
         CHECK_NEAR(g.values(), accumulate ? plus(start4.values(), rows) : rows, s.dtype, accumulate, " ", s.name());
         CHECK(y.padding_intact() && g.padding_intact(), s.name());
       }
-      const Vec<float> flat = random_values(s.rows * s.cols, 5);
-      Stored src(from, 1, s.rows * s.cols, flat), dst(s.dtype, 1, s.rows * s.cols);
-      s.backend->cast(dst.bytes.data(), s.dtype, src.bytes.data(), from, s.rows * s.cols);
+      Stored src(from, 1, s.rows * s.cols, random_values(s.rows * s.cols, 5)), dst(s.dtype, 1, s.rows * s.cols);
+      s.backend->add(dst.tensor(), false, src.tensor());
       Stored want(s.dtype, 1, s.rows * s.cols);
       for (int64_t i = 0; i < want.cols; ++i) want.set(0, i, static_cast<float>(src.get(0, i)));
       CHECK(dst.bytes == want.bytes, s.name());
@@ -261,14 +261,14 @@ TEST("embedding: lookup, and its gradient in the order of rows") {
       constexpr int64_t V = 11;
       Stored table(table_type, V, s.cols, random_values(V * s.cols, 1)), y(s.dtype, s.rows, s.cols, 3);
       const Vec<int32_t> ids = {3, -1, 10, 3, 0, 3, -1, 10, 7};
-      s.backend->embedding_forward(y.tensor(), {table.bytes.data(), table_type, V, s.cols}, ids);
+      s.backend->embedding_forward(y.tensor(), view(table.bytes.data(), table_type, V, s.cols), ints(ids));
       CHECK_NEAR(y.values(), ref::gather(table.values(), ids, static_cast<size_t>(s.cols)), s.dtype, s.name());
       CHECK(y.padding_intact(), s.name());
       Stored dy = s.random(s.rows, s.cols, 2);
       const Vec<float> start = random_values(V * s.cols, 4);
       for (const bool accumulate : {false, true}) {
         Vec<float> dw = start, want = start;
-        s.backend->embedding_backward(dw.data(), accumulate, dy.tensor(), ids, V);
+        s.backend->embedding_backward(dw.data(), accumulate, dy.tensor(), ints(ids), V);
         if (!accumulate) std::fill(want.begin(), want.end(), 0.0f);
         for (size_t t = 0; t < ids.size(); ++t)  // the same chain of float32 additions, so the same bits
           for (int64_t c = 0; ids[t] >= 0 && c < s.cols; ++c)
@@ -276,6 +276,40 @@ TEST("embedding: lookup, and its gradient in the order of rows") {
         CHECK(dw == want, accumulate, " ", s.name());
       }
     });
+}
+
+TEST("rope_table: cosines and sines of every position, in float64") {
+  for (const Isa isa : levels()) {
+    const std::vector<int32_t> positions{0, 1, 7, 4095, 1 << 20};
+    const std::vector<double> inverse{1, 0.1, 1e-4};
+    std::vector<float> table(positions.size() * inverse.size() * 2);
+    make_cpu_backend(isa, 2)->rope_table(table.data(), ints(positions), {inverse, 0.5});
+    for (size_t t = 0, at = 0; t < positions.size(); ++t)
+      for (const double w : inverse) {
+        const double angle = positions[t] * w;
+        CHECK(table[at] == static_cast<float>(std::cos(angle) * 0.5), name_of(isa), " cos at ", positions[t]);
+        CHECK(table[at + 1] == static_cast<float>(std::sin(angle) * 0.5), name_of(isa), " sin at ", positions[t]);
+        at += 2;
+      }
+  }
+}
+
+TEST("patchify: a row is one square of a frame, channel by channel") {
+  constexpr int64_t kFrames = 2, kSide = 6, kPatch = 3, kAcross = kSide / kPatch;
+  const Vec<float> pixels = random_values(kFrames * 3 * kSide * kSide, 1);
+  for (const Isa isa : levels())
+    for (const DType dtype : {DType::F32, DType::BF16}) {
+      Stored y(dtype, kFrames * kAcross * kAcross, 3 * kPatch * kPatch);
+      make_cpu_backend(isa, 2)->patchify(y.tensor(), pixels.data(), kFrames, kSide, kPatch);
+      Stored want = y;
+      for (int64_t row = 0; row < y.rows; ++row)
+        for (int64_t c = 0; c < y.cols; ++c) {
+          const int64_t frame = row / (kAcross * kAcross), py = row / kAcross % kAcross, px = row % kAcross;
+          const int64_t channel = c / (kPatch * kPatch), dy = c / kPatch % kPatch, dx = c % kPatch;
+          want.set(row, c, pixels[static_cast<size_t>(((frame * 3 + channel) * kSide + py * kPatch + dy) * kSide + px * kPatch + dx)]);
+        }
+      CHECK(y.bytes == want.bytes, name_of(isa), " ", name_of(dtype));
+    }
 }
 
 TEST("row-wise kernels: the same bits for any number of threads") {
@@ -306,9 +340,9 @@ TEST("row-wise kernels: the same bits for any number of threads") {
       for (size_t t = 0; t < T; ++t) ids[t] = static_cast<int32_t>(t * t * 7 % 300) - 1;
       Stored y(dtype, T, C);
       Vec<float> dw(V * C);
-      backend.embedding_forward(y.tensor(), {x.bytes.data(), dtype, T, C}, ids);
+      backend.embedding_forward(y.tensor(), view(x.bytes.data(), dtype, T, C), ints(ids));
       backend.add(y.tensor(), true, dy.tensor());
-      backend.embedding_backward(dw.data(), false, dy.tensor(), ids, V);
+      backend.embedding_backward(dw.data(), false, dy.tensor(), ints(ids), V);
       return joined(y.bytes, bytes_of(dw));
     });
   }
@@ -324,9 +358,9 @@ TEST("row-wise kernels: empty inputs and broken contracts") {
     backend->rms_norm_backward(x.tensor(), false, dw.data(), false, x.tensor(), x.tensor(), w.data(), nullptr);
     CHECK(dw == Vec<float>(8, 0.0f), "no rows: the gradient is zero");
     const Vec<int32_t> bad = {0, 2}, ids = {0, 1};
-    CHECK(thrown_code([&] { backend->gather_rows(rows.tensor(), false, rows.tensor(), bad); }) == "BUG", name_of(isa));
+    CHECK(thrown_code([&] { backend->gather_rows(rows.tensor(), false, rows.tensor(), ints(bad)); }) == "BUG", name_of(isa));
     CHECK(thrown_code([&] { backend->add(rows.tensor(), true, wide_rows.tensor()); }) == "BUG", name_of(isa));
-    CHECK(thrown_code([&] { backend->embedding_backward(dw.data(), false, rows.tensor(), ids, 1); }) == "BUG", name_of(isa));
+    CHECK(thrown_code([&] { backend->embedding_backward(dw.data(), false, rows.tensor(), ints(ids), 1); }) == "BUG", name_of(isa));
     CHECK(thrown_code([&] { backend->rope(wide_rows.tensor(), table.data(), 1, 9, false); }) == "BUG", name_of(isa));
   }
 }

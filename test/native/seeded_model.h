@@ -38,7 +38,7 @@ inline void write_model(const std::string& dir, const ModelSpec& spec) {
   const Config config = read_config(dir);
   std::vector<NewTensor> tensors;
   uint64_t index = 0;
-  for (const TensorSpec& t : expected_tensors(default_names(*config.family), config.model)) {
+  for (const TensorSpec& t : expected_tensors(*config.family, default_names(*config.family), config.model)) {
     const bool norm = t.shape.size() == 1 && t.name.find("norm") != std::string::npos;
     const float scale = norm ? 0.1f : spec.scale, shift = norm ? 1.0f : 0.0f;
     const FileDType dtype = spec.dtype == "BF16" ? FileDType::BF16 : FileDType::F32;

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "check.h"
+#include "host.h"
 #include "kernels/backend.h"
 #include "reference.h"
 
@@ -26,17 +27,8 @@ struct Head {
         dlogp(random_values(R, 3)) {
     for (int64_t r = 0; r < R; ++r) targets.push_back(static_cast<int32_t>(r == 0 ? V - 1 : r * 7919 % V));
   }
-  WeightRows rows() { return {w.bytes.data(), dtype, V, C}; }
+  Tensor rows() { return view(w.bytes.data(), dtype, V, C); }
   std::string name() const { return concat(isr::name_of(dtype), " R ", R, " C ", C, " V ", V); }
-};
-
-struct PackedHead {
-  Buffer memory;
-  Packed packed;
-  PackedHead(Backend& backend, Head& h) : memory(backend.packed_bytes(h.V, h.C, h.dtype, false)) {
-    packed = {memory.data(), h.dtype, h.V, h.C, false};
-    backend.pack(packed, 0, h.rows());
-  }
 };
 
 template <class T>
@@ -52,8 +44,8 @@ void for_heads(F&& check) {
       for (const Shape& s : {Shape{1, 1, 1}, Shape{1, 7, 50}, Shape{5, 24, 4096}, Shape{3, 16, 4129}, Shape{5, 17, 8300}}) {
         Head h(dtype, s.R, s.C, s.V);
         const auto backend = make_cpu_backend(isa, 1);
-        const PackedHead packed(*backend, h);
-        check(h, *backend, packed.packed, name_of(isa) + (" " + h.name()));
+        const HostMatrix packed(*backend, h.rows());
+        check(h, *backend, packed, name_of(isa) + (" " + h.name()));
       }
 }
 
@@ -78,9 +70,9 @@ Vec<double> magnitude_dx(const Head& h, const Vec<double>& x, const Vec<double>&
 }  // namespace
 
 TEST("token_logp: forward") {
-  for_heads([](Head& h, Backend& backend, const Packed& packed, const std::string& name) {
+  for_heads([](Head& h, Backend& backend, const Matrix& packed, const std::string& name) {
     Vec<float> logp(static_cast<size_t>(h.R)), lse = logp;
-    backend.token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed, h.targets);
+    backend.token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed, ints(h.targets));
     const Vec<double> want = logp_of(h.x.values(), h.w.values(), h.targets, static_cast<size_t>(h.C));
     const Vec<double> logits = ref::linear(h.x.values(), h.w.values(), {}, static_cast<size_t>(h.C));
     for (size_t r = 0; r < want.size(); ++r) {
@@ -98,13 +90,13 @@ TEST("token_logp: a row's bits depend neither on its batch nor on threads") {
       Vec<float> first, logp(37), lse(37), one(1), one_lse(1);
       for (const int threads : {1, 2, 3}) {
         const auto backend = make_cpu_backend(isa, threads);
-        const PackedHead packed(*backend, h);
-        backend->token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed.packed, h.targets);
+        const HostMatrix packed(*backend, h.rows());
+        backend->token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed, ints(h.targets));
         if (threads == 1) first = logp;
         CHECK(logp == first, name_of(isa), " ", h.name(), " threads ", threads);
         for (const size_t r : {size_t{0}, size_t{20}, size_t{36}}) {
-          backend->token_logp_forward(one.data(), one_lse.data(), h.x.tensor().row_range(static_cast<int64_t>(r), 1), packed.packed,
-                                      std::span(h.targets).subspan(r, 1));
+          backend->token_logp_forward(one.data(), one_lse.data(), h.x.tensor().row_range(static_cast<int64_t>(r), 1), packed,
+                                      {&h.targets[r], 1});
           CHECK(one[0] == logp[r] && one_lse[0] == lse[r], name_of(isa), " ", h.name(), " row ", r);
         }
       }
@@ -112,10 +104,10 @@ TEST("token_logp: a row's bits depend neither on its batch nor on threads") {
 }
 
 TEST("token_logp: backward against complex step") {
-  for_heads([](Head& h, Backend& backend, const Packed& packed, const std::string& name) {
+  for_heads([](Head& h, Backend& backend, const Matrix& packed, const std::string& name) {
     const auto C = static_cast<size_t>(h.C), V = static_cast<size_t>(h.V);
     Vec<float> logp(static_cast<size_t>(h.R)), lse = logp;
-    backend.token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed, h.targets);
+    backend.token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed, ints(h.targets));
     const Vec<double> X = h.x.values(), W = h.w.values(), bound = magnitude_dx(h, X, W), D(h.dlogp.begin(), h.dlogp.end());
     const Vec<Complex> Xc = ref::complex(X), Wc = ref::complex(W);
     const Stored start(h.dtype, h.R, h.C, random_values(h.R * h.C, 7), 2);
@@ -125,7 +117,7 @@ TEST("token_logp: backward against complex step") {
       Stored dx = start;
       Vec<float> dw = dw0;
       backend.token_logp_backward(dx.tensor(), accumulate, dw.data(), accumulate, h.dlogp.data(), h.x.tensor(), packed, h.rows(),
-                                  h.targets, lse.data());
+                                  ints(h.targets), lse.data());
       CHECK(dx.padding_intact(), name);
       const Vec<double> got = dx.values(), before = start.values();
       for (size_t i = 0; i < got.size(); i += 1 + got.size() / 16) {
@@ -153,8 +145,8 @@ TEST("token_logp: backward against complex step") {
     }
     Stored dx(h.dtype, h.R, h.C), full = dx;
     Vec<float> dw = dw0;
-    backend.token_logp_backward(dx.tensor(), false, nullptr, false, h.dlogp.data(), h.x.tensor(), packed, h.rows(), h.targets, lse.data());
-    backend.token_logp_backward(full.tensor(), false, dw.data(), false, h.dlogp.data(), h.x.tensor(), packed, h.rows(), h.targets, lse.data());
+    backend.token_logp_backward(dx.tensor(), false, nullptr, false, h.dlogp.data(), h.x.tensor(), packed, h.rows(), ints(h.targets), lse.data());
+    backend.token_logp_backward(full.tensor(), false, dw.data(), false, h.dlogp.data(), h.x.tensor(), packed, h.rows(), ints(h.targets), lse.data());
     CHECK(dx.bytes == full.bytes, name, ": dw is optional");
   });
 }
@@ -167,12 +159,12 @@ TEST("token_logp: backward gives the same bits for any number of threads") {
       Vec<uint8_t> first_dx;
       for (const int threads : {1, 2, 3}) {
         const auto backend = make_cpu_backend(isa, threads);
-        const PackedHead packed(*backend, h);
+        const HostMatrix packed(*backend, h.rows());
         Vec<float> logp(130), lse(130), dw(static_cast<size_t>(h.V * h.C));
         Stored dx(dtype, h.R, h.C);
-        backend->token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed.packed, h.targets);
-        backend->token_logp_backward(dx.tensor(), false, dw.data(), false, h.dlogp.data(), h.x.tensor(), packed.packed, h.rows(),
-                                     h.targets, lse.data());
+        backend->token_logp_forward(logp.data(), lse.data(), h.x.tensor(), packed, ints(h.targets));
+        backend->token_logp_backward(dx.tensor(), false, dw.data(), false, h.dlogp.data(), h.x.tensor(), packed, h.rows(),
+                                     ints(h.targets), lse.data());
         if (threads == 1) first_dw = dw, first_dx = dx.bytes;
         CHECK(dw == first_dw && dx.bytes == first_dx, name_of(isa), " ", h.name(), " threads ", threads);
       }
@@ -183,11 +175,11 @@ TEST("token_logp: targets outside the vocabulary are refused") {
   for (const Isa isa : levels()) {
     Head h(DType::F32, 1, 4, 10);
     const auto backend = make_cpu_backend(isa, 1);
-    const PackedHead packed(*backend, h);
+    const HostMatrix packed(*backend, h.rows());
     float logp, lse;
     for (const int32_t bad : {-1, 10}) {
       h.targets[0] = bad;
-      CHECK(thrown_code([&] { backend->token_logp_forward(&logp, &lse, h.x.tensor(), packed.packed, h.targets); }) == "BUG", name_of(isa));
+      CHECK(thrown_code([&] { backend->token_logp_forward(&logp, &lse, h.x.tensor(), packed, ints(h.targets)); }) == "BUG", name_of(isa));
     }
   }
 }

@@ -79,12 +79,12 @@ double worst_difference(const Trained& a, const Trained& b) {
 TEST("batch: a shared prefix stands once and never holds a row that predicts a scored token") {
   const std::vector<int32_t> prompt{5, 6, 7, 8};
   const std::vector<SequenceInput> pair{sequence(prompt, {9, 10}), sequence(prompt, {9, 11, 12})};
-  const Batch b = make_batch(pair, true);
+  const Batch b = make_batch(pair, true, by_index);
   CHECK(b.tokens() == 3 + 1 + 2 + 1 + 3, "c = min(LCP, first scored) - 1 = 3 rows shared, got ", b.tokens(), " rows");
   CHECK(b.tokens() == packed_tokens(pair, true), "packed_tokens agrees");
-  CHECK(make_batch(pair, false).tokens() == 13 && packed_tokens(pair, false) == 13, "without sharing every sequence stands alone");
+  CHECK(make_batch(pair, false, by_index).tokens() == 13 && packed_tokens(pair, false) == 13, "without sharing every sequence stands alone");
   CHECK(b.rows[0][2] == b.rows[1][2] && b.rows[0][3] != b.rows[1][3], "row 3 predicts 9 in both: each branch has its own");
-  for (const ScoredRow& r : b.scored) CHECK(r.target == pair[static_cast<size_t>(r.sequence)].targets[static_cast<size_t>(b.positions[static_cast<size_t>(r.row)])], "targets go with their rows");
+  for (const ScoredRow& r : b.scored) CHECK(r.target == pair[static_cast<size_t>(r.sequence)].targets[static_cast<size_t>(b.positions[0][static_cast<size_t>(r.row)])], "targets go with their rows");
   CHECK(b.scored.size() == 5, "every scored token once");
   CHECK(micro_batches(pair, 2, true, 1).size() == 1 && micro_batches(pair, 1, true, 1).size() == 2, "an item stays whole");
 }

@@ -41,11 +41,11 @@ void check_original(const std::string& family) {
   const Checkpoint golden = Checkpoint::open_file(kGolden + family + "/cases.safetensors");
   const std::vector<float> pixels = frames_first(values(golden, "case0/video_cthw"), 8);
   {
-    Tape quiet(m->arena, false);
+    Tape quiet(m->arena(), false);
     Ctx c{*m->backend, quiet, nullptr, {}};
     std::vector<std::vector<float>> hidden;
-    ArenaScope scope(m->arena);
-    tower_forward(c, *m->vision->video, pixels.data(), 8, m->dtype, false, &hidden);
+    ArenaScope scope(m->arena());
+    tower_forward(c, *m->vision->video, pixels.data(), m->vision->video->config.grid(8), m->dtype, false, &hidden);
     CHECK(hidden.size() == 3);   // before the first layer and behind two of three
     for (size_t k = 0; k < hidden.size(); ++k) CHECK(distance(hidden[k], values(golden, concat("case0/tower_hidden_states/", k))) <= 1e-4);
   }
@@ -70,10 +70,10 @@ void check_original(const std::string& family) {
     else
       for (int64_t r = 0; r < clip.rows / placeholders; ++r) expanded.push_back(next++);
   }
-  ArenaScope scope(m->arena);
-  Tape quiet(m->arena, false);
+  ArenaScope scope(m->arena());
+  Tape quiet(m->arena(), false);
   Ctx c{*m->backend, quiet, nullptr, {}};
-  const Tensor x = embedding(c, *m->token_embedding, expanded, m->media.rows_of(c, *m, expanded, false), m->dtype);
+  const Tensor x = embed_tokens(c, *m, expanded, m->media.rows_of(c, *m, expanded, false));
   CHECK(distance({x.f32(), x.f32() + x.rows * x.cols}, given) <= 1e-4);
 }
 
@@ -89,23 +89,43 @@ TEST("vision: without temporal attention and embedding the tower is the plain on
   Tower& tower = *with->vision->video;
   const std::vector<float> pixels = frames_first(values(Checkpoint::open_file(kGolden + "llava_hound/cases.safetensors"), "case0/video_cthw"), 8);
   const auto run = [&] {
-    ArenaScope scope(with->arena);
-    Tape quiet(with->arena, false);
+    ArenaScope scope(with->arena());
+    Tape quiet(with->arena(), false);
     Ctx c{*with->backend, quiet, nullptr, {}};
-    const Tensor x = tower_forward(c, tower, pixels.data(), 8, with->dtype, false);
+    const Tensor x = tower_forward(c, tower, pixels.data(), tower.config.grid(8), with->dtype, false);
     return std::vector<float>(x.f32(), x.f32() + x.rows * x.cols);
   };
   const std::vector<float> before = run();
   for (TowerLayer& l : tower.layers) {
     std::fill_n(l.temporal_embedding->f32(), l.temporal_embedding->size(), 0.0f);
     const std::vector<float> zeros(static_cast<size_t>(l.temporal_out.n() * l.temporal_out.k()));
-    with->backend->pack(l.temporal_out.packed, 0, {zeros.data(), DType::F32, l.temporal_out.n(), l.temporal_out.k()});
+    l.temporal_out.matrix->write_rows(0, view(const_cast<float*>(zeros.data()), l.temporal_out.n(), l.temporal_out.k()));
     std::fill_n(l.temporal_out.bias_value.data<float>(), l.temporal_out.n(), 0.0f);
   }
   const std::vector<float> zeroed = run();
   CHECK(distance(before, zeroed) > 0.1);
   for (TowerLayer& l : tower.layers) l.temporal_embedding = nullptr;   // a plain CLIP layer
   CHECK(run() == zeroed);
+}
+
+TEST("vision: rows of a medium follow its grid") {
+  struct Row { const char* name; int64_t pool; bool cls; Grid grid; std::vector<int32_t> rows; };
+  const Row table[] = {
+      {"all patches of a wide frame", 1, false, {1, 1, 3}, {1, 2, 3}},
+      {"with the class token", 1, true, {1, 2, 1}, {0, 1, 2}},
+      {"two frames", 1, false, {2, 1, 2}, {1, 2, 4, 5}},
+      {"pooled 2 x 2, wider than high", 2, false, {1, 2, 4}, {1, 2, 5, 6, 3, 4, 7, 8}},
+      {"pooled, what fills no group is left out", 2, false, {1, 3, 2}, {1, 2, 3, 4}},
+  };
+  for (const Row& r : table) {
+    VisionConfig v;
+    v.video = TowerConfig{};
+    v.pool = r.pool;
+    v.video_cls = r.cls;
+    CHECK(selected_rows(v, false, r.grid) == r.rows, r.name);
+    const int64_t per_row = r.pool * r.pool;
+    CHECK(v.rows(false, r.grid) * per_row == static_cast<int64_t>(r.rows.size()), r.name, ": ", v.rows(false, r.grid), " rows");
+  }
 }
 
 TEST("vision: media ids are ranges of their own; a released one is gone; the store refuses what does not fit") {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "check.h"
+#include "host.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "infer/generator.h"
@@ -38,13 +39,14 @@ struct Call {
   Backend& be;
   DType dtype;
   std::deque<Buffer> memory{};
+  std::deque<HostMatrix> matrices{};
   std::vector<std::pair<const void*, size_t>> outputs{};
   uint64_t seed = 1;
 
   Tensor in(int64_t rows, int64_t cols, DType type) {
     Buffer& b = memory.emplace_back(static_cast<size_t>(rows * cols) * size_of(type));
     const std::vector<float> values = random_values(rows * cols, seed++);
-    be.cast(b.data(), type, values.data(), DType::F32, rows * cols);
+    be.add(view(b.data(), type, rows, cols), false, view(const_cast<float*>(values.data()), rows, cols));
     return view(b.data(), type, rows, cols);
   }
   Tensor in(int64_t rows, int64_t cols) { return in(rows, cols, dtype); }
@@ -56,12 +58,7 @@ struct Call {
   }
   Tensor out(int64_t rows, int64_t cols) { return out(rows, cols, dtype); }
   float* out_floats(int64_t n) { return out(1, n, DType::F32).f32(); }
-  Packed packed(Tensor w) {
-    Buffer& b = memory.emplace_back(be.packed_bytes(w.rows, w.cols, w.dtype, false));
-    const Packed p{b.data(), w.dtype, w.rows, w.cols, false};
-    be.pack(p, 0, {w.data, w.dtype, w.rows, w.cols});
-    return p;
-  }
+  const Matrix& packed(Tensor w) { return matrices.emplace_back(be, w); }
   std::vector<char> bytes() const {
     std::vector<char> all;
     for (const auto& [p, n] : outputs) all.insert(all.end(), static_cast<const char*>(p), static_cast<const char*>(p) + n);
@@ -79,39 +76,39 @@ const std::vector<Op>& ops() {
          const int64_t T = 331, wide = s.heads * 24, narrow = heads * 24;
          const Tensor q = c.in(T, wide), k = c.in(T, narrow), v = c.in(T, narrow), out = c.out(T, wide);
          float* lse = c.out_floats(T * s.heads);
-         c.be.attention_forward(out, lse, q, k, v, plan, s);
-         c.be.attention_backward(c.out(T, wide), c.out(T, narrow), c.out(T, narrow), c.in(T, wide), q, k, v, out, lse, plan, s);
+         const auto prepared = c.be.prepare(plan);
+         c.be.attention_forward(out, lse, q, k, v, *prepared, s);
+         c.be.attention_backward(c.out(T, wide), c.out(T, narrow), c.out(T, narrow), c.in(T, wide), q, k, v, out, lse, *prepared, s);
        }},
       {"attention_cached", [](Call& c, int heads) {
          const AttentionShape s{2 * heads, heads, 24, 0.2f};
          constexpr int32_t T = 150, kPages = 3;
          const auto page = static_cast<int64_t>(c.be.kv_page_bytes(s, c.dtype));
          const KvStore kv{c.memory.emplace_back(static_cast<size_t>(kPages * page)).data<char>(), page, kPages};
-         std::vector<KvRow> rows;
-         for (int32_t t = 0; t < T; ++t) rows.push_back({t / 64, t % 64});
-         c.be.kv_append(kv, 0, c.in(T, heads * 24), c.in(T, heads * 24), rows, s);
          CachedPlan plan;
+         for (int32_t t = 0; t < T; ++t) plan.rows.push_back({t / 64, t % 64});
          plan.page_list = {0, 1, 2};
          plan.sequences = {{0, T, 0, 0, kPages}};
-         c.be.attention_cached(c.out(T, 2 * heads * 24), c.in(T, 2 * heads * 24), kv, 0, plan, s);
+         const auto prepared = c.be.prepare(plan);
+         c.be.kv_append(kv, 0, c.in(T, heads * 24), c.in(T, heads * 24), *prepared, s);
+         c.be.attention_cached(c.out(T, 2 * heads * 24), c.in(T, 2 * heads * 24), kv, 0, *prepared, s);
        }},
       {"products", [](Call& c, int n) {
          const int64_t M = 14 * n - 1, N = 33 * n, K = 1200;
          const Tensor w = c.in(N, K), x = c.in(M, K), dy = c.in(M, N);
          c.be.gemm_nt(c.out(M, N), x, c.packed(w), {});
-         const WeightRows rows{w.data, w.dtype, N, K};
-         c.be.gemm_nn(c.out(M, K), false, dy, {&rows, 1});
+         c.be.gemm_nn(c.out(M, K), false, dy, {&w, 1});
          const GradPart part{c.out_floats(N * K), c.out_floats(N), N, false, false};
          c.be.gemm_tn({&part, 1}, dy, x);
        }},
       {"token_logp", [](Call& c, int R) {
          const int64_t C = 40, V = 9000;
          const Tensor head = c.in(V, C), x = c.in(R, C);
-         const Packed packed = c.packed(head);
+         const Matrix& packed = c.packed(head);
          const std::vector<int32_t> targets(static_cast<size_t>(R), 8999);
          float *logp = c.out_floats(R), *lse = c.out_floats(R);
-         c.be.token_logp_forward(logp, lse, x, packed, targets);
-         c.be.token_logp_backward(c.out(R, C), false, c.out_floats(V * C), false, logp, x, packed, {head.data, head.dtype, V, C}, targets, lse);
+         c.be.token_logp_forward(logp, lse, x, packed, ints(targets));
+         c.be.token_logp_backward(c.out(R, C), false, c.out_floats(V * C), false, logp, x, packed, head, ints(targets), lse);
        }},
       {"sample", [](Call& c, int M) {
          const Tensor logits = c.in(M, 20001, DType::F32);
@@ -132,13 +129,13 @@ const std::vector<Op>& ops() {
          const Tensor x = c.in(3, C), y = c.out(n, C);
          std::vector<int32_t> index;
          for (int i = 0; i < n; ++i) index.push_back(i == 1 ? -1 : 2 - i);
-         c.be.gather_rows(y, false, x, index);
+         c.be.gather_rows(y, false, x, ints(index));
          c.be.add(y, true, c.in(n, C));
-         c.be.pool_rows(c.out(1, C), false, x, index, n, 0.5f);
-         c.be.embedding_backward(c.out_floats(3 * C), false, c.in(n, C), index, 3);
+         c.be.pool_rows(c.out(1, C), false, x, ints(index), n, 0.5f);
+         c.be.embedding_backward(c.out_floats(3 * C), false, c.in(n, C), ints(index), 3);
          c.be.act_forward(y, y, Act::GeluErf);
          c.be.swiglu_backward(c.out(n, 2 * C), c.in(n, C), c.in(n, 2 * C));
-         *c.out_floats(1) = static_cast<float>(c.be.sum_squares(c.floats(4096 * n + 5), 4096 * n + 5));
+         *c.out_floats(1) = static_cast<float>(c.be.sum_squares(std::vector<Flat>{{c.floats(4096 * n + 5), 4096 * n + 5}}));
        }},
   };
   return all;

@@ -246,7 +246,8 @@ void backward(const BackwardCall& f, int threads, Arena& scratch) {
 }  // namespace
 
 void CpuBackend::attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, const float* lse,
-                                    const AttentionPlan& plan, const AttentionShape& s) {
+                                    const Prepared& prepared, const AttentionShape& s) {
+  const AttentionPlan& plan = plan_of(prepared);
   check_attention(q, k, v, plan, s);
   check_attention(dq, dk, dv, plan, s);
   check_attention(dout, k, v, plan, s);

@@ -143,7 +143,8 @@ size_t CpuBackend::kv_page_bytes(const AttentionShape& s, DType dtype) const {
   return static_cast<size_t>(s.kv_heads * 2 * kKeyBlock * head_padded(s)) * size_of(dtype);
 }
 
-void CpuBackend::kv_append(const KvStore& kv, int64_t layer, Tensor k, Tensor v, std::span<const KvRow> rows, const AttentionShape& s) {
+void CpuBackend::kv_append(const KvStore& kv, int64_t layer, Tensor k, Tensor v, const Prepared& plan, const AttentionShape& s) {
+  const std::span<const KvRow> rows = cached_plan_of(plan).rows;
   check_shape(s);
   ISR_ASSERT(static_cast<int64_t>(rows.size()) == k.rows && k.rows == v.rows && k.dtype == v.dtype, rows.size(), " places, k ", k.rows, ", v ", v.rows);
   ISR_ASSERT(kv.page_bytes >= static_cast<int64_t>(kv_page_bytes(s, k.dtype)), "pages of ", kv.page_bytes, " bytes");
@@ -156,7 +157,8 @@ void CpuBackend::kv_append(const KvStore& kv, int64_t layer, Tensor k, Tensor v,
   });
 }
 
-void CpuBackend::attention_cached(Tensor out, Tensor q, const KvStore& kv, int64_t layer, const CachedPlan& plan, const AttentionShape& s) {
+void CpuBackend::attention_cached(Tensor out, Tensor q, const KvStore& kv, int64_t layer, const Prepared& prepared, const AttentionShape& s) {
+  const CachedPlan& plan = cached_plan_of(prepared);
   check_shape(s);
   ISR_ASSERT(out.dtype == q.dtype && out.rows == q.rows && q.cols == s.heads * s.head_size, "q ", q.rows, " x ", q.cols, ", out ", out.rows);
   ISR_ASSERT(kv.page_bytes >= static_cast<int64_t>(kv_page_bytes(s, q.dtype)), "pages of ", kv.page_bytes, " bytes");

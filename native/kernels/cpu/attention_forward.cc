@@ -96,7 +96,8 @@ void forward(const ForwardCall& f, int threads, Arena& scratch) {
 
 }  // namespace
 
-void CpuBackend::attention_forward(Tensor out, float* lse, Tensor q, Tensor k, Tensor v, const AttentionPlan& plan, const AttentionShape& s) {
+void CpuBackend::attention_forward(Tensor out, float* lse, Tensor q, Tensor k, Tensor v, const Prepared& prepared, const AttentionShape& s) {
+  const AttentionPlan& plan = plan_of(prepared);
   check_attention(q, k, v, plan, s);
   ISR_ASSERT(out.rows == q.rows && out.dtype == q.dtype, "out is ", out.rows, " rows of ", name_of(out.dtype));
   if (q.dtype == DType::BF16) forward<Bfloat16>({out, lse, q, k, v, plan, s}, threads, scratch);

@@ -7,10 +7,6 @@ namespace isr::cpu::ISR_NS {
 
 const char* CpuBackend::level() const { return name_of(static_cast<Isa>(ISR_LEVEL)); }
 
-std::unique_ptr<Backend> make(int threads) {
-  auto backend = std::make_unique<CpuBackend>();
-  backend->threads = threads;
-  return backend;
-}
+std::unique_ptr<Backend> make(int threads, Device& device) { return std::make_unique<CpuBackend>(threads, device); }
 
 }  // namespace isr::cpu::ISR_NS

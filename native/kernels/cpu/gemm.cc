@@ -204,7 +204,7 @@ double microseconds(const Product& p) {  // a lower estimate: 50 multiply-adds a
 
 }  // namespace
 
-void run_product(Backend& backend, const Product& p, Finish finish) {
+void run_product(CpuBackend& backend, const Product& p, Finish finish) {
   if (p.tile_count == 0 || p.panel_count == 0) return;
   const int threads = backend.threads;
   const Blocking b = choose_blocking(p, threads);

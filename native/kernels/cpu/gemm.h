@@ -70,7 +70,7 @@ struct Product {
 };
 // What to do with a finished block of sums: sums (tiles[tile].rows, kPanel) of `panel`; they may be overwritten.
 using Finish = FunctionRef<void(int64_t tile, int64_t panel, float* sums)>;
-void run_product(Backend& backend, const Product& p, Finish finish);
+void run_product(CpuBackend& backend, const Product& p, Finish finish);
 
 // Regions that take less than about 50 microseconds run inline: all of `n` as one grain.
 inline int64_t grain_or_inline(int threads, int64_t n, double microseconds, int64_t min_grain = 1) {

@@ -22,10 +22,11 @@ void finish_tile(const Tensor& dx, bool accumulate, Tile tile, int64_t column, c
   }
 }
 
-int64_t check(const Tensor& dx, const Tensor& dy, std::span<const WeightRows> w) {
+int64_t check(const Tensor& dx, const Tensor& dy, std::span<const Tensor> w) {
   int64_t n = 0;
-  for (const WeightRows& part : w) {
-    ISR_ASSERT(part.k == dx.cols && part.dtype == dy.dtype, "[gemm_nn] w (", part.rows, ", ", part.k, ") ",
+  for (const Tensor& part : w) {
+    ISR_ASSERT(part.data, "[gemm_nn] a gradient flows through a matrix that has no row-major values");
+    ISR_ASSERT(part.cols == dx.cols && part.contiguous() && part.dtype == dy.dtype, "[gemm_nn] w (", part.rows, ", ", part.cols, ") ",
                name_of(part.dtype), " for dx of ", dx.cols, " columns, dy ", name_of(dy.dtype));
     n += part.rows;
   }
@@ -36,7 +37,7 @@ int64_t check(const Tensor& dx, const Tensor& dy, std::span<const WeightRows> w)
 
 }  // namespace
 
-void CpuBackend::gemm_nn(Tensor dx, bool accumulate, Tensor dy, std::span<const WeightRows> w) {
+void CpuBackend::gemm_nn(Tensor dx, bool accumulate, Tensor dy, std::span<const Tensor> w) {
   const int64_t n = check(dx, dy, w);
   if (dx.rows == 0 || dx.cols == 0) return;
   const Kernel kernel = dy.dtype == DType::F32 ? Kernel::F32 : kBf16Kernel;
@@ -44,9 +45,9 @@ void CpuBackend::gemm_nn(Tensor dx, bool accumulate, Tensor dy, std::span<const 
   const int64_t units = units_of(n, kernel), pitch = tile_pitch(units, kernel), panel_pitch = scratch_panel_pitch(units);
   ArenaScope scope(scratch);
   const char** rows = scratch.allocate_n<const char*>(n);
-  for (int64_t i = 0; const WeightRows& part : w)
+  for (int64_t i = 0; const Tensor& part : w)
     for (int64_t r = 0; r < part.rows; ++r)
-      rows[i++] = static_cast<const char*>(part.data) + r * part.k * static_cast<int64_t>(size_of(part.dtype));
+      rows[i++] = static_cast<const char*>(part.at(r));
   const RowTable table{rows, n, dx.cols, dy.dtype};
 
   const int64_t panels = (dx.cols + kPanel - 1) / kPanel;

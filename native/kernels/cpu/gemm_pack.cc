@@ -172,14 +172,14 @@ void column_panels(char* dst, int64_t pitch, const RowTable& x, int64_t p0, int6
 
 }  // namespace
 
-size_t CpuBackend::packed_bytes(int64_t n, int64_t k, DType dtype, bool swiglu) const {
-  const int64_t panels = swiglu ? (n / 2 + kLanes - 1) / kLanes : (n + kPanel - 1) / kPanel;
-  return static_cast<size_t>(panels * panel_bytes(k, dtype));
+size_t CpuBackend::matrix_bytes(const MatrixShape& s) const {
+  const int64_t panels = s.swiglu ? (s.n / 2 + kLanes - 1) / kLanes : (s.n + kPanel - 1) / kPanel;
+  return static_cast<size_t>(panels * panel_bytes(s.k, s.dtype));
 }
 
-void CpuBackend::pack(const Packed& w, int64_t row0, const WeightRows& src) const {
-  ISR_ASSERT(src.k == w.k && src.dtype == w.dtype && row0 >= 0 && row0 + src.rows <= w.n, "[pack] rows ", row0, " + ",
-             src.rows, " of (", w.n, ", ", w.k, ") from (", src.rows, ", ", src.k, ")");
+void CpuBackend::pack(const Packed& w, int64_t row0, Tensor src) const {
+  ISR_ASSERT(src.cols == w.k && src.contiguous() && src.dtype == w.dtype && row0 >= 0 && row0 + src.rows <= w.n, "[pack] rows ",
+             row0, " + ", src.rows, " of (", w.n, ", ", w.k, ") from (", src.rows, ", ", src.cols, ")");
   ISR_ASSERT(!w.swiglu || w.n % 2 == 0, "[pack] swiglu needs as many gate as up rows, n is ", w.n);
   const int64_t row_bytes = w.k * static_cast<int64_t>(size_of(w.dtype)), end = row0 + src.rows;
   for (int64_t row = row0; row < end;) {
@@ -190,13 +190,14 @@ void CpuBackend::pack(const Packed& w, int64_t row0, const WeightRows& src) cons
   }
 }
 
-void CpuBackend::unpack(void* dst, const Packed& w, int64_t row0, int64_t rows) const {
-  ISR_ASSERT(row0 >= 0 && row0 + rows <= w.n, "[unpack] rows ", row0, " + ", rows, " of ", w.n);
-  const int64_t row_bytes = w.k * static_cast<int64_t>(size_of(w.dtype)), end = row0 + rows;
+void CpuBackend::unpack(Tensor dst, const Packed& w, int64_t row0) const {
+  ISR_ASSERT(dst.cols == w.k && dst.contiguous() && dst.dtype == w.dtype && row0 >= 0 && row0 + dst.rows <= w.n, "[unpack] rows ",
+             row0, " + ", dst.rows, " of ", w.n);
+  const int64_t row_bytes = w.k * static_cast<int64_t>(size_of(w.dtype)), end = row0 + dst.rows;
   for (int64_t row = row0; row < end;) {
     const Group g = group_of(w, row);
     const int64_t stop = g.first + g.count < end ? g.first + g.count : end;
-    unpack_group(w, g, row, stop, static_cast<char*>(dst) + (row - row0) * row_bytes, row_bytes);
+    unpack_group(w, g, row, stop, dst.as<char>() + (row - row0) * row_bytes, row_bytes);
     row = stop;
   }
 }

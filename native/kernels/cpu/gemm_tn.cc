@@ -94,7 +94,7 @@ RowTable row_table(Arena& scratch, const Tensor& x) {
 }
 
 // dW (+)= dY^T X over one run of tokens.
-void multiply_run(Backend& backend, const Tiles& plan, const Tensor& dy, const Tensor& x, bool add) {
+void multiply_run(CpuBackend& backend, const Tiles& plan, const Tensor& dy, const Tensor& x, bool add) {
   const Kernel kernel = dy.dtype == DType::F32 ? Kernel::F32 : kBf16Kernel;
   const int threads = backend.threads;
   const int64_t units = units_of(dy.rows, kernel), pitch = tile_pitch(units, kernel), panel_pitch = scratch_panel_pitch(units);

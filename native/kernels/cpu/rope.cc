@@ -1,5 +1,7 @@
 // Rotary position embedding (Su et al. 2021), halves paired: (x_i, x_{i + D/2}) turns by the angle of pair i.
 // The inverse turns back (the transpose), which is also the backward. Every value is rounded once.
+#include <cmath>
+
 #include "kernels/cpu/simd.h"
 
 namespace isr::cpu::ISR_NS {
@@ -30,6 +32,19 @@ void rope_row(T* x, const float* table, int64_t heads, int64_t half, bool invers
 }
 
 }  // namespace
+
+void CpuBackend::rope_table(float* table, Ints positions, const RopeFrequencies& f) {
+  const auto half = static_cast<int64_t>(f.inverse.size());
+  parallel(threads, positions.n, row_grain(threads, positions.n, 16 * half), [&](int64_t begin, int64_t end, int) {
+    float* p = table + begin * 2 * half;
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle = positions.data[t] * f.inverse[static_cast<size_t>(i)];
+        *p++ = static_cast<float>(std::cos(angle) * f.factor);
+        *p++ = static_cast<float>(std::sin(angle) * f.factor);
+      }
+  });
+}
 
 void CpuBackend::rope(Tensor x, const float* table, int64_t heads, int64_t head_size, bool inverse) {
   ISR_ASSERT(head_size % 2 == 0 && x.cols == heads * head_size, "rope: x is (T, heads * D), D even; cols ", x.cols, ", heads ",

@@ -24,15 +24,15 @@ void with_types(DType a, DType b, F&& f) {
 }
 
 // y[i] (+)= row index[i] of the n_rows rows at x; -1 is a row of zeros.
-void gather(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index, int threads) {
-  ISR_ASSERT(static_cast<int64_t>(index.size()) == y.rows && y.cols == x.cols, "gather: ", index.size(), " indices for ", y.rows,
+void gather(Tensor y, bool accumulate, Tensor x, Ints index, int threads) {
+  ISR_ASSERT(index.n == y.rows && y.cols == x.cols, "gather: ", index.n, " indices for ", y.rows,
              " rows; widths ", y.cols, " and ", x.cols);
   with_types(y.dtype, x.dtype, [&](auto to, auto from) {
     using Y = decltype(to);
     using X = decltype(from);
     parallel(threads, y.rows, row_grain(threads, y.rows, y.cols), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t r = index[static_cast<size_t>(i)];
+        const int64_t r = index.data[i];
         ISR_ASSERT(r >= -1 && r < x.rows, "gather: index ", r, " of ", x.rows, " rows");
         if (r >= 0) move_row(row_of<Y>(y, i), accumulate, row_of<X>(x, r), y.cols);
         else if (!accumulate) std::memset(row_of<Y>(y, i), 0, sizeof(Y) * static_cast<size_t>(y.cols));
@@ -53,19 +53,19 @@ void CpuBackend::add(Tensor y, bool accumulate, Tensor a) {
   });
 }
 
-void CpuBackend::gather_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index) {
+void CpuBackend::gather_rows(Tensor y, bool accumulate, Tensor x, Ints index) {
   gather(y, accumulate, x, index, threads);
 }
 
-void CpuBackend::pool_rows(Tensor y, bool accumulate, Tensor x, std::span<const int32_t> index, int64_t n, float scale) {
-  ISR_ASSERT(static_cast<int64_t>(index.size()) == y.rows * n && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.size(),
+void CpuBackend::pool_rows(Tensor y, bool accumulate, Tensor x, Ints index, int64_t n, float scale) {
+  ISR_ASSERT(index.n == y.rows * n && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.n,
              " indices for ", y.rows, " rows of ", n, "; widths ", y.cols, " and ", x.cols);
   with_type(y.dtype, [&](auto type) {
     using E = decltype(type);
     parallel(threads, y.rows, row_grain(threads, y.rows, y.cols * n), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         E* const out = row_of<E>(y, i);
-        const int32_t* const from = index.data() + i * n;
+        const int32_t* const from = index.data + i * n;
         for (int64_t j = 0; j < n; ++j) ISR_ASSERT(from[j] >= -1 && from[j] < x.rows, "pool_rows: index ", from[j], " of ", x.rows, " rows");
         for_lanes(y.cols, [&](int64_t c, auto lanes) {
           vf sum = zero();
@@ -79,20 +79,20 @@ void CpuBackend::pool_rows(Tensor y, bool accumulate, Tensor x, std::span<const 
   });
 }
 
-void CpuBackend::embedding_forward(Tensor y, const WeightRows& table, std::span<const int32_t> ids) {
-  gather(y, false, view(const_cast<void*>(table.data), table.dtype, table.rows, table.k), ids, threads);
+void CpuBackend::embedding_forward(Tensor y, Tensor table, Ints ids) {
+  gather(y, false, table, ids, threads);
 }
 
 // The owner of a vocabulary row adds its tokens: per id a chain of its rows in ascending t, so no two threads meet.
-void CpuBackend::embedding_backward(float* dw, bool accumulate, Tensor dy, std::span<const int32_t> ids, int64_t vocab) {
+void CpuBackend::embedding_backward(float* dw, bool accumulate, Tensor dy, Ints ids, int64_t vocab) {
   const int64_t T = dy.rows, C = dy.cols;
-  ISR_ASSERT(static_cast<int64_t>(ids.size()) == T, "embedding_backward: ", ids.size(), " ids for ", T, " rows");
+  ISR_ASSERT(ids.n == T, "embedding_backward: ", ids.n, " ids for ", T, " rows");
   ArenaScope scope(scratch);
   int32_t* const first = scratch.allocate_n<int32_t>(vocab);  // of id; -1: absent
   int32_t* const next = scratch.allocate_n<int32_t>(T);
   std::memset(first, 0xff, sizeof(int32_t) * static_cast<size_t>(vocab));
   for (int64_t t = T - 1; t >= 0; --t) {
-    const int64_t id = ids[static_cast<size_t>(t)];
+    const int64_t id = ids.data[t];
     ISR_ASSERT(id >= -1 && id < vocab, "embedding_backward: id ", id, " of ", vocab);
     if (id < 0) continue;
     next[t] = first[id];
@@ -111,9 +111,24 @@ void CpuBackend::embedding_backward(float* dw, bool accumulate, Tensor dy, std::
   });
 }
 
-void CpuBackend::cast(void* dst, DType to, const void* src, DType from, int64_t n) {
-  with_types(to, from, [&](auto t, auto f) {
-    move_row(static_cast<decltype(t)*>(dst), false, static_cast<const decltype(f)*>(src), n);
+// A convolution whose stride is its size, as rows for a product.
+void CpuBackend::patchify(Tensor y, const float* pixels, int64_t frames, int64_t image, int64_t patch) {
+  const int64_t side = image / patch, plane = image * image;
+  ISR_ASSERT(image % patch == 0 && y.rows == frames * side * side && y.cols == 3 * patch * patch, "patchify: (", y.rows, ", ",
+             y.cols, ") from ", frames, " frames of ", image, ", patches of ", patch);
+  with_type(y.dtype, [&](auto type) {
+    using E = decltype(type);
+    parallel(threads, frames * side, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t strip = begin; strip < end; ++strip) {
+        const int64_t frame = strip / side, py = strip % side;
+        for (int64_t px = 0; px < side; ++px)
+          for (int64_t ch = 0; ch < 3; ++ch)
+            for (int64_t dy = 0; dy < patch; ++dy) {
+              const float* from = pixels + (frame * 3 + ch) * plane + (py * patch + dy) * image + px * patch;
+              move_row(row_of<E>(y, strip * side + px) + (ch * patch + dy) * patch, false, from, patch);
+            }
+      }
+    });
   });
 }
 

@@ -1,4 +1,4 @@
-// One draw a row of logits. Candidates stand in one order, (probability desc, id asc): top_k keeps the first k of it, top_p
+// One draw per row of logits. Candidates stand in one order, (probability desc, id asc): top_k keeps the first k of it, top_p
 // the shortest prefix with mass >= top_p of what top_k kept, and the draw takes the first candidate at which the mass summed
 // in this order exceeds uniform * (mass kept). All three are therefore one search, `locate`: a radix descent over the bits of
 // the weights (11, 10 and 10 bits), without sorting. Weights are e^((l - max) / temperature), so the first is 1.
@@ -161,7 +161,7 @@ int32_t sample_row(float* logp, float* logits, int64_t V, const SampleOptions& o
 
 }  // namespace
 
-void CpuBackend::sample(int32_t* ids, float* logp, Tensor logits, std::span<const SampleOptions> options,
+void CpuBackend::sample(int32_t* host_ids, float* host_logp, Tensor logits, std::span<const SampleOptions> options,
                         std::span<const std::span<const int32_t>> suppress) {
   const int64_t M = logits.rows, V = logits.cols;
   ISR_ASSERT(logits.dtype == DType::F32 && V > 0 && static_cast<int64_t>(options.size()) == M &&
@@ -174,7 +174,7 @@ void CpuBackend::sample(int32_t* ids, float* logp, Tensor logits, std::span<cons
     for (int64_t i = begin; i < end; ++i) {
       const auto k = static_cast<size_t>(i);
       const std::span<const int32_t> list = suppress.empty() ? std::span<const int32_t>{} : suppress[k];
-      ids[i] = sample_row(logp + i, row_of<float>(logits, i), V, options[k], list, {weight + worker * V, bins + 2 * worker}, i);
+      host_ids[i] = sample_row(host_logp + i, row_of<float>(logits, i), V, options[k], list, {weight + worker * V, bins + 2 * worker}, i);
     }
   });
 }

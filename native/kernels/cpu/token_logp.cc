@@ -26,10 +26,11 @@ void logits_to_gradient(T* d, const float* logits, int64_t n, int64_t target, fl
 
 }  // namespace
 
-void CpuBackend::token_logp_forward(float* logp, float* lse, Tensor x, const Packed& head, std::span<const int32_t> targets) {
+void CpuBackend::token_logp_forward(float* logp, float* lse, Tensor x, const Matrix& matrix, Ints targets) {
+  const Packed& head = packed_of(matrix);
   const int64_t R = x.rows, V = head.n;
-  ISR_ASSERT(static_cast<int64_t>(targets.size()) == R, "token_logp: ", targets.size(), " targets for ", R, " rows");
-  for (const int32_t t : targets) ISR_ASSERT(t >= 0 && t < V, "token_logp: target ", t, " of ", V);
+  ISR_ASSERT(targets.n == R, "token_logp: ", targets.n, " targets for ", R, " rows");
+  for (int64_t r = 0; r < R; ++r) ISR_ASSERT(targets.data[r] >= 0 && targets.data[r] < V, "token_logp: target ", targets.data[r], " of ", V);
   ArenaScope scope(scratch);
   Online* const online = scratch.allocate_n<Online>(R);
   for (int64_t r = 0; r < R; ++r) online[r] = {};
@@ -40,7 +41,7 @@ void CpuBackend::token_logp_forward(float* logp, float* lse, Tensor x, const Pac
     gemm_nt(logits, x, panel_range(head, n0, n), {});
     parallel(threads, R, row_grain(threads, R, n), [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r)
-        update(online[r], row_of<float>(logits, r), n, targets[static_cast<size_t>(r)] - n0);
+        update(online[r], row_of<float>(logits, r), n, targets.data[r] - n0);
     });
   }
   for (int64_t r = 0; r < R; ++r) {
@@ -50,11 +51,12 @@ void CpuBackend::token_logp_forward(float* logp, float* lse, Tensor x, const Pac
 }
 
 void CpuBackend::token_logp_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, const float* dlogp, Tensor x,
-                                     const Packed& head, const WeightRows& head_rows, std::span<const int32_t> targets,
+                                     const Matrix& matrix, Tensor head_rows, Ints targets,
                                      const float* lse) {
+  const Packed& head = packed_of(matrix);
   const int64_t R = x.rows, C = x.cols, V = head.n;
-  ISR_ASSERT(static_cast<int64_t>(targets.size()) == R && head_rows.rows == V && head_rows.k == C, "token_logp: ",
-             targets.size(), " targets for ", R, " rows; head (", head_rows.rows, ", ", head_rows.k, ")");
+  ISR_ASSERT(targets.n == R && head_rows.rows == V && head_rows.cols == C, "token_logp: ", targets.n, " targets for ", R,
+             " rows; head (", head_rows.rows, ", ", head_rows.cols, ")");
   const bool direct = dx.dtype == DType::F32;
   const int64_t width = V < kChunk ? V : kChunk;
   ArenaScope scope(scratch);
@@ -70,11 +72,10 @@ void CpuBackend::token_logp_backward(Tensor dx, bool accumulate, float* dw, bool
       parallel(threads, R, row_grain(threads, R, n), [&](int64_t begin, int64_t end, int) {
         for (int64_t r = begin; r < end; ++r)
           logits_to_gradient(row_of<decltype(type)>(gradient, r), row_of<float>(logits, r), n,
-                             targets[static_cast<size_t>(r)] - n0, dlogp[r], lse[r]);
+                             targets.data[r] - n0, dlogp[r], lse[r]);
       });
     });
-    const char* const rows = static_cast<const char*>(head_rows.data) + n0 * C * static_cast<int64_t>(size_of(head_rows.dtype));
-    const WeightRows weights = {rows, head_rows.dtype, n, C};
+    const Tensor weights = head_rows.row_range(n0, n);
     gemm_nn(part, direct && (accumulate || n0 > 0), gradient, {&weights, 1});
     if (!direct) add(total, n0 > 0, part);
     if (!dw) continue;

@@ -1,4 +1,4 @@
-// obj.name and obj[key] as jinja2's sandbox has them: an attribute first, or an item first.
+// obj.name and obj[key] as in jinja2's sandbox: the one looks for an attribute first, the other for an item.
 import { JinjaFault } from "./fault.js";
 import { subscript } from "./operators.js";
 import { textMethod } from "./strings.js";

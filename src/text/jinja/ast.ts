@@ -1,4 +1,4 @@
-// What a template is made of. Every node knows its line.
+// The nodes of a template. Every node knows its line.
 
 export interface Call {
   args: readonly Expr[];

@@ -1,9 +1,9 @@
 // The grammar of jinja2's expressions.
 import type { Call, Expr } from "./ast.js";
 import { JinjaFault } from "./fault.js";
-import { filterNames, refusedFilters } from "./filters.js";
+import { refusedFilters } from "./filters.js";
 import type { Token, TokenKind } from "./lexer.js";
-import { testNames } from "./tests.js";
+import { filterNames, testNames } from "./tests.js";
 
 const comparisons = ["==", "!=", "<", "<=", ">", ">="];
 const constants: Record<string, null | boolean> = {
@@ -223,13 +223,21 @@ export class ExpressionParser {
   }
 
   private postfix(given: Expr): Expr {
+    return this.chain(given, (node, line) => {
+      if (this.skip("operator", ".")) return this.attribute(node, line);
+      return this.skip("operator", "[") ? this.subscript(node, line) : null;
+    });
+  }
+
+  /** What follows an expression: a call, or what `part` finds; null where there is nothing of it. */
+  private chain(given: Expr, part: (node: Expr, line: number) => Expr | null): Expr {
     let node = given;
     for (;;) {
       const { line } = this.now;
-      if (this.skip("operator", ".")) node = this.attribute(node, line);
-      else if (this.skip("operator", "[")) node = this.subscript(node, line);
-      else if (this.is("operator", "(")) node = { k: "call", line, of: node, call: this.call() };
-      else return node;
+      const next: Expr | null =
+        part(node, line) ?? (this.is("operator", "(") ? { k: "call", line, of: node, call: this.call() } : null);
+      if (!next) return node;
+      node = next;
     }
   }
 
@@ -270,14 +278,10 @@ export class ExpressionParser {
   }
 
   private filters(given: Expr): Expr {
-    let node = given;
-    for (;;) {
-      const { line } = this.now;
-      if (this.is("operator", "|")) node = this.filter(node)!;
-      else if (this.is("name", "is")) node = this.test(node);
-      else if (this.is("operator", "(")) node = { k: "call", line, of: node, call: this.call() };
-      else return node;
-    }
+    return this.chain(given, (node) => {
+      if (this.is("operator", "|")) return this.filter(node);
+      return this.is("name", "is") ? this.test(node) : null;
+    });
   }
 
   private dotted(): string {

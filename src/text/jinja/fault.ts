@@ -1,4 +1,4 @@
-// What is wrong in a template or in what it does, and on which of its lines.
+// An error of a template: what is wrong in it or in what it does, and the line.
 
 export class JinjaFault extends Error {
   constructor(

@@ -1,11 +1,11 @@
-// Jinja's filters. Those that transformers replaces (tojson) are as it has them.
+// Jinja's filters. Filters that transformers replaces (tojson) behave as in transformers.
 import { getItem } from "./access.js";
 import { bounds, built, JinjaFault, spend } from "./fault.js";
 import { fixed, percentFormat } from "./format.js";
 import { binary } from "./operators.js";
 import { json, str } from "./print.js";
 import { capitalized, replaced, splitLines, stripped, textOf } from "./strings.js";
-import { runTest } from "./tests.js";
+import { filterNames, runTest } from "./tests.js";
 import {
   type Arguments,
   characterCount,
@@ -447,7 +447,7 @@ const filters: Record<string, Filter> = {
   wordcount: filter("", (v) => (soft(v).match(/[\p{L}\p{N}_]+/gu) ?? []).length),
 };
 
-export const filterNames: ReadonlySet<string> = new Set(Object.keys(filters));
+for (const name of Object.keys(filters)) filterNames.add(name);
 
 /** Filters of jinja2 that are not here, and why. */
 export const refusedFilters: Record<string, string> = {

@@ -1,4 +1,4 @@
-// Formatted numbers and texts: "%s" % x and str.format, without what templates have no use for (refused by name).
+// Formatted numbers and texts: "%s" % x and str.format, except for what templates do not need, which is refused by name.
 import { bounds, built, JinjaFault } from "./fault.js";
 import { floatText, repr, str } from "./print.js";
 import {

@@ -7,7 +7,7 @@ type Lexeme = "name" | "string" | "integer" | "float" | "operator";
 
 export interface Token {
   kind: TokenKind;
-  /** Of an operator or name its spelling, of a string its value, of a number its digits. */
+  /** The spelling of an operator or name, the value of a string, the digits of a number. */
   text: string;
   line: number;
 }

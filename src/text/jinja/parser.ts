@@ -1,5 +1,5 @@
-// The grammar of jinja2's statements, as far as chat templates may use them: no inheritance, no imports. What is not
-// supported is refused here by its name, before anything is rendered.
+// The grammar of jinja2's statements, as far as chat templates may use them: no inheritance, no imports. Unsupported
+// constructs are refused here by name, before anything is rendered.
 import type { Body, CallExpr, Expr, Scoped, Signature, Statement, Target } from "./ast.js";
 import { ExpressionParser } from "./expressions.js";
 import { tokensOf } from "./lexer.js";

@@ -1,4 +1,4 @@
-// Methods of Python's str: positions and lengths in code points, blanks and cases as Python has them.
+// Methods of Python's str: positions and lengths in code points, white space and cases as in Python.
 import { bounds, built, JinjaFault, spend } from "./fault.js";
 import { braceFormat } from "./format.js";
 import { blank } from "./lexer.js";

@@ -1,5 +1,5 @@
-// Which names of a scope are set in it and nowhere outside: until then they are undefined there, even to what the scope
-// encloses, and even when the conversation has something of that name. As jinja2's compiler decides it.
+// The names that a scope sets and that do not exist outside of it. Until they are set they are undefined, also in enclosed
+// scopes, and also when the conversation has something with that name. jinja2's compiler decides it in this way.
 import type { Body, Call, Expr, Scoped, Signature, Statement, Target } from "./ast.js";
 
 type Load = "param" | "outer" | "context" | "undefined";

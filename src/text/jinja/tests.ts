@@ -1,6 +1,5 @@
 // Jinja's tests (`is ...`).
 import { JinjaFault } from "./fault.js";
-import { filterNames } from "./filters.js";
 import { binary, compared, contains } from "./operators.js";
 import { str } from "./print.js";
 import { isLower, isUpper } from "./strings.js";
@@ -19,6 +18,9 @@ import {
   Undefined,
   type Value,
 } from "./values.js";
+
+/** Names of all filters, for `is filter`. filters.ts, which uses the tests, fills it. */
+export const filterNames = new Set<string>();
 
 type Test = (v: Value, ...args: Value[]) => boolean;
 

@@ -30,7 +30,7 @@ export class Tuple extends PyObject {
   readonly type = "tuple";
   constructor(
     readonly items: readonly Value[],
-    /** Of a named tuple. */
+    /** The names of the fields of a named tuple. */
     readonly names: readonly string[] = [],
   ) {
     super();
@@ -279,7 +279,7 @@ export function compare(a: Value, b: Value, operator: string): number {
   return p.length - q.length;
 }
 
-/** sorted(): stable; `key` once an item. */
+/** sorted(): stable; `key` is called once per item. */
 export function sorted(items: readonly Value[], key: (v: Value) => Value, reverse: boolean): Value[] {
   const keyed = items.map((item) => ({ item, key: key(item) }));
   keyed.sort((a, b) => (reverse ? compare(b.key, a.key, "<") : compare(a.key, b.key, "<")));

@@ -1,0 +1,33 @@
+// Where tensors live and in which order things happen to them. A device has one stream: kernels, copies and the end of an
+// allocation take effect in the order of their calls. A call may return before it has taken effect; only download() and
+// synchronize() wait (of the kernels, Backend::sample() and Backend::sum_squares()).
+// The host is a device whose calls have taken effect when they return. What a device allocates may be read and written by
+// its kernels and by these functions alone.
+#pragma once
+#include <cstddef>
+#include <memory>
+
+namespace isr {
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual void* allocate(size_t bytes) = 0;                            // zeros, 64-byte aligned; OUT_OF_MEMORY
+  virtual void free(void* p, size_t bytes) noexcept = 0;               // p and bytes as allocated; null is allowed
+  virtual void upload(void* dst, const void* host, size_t bytes) = 0;  // `host` may change or go when it returns
+  virtual void download(void* host, const void* src, size_t bytes) = 0;
+  virtual void copy(void* dst, const void* src, size_t bytes) = 0;     // within the device; not overlapping
+  virtual void zero(void* dst, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+  virtual size_t memory() const = 0;                                   // bytes that jobs may plan with
+  virtual bool separate_blocks() const { return false; }               // whether an arena asks for each block by itself
+};
+
+Device& host_device();
+
+// A device that only counts: addresses without memory behind them, and copies that do nothing (what is downloaded is
+// zeros). Later allocations may overlap earlier ones. For plans (train/plan.h). OUT_OF_MEMORY where the system refuses even
+// address space.
+std::unique_ptr<Device> make_measuring_device();
+
+}  // namespace isr

@@ -1,0 +1,264 @@
+// The run folder of iterations: lock, run.json, samples.jsonl, prompts.json, and a folder for each iteration (docs/run-folder.md).
+import { createHash } from "node:crypto";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { pathOf } from "../data/row-fields.js";
+import { readLines } from "../base/lines.js";
+import type { Sample } from "../data/read-samples.js";
+import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import { Claim } from "../runfolder/folder-claim.js";
+import { writeAtomic } from "../base/atomic-files.js";
+import { guarded } from "../base/file-errors.js";
+import { type InputPlace, refuseMeeting, samePlace } from "../runfolder/path-overlap.js";
+import {
+  mayDiffer,
+  openRun,
+  type RunFile,
+  type RunOptions,
+  readRun,
+  runName,
+  templateDateOf,
+} from "../runfolder/run-json.js";
+import { engineVersion } from "../train/train-folder.js";
+import type { LoadOptions } from "../base/types.js";
+import { type Prompts, promptsHash } from "./method-prompts.js";
+import type { RunSettings } from "./iteration-settings.js";
+import { promptsName } from "./run-speech.js";
+
+/** Keys that change no result. */
+const free: readonly string[] = [
+  ...mayDiffer,
+  ...[
+    "from",
+    "to",
+    "model",
+    "samples",
+    "seedData",
+    "videos",
+    "keep",
+    "features",
+    "load.threads",
+    "prompts",
+    "evaluate",
+    "video.timeoutS",
+  ].map((key) => `config.${key}`),
+  ...["guards", "judge.tie", "judge.identical", "judge.unparsed"].map((key) => `config.${key}`), // they end a run, or do not
+  "config.judge.endpoint", // what matters of it is in facts.judge
+  "facts.isa", // told
+];
+
+/** What is known of the machine and the model once the model is loaded. */
+export type Loaded = Readonly<Record<"isa" | "device" | "dtype" | "family", string>>;
+const loadedFacts = ["isa", "device", "dtype", "family"].map((key) => `facts.${key}`);
+
+/** Samples as lines, checked: each has a unique id, a video and a question. */
+export async function linesOf(
+  samples: AsyncIterable<Sample> | Iterable<Sample>,
+): Promise<{ list: Sample[]; text: string }> {
+  const list: Sample[] = [];
+  const seen = new Set<string>();
+  for await (const given of samples) {
+    const at = `samples[${list.length}]`;
+    const { id, video, question } = (given ?? {}) as Partial<Sample>;
+    for (const [key, value] of Object.entries({ id, video, question }))
+      if (typeof value !== "string" || value.trim() === "")
+        throw new IsrDpoError("DATA_INVALID", `${at}.${key}: expected a text that is not empty, got ${String(value)}`, {
+          detail: { field: key, item: list.length },
+        });
+    pathOf(`${at}.video`, video);
+    if (seen.has(id!))
+      throw new IsrDpoError("DATA_INVALID", `${at}.id: expected an id of its own, got ${JSON.stringify(id)} again`, {
+        detail: { field: "id", item: list.length },
+      });
+    seen.add(id!);
+    list.push({ id: id!, video: video!, question: question! });
+  }
+  if (list.length === 0)
+    throw new IsrDpoError("DATA_INVALID", "samples: expected at least one sample, got none", {
+      hint: "give questions about videos",
+    });
+  return { list, text: list.map((s) => `${JSON.stringify(s)}\n`).join("") };
+}
+
+export interface RunIdentity {
+  settings: RunSettings;
+  prompts: Prompts;
+  judge: string;
+  samples: AsyncIterable<Sample> | Iterable<Sample>;
+  load: LoadOptions;
+  /** Indices of the models that are used. */
+  iterations: readonly number[];
+}
+
+/** What a run writes, relative to its folder; models of other iterations may be read there. */
+const written = (iterations: readonly number[]): string[] => [
+  ...[
+    runName,
+    "lock",
+    "samples.jsonl",
+    promptsName,
+    "features",
+    "judgements.jsonl",
+    "seed",
+    "evaluation",
+    "report.html",
+    "tensorboard",
+  ],
+  ...iterations.map((t) => join("iterations", String(t))),
+];
+
+function inputPlaces({ settings, load }: Pick<RunIdentity, "settings" | "load">): InputPlace[] {
+  const { model, samples, seedData, prompts, videos, evaluate, features } = settings;
+  const cache = load.featureCache ? load.featureCache.dir : features !== false ? features.dir : undefined;
+  const files = { samples, seedData, prompts, videos, "evaluate.samples": evaluate?.samples, "features.dir": cache };
+  return [
+    { name: "model", path: model, whole: true },
+    ...Object.entries({ ...files, "evaluate.videos": evaluate?.videos }).flatMap(([name, path]) =>
+      path === undefined || path === sampleless ? [] : [{ name, path }],
+    ),
+  ];
+}
+
+/** Stands for the path of samples that a program gives. */
+export const sampleless = "given by the program";
+
+/** Refuses what is to be read from where the run writes, and a cache in the model's folder. */
+export async function checkPlaces(dir: string, o: Omit<RunIdentity, "samples" | "judge" | "prompts">): Promise<void> {
+  const inputs = inputPlaces(o);
+  const cache = inputs.find(({ name }) => name === "features.dir");
+  const own = cache && (await samePlace(cache.path, join(dir, "features")));
+  await refuseMeeting(dir, written(o.iterations), own ? inputs.filter((i) => i !== cache) : inputs);
+  if (cache)
+    await refuseMeeting(
+      cache.path,
+      [],
+      inputs.filter(({ whole }) => whole),
+    );
+}
+
+const owner = (iterations: readonly number[]) => ({
+  mark: runName,
+  what: "the folder of a run",
+  read: (path: string, found: Record<string, unknown>) => readRun(path, found, "isr"),
+  drafts: {
+    files: ["samples.jsonl"],
+    folders: [...iterations.flatMap((t) => [`iterations/${t}`]), "iterations", "seed"],
+  },
+});
+
+export class RunFolder {
+  readonly #run: RunOptions;
+  readonly #lines: string;
+  readonly #prompts: Prompts;
+  readonly #claim: Claim<RunFile>;
+
+  private constructor(
+    readonly dir: string,
+    claim: Claim<RunFile>,
+    readonly samples: readonly Sample[],
+    run: RunOptions,
+    lines: string,
+    prompts: Prompts,
+  ) {
+    this.#prompts = prompts;
+    this.#claim = claim;
+    this.#run = run;
+    this.#lines = lines;
+  }
+
+  /** Nothing was run here yet: there is no run.json. */
+  get fresh(): boolean {
+    return this.#claim.found === null;
+  }
+
+  /** What chat templates print as the date, in all starts of the run. */
+  get templateDate(): string {
+    return this.#run.templateDate!;
+  }
+
+  /** Takes the folder and its lock, checks that the run is the one that was started here, and tidies what a crash left. */
+  static async open(dir: string, o: RunIdentity): Promise<RunFolder> {
+    const claim = await Claim.take(dir, owner(o.iterations));
+    try {
+      const { list, text } = await linesOf(o.samples);
+      const { runDir: _, ...config } = o.settings;
+      const facts = { engine: engineVersion(), judge: o.judge, ranks: 1, samples: list.length };
+      const inputs = {
+        prompts: { sha256: promptsHash(o.prompts) },
+        samples: { sha256: createHash("sha256").update(text).digest("hex") },
+      };
+      const templateDate = templateDateOf(dir, claim.found, o.load.templateDate ?? undefined);
+      const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free, inputs, templateDate };
+      const folder = new RunFolder(dir, claim, list, run, text, o.prompts);
+      if (claim.found) await openRun(dir, { ...run, mayDiffer: [...free, ...loadedFacts] }); // before a large model is loaded
+      await folder.#tidy();
+      return folder;
+    } catch (e) {
+      await claim.end();
+      throw e;
+    }
+  }
+
+  /** Puts parts of these iterations into a folder that is ours, or becomes ours, while nobody else works in it. */
+  static async plant(dir: string, iterations: readonly number[], work: () => Promise<void>): Promise<void> {
+    const claim = await Claim.take(dir, owner(iterations));
+    try {
+      await work();
+    } finally {
+      await claim.end();
+    }
+  }
+
+  async #tidy(): Promise<void> {
+    const each = (await this.iterations()).map((t) => join("iterations", String(t)));
+    const folders = [".", "iterations", "evaluation", ...each, ...each.map((dir) => join(dir, "train"))];
+    await this.#claim.tidy(folders);
+  }
+
+  /** Writes run.json, samples.jsonl and prompts.json, or checks that they are of this run; the instruction-set level that it began with. */
+  async begin(loaded: Loaded): Promise<string> {
+    const { run } = await openRun(this.dir, { ...this.#run, facts: { ...this.#run.facts, ...loaded } });
+    await this.#claim.settled();
+    await writeAtomic(join(this.dir, "samples.jsonl"), this.#lines);
+    await writeAtomic(join(this.dir, promptsName), `${JSON.stringify(this.#prompts, null, 2)}\n`);
+    return String(run.facts.isa);
+  }
+
+  close(): Promise<void> {
+    return this.#claim.end();
+  }
+
+  iteration(t: number): string {
+    return join(this.dir, "iterations", String(t));
+  }
+
+  /** Indices of iterations with a folder, ascending. */
+  async iterations(): Promise<number[]> {
+    const names = await readdir(join(this.dir, "iterations")).catch((e) => {
+      if ((e as { code?: string }).code === "ENOENT") return [] as string[];
+      return guarded(this.dir, "list", () => Promise.reject(e));
+    });
+    return names
+      .filter((name) => /^(0|[1-9]\d{0,8})$/.test(name))
+      .map(Number)
+      .sort((a, b) => a - b);
+  }
+
+  /** Contexts that iteration t left, by video, and their file's sha256; null where it left none. */
+  async contexts(t: number): Promise<{ byVideo: Map<string, string>; sha256: string } | null> {
+    const path = join(this.iteration(t), "contexts.jsonl");
+    const byVideo = new Map<string, string>();
+    const hash = createHash("sha256");
+    try {
+      for await (const { text: line } of readLines(path)) {
+        hash.update(`${line}\n`);
+        const { video, text } = JSON.parse(line) as { video: string; text: string };
+        byVideo.set(video, text);
+      }
+    } catch (e) {
+      if (isIsrDpoError(e, "NOT_FOUND")) return null;
+      throw e;
+    }
+    return { byVideo, sha256: hash.digest("hex") };
+  }
+}

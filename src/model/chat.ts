@@ -1,0 +1,24 @@
+// chat(): one request whose events are pieces of text.
+import { array, options, signalOf } from "../base/check.js";
+import { IsrDpoError } from "../base/errors.js";
+import { disposedMeanwhile, type GenerateTarget, generate, samplingKeys } from "./generate.js";
+import { type Run, startRun } from "../base/run.js";
+import type { Cancel, Completion, Message, Sampling } from "../base/types.js";
+
+export function chat(
+  target: GenerateTarget,
+  messages: readonly Message[],
+  o?: Sampling & Cancel,
+): Run<string, Completion> {
+  const body = async (signal: AbortSignal, emit: (text: string) => void) => {
+    const { signal: _, ...sampling } = options("options", o, [...samplingKeys, "signal"]) as Sampling & Cancel;
+    array("messages", messages);
+    target.inputs.tokenizer("messages");
+    const run = generate(target, { specialTokens: "text", ...sampling, prompt: messages }, { signal });
+    for await (const event of run) if (event.type === "text") emit(event.text);
+    const [completion] = await run;
+    if (!completion) throw new IsrDpoError("BUG", "chat: no completion");
+    return completion;
+  };
+  return startRun<string, Completion>(signalOf(o), body, { owned: disposedMeanwhile(target) });
+}

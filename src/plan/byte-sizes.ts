@@ -1,0 +1,58 @@
+// Bytes of memory of one rank, from the engine's sizes.
+import type { NativePlan } from "../base/addon.js";
+import type { Plan } from "./plan-result.js";
+import type { PlanSettings } from "./plan-settings.js";
+
+/** Items of a step that one rank has. */
+export const stepItems = (s: PlanSettings): number => Math.min(s.items, Math.ceil(s.itemsPerStep / s.ranks));
+
+type Memory = Omit<Plan["bytes"], "disk">;
+
+const page = 64; // tokens
+const f32 = 4;
+const headChunk = 4096; // of the vocabulary: logits are never whole
+/** Node with this package loaded, its tokenizer, and the engine's buffers for reading and writing files; measured. */
+const processBytes = 120 << 20;
+const threadBytes = 4 << 20; // staging while loading, a stack
+/** The context of a CUDA device and its libraries' workspace. */
+const cardBytes = 640 << 20;
+
+/** Keys and values of the videos of a group: each prompt once, and a page begun for every branch. */
+function kvCache(facts: NativePlan, s: PlanSettings): number {
+  const it = s.iteration;
+  if (!it) return 0;
+  const pages = (tokens: number) => Math.ceil(tokens / page) + 1; // a branch never shares the page that it begins in
+  const prompt = facts.tokens - 2 * facts.answerTokens;
+  const judge = it.judged * pages(2 * it.responseTokens + it.contextTokens);
+  const context = it.contextTokens > 0 ? pages(it.contextTokens) : 0;
+  return it.groupVideos * (pages(prompt) + context + 2 * pages(it.responseTokens) + judge) * facts.kvPage;
+}
+
+/**
+ * On a CPU weights are panels and, of what trains or passes a gradient on, row-major values. On a card they are one
+ * row-major copy. Gradients, masters and moments are float32 and shared out over the ranks, with two buckets of the largest
+ * group on the way.
+ */
+export function bytesOf(facts: NativePlan, s: PlanSettings): Memory {
+  const { decoder, vision } = facts;
+  const weights = (p: typeof decoder) => (s.card ? p.rowMajor : p.panels + p.rows);
+  const buckets = s.ranks > 1 ? 2 * facts.largestGroup * f32 : 0;
+  const scored = facts.microBatchItems * (s.kind === "sft" ? 1 : 2) * facts.answerTokens;
+  const share = Math.ceil(facts.trainedElements / s.ranks) * f32;
+  return {
+    weights: weights(decoder),
+    gradients: share + buckets,
+    optimizer: 3 * share,
+    activations: facts.activations + (s.card ? scored * headChunk * f32 : facts.scratch),
+    kvCache: kvCache(facts, s),
+    vision: weights(vision) + facts.media * stepItems(s),
+    runtime: s.card ? cardBytes : processBytes + (s.threads || facts.threads) * threadBytes,
+  };
+}
+
+/** The most at one time: keys and values are gone when the trainer comes. */
+export const memoryOf = (b: Memory): number =>
+  b.weights + b.activations + b.vision + b.runtime + Math.max(b.kvCache, b.gradients + b.optimizer);
+
+export const sizeText = (bytes: number): string =>
+  bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;

@@ -1,0 +1,14 @@
+// Styles and scripts of pages: separate files, which are shipped unchanged and allowed by their hash alone.
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { packageRoot } from "../base/addon.js";
+
+/** Source of a content security policy for a style or script that stands in the page. */
+export const hash = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
+
+/** Files of src/, one after the other. */
+export async function joined(names: readonly string[]): Promise<string> {
+  const parts = names.map((name) => readFile(join(packageRoot(), "src", name), "utf8"));
+  return (await Promise.all(parts)).join("");
+}

@@ -1,0 +1,70 @@
+// Metrics of training, thinned for drawing: means of neighbouring steps, at most `maxPoints` of them.
+import { join } from "node:path";
+import { isThere, type Json, linesOf, numberOr, type Tell } from "./run-files.js";
+
+export const maxPoints = 240;
+
+export const curveKeys = [
+  "loss",
+  "accuracy",
+  "chosenReward",
+  "rejectedReward",
+  "margin",
+  "learningRate",
+  "lengthMarginCorrelation",
+  "gradNorm",
+] as const;
+export type CurveKey = (typeof curveKeys)[number];
+
+export interface Training {
+  steps: number;
+  /** Steps that a point is the mean of. */
+  stride: number;
+  /** Last step of a point. */
+  at: number[];
+  /** null: the run does not have it there. */
+  curves: Record<CurveKey, (number | null)[]>;
+  evaluations: { step: number; loss: number; accuracy: number | null; margin: number | null }[];
+}
+
+function thinned(
+  rows: readonly (readonly (number | null)[])[],
+  steps: readonly number[],
+): Omit<Training, "evaluations"> {
+  const stride = Math.max(1, Math.ceil(rows.length / maxPoints));
+  const at: number[] = [];
+  const curves = Object.fromEntries(curveKeys.map((k) => [k, []])) as unknown as Training["curves"];
+  for (let from = 0; from < rows.length; from += stride) {
+    const part = rows.slice(from, from + stride);
+    at.push(steps[from + part.length - 1]!);
+    curveKeys.forEach((key, k) => {
+      const values = part.map((row) => row[k]).filter((v) => v != null);
+      curves[key].push(values.length === 0 ? null : values.reduce((a, b) => a + b, 0) / values.length);
+    });
+  }
+  return { steps: rows.length, stride, at, curves };
+}
+
+const evaluationOf = (row: Json) => ({
+  step: numberOr(row.step, 0),
+  loss: numberOr(row.loss, 0),
+  accuracy: numberOr(row.accuracy, null),
+  margin: numberOr(row.margin, null),
+});
+
+/** What a train/ folder tells; null where it has no metrics yet. */
+export async function readTraining(dir: string, name: string, tell: Tell): Promise<Training | null> {
+  const path = join(dir, "metrics.jsonl");
+  if (!(await isThere(path))) return null;
+  const rows: (number | null)[][] = [];
+  const steps: number[] = [];
+  for await (const row of linesOf(path, `${name}/metrics.jsonl`, tell)) {
+    steps.push(numberOr(row.step, steps.length));
+    rows.push(curveKeys.map((key) => numberOr(row[key], null)));
+  }
+  if (rows.length === 0) return null;
+  const evaluations: Training["evaluations"] = [];
+  for await (const row of linesOf(join(dir, "evaluation.jsonl"), `${name}/evaluation.jsonl`, tell))
+    evaluations.push(evaluationOf(row));
+  return { ...thinned(rows, steps), evaluations };
+}

@@ -1,0 +1,58 @@
+// The shape of the house: no file over 500 lines, and no logic that stands twice. Functions of over 60 lines are the linter's to
+// find (biome.json), layers and circles are in layers.test.ts.
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+
+interface Duplicates {
+  countedLines(text: string): { number: number; code: string }[];
+  duplicatesOf(files: ReadonlyMap<string, string>): { n: number; at: string; again: string }[];
+  sources(): Map<string, string>;
+}
+const script = new URL("../scripts/duplicates.mjs", import.meta.url).href;
+const { countedLines, duplicatesOf, sources } = (await import(script)) as Duplicates;
+
+const test = suite("house");
+
+test("no file of src/ or native/ has more than 500 lines", () => {
+  const files = [...sources()];
+  assert.ok(files.length > 300, `${files.length} files`);
+  const lengths = files.map(([path, text]) => [text.split("\n").length - 1, path] as const);
+  assert.equal(
+    lengths.filter(([lines]) => lines > 500).map(([lines, path]) => `${path}: ${lines} lines`),
+    [],
+  );
+});
+
+test("no six lines of logic stand twice in src/", () => {
+  const found = duplicatesOf(new Map([...sources()].filter(([path]) => path.startsWith("src/"))));
+  assert.equal(
+    found.map(({ n, at, again }) => `${n} lines of ${at} stand again in ${again}`),
+    [],
+  );
+});
+
+// A check that finds nothing proves nothing: planted texts, and what has to be found in them.
+const numbered = (from: number, to: number) =>
+  Array.from({ length: to - from }, (_, i) => `step(${from + i});`).join("\n");
+const planted: readonly [what: string, files: Readonly<Record<string, string>>, found: number][] = [
+  ["six lines in two files", { "a.ts": numbered(0, 6), "b.ts": `first();\n${numbered(0, 6)}` }, 1],
+  ["nine lines are one stretch", { "a.ts": numbered(0, 9), "b.ts": numbered(0, 9) }, 1],
+  ["twice in one file", { "a.ts": `${numbered(0, 6)}\nbetween();\n${numbered(0, 6)}` }, 1],
+  ["other white space", { "a.ts": numbered(0, 6), "b.ts": numbered(0, 6).replaceAll("(", " ( ") }, 1],
+  ["a comment between", { "a.ts": numbered(0, 6), "b.ts": numbered(0, 6).replace("\n", "\n// why\n\n") }, 1],
+  ["five lines", { "a.ts": numbered(0, 5), "b.ts": numbered(0, 5) }, 0],
+  ["another line among them", { "a.ts": numbered(0, 8), "b.ts": numbered(0, 8).replace("step(4)", "leap(4)") }, 0],
+];
+
+for (const [what, files, count] of planted)
+  test(`planted: ${what}`, () => {
+    const found = duplicatesOf(new Map(Object.entries(files)));
+    assert.is(found.length, count, JSON.stringify(found));
+  });
+
+test("imports and comments do not count", () => {
+  const text = 'import {\n  a,\n} from "a";\nimport b from "b";\n#include "c.h"\n/* one\ntwo */\nrun(); // now\n';
+  assert.equal(countedLines(text), [{ number: 8, code: "run();" }]);
+});
+
+test.run();

@@ -1,0 +1,322 @@
+// Families by their parts. A family that exists only here, with names and a stacking of its own: what is declared once must
+// be loaded, computed with, trained, saved and planned for. And what the declarations promise about order.
+#include <algorithm>
+
+#include "check.h"
+#include "infer/generator.h"
+#include "models/config_reader.h"
+#include "models/score.h"
+#include "seeded_model.h"
+#include "train/trainer.h"
+
+namespace isr::test {
+namespace {
+
+// Keys of its own, no defaults; the decoder is Llama's.
+ModelConfig read_toy(const Json& json, const std::string& path) {
+  const ConfigReader config(json, path);
+  DecoderConfig c;
+  c.width = config.integer("wide", 1, 4096);
+  c.layers = config.integer("deep", 1, 64);
+  c.heads = c.kv_heads = config.integer("heads", 1, 64);
+  c.head_size = c.width / c.heads;
+  c.mlp_width = config.integer("inner", 1, 4096);
+  c.vocab = config.integer("words", 1, 4096);
+  c.context = 128;
+  c.tied = true;
+  c.end_tokens = {2};
+  return {c, {}};
+}
+
+void toy_parts(Parts& p, Network& n, const ModelConfig& config) {
+  const DecoderConfig& c = config.decoder;
+  p.begin(Root::Decoder);
+  p.group("shared");
+  p.block("words.");
+  p.table("table", {c.vocab, c.width}, n.token_embedding);
+  for (int64_t i = 0; i < c.layers; ++i) {
+    Layer& l = n.layers.emplace_back();
+    p.group(concat("layer ", i));
+    p.block(concat("blocks.", i, "."));
+    p.matrix(l.qkv, {{"qkv", 3 * c.width}}, {c.width}, false);   // one tensor where Llama has three
+    p.matrix(l.out, {{"out", c.width}}, {c.width}, false);
+    p.vector("before", c.width, l.attention_norm);
+    p.matrix(l.gate_up, {{"gate", c.mlp_width}, {"up", c.mlp_width}}, {c.width}, false, true);
+    p.matrix(l.down, {{"down", c.width}}, {c.mlp_width}, false);
+    p.vector("between", c.width, l.mlp_norm);
+  }
+  p.group("shared");
+  p.block("last.");
+  p.vector("norm", c.width, n.final_norm);
+  p.begin(Root::Head);
+  p.tie(n.head, n.token_embedding);
+}
+
+// Every second position stays empty.
+SequencePositions doubled(std::span<const int32_t> ids, std::span<const PlacedMedium>, const VisionConfig*) {
+  SequencePositions p;
+  for (size_t t = 0; t < ids.size(); ++t) p.values.push_back(static_cast<int32_t>(2 * t));
+  p.shift = static_cast<int32_t>(ids.size());
+  return p;
+}
+
+// Behind each of these a gap; nothing drawn is one.
+constexpr int32_t kPause = 3, kGap = 40;
+SequencePositions paused(std::span<const int32_t> ids, std::span<const PlacedMedium>, const VisionConfig*) {
+  SequencePositions p;
+  for (size_t t = 0; t < ids.size(); ++t) {
+    p.values.push_back(static_cast<int32_t>(t) + p.shift);
+    if (ids[t] == kPause) p.shift += kGap;
+  }
+  return p;
+}
+
+const Families& with_toy() {
+  static const Families all = [] {
+    Families rows = all_families();
+    const Spellings none, decoder{{"toy.", "older_toy."}, "words.table"}, head{{"toy_head."}, "weight"};
+    const auto row = [&](const char* name, auto* positions) {
+      rows.push_back({name, name, "ToyForCausalLM", read_toy, toy_parts, {decoder, head, none, none, none}, "blocks.0.down.weight", {}, positions});
+    };
+    row("toy", decltype(Family::positions){});
+    row("doubled", doubled);
+    row("paused", paused);
+    return rows;
+  }();
+  return all;
+}
+
+constexpr int64_t kWide = 32, kDeep = 2, kInner = 48, kWords = 96;
+
+// Vectors are near 1, as norms are.
+std::vector<float> values_of(const TensorSpec& t, uint64_t seed) {
+  int64_t n = 1;
+  for (int64_t d : t.shape) n *= d;
+  std::vector<float> x = random_values(n, seed, 0.2f);
+  if (t.shape.size() == 1)
+    for (float& v : x) v += 1;
+  return x;
+}
+
+NewTensor tensor(const std::string& name, std::vector<int64_t> shape, std::vector<float> values) {
+  return {name, FileDType::F32, std::move(shape), nullptr, [values = std::move(values)](uint64_t begin, uint64_t count, void* dst) {
+            std::copy_n(reinterpret_cast<const char*>(values.data()) + begin, count, static_cast<char*>(dst));
+          }};
+}
+
+void write_toy(const std::string& dir, const std::string& root = "toy.", const std::string& more = "", const std::string& type = "toy") {
+  make_folders(dir);
+  write_file_atomic(dir + "/config.json", concat("{\"model_type\":\"", type, "\",\"architectures\":[\"ToyForCausalLM\"],\"wide\":", kWide, ",\"deep\":", kDeep,
+                                                 ",\"heads\":4,\"inner\":", kInner, ",\"words\":", kWords, "}"));
+  const Config config = read_config(dir, with_toy());
+  Names names = default_names(*config.family);
+  names.prefixes[0] = root;
+  std::vector<NewTensor> tensors;
+  uint64_t seed = 1;
+  for (const TensorSpec& t : expected_tensors(*config.family, names, config.model)) tensors.push_back(tensor(t.name, t.shape, values_of(t, seed++)));
+  if (!more.empty()) tensors.push_back(tensor(more, {4}, {1, 2, 3, 4}));
+  write_safetensors(dir + "/model.safetensors", tensors, {{"format", "pt"}});
+}
+
+// A Llama of the same shape, made of the toy's values.
+void write_twin(const std::string& dir, Model& toy, const std::string& rope = "") {
+  ModelSpec spec;
+  spec.width = kWide, spec.layers = kDeep, spec.heads = spec.kv_heads = 4, spec.mlp_width = kInner, spec.vocab = kWords, spec.context = 128, spec.tied = true;
+  make_folders(dir);
+  std::string config = config_text(spec);
+  config.insert(config.size() - 1, rope);
+  write_file_atomic(dir + "/config.json", config);
+  std::vector<NewTensor> tensors;
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, const std::string& from, int64_t skip) {
+    const std::vector<float> all = toy.parameter("toy." + from);
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    tensors.push_back(tensor(name, std::move(shape), {all.begin() + skip, all.begin() + skip + n}));
+  };
+  add("model.embed_tokens.weight", {kWords, kWide}, "words.table", 0);
+  add("model.norm.weight", {kWide}, "last.norm", 0);
+  for (int64_t i = 0; i < kDeep; ++i) {
+    const std::string to = concat("model.layers.", i, "."), from = concat("blocks.", i, ".");
+    const char* const rows[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"};
+    for (int64_t part = 0; part < 3; ++part) add(to + rows[part], {kWide, kWide}, from + "qkv.weight", part * kWide * kWide);
+    add(to + "self_attn.o_proj.weight", {kWide, kWide}, from + "out.weight", 0);
+    add(to + "input_layernorm.weight", {kWide}, from + "before", 0);
+    add(to + "post_attention_layernorm.weight", {kWide}, from + "between", 0);
+    add(to + "mlp.gate_proj.weight", {kInner, kWide}, from + "gate.weight", 0);
+    add(to + "mlp.up_proj.weight", {kInner, kWide}, from + "up.weight", 0);
+    add(to + "mlp.down_proj.weight", {kWide, kInner}, from + "down.weight", 0);
+  }
+  write_safetensors(dir + "/model.safetensors", tensors, {{"format", "pt"}});
+}
+
+LoadOptions toy_options() {
+  LoadOptions o;
+  o.families = &with_toy();
+  o.threads = 2;
+  return o;
+}
+
+std::vector<float> logits_of(Model& m) {
+  ForwardRequest request;
+  request.ids = random_ids(20, kWords, 4);
+  request.end = 20;
+  request.logits = true;
+  return forward(m, request, nullptr).logits;
+}
+
+std::vector<std::string> names(const std::vector<std::vector<Param*>>& groups, size_t group) {
+  std::vector<std::string> all;
+  for (const Param* p : groups.at(group)) all.push_back(p->name);
+  return all;
+}
+
+using Words = std::vector<std::string>;
+
+}  // namespace
+
+TEST("family: one that is declared in a test loads, and computes what a Llama with its values does") {
+  const ScratchFolder dir;
+  write_toy(dir.path + "/toy");
+  const auto toy = Model::load(dir.path + "/toy", toy_options());
+  CHECK(toy->family == "toy" && toy->config.model_type == "toy");
+  write_twin(dir.path + "/twin", *toy);
+  const auto twin = Model::load(dir.path + "/twin", toy_options());
+  const std::vector<float> logits = logits_of(*toy);
+  CHECK(logits.size() == 20 * kWords && *std::max_element(logits.begin(), logits.end()) > 0.1f);
+  CHECK(logits == logits_of(*twin), "the same bits");
+  CHECK(toy->parameters == twin->parameters, toy->parameters, " and ", twin->parameters);
+  CHECK(Model::outline(dir.path + "/toy", toy_options())->parameters == toy->parameters);
+}
+
+TEST("family: what was trained is saved under the family's names and loads again") {
+  const ScratchFolder dir;
+  write_toy(dir.path + "/toy");
+  const auto toy = Model::load(dir.path + "/toy", toy_options());
+  CHECK(toy->save(dir.path + "/untouched").hash == toy->hash());
+  CHECK(Model::load(dir.path + "/untouched", toy_options())->hash() == toy->hash());
+  const std::string before = toy->hash();
+  TrainerOptions o;
+  o.learning_rate = 1e-2;
+  o.loss.loss = "sft";
+  Trainer trainer(*toy, o);
+  SequenceInput s{random_ids(12, kWords, 5), {}, {}};
+  s.targets = targets_of(s.ids, std::vector<uint8_t>(12, 1));
+  trainer.train_step_sft({s}, nullptr);
+  toy->save(dir.path + "/trained");
+  const auto again = Model::load(dir.path + "/trained", toy_options());
+  CHECK(again->hash() == toy->hash() && again->hash() != before);
+  for (const Param& p : toy->params) CHECK(again->parameter(p.name) == toy->parameter(p.name), p.name);
+  CHECK(logits_of(*again) == logits_of(*toy));
+}
+
+TEST("family: a group goes on when it is opened again, vectors stand before matrices, biases behind them") {
+  const ScratchFolder dir;
+  write_toy(dir.path + "/toy");
+  const auto toy = Model::load(dir.path + "/toy", toy_options());
+  const auto groups = toy->groups(Part::Decoder);
+  CHECK(groups.size() == kDeep + 1);
+  const Words layer{"toy.blocks.0.before",      "toy.blocks.0.between",     "toy.blocks.0.qkv.weight", "toy.blocks.0.out.weight",
+                    "toy.blocks.0.gate.weight", "toy.blocks.0.up.weight", "toy.blocks.0.down.weight"};
+  CHECK(names(groups, 0) == layer);
+  CHECK(names(groups, kDeep) == (Words{"toy.words.table", "toy.last.norm"}), "a tied head has no parameter of its own");
+  CHECK(toy->groups(Part::Vision).empty() && toy->groups(Part::Projector).empty());
+
+  const auto hound = Model::load("test/golden/llava_hound/policy", {});
+  const std::string tower = "model.image_tower.image_tower.";
+  CHECK(names(hound->groups(Part::Vision), 0) == (Words{tower + "embeddings.class_embedding", tower + "embeddings.position_embedding.weight",
+                                                        tower + "embeddings.patch_embedding.weight", tower + "pre_layrnorm.weight", tower + "pre_layrnorm.bias"}));
+  CHECK(names(hound->groups(Part::Projector), 0) ==
+        (Words{"model.mm_projector.0.weight", "model.mm_projector.0.bias", "model.mm_projector.2.weight", "model.mm_projector.2.bias"}));
+}
+
+TEST("family: another spelling of a root is found; tensors inside a declared block that nothing declares are refused") {
+  struct Row { const char *name, *root, *more, *code; };
+  const Row rows[] = {
+      {"the first spelling", "toy.", "", ""},
+      {"the second spelling", "older_toy.", "", ""},
+      {"a tensor beside the blocks is kept", "toy.", "toy.optional", ""},
+      {"a tensor in a layer", "toy.", "toy.blocks.1.scale", "CHECKPOINT_UNSUPPORTED"},
+      {"a tensor of a layer that the config does not ask for", "toy.", "toy.blocks.2.scale", ""},
+      {"a tensor beside the table", "toy.", "toy.words.scale", "CHECKPOINT_UNSUPPORTED"},
+  };
+  for (const Row& row : rows) {
+    const ScratchFolder dir;
+    write_toy(dir.path + "/toy", row.root, row.more);
+    std::string first;
+    const std::string code = thrown_code([&] { first = Model::load(dir.path + "/toy", toy_options())->params.front().name; });
+    CHECK(code == row.code, row.name, ": ", code);
+    if (code.empty()) CHECK(first == row.root + std::string("words.table"), row.name, ": ", first);
+  }
+  const ScratchFolder dir;
+  write_toy(dir.path + "/toy");
+  CHECK(thrown_code([&] { Model::load(dir.path + "/toy", {}); }) == "CHECKPOINT_UNSUPPORTED", "without the row");
+}
+
+TEST("family: its rule of positions reaches outputs, scoring and generation") {
+  const ScratchFolder dir;
+  write_toy(dir.path + "/plain");
+  write_toy(dir.path + "/doubled", "toy.", "", "doubled");
+  const auto plain = Model::load(dir.path + "/plain", toy_options()), twice = Model::load(dir.path + "/doubled", toy_options());
+  write_twin(dir.path + "/stretched", *plain, ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0.5}");
+  CHECK(logits_of(*twice) == logits_of(*Model::load(dir.path + "/stretched", toy_options())), "twice the position is twice the frequency");
+  CHECK(logits_of(*twice) != logits_of(*plain));
+
+  write_toy(dir.path + "/paused", "toy.", "", "paused");
+  const auto model = Model::load(dir.path + "/paused", toy_options());
+  GenerateRequest request;
+  request.ids = {5, 8, kPause, 9, 4, kPause, 7, 20, 31, kPause, 11, 6};
+  request.copies = 2;
+  request.sampling.max_tokens = 12;
+  request.sampling.suppress = {kPause};
+  const std::vector<GeneratedSequence> drawn = Generator(*model, 1 << 24, false).generate({request, request}, {}, nullptr);
+  CHECK(drawn.size() == 4);
+  std::vector<SequenceInput> sequences;
+  for (const GeneratedSequence& g : drawn) {
+    SequenceInput& s = sequences.emplace_back();
+    s.ids = request.ids;
+    s.ids.insert(s.ids.end(), g.ids.begin(), g.ids.end());
+    std::vector<uint8_t> scored(s.ids.size(), 0);
+    std::fill(scored.begin() + static_cast<std::ptrdiff_t>(request.ids.size()), scored.end(), uint8_t{1});
+    s.targets = targets_of(s.ids, scored);
+  }
+  const auto most = [&](Model& m) {
+    const auto logp = sequence_log_probs(m, sequences, true, 4096, nullptr);
+    double difference = 0;
+    for (size_t i = 0; i < drawn.size(); ++i)
+      for (size_t t = 0; t < logp[i].size(); ++t) difference = std::max(difference, std::abs(static_cast<double>(logp[i][t]) - static_cast<double>(drawn[i].logp[t])));
+    return difference;
+  };
+  CHECK(most(*model) < 1e-5, most(*model));
+  CHECK(most(*plain) > 1e-3, most(*plain), ": the rule matters");
+}
+
+TEST("family: a rule of positions is told where media stand") {
+  auto m = Model::load("test/golden/llava_hound/policy", {});
+  const std::vector<float> pixels(8 * 3 * 28 * 28, 0.25f);
+  const Medium& clip = m->media.add_pixels(*m, false, 8, pixels);
+  std::vector<int32_t> ids{1, 2};
+  for (int32_t i = 0; i < clip.rows; ++i) {
+    ids.push_back(clip.first_id + i);
+    if (i == 2) ids.push_back(7);   // the layouts may divide a clip
+  }
+  const std::vector<PlacedMedium> placed = m->media.placed(ids, m->config.vocab);
+  CHECK(placed.size() == 2 && placed[0].begin == 2 && placed[0].rows == 3 && placed[0].from == 0);
+  CHECK(placed.size() == 2 && placed[1].begin == 6 && placed[1].rows == clip.rows - 3 && placed[1].from == 3);
+  CHECK(placed.size() == 2 && placed[1].grid == m->vision->config.grid(false, 8));
+}
+
+TEST("family: positions of several axes stand one axis behind another in a batch") {
+  const auto rule = [](std::span<const int32_t> ids) {
+    SequencePositions p;
+    p.axes = 2;
+    for (size_t t = 0; t < ids.size(); ++t) p.values.push_back(static_cast<int32_t>(t));
+    for (size_t t = 0; t < ids.size(); ++t) p.values.push_back(static_cast<int32_t>(10 * t));
+    return p;
+  };
+  const std::vector<int32_t> none(4, -1);
+  const std::vector<SequenceInput> pair{{{1, 2, 3, 4}, none, {}}, {{1, 2, 5, 6}, none, {}}};
+  const Batch b = make_batch(pair, true, rule);
+  CHECK(b.positions == (PositionRows{{0, 1, 2, 3, 2, 3}, {0, 10, 20, 30, 20, 30}}), b.tokens());
+}
+
+}  // namespace isr::test

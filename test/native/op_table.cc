@@ -1,0 +1,378 @@
+#include "op_table.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "attention_reference.h"
+#include "autograd/ops.h"
+#include "core/rng.h"
+
+namespace isr::test {
+
+using reference::Complex;
+using reference::Vec;
+
+Ints OpCall::ints(const std::vector<int32_t>& v) { return resident(be, arena, v); }
+
+const Matrix& OpCall::matrix(Tensor rows, bool swiglu) {
+  const MatrixShape s{rows.rows, rows.cols, rows.dtype, swiglu};
+  matrices.push_back(be.matrix(s, memory.emplace_back(be.device(), be.matrix_bytes(s)).data()));
+  matrices.back()->write_rows(0, rows);
+  return *matrices.back();
+}
+
+namespace {
+
+using Rows = std::vector<OpRow>;
+
+Vec<Complex> wide(const Vec<double>& x) { return {x.begin(), x.end()}; }
+Vec<double> plus(Vec<double> a, const Vec<double>& b) {
+  for (size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+  return a;
+}
+Vec<double> transposed(const Vec<double>& x, size_t cols) {
+  Vec<double> y(x.size());
+  const size_t rows = x.size() / cols;
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t c = 0; c < cols; ++c) y[c * rows + r] = x[r * cols + c];
+  return y;
+}
+
+struct ActRow { const char* name; Act act; Complex (*f)(Complex); };
+const std::vector<ActRow> kActs{{"none", Act::None, nullptr}, {"gelu_erf", Act::GeluErf, reference::gelu_erf<Complex>},
+                                {"gelu_tanh", Act::GeluTanh, reference::gelu_tanh<Complex>}, {"quick_gelu", Act::QuickGelu, reference::quick_gelu<Complex>}};
+
+Vec<double> activated(const ActRow& a, const Vec<double>& x) {
+  if (!a.f) return x;
+  Vec<double> y;
+  for (double v : x) y.push_back(a.f(v).real());
+  return y;
+}
+
+// ---- products
+void add_products(Rows& all) {
+  for (const ActRow& act : kActs)
+    for (int64_t M : {1, 9}) {
+      constexpr int64_t N = 70, K = 45;
+      all.push_back({"gemm_nt", concat("act ", act.name, ", M ", M), {{"x", M, K}, {"w", N, K}, {"bias", 1, N, As::Float32}, {"residual", M, N}}, {{"y", M, N}, {"pre", M, N}},
+                     [act](OpCall& c) { c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1]), {c.f32(2), act.act, c.out[1], c.in[3]}); },
+                     [act](const Values& v) -> Values {
+                       const Vec<double> pre = reference::linear(v[0], v[1], v[2], K);
+                       return {plus(activated(act, pre), v[3]), pre};
+                     }});
+    }
+  constexpr int64_t M = 5, F = 37, K = 24;
+  all.push_back({"gemm_nt", "swiglu", {{"x", M, K}, {"w", 2 * F, K}}, {{"y", M, F}, {"pre", M, 2 * F}},
+                 [](OpCall& c) { c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1], true), {nullptr, Act::SwiGlu, c.out[1], {}}); },
+                 [](const Values& v) -> Values {
+                   const Vec<double> pre = reference::linear(v[0], v[1], {}, K);
+                   return {reference::swiglu(pre, F), pre};
+                 }});
+  for (bool accumulate : {false, true})
+    all.push_back({"gemm_nn", accumulate ? "added" : "written", {{"dy", 9, 70}, {"w", 30, 45}, {"w2", 40, 45}, {"before", 9, 45}}, {{"dx", 9, 45}},
+                   [accumulate](OpCall& c) {
+                     const std::vector<Tensor> parts{c.in[1], c.in[2]};
+                     c.be.add(c.out[0], false, c.in[3]);
+                     c.be.gemm_nn(c.out[0], accumulate, c.in[0], parts);
+                   },
+                   [accumulate](const Values& v) -> Values {
+                     Vec<double> w = v[1];
+                     w.insert(w.end(), v[2].begin(), v[2].end());
+                     const Vec<double> dx = reference::linear(v[0], transposed(w, 45), {}, 70);
+                     return {accumulate ? plus(dx, v[3]) : dx};
+                   }});
+  all.push_back({"gemm_tn", "two parts, one with bias", {{"dy", 130, 21}, {"x", 130, 18}}, {{"dw", 13, 18, As::Float32}, {"dw2", 8, 18, As::Float32}, {"db", 1, 13, As::Float32}},
+                 [](OpCall& c) {
+                   const std::vector<GradPart> parts{{c.out[0].f32(), c.out[2].f32(), 13, false, false}, {c.out[1].f32(), nullptr, 8, false, false}};
+                   c.be.gemm_tn(parts, c.in[0], c.in[1]);
+                 },
+                 [](const Values& v) -> Values {
+                   const Vec<double> dw = reference::linear(transposed(v[0], 21), transposed(v[1], 18), {}, 130);
+                   Vec<double> db(13);
+                   for (size_t t = 0; t < 130; ++t)
+                     for (size_t i = 0; i < 13; ++i) db[i] += v[0][t * 21 + i];
+                   return {{dw.begin(), dw.begin() + 13 * 18}, {dw.begin() + 13 * 18, dw.end()}, db};
+                 }});
+}
+
+// ---- attention
+AttentionValues<double> attended(const AttentionProblem& a, const Values& v) {
+  AttentionValues<double> x;
+  x.q = v[0], x.k = v[1], x.v = v[2];
+  if (v.size() > 3) x.dout = v[3];
+  reference_forward(a, x, Exact{});
+  if (v.size() > 3) reference_backward(a, x, Exact{});
+  return x;
+}
+
+void add_attention(Rows& all) {
+  struct Case { const char* name; AttentionProblem a; };
+  static const std::vector<Case> cases{
+      {"causal tree", {{{0, 70, -1}, {70, 90, 0}, {90, 140, 0}}, true, {4, 2, 20, 0.25f}}},
+      {"whole spans", {{{0, 33, -1}, {33, 99, -1}}, false, {2, 2, 16, 0.25f}}},
+  };
+  for (const Case& at : cases) {
+    const AttentionProblem& a = at.a;
+    const int64_t T = a.rows(), q = a.s.heads * a.s.head_size, kv = a.s.kv_heads * a.s.head_size;
+    all.push_back({"attention", at.name, {{"q", T, q}, {"k", T, kv}, {"v", T, kv}, {"dout", T, q}},
+                   {{"out", T, q}, {"lse", T, a.s.heads, As::Float32}, {"dq", T, q}, {"dk", T, kv}, {"dv", T, kv}},
+                   [&a](OpCall& c) {
+                     const AttentionPlan plan = plan_attention(a.spans, a.causal);
+                     const auto prepared = c.be.prepare(plan);
+                     c.be.attention_forward(c.out[0], c.out[1].f32(), c.in[0], c.in[1], c.in[2], *prepared, a.s);
+                     c.be.attention_backward(c.out[2], c.out[3], c.out[4], c.in[3], c.in[0], c.in[1], c.in[2], c.out[0], c.out[1].f32(), *prepared, a.s);
+                   },
+                   [&a](const Values& v) -> Values {
+                     const AttentionValues<double> x = attended(a, v);
+                     return {x.out, x.lse, x.dq, x.dk, x.dv};
+                   }});
+  }
+  static const AttentionProblem line{{{0, 150, -1}}, true, {4, 2, 24, 0.2f}};
+  for (int32_t chunk : {150, 40, 1}) {
+    const int64_t T = line.rows(), q = 4 * 24, kv = 2 * 24;
+    all.push_back({"attention_cached", concat(chunk, " rows at a time"), {{"q", T, q}, {"k", T, kv}, {"v", T, kv}}, {{"out", T, q}},
+                   [chunk](OpCall& c) {
+                     const auto page = static_cast<int64_t>(c.be.kv_page_bytes(line.s, c.dtype));
+                     const KvStore kv{c.memory.emplace_back(c.be.device(), static_cast<size_t>(3 * page)).data<char>(), page, 3};
+                     for (int32_t at = 0; at < line.rows(); at += chunk) {
+                       const int32_t n = std::min(chunk, line.rows() - at);
+                       CachedPlan plan;
+                       for (int32_t t = at; t < at + n; ++t) plan.rows.push_back({t / kKeyBlock, t % kKeyBlock});
+                       plan.sequences = {{0, n, at, 0, (at + n + kKeyBlock - 1) / kKeyBlock}};
+                       plan.page_list = {0, 1, 2};
+                       const auto prepared = c.be.prepare(plan);
+                       c.be.kv_append(kv, 0, c.in[1].row_range(at, n), c.in[2].row_range(at, n), *prepared, line.s);
+                       c.be.attention_cached(c.out[0].row_range(at, n), c.in[0].row_range(at, n), kv, 0, *prepared, line.s);
+                     }
+                   },
+                   [](const Values& v) -> Values { return {attended(line, v).out}; }});
+  }
+}
+
+// ---- row-wise
+constexpr int64_t kT = 5, kC = 33;
+
+void add_norms(Rows& all) {
+  constexpr float kEps = 1e-5f;
+  const std::vector<Operand> in{{"x", kT, kC}, {"w", 1, kC, As::Float32}, {"dy", kT, kC}, {"b", 1, kC, As::Float32}};
+  const std::vector<Operand> out{{"y", kT, kC}, {"dx", kT, kC}, {"dw", 1, kC, As::Float32}};
+  all.push_back({"rms_norm", "", in, out,
+                 [](OpCall& c) {
+                   float* rstd = c.arena.allocate_n<float>(kT);
+                   c.be.rms_norm_forward(c.out[0], rstd, c.in[0], c.f32(1), kEps);
+                   c.be.rms_norm_backward(c.out[1], false, c.out[2].f32(), false, c.in[2], c.in[0], c.f32(1), rstd);
+                 },
+                 [](const Values& v) -> Values {
+                   const double eps = kEps;
+                   return {reference::rms_norm(v[0], v[1], eps),
+                           reference::gradient([&](const Vec<Complex>& z) { return reference::rms_norm(z, wide(v[1]), eps); }, v[0], v[2]),
+                           reference::gradient([&](const Vec<Complex>& z) { return reference::rms_norm(wide(v[0]), z, eps); }, v[1], v[2])};
+                 }});
+  std::vector<Operand> with_bias = out;
+  with_bias.push_back({"db", 1, kC, As::Float32});
+  all.push_back({"layer_norm", "", in, with_bias,
+                 [](OpCall& c) {
+                   float* mean = c.arena.allocate_n<float>(kT);
+                   float* rstd = c.arena.allocate_n<float>(kT);
+                   c.be.layer_norm_forward(c.out[0], mean, rstd, c.in[0], c.f32(1), c.f32(3), kEps);
+                   c.be.layer_norm_backward(c.out[1], false, c.out[2].f32(), c.out[3].f32(), false, c.in[2], c.in[0], c.f32(1), mean, rstd);
+                 },
+                 [](const Values& v) -> Values {
+                   const double eps = kEps;
+                   const auto of = [&](const Vec<Complex>& x, const Vec<Complex>& w, const Vec<Complex>& b) { return reference::layer_norm(x, w, b, eps); };
+                   return {reference::layer_norm(v[0], v[1], v[3], eps),
+                           reference::gradient([&](const Vec<Complex>& z) { return of(z, wide(v[1]), wide(v[3])); }, v[0], v[2]),
+                           reference::gradient([&](const Vec<Complex>& z) { return of(wide(v[0]), z, wide(v[3])); }, v[1], v[2]),
+                           reference::gradient([&](const Vec<Complex>& z) { return of(wide(v[0]), wide(v[1]), z); }, v[3], v[2])};
+                 }});
+}
+
+void add_activations(Rows& all) {
+  for (const ActRow& act : kActs) {
+    if (!act.f) continue;
+    all.push_back({"act", act.name, {{"pre", kT, kC, As::Activation, 4}, {"dy", kT, kC}}, {{"y", kT, kC}, {"dpre", kT, kC}},
+                   [act](OpCall& c) {
+                     c.be.act_forward(c.out[0], c.in[0], act.act);
+                     c.be.act_backward(c.out[1], c.in[1], c.in[0], act.act);
+                   },
+                   [act](const Values& v) -> Values {
+                     return {activated(act, v[0]), reference::row_gradient([&](const Vec<Complex>& z, size_t) { return reference::map(z, act.f); }, v[0], v[1], v[0].size())};
+                   }});
+  }
+  all.push_back({"swiglu_backward", "", {{"dy", kT, kC}, {"pre", kT, 2 * kC, As::Activation, 3}}, {{"dpre", kT, 2 * kC}},
+                 [](OpCall& c) { c.be.swiglu_backward(c.out[0], c.in[0], c.in[1]); },
+                 [](const Values& v) -> Values {
+                   return {reference::row_gradient([](const Vec<Complex>& z, size_t) { return reference::swiglu(z, kC); }, v[1], v[0], kT)};
+                 }});
+  for (bool inverse : {false, true})
+    all.push_back({"rope", inverse ? "back" : "forth", {{"x", kT, 3 * 8}}, {{"y", kT, 3 * 8}, {"table", kT, 8, As::Float32}},
+                   [inverse](OpCall& c) {
+                     const std::vector<double> frequencies{1, 0.3, 0.01, 1e-4};
+                     c.be.rope_table(c.out[1].f32(), c.ints({0, 3, 1000, 7, 65000}), {frequencies, 1.5});
+                     c.be.add(c.out[0], false, c.in[0]);
+                     c.be.rope(c.out[0], c.out[1].f32(), 3, 8, inverse);
+                   },
+                   [inverse](const Values& v) -> Values {
+                     Vec<double> table;
+                     for (double p : {0, 3, 1000, 7, 65000})
+                       for (double w : {1.0, 0.3, 0.01, 1e-4}) table.insert(table.end(), {1.5 * std::cos(p * w), 1.5 * std::sin(p * w)});
+                     return {reference::rope(v[0], table, 3, 8, inverse), table};
+                   }});
+}
+
+// ---- rows by index
+void add_rows(Rows& all) {
+  static const std::vector<int32_t> index{4, -1, 0, 2}, ids{3, -1, 10, 3, 0};
+  for (bool accumulate : {false, true}) {
+    const std::string how = accumulate ? "added" : "written";
+    const auto begun = [accumulate](const Values& v, size_t before, const Vec<double>& x) -> Values { return {accumulate ? plus(x, v[before]) : x}; };
+    all.push_back({"add", how, {{"a", kT, kC}, {"before", kT, kC}}, {{"y", kT, kC}},
+                   [accumulate](OpCall& c) {
+                     c.be.add(c.out[0], false, c.in[1]);
+                     c.be.add(c.out[0], accumulate, c.in[0]);
+                   },
+                   [begun](const Values& v) { return begun(v, 1, v[0]); }});
+    all.push_back({"gather_rows", how, {{"x", kT, kC}, {"before", 4, kC}}, {{"y", 4, kC}},
+                   [accumulate](OpCall& c) {
+                     c.be.add(c.out[0], false, c.in[1]);
+                     c.be.gather_rows(c.out[0], accumulate, c.in[0], c.ints(index));
+                   },
+                   [begun](const Values& v) { return begun(v, 1, reference::gather(v[0], index, kC)); }});
+    all.push_back({"pool_rows", how, {{"x", kT, kC}, {"before", 2, kC}}, {{"y", 2, kC}},
+                   [accumulate](OpCall& c) {
+                     c.be.add(c.out[0], false, c.in[1]);
+                     c.be.pool_rows(c.out[0], accumulate, c.in[0], c.ints(index), 2, 0.5f);
+                   },
+                   [begun](const Values& v) {
+                     const Vec<double> rows = reference::gather(v[0], index, kC);
+                     Vec<double> y(2 * kC);
+                     for (size_t i = 0; i < rows.size(); ++i) y[i / kC / 2 * kC + i % kC] += 0.5 * rows[i];
+                     return begun(v, 1, y);
+                   }});
+    all.push_back({"embedding_backward", how, {{"dy", 5, kC}, {"before", 11, kC, As::Float32}}, {{"dw", 11, kC, As::Float32}},
+                   [accumulate](OpCall& c) {
+                     c.be.add(c.out[0], false, c.in[1]);
+                     c.be.embedding_backward(c.out[0].f32(), accumulate, c.in[0], c.ints(ids), 11);
+                   },
+                   [begun](const Values& v) {
+                     Vec<double> dw(11 * kC);
+                     for (size_t t = 0; t < ids.size(); ++t)
+                       for (size_t i = 0; ids[t] >= 0 && i < kC; ++i) dw[static_cast<size_t>(ids[t]) * kC + i] += v[0][t * kC + i];
+                     return begun(v, 1, dw);
+                   }});
+  }
+  all.push_back({"embedding_forward", "", {{"table", 11, kC}}, {{"y", 5, kC}}, [](OpCall& c) { c.be.embedding_forward(c.out[0], c.in[0], c.ints(ids)); },
+                 [](const Values& v) -> Values { return {reference::gather(v[0], ids, kC)}; }});
+  all.push_back({"patchify", "", {{"pixels", 2 * 3 * 6, 6, As::Float32}}, {{"y", 2 * 4, 27}}, [](OpCall& c) { c.be.patchify(c.out[0], c.f32(0), 2, 6, 3); },
+                 [](const Values& v) -> Values {
+                   Vec<double> y;
+                   for (size_t row = 0; row < 8; ++row)
+                     for (size_t i = 0; i < 27; ++i)
+                       y.push_back(v[0][((row / 4 * 3 + i / 9) * 6 + row / 2 % 2 * 3 + i / 3 % 3) * 6 + row % 2 * 3 + i % 3]);
+                   return {y};
+                 }});
+}
+
+// ---- head and optimizer
+void add_head(Rows& all) {
+  for (int64_t V : {50, 4129}) {
+    constexpr int64_t R = 3, C = 16;
+    const std::vector<int32_t> targets{static_cast<int32_t>(V) - 1, 0, 7};
+    all.push_back({"token_logp", concat("V ", V), {{"x", R, C, As::Activation, 2}, {"w", V, C}, {"dlogp", 1, R, As::Float32}},
+                   {{"logp", 1, R, As::Float32}, {"dx", R, C}, {"dw", V, C, As::Float32}},
+                   [targets](OpCall& c) {
+                     float* lse = c.arena.allocate_n<float>(R);
+                     const Ints t = c.ints(targets);
+                     const Matrix& head = c.matrix(c.in[1]);
+                     c.be.token_logp_forward(c.out[0].f32(), lse, c.in[0], head, t);
+                     c.be.token_logp_backward(c.out[1], false, c.out[2].f32(), false, c.f32(2), c.in[0], head, c.in[1], t, lse);
+                   },
+                   [targets, V](const Values& v) -> Values {
+                     const Vec<double> logits = reference::linear(v[0], v[1], {}, C);
+                     Vec<double> d(logits.size());
+                     for (size_t r = 0; r < R; ++r) {
+                       double sum = 0;
+                       for (int64_t i = 0; i < V; ++i) sum += std::exp(logits[r * static_cast<size_t>(V) + static_cast<size_t>(i)]);
+                       for (int64_t i = 0; i < V; ++i) {
+                         const size_t at = r * static_cast<size_t>(V) + static_cast<size_t>(i);
+                         d[at] = v[2][r] * ((i == targets[r] ? 1 : 0) - std::exp(logits[at]) / sum);
+                       }
+                     }
+                     return {reference::pick_log_softmax(logits, targets), reference::linear(d, transposed(v[1], C), {}, static_cast<size_t>(V)),
+                             reference::linear(transposed(d, static_cast<size_t>(V)), transposed(v[0], C), {}, R)};
+                   }});
+  }
+  // A draw is compared as a number: the largest logit that is not suppressed, and its log-prob.
+  all.push_back({"sample", "greedy, one id suppressed", {{"logits", 2, 300, As::Float32, 5}}, {{"ids", 1, 2, As::Float32}, {"logp", 1, 2, As::Float32}},
+                 [](OpCall& c) {
+                   const std::vector<SampleOptions> greedy(2);
+                   const std::vector<int32_t> first{0};
+                   const std::vector<std::span<const int32_t>> suppress{first, {}};
+                   std::vector<int32_t> drawn(2);
+                   std::vector<float> logp(2), as_numbers;
+                   const Tensor logits = view(c.arena.allocate_n<float>(600), 2, 300);
+                   c.be.add(logits, false, c.in[0]);
+                   c.be.sample(drawn.data(), logp.data(), logits, greedy, suppress);
+                   for (int32_t id : drawn) as_numbers.push_back(static_cast<float>(id));
+                   c.be.device().upload(c.out[0].data, as_numbers.data(), 8);
+                   c.be.device().upload(c.out[1].data, logp.data(), 8);
+                 },
+                 [](const Values& v) -> Values {
+                   std::vector<int32_t> best;
+                   for (int64_t r = 0; r < 2; ++r) {
+                     const auto row = v[0].begin() + r * 300;
+                     best.push_back(static_cast<int32_t>(std::max_element(row + (r == 0 ? 1 : 0), row + 300) - row));
+                   }
+                   return {{static_cast<double>(best[0]), static_cast<double>(best[1])}, reference::pick_log_softmax(v[0], best)};
+                 }});
+}
+
+void add_optimizer(Rows& all) {
+  const std::vector<Operand> state{{"master", 70, 9, As::Float32}, {"m", 70, 9, As::Float32, 0.1f}, {"v", 70, 9, As::Float32, 0}, {"grad", 70, 9, As::Float32}};
+  all.push_back({"adamw", "70 rows, with values", state, {{"master", 70, 9, As::Float32}, {"m", 70, 9, As::Float32}, {"v", 70, 9, As::Float32}, {"value", 70, 9}},
+                 [](OpCall& c) {
+                   for (size_t i = 0; i < 3; ++i) c.be.add(c.out[i], false, c.in[i]);
+                   AdamWItem item;
+                   item.master = c.out[0].f32(), item.m = c.out[1].f32(), item.v = c.out[2].f32(), item.grad = c.f32(3);
+                   item.rows = 70, item.cols = 9, item.step = 3, item.weight_decay = 0.1f, item.value = c.out[3];
+                   c.be.adamw({&item, 1}, {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-6f, .grad_scale = 0.3f});
+                 },
+                 [](const Values& v) -> Values {
+                   Values out(v.begin(), v.begin() + 3);
+                   const double lr = 1e-2f, b1 = 0.9f, b2 = 0.95f, eps = 1e-6f, scale = 0.3f, decay = 0.1f;
+                   for (size_t i = 0; i < out[0].size(); ++i) {
+                     const double g = v[3][i] * scale;
+                     out[1][i] = b1 * v[1][i] + (1 - b1) * g;
+                     out[2][i] = b2 * v[2][i] + (1 - b2) * g * g;
+                     const double m_hat = out[1][i] / (1 - std::pow(b1, 3)), v_hat = out[2][i] / (1 - std::pow(b2, 3));
+                     out[0][i] = v[0][i] * (1 - lr * decay) - lr * m_hat / (std::sqrt(v_hat) + eps);
+                   }
+                   out.push_back(out[0]);
+                   return out;
+                 }});
+  all.push_back({"sum_squares", "two arrays", {{"x", 1, 9001, As::Float32}, {"y", 1, 5, As::Float32}}, {{"sum", 1, 1, As::Float32}},
+                 [](OpCall& c) {
+                   const std::vector<Flat> arrays{{c.f32(0), 9001}, {c.f32(1), 5}};
+                   const auto sum = static_cast<float>(c.be.sum_squares(arrays));
+                   c.be.device().upload(c.out[0].data, &sum, sizeof sum);
+                 },
+                 [](const Values& v) -> Values {
+                   double sum = 0;
+                   for (const Vec<double>& x : v)
+                     for (double a : x) sum += a * a;
+                   return {{sum}};
+                 }});
+}
+
+}  // namespace
+
+const std::vector<OpRow>& op_table() {
+  static const Rows all = [] {
+    Rows rows;
+    for (const auto& add : {add_products, add_attention, add_norms, add_activations, add_rows, add_head, add_optimizer}) add(rows);
+    return rows;
+  }();
+  return all;
+}
+
+}  // namespace isr::test
