@@ -53,6 +53,7 @@ const otherNames: Readonly<Record<string, readonly string[]>> = {
   warmupRatio: ["warmup"],
   maxTokens: ["maxNewTokens"],
   runDir: ["outputDir", "outDir"],
+  n: ["numReturnSequences"],
 };
 
 /** The candidate that a misspelt word most likely meant, if one is near. */
@@ -60,7 +61,7 @@ export function nearest(word: string, candidates: readonly string[]): string | u
   const same = candidates.find((c) => Object.hasOwn(otherNames, c) && otherNames[c]!.includes(word));
   if (same !== undefined) return same;
   const near = (c: string) => distance(word.toLowerCase(), c.toLowerCase());
-  const best = [...candidates].sort((a, b) => near(a) - near(b))[0];
+  const best = candidates.filter((c) => near(c) < c.length).sort((a, b) => near(a) - near(b))[0]; // some letter is shared
   return best !== undefined && near(best) <= Math.max(2, Math.floor(word.length / 3)) ? best : undefined;
 }
 

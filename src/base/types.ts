@@ -115,6 +115,8 @@ export interface Sequence {
   /** The media of the placeholders, in order; PLACEHOLDER_MISMATCH if the numbers differ. Default: none. */
   media?: readonly Media[];
   /** Mask over `ids`: 1 for tokens whose log-prob counts, 0 for the others; the first token cannot count. */
+  lossMask?: Uint8Array;
+  /** @deprecated Use `lossMask`; removed in 0.3. In results it is not enumerable. */
   scored?: Uint8Array;
   /** Loss "sft" only: for each row the target id (-1: none), in place of the next token. */
   targets?: Int32Array;
@@ -268,7 +270,7 @@ export interface Tokenizer {
    * @param o - `generate` (default false) adds the beginning of the assistant's next turn; `specialTokens` defaults to "parse"
    * @throws {@link IsrDpoError} TOKENIZER: there is no chat template, or it refuses the conversation
    */
-  apply(
+  applyChatTemplate(
     messages: readonly Message[],
     o?: { generate?: boolean; specialTokens?: SpecialTokens },
   ): {
@@ -280,8 +282,12 @@ export interface Tokenizer {
      * Mask over `ids`: 1 for what the assistant said, end tokens included. It is computed when it is read; reading it throws
      * TOKENIZER if the template renders earlier turns differently once others follow.
      */
+    readonly lossMask: Uint8Array;
+    /** @deprecated Use `lossMask`; removed in 0.3. It is not enumerable. */
     readonly scored: Uint8Array;
   };
+  /** @deprecated Use {@link Tokenizer.applyChatTemplate}; removed in 0.3. */
+  apply(...args: Parameters<Tokenizer["applyChatTemplate"]>): ReturnType<Tokenizer["applyChatTemplate"]>;
 }
 
 /** The result of a forward pass. It holds only the outputs that were asked for. */
@@ -319,9 +325,11 @@ export interface Sampling {
   minTokens?: number;
   /** Ids that end an answer, in addition to the model's end tokens; default: none. */
   stopIds?: readonly number[];
-  /** Seed of the draws, default 0. A draw depends on the seed, the stream, the copy and the position alone. */
+  /** Seed of the draws, default 0. A draw depends on the seed, the random stream, the copy and the position alone. */
   seed?: bigint | number;
   /** Name of the random stream: with the same seed, other names give other draws. Default: "". */
+  randomStream?: string;
+  /** @deprecated Use `randomStream`; removed in 0.3. */
   stream?: string;
   /** How special tokens in the prompt's text are read; default "parse", in chat() "text". */
   specialTokens?: SpecialTokens;
@@ -336,6 +344,8 @@ export interface GenerateRequest extends Sampling {
   /** Media of the placeholders in the prompt's text or ids; default: the media of its messages. */
   media?: readonly Media[];
   /** Number of answers, 1 to 65536; default 1. */
+  n?: number;
+  /** @deprecated Use `n`; removed in 0.3. */
   copies?: number;
 }
 
@@ -352,7 +362,9 @@ export interface Completion {
   /** Log-prob of each id in nats, at temperature 1, before `topP`, `topK` and `suppress`. */
   logProbs: Float32Array;
   /** Why the answer ended: "stop" at an end token, a stop id or a stop string; "length" at `maxTokens`. */
-  end: "stop" | "length";
+  finishReason: "stop" | "length";
+  /** @deprecated Use `finishReason`; removed in 0.3. It is not enumerable. */
+  readonly end: "stop" | "length";
 }
 
 /** A piece of an answer's text when it is known, or an answer when it ends. The pieces of an answer, in order, are its text. */

@@ -119,9 +119,9 @@ export class Conversation {
     this.#waiting = [];
   }
 
-  #record({ text, ids, logProbs, end }: Completion): object {
+  #record({ text, ids, logProbs, finishReason }: Completion): object {
     const { counters } = this.#model;
-    return { role: "assistant", text, ids: Array.from(ids), logProbs: floatList(logProbs), end, counters };
+    return { role: "assistant", text, ids: Array.from(ids), logProbs: floatList(logProbs), finishReason, counters };
   }
 }
 

@@ -4,7 +4,9 @@ import type { Readable } from "node:stream";
 import { Command, Option } from "commander";
 import { asyncDispose } from "../base/addon.js";
 import { type FrameSampling, generateFile, type VideoLM } from "../index.js";
-import { tellUnusedOfGenerate } from "./unused-flags.js";
+import { renamed } from "../base/renamed.js";
+import { answerKeys } from "../model/generate-file.js";
+import { dashed, tellUnusedOfGenerate } from "./unused-flags.js";
 import { openInput, openOutput, type Output, readUntil } from "./line-files.js";
 import { addFrames, addLoading, addSampling, frameSamplingOf, load, samplingOf, wholeNumber } from "./flags.js";
 import type { LoadFlags, SamplingFlags } from "./flag-types.js";
@@ -17,7 +19,7 @@ interface GenerateFlags extends LoadFlags, SamplingFlags, FrameSampling {
   in: string;
   out: string;
   force?: boolean;
-  copies: number;
+  n?: number;
   batch: number;
   onError: "fail" | "skip";
 }
@@ -43,7 +45,7 @@ async function answerRows(model: VideoLM, flags: GenerateFlags, input: Readable,
   const result = await generateFile(model, input, output, {
     ...samplingOf(flags),
     ...(frames ? { sample: frames } : {}),
-    ...{ copies: flags.copies, batch: flags.batch, onBadRow: flags.onError, name: flags.in, signal },
+    ...{ n: flags.n ?? 1, batch: flags.batch, onBadRow: flags.onError, name: flags.in, signal },
     folder: flags.in === "-" ? process.cwd() : dirname(resolve(flags.in)),
     onSkip: ({ code, message }) => say(`skipped ${code}: ${message}`),
     onProgress: (done) => {
@@ -55,14 +57,15 @@ async function answerRows(model: VideoLM, flags: GenerateFlags, input: Readable,
   return { result, said: `${sofar(model, began, result)}${skippedText(result.skipped)}` };
 }
 
-async function generate(dir: string, flags: GenerateFlags): Promise<void> {
+async function generate(dir: string, given: GenerateFlags): Promise<void> {
+  const flags = renamed(dashed, given, "copies") as GenerateFlags;
   const { signal, off } = interruption();
   let output: Output | undefined;
   let model: VideoLM | undefined;
   let input: Readable | undefined;
   try {
     input = readUntil(signal, await openInput(flags.in));
-    output = await openOutput(flags.out, flags.force === true, ["id", "text", "ids", "end"]);
+    output = await openOutput(flags.out, flags.force === true, answerKeys);
     model = await load(dir, flags, signal, false);
     const { result, said } = await answerRows(model, flags, input, output, signal);
     await output.commit();
@@ -84,7 +87,8 @@ export function generateCommand(): Command {
     .requiredOption("--in <file>", "file of rows {prompt, video, image, ...}; - is stdin")
     .requiredOption("--out <file>", "file of answers, in the order of the rows; - is stdout")
     .option("--force", "replace an existing output")
-    .option("--copies <n>", "answers per row", wholeNumber(1, 65536), 1)
+    .option("-n, --n <count>", "answers per row (default: 1)", wholeNumber(1, 65536))
+    .addOption(new Option("--copies <count>").argParser(wholeNumber(1, 65536)).hideHelp())
     .option("--batch <n>", "number of rows that are answered together", wholeNumber(1, 4096), 64)
     .addOption(
       new Option("--on-error <what>", "a row that cannot be answered ends the command, or is left out")

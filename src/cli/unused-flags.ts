@@ -4,11 +4,11 @@ import type { LoadFlags, SamplingFlags } from "./flag-types.js";
 import { say } from "./terminal.js";
 
 /** Flags whose effect depends on what else is given. */
-type Flags = SamplingFlags & FrameSampling & LoadFlags & { copies?: number; raw?: boolean };
+type Flags = SamplingFlags & FrameSampling & LoadFlags & { n?: number; raw?: boolean };
 export type Flag = keyof Flags;
 
 /** What a flag is without being given; of others, undefined. */
-const defaults: Partial<Record<Flag, unknown>> = { topP: 1, topK: 0, copies: 1 };
+const defaults: Partial<Record<Flag, unknown>> = { topP: 1, topK: 0, n: 1 };
 
 export const dashed = (flag: string): string => `--${flag.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
@@ -46,7 +46,7 @@ export const tellUnusedOfTextModel = (flags: Flags): void =>
 export function tellUnusedOfGenerate(flags: Flags, used: readonly string[]): void {
   const left = (names: readonly Flag[]) => names.filter((name) => !used.includes(name));
   tell(flags, left(draws), "no row that goes by it is drawn at a temperature above 0");
-  tell(flags, left(["temperature", "maxTokens", "stop", "copies"]), "each row has its own");
+  tell(flags, left(["temperature", "maxTokens", "stop", "n"]), "each row has its own");
   tell(flags, left(frames), "no row has a video without frames of its own");
   tell(flags, left(["featureCache"]), "no row has a video or an image");
 }

@@ -47,7 +47,7 @@ async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promi
     await fitResponsePrompt(model, prompts, media, question, model.info.contextLength - maxTokens);
     const prompt = responsePrompt(prompts, media, question);
     const [done] = await model.generate([{ id, prompt, maxTokens, temperature: 0 }], { signal });
-    return { ...asked, answer: done!.text, tokens: done!.ids.length, end: done!.end };
+    return { ...asked, answer: done!.text, tokens: done!.ids.length, end: done!.finishReason };
   } catch (e) {
     const skip = isIsrDpoError(e) && (e.code === "CONTEXT_OVERFLOW" || mediaFaults.includes(e.code));
     if (!skip || settings.video.onError === "fail") throw e;

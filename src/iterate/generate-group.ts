@@ -162,12 +162,12 @@ class GroupRun {
     this.#outcomes.push(outcome);
   }
 
-  #draw(kind: "rsp" | "ctx", name: string, again = false): Pick<GenerateRequest, "id" | "seed" | "stream"> {
+  #draw(kind: "rsp" | "ctx", name: string, again = false): Pick<GenerateRequest, "id" | "seed" | "randomStream"> {
     const { settings, iteration } = this.#g;
     return {
       id: `${kind}/${name}${again ? "/again" : ""}`,
       seed: settings.seed,
-      stream: `${iteration}/${kind}/${name}${again ? "/again" : ""}`,
+      randomStream: `${iteration}/${kind}/${name}${again ? "/again" : ""}`,
     };
   }
 
@@ -177,7 +177,7 @@ class GroupRun {
       ...this.#draw("rsp", sample.id, again),
       ...settings.response,
       prompt: responsePrompt(prompts, this.#media(sample.video, sample.id, "response"), sample.question),
-      copies: 2,
+      n: 2,
     };
   }
 
@@ -198,7 +198,7 @@ class GroupRun {
     const requests = [...samples.map((s) => this.#responseRequest(s, false)), ...contexts];
     const found = await this.#ask(requests);
     if (this.#g.settings.judge.truncated !== "resample") return found;
-    const cutOff = samples.filter((s) => found.get(`rsp/${s.id}`)!.some((c) => c.end === "length"));
+    const cutOff = samples.filter((s) => found.get(`rsp/${s.id}`)!.some((c) => c.finishReason === "length"));
     const again = await this.#ask(cutOff.map((s) => this.#responseRequest(s, true)));
     for (const s of cutOff) found.set(`rsp/${s.id}`, again.get(`rsp/${s.id}/again`)!);
     return found;
@@ -247,7 +247,7 @@ class GroupRun {
       for (const sample of samples) {
         const completions = found.get(`rsp/${sample.id}`)!;
         const [a, b] = completions as [Completion, Completion];
-        const cutOff = settings.judge.truncated !== "keep" && completions.some((c) => c.end === "length");
+        const cutOff = settings.judge.truncated !== "keep" && completions.some((c) => c.finishReason === "length");
         const same = a.text === b.text; // other tokens for the same words are nothing to prefer
         const bare = { sample: sample.id, ...(context === null ? {} : { context }) };
         if (cutOff) this.#conclude(sample.id, { ...bare, status: "truncated" });
@@ -304,7 +304,7 @@ class GroupRun {
       const cut = this.#cutContexts.has(video) ? ({ cut: true } as const) : {};
       if (context) this.#records.push({ type: "ctx", video, ids: Array.from(context.ids), text: context.text, ...cut });
       for (const { id } of samples)
-        for (const { copy, ids, text, end } of found.get(`rsp/${id}`)!)
+        for (const { copy, ids, text, finishReason: end } of found.get(`rsp/${id}`)!)
           this.#records.push({ type: "rsp", sample: id, copy, ids: Array.from(ids), text, end });
     }
   }

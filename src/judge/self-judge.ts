@@ -45,17 +45,17 @@ async function labelled(
   labels: readonly [string, string],
 ): Promise<[Sequence, Sequence]> {
   const [a, b] = await Promise.all(labels.map((label) => model.sequence(messages, label)));
-  const ends = [a!, b!].map((s) => s.scored!.lastIndexOf(1)); // the end token
+  const ends = [a!, b!].map((s) => s.lossMask!.lastIndexOf(1)); // the end token
   let common = 0;
   while (common < Math.min(...ends) && a!.ids[common] === b!.ids[common]) common++;
   return [a!, b!].map((s, i): Sequence => {
-    const from = Math.max(common, s.scored!.indexOf(1));
+    const from = Math.max(common, s.lossMask!.indexOf(1));
     if (from >= ends[i]!)
       throw new IsrDpoError("TOKENIZER", `the label ${JSON.stringify(labels[i])} has no token that the other has not`, {
         hint: "choose other labels (judge.labels of the prompts)",
       });
     const ids = Int32Array.from(s.ids).slice(0, ends[i]);
-    return { ...s, ids, scored: new Uint8Array(ids.length).fill(1, from) };
+    return { ...s, ids, lossMask: new Uint8Array(ids.length).fill(1, from) };
   }) as [Sequence, Sequence];
 }
 

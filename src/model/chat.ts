@@ -2,6 +2,7 @@
 import { array, options, signalOf } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { disposedMeanwhile, type GenerateTarget, generate, samplingKeys } from "./generate.js";
+import { renamed } from "../base/renamed.js";
 import { type Run, startRun } from "../base/run.js";
 import type { Cancel, Completion, Message, Sampling } from "../base/types.js";
 
@@ -11,7 +12,8 @@ export function chat(
   o?: Sampling & Cancel,
 ): Run<string, Completion> {
   const body = async (signal: AbortSignal, emit: (text: string) => void) => {
-    const { signal: _, ...sampling } = options("options", o, [...samplingKeys, "signal"]) as Sampling & Cancel;
+    const known = [...samplingKeys, "signal"];
+    const { signal: _, ...sampling } = options("options", renamed("options", o, "stream"), known) as Sampling & Cancel;
     array("messages", messages);
     target.inputs.tokenizer("messages");
     const run = generate(target, { specialTokens: "text", ...sampling, prompt: messages }, { signal });

@@ -4,6 +4,7 @@ import { integer, object, options } from "../base/check.js";
 import { isRowFault } from "../base/data-fault.js";
 import { type IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { floatList } from "../base/line-files.js";
+import { renamed } from "../base/renamed.js";
 import type { Completion, FrameSampling, Sampling } from "../base/types.js";
 import { type RowSink, type RowSource, RowWork, type RowWorkOptions, rowWorkKeys } from "../data/row-work.js";
 import { samplingKeys } from "./generate.js";
@@ -13,6 +14,8 @@ import type { VideoLM } from "./video-lm.js";
 /** Options of {@link generateFile}; sampling options apply to rows that have none of their own. */
 export interface GenerateFileOptions extends Sampling, RowWorkOptions {
   /** Answers for each row; default 1. */
+  n?: number;
+  /** @deprecated Use `n`; removed in 0.3. */
   copies?: number;
   /** Frames of the videos that have no choice of frames of their own; default: the family's. */
   sample?: FrameSampling;
@@ -39,7 +42,8 @@ export interface GenerateFileResult {
   used: readonly string[];
 }
 
-const outputKeys = ["id", "text", "ids", "end"];
+/** Keys by which the answers of this version and of earlier ones are known. */
+export const answerKeys = ["id", "copy", "text", "ids", "logProbs"];
 
 /** At most `size` rows at a time; where it can, a batch ends where the media change. */
 export async function* batches(rows: AsyncIterable<Row>, size: number): AsyncGenerator<Row[]> {
@@ -101,13 +105,13 @@ async function answer(model: VideoLM, rows: readonly Row[], signal: AbortSignal)
 }
 
 const linesOf = (row: Row) => (answers: readonly Completion[]) =>
-  answers.map(({ copy, text, ids, logProbs, end }) => ({
-    ...{ id: row.id, copy, text, ids: Array.from(ids), logProbs: floatList(logProbs), end },
+  answers.map(({ copy, text, ids, logProbs, finishReason }) => ({
+    ...{ id: row.id, copy, text, ids: Array.from(ids), logProbs: floatList(logProbs), finishReason },
   }));
 
 /**
- * Answers each row of a JSON Lines file, and writes one line per answer, `{id, copy, text, ids, logProbs, end}`, in the order of the
- * rows. A row has a `prompt` (text or messages) or `ids`, and may have `id`, `video`, `image` (paths, one or a list) and sampling
+ * Answers each row of a JSON Lines file, and writes one line per answer, `{id, copy, text, ids, logProbs, finishReason}`, in the order
+ * of the rows. A row has a `prompt` (text or messages) or `ids`, and may have `id`, `video`, `image` (paths, one or a list) and sampling
  * options of its own. An output file appears only when all rows are answered.
  * @param model - the model that answers
  * @param input - path of the rows, or a stream of their bytes
@@ -131,18 +135,18 @@ export async function generateFile(
   output: RowSink,
   o: GenerateFileOptions = {},
 ): Promise<GenerateFileResult> {
-  const own = ["copies", "sample", "batch", "onProgress"] as const;
-  const given = options("options", o, [...samplingKeys, ...rowWorkKeys, ...own]) as GenerateFileOptions;
-  const { copies = 1, batch = 64, sample, onProgress } = given;
-  integer("options.copies", copies, 1, 65536);
+  const known = [...samplingKeys, ...rowWorkKeys, "n", "sample", "batch", "onProgress"];
+  const given = options("options", renamed("options", o, "stream", "copies"), known) as GenerateFileOptions;
+  const { n = 1, batch = 64, sample, onProgress } = given;
+  integer("options.n", n, 1, 65536);
   integer("options.batch", batch, 1, 4096);
   if (sample !== undefined) object("options.sample", sample);
   const signal = given.signal ?? new AbortController().signal;
   const sampling = Object.fromEntries(Object.entries(given).filter(([k]) => (samplingKeys as string[]).includes(k)));
   const used = new Set<RowOption>();
-  const work = await RowWork.open(input, output, outputKeys, given);
+  const work = await RowWork.open(input, output, answerKeys, given);
   return work.after(async () => {
-    const defaults = { sampling: sampling as Sampling, copies, frames: sample, used };
+    const defaults = { sampling: sampling as Sampling, n, frames: sample, used };
     let [rows, answers] = [0, 0];
     for await (const some of batches(readRows(work.input, work, defaults), batch)) {
       signal.throwIfAborted();

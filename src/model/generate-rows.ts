@@ -7,12 +7,13 @@ import { piecesOf } from "../data/conversation-turns.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { FrameSampling, GenerateRequest, Media, Message, Prompt, Sampling } from "../base/types.js";
 import { linesOfStream } from "../base/line-files.js";
+import { renamed } from "../base/renamed.js";
 
 export interface Row {
   line: number;
   /** As given; default: the line's number. */
   id: string | number;
-  request: GenerateRequest & { prompt: Exclude<Prompt, string>; copies: number };
+  request: GenerateRequest & { prompt: Exclude<Prompt, string>; n: number };
   /** Equal for rows that look at the same media in the same way. */
   looksAt: string;
 }
@@ -25,7 +26,7 @@ export type RowOption =
   | "topK"
   | "seed"
   | "stop"
-  | "copies"
+  | "n"
   | "frames"
   | "window"
   | "fps"
@@ -34,26 +35,13 @@ export type RowOption =
 /** What is said for rows that say nothing themselves. */
 export interface RowDefaults {
   sampling: Sampling;
-  copies: number;
+  n: number;
   frames: FrameSampling | undefined;
   /** What rows have taken of it, and of the model's feature cache. */
   used: Set<RowOption>;
 }
 
-const keys = [
-  "id",
-  "prompt",
-  "ids",
-  "video",
-  "image",
-  "maxTokens",
-  "temperature",
-  "topP",
-  "topK",
-  "seed",
-  "stop",
-  "copies",
-];
+const keys = ["id", "prompt", "ids", "video", "image", "maxTokens", "temperature", "topP", "topK", "seed", "stop", "n"];
 type Kind = "video" | "image";
 
 const mediaOf = (prompt: Exclude<Prompt, string>): readonly Media[] =>
@@ -160,7 +148,7 @@ class RowReader {
     return this.#messages(row.prompt as unknown[]);
   }
 
-  #sampling(row: Record<string, unknown>): Sampling & { copies: number } {
+  #sampling(row: Record<string, unknown>): Sampling & { n: number } {
     const given = <T>(key: string, check: (field: string, value: unknown) => T): { [key: string]: T } =>
       row[key] === undefined ? {} : { [key]: check(key, row[key]) };
     const stops = (field: string, value: unknown) =>
@@ -169,20 +157,20 @@ class RowReader {
         return s as string;
       });
     const { sampling } = this.defaults;
-    const unsaid = (keys: readonly ("topP" | "topK" | "seed" | "temperature" | "maxTokens" | "stop" | "copies")[]) =>
+    const unsaid = (keys: readonly ("topP" | "topK" | "seed" | "temperature" | "maxTokens" | "stop" | "n")[]) =>
       this.#take(...keys.filter((key) => row[key] === undefined));
-    unsaid(["temperature", "maxTokens", "stop", "copies"]);
+    unsaid(["temperature", "maxTokens", "stop", "n"]);
     if (Number(row.temperature ?? sampling.temperature ?? 0) > 0) unsaid(["topP", "topK", "seed"]);
     return {
       ...sampling,
-      copies: this.defaults.copies,
+      n: this.defaults.n,
       ...given("maxTokens", (f, v) => integer(f, v, 1, 2 ** 31 - 1)),
       ...given("temperature", (f, v) => number(f, v, { min: 0 })),
       ...given("topP", (f, v) => number(f, v, { above: 0, max: 1 })),
       ...given("topK", (f, v) => integer(f, v, 0, 2 ** 31 - 1)),
       ...given("seed", (f, v) => integer(f, v, 0)),
       ...given("stop", stops),
-      ...given("copies", (f, v) => integer(f, v, 1, 65536)),
+      ...given("n", (f, v) => integer(f, v, 1, 65536)),
     };
   }
 
@@ -195,7 +183,7 @@ class RowReader {
     } catch (e) {
       throw new IsrDpoError("DATA_INVALID", `expected a JSON object in UTF-8, got ${(e as Error).message}`);
     }
-    const row = options("row", object("row", value), keys);
+    const row = options("row", renamed("", object("row", value), "copies"), keys);
     const { id = line } = row;
     if (typeof id !== "string" && typeof id !== "number") refuse("id", "a string or a number", id);
     const prompt = this.#prompt(row);

@@ -4,6 +4,7 @@ import type { NativeCompletion, NativeToken } from "../base/addon.js";
 import { array, choice, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { Call, HeldMedia, Inputs } from "./inputs.js";
+import { renamed, withOldName } from "../base/renamed.js";
 import { type Run, startRun } from "../base/run.js";
 import { each, resolvePrompt } from "./sequence.js";
 import { TextBranch } from "./text-stream.js";
@@ -20,10 +21,10 @@ export const samplingKeys = [
   "minTokens",
   "stopIds",
   "seed",
-  "stream",
+  "randomStream",
   "specialTokens",
 ];
-const requestKeys = ["id", "prompt", "media", "copies", ...samplingKeys];
+const requestKeys = ["id", "prompt", "media", "n", ...samplingKeys];
 
 function stopStrings(field: string, value: unknown): string[] {
   if (value === undefined) return [];
@@ -41,7 +42,7 @@ interface Request {
 
 async function resolveRequest(call: Call, field: string, value: unknown): Promise<Request> {
   const { info } = call;
-  const r = options(field, value, requestKeys);
+  const r = options(field, renamed(field, value, "stream", "copies"), requestKeys);
   const at = (key: string) => `${field}.${key}`;
   const stops = stopStrings(at("stop"), r.stop);
   if (stops.length > 0) call.tokenizer(at("stop"));
@@ -52,7 +53,7 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
   const maxTokens = r.maxTokens === undefined ? room : integer(at("maxTokens"), r.maxTokens, 1, 2 ** 31 - 1);
   const native = {
     ids: prompt,
-    copies: r.copies === undefined ? 1 : integer(at("copies"), r.copies, 1, 65536),
+    copies: r.n === undefined ? 1 : integer(at("n"), r.n, 1, 65536),
     temperature: r.temperature === undefined ? 0 : number(at("temperature"), r.temperature, { min: 0 }),
     topP: r.topP === undefined ? 1 : number(at("topP"), r.topP, { above: 0, max: 1 }),
     topK: r.topK === undefined ? 0 : integer(at("topK"), r.topK, 0, 2 ** 31 - 1),
@@ -64,7 +65,7 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
       ...(r.stopIds === undefined ? [] : ids(at("stopIds"), r.stopIds, info.vocabSize)),
     ]),
     seed: seed(at("seed"), r.seed),
-    stream: r.stream === undefined ? "" : text(at("stream"), r.stream),
+    stream: r.randomStream === undefined ? "" : text(at("randomStream"), r.randomStream),
   };
   return { native, stops };
 }
@@ -157,14 +158,15 @@ class Collector {
     const branch = this.#branches[at];
     if (branch) this.#text(c.request, c.copy, branch.end());
     const cut = branch?.stoppedAfter;
-    const completion: Completion = {
+    const answer = {
       request: this.names[c.request]!,
       copy: c.copy,
       ids: cut === undefined ? c.ids : c.ids.slice(0, cut),
       text: branch?.text ?? "",
       logProbs: cut === undefined ? c.logProbs : c.logProbs.slice(0, cut),
-      end: c.stopped || cut !== undefined ? "stop" : "length",
+      finishReason: c.stopped || cut !== undefined ? ("stop" as const) : ("length" as const),
     };
+    const completion: Completion = withOldName(answer, "end");
     this.completions[at] = completion;
     this.emit({ type: "completion", completion });
   }

@@ -426,7 +426,7 @@ export function messagesOf(field: string, prompt: unknown, media: unknown): read
 
 export interface BuiltSequence extends Expanded {
   /** Mask over ids of assistant tokens; found when it is read, for not every template can tell. */
-  readonly scored: Uint8Array;
+  readonly lossMask: Uint8Array;
   /** Before expansion, as a Sequence holds them. */
   given: Int32Array;
   media: readonly Media[];
@@ -489,12 +489,12 @@ export async function build(
     ...e,
     given: built.ids,
     media: built.media,
-    get scored() {
-      const scored = new Uint8Array(e.ids.length);
-      built.scored.forEach((x, i) => {
-        if (x) scored[e.starts[i]!] = 1;
+    get lossMask() {
+      const lossMask = new Uint8Array(e.ids.length);
+      built.lossMask.forEach((x, i) => {
+        if (x) lossMask[e.starts[i]!] = 1;
       });
-      return scored;
+      return lossMask;
     },
   };
 }

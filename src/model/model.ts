@@ -10,6 +10,7 @@ import { MediaRegistry, type MediaSettings, visualTokens } from "./media-registr
 import { Handler } from "../base/callback.js";
 import { type CounterName, loadKeys, type ModelLoad, type VideoLM } from "./video-lm.js";
 import { ownedMedia } from "../base/owned-arrays.js";
+import { withOldName } from "../base/renamed.js";
 import type { Run } from "../base/run.js";
 import { ModelSession, type Session, TargetGenerator } from "./session.js";
 import { answeredWords, plainSequence } from "./sequence.js";
@@ -320,8 +321,8 @@ class LoadedModel extends TargetGenerator implements VideoLM {
           result: Promise.resolve(sequenceOf(await build(call, "prompt", messages, { generate: true, open: false }))),
         };
       const built = await answeredWords(call, "prompt", messages, answer, { turns, open: false });
-      const sequence = { ...sequenceOf(built), scored: original ? built.givenScored : built.scored };
-      return { result: Promise.resolve(sequence) };
+      const sequence = { ...sequenceOf(built), lossMask: original ? built.givenMask : built.lossMask };
+      return { result: Promise.resolve(withOldName(sequence, "scored")) };
     });
   }
 

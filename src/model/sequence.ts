@@ -3,6 +3,7 @@
 import type { NativePair, NativeSequence } from "../base/addon.js";
 import { array, choice, floats, object, refuse } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import { renamedField } from "../base/renamed.js";
 import {
   build,
   type Call,
@@ -45,15 +46,19 @@ export async function resolvePrompt(
 function mask(field: string, value: unknown, length: number): Uint8Array {
   if (!(value instanceof Uint8Array) || value.length !== length)
     refuse(field, `a mask over the ids (Uint8Array of ${length})`, value);
-  const scored = value as Uint8Array;
-  if (scored[0]) refuse(`${field}[0]`, "0: nothing predicts the first token", scored[0]);
-  if (!scored.some((x) => x !== 0)) refuse(field, "at least one scored token", "a mask of zeros");
-  return scored;
+  const lossMask = value as Uint8Array;
+  if (lossMask[0]) refuse(`${field}[0]`, "0: nothing predicts the first token", lossMask[0]);
+  if (!lossMask.some((x) => x !== 0)) refuse(field, "at least one scored token", "a mask of zeros");
+  return lossMask;
 }
 
 function scoredRows(field: string, value: unknown, e: Expanded, info: ModelInfo): Uint8Array {
   return expandMask(field, mask(field, value, e.starts.length), e, info.vocabSize);
 }
+
+/** The mask of a Sequence, as it was given. */
+const givenMask = (field: string, s: Readonly<Record<string, unknown>>): unknown =>
+  renamedField((name) => key(field, name), s, "scored");
 
 /** A sequence with its mask of scored tokens (logProbs, sides of a pair). */
 export async function scoredSequence(call: Call, field: string, value: unknown): Promise<NativeSequence> {
@@ -62,7 +67,7 @@ export async function scoredSequence(call: Call, field: string, value: unknown):
     if (s[key] !== undefined) refuse(`${field}.${key}`, "nothing (it is for loss 'sft' only)", s[key]);
   const e = await plainSequence(call, field, value);
   contextFits(field, e.ids.length, call.info);
-  return { ids: e.ids, scored: scoredRows(`${field}.scored`, s.scored, e, call.info) };
+  return { ids: e.ids, scored: scoredRows(`${field}.lossMask`, givenMask(field, s), e, call.info) };
 }
 
 /** A sequence for supervised training: a mask, or targets of its own over the expanded rows; optional weights. */
@@ -73,10 +78,11 @@ async function supervisedSequence(call: Call, field: string, value: unknown): Pr
   const result: NativeSequence = { ids: e.ids };
   const T = e.ids.length;
   contextFits(field || "item", T, info);
+  const lossMask = givenMask(field, s);
   if (s.targets === undefined) {
-    result.scored = scoredRows(key(field, "scored"), s.scored, e, info);
+    result.scored = scoredRows(key(field, "lossMask"), lossMask, e, info);
   } else {
-    if (s.scored !== undefined) refuse(key(field, "targets"), "nothing beside `scored`", s.targets);
+    if (lossMask !== undefined) refuse(key(field, "targets"), "nothing beside `lossMask`", s.targets);
     if (!(s.targets instanceof Int32Array) || s.targets.length !== T)
       refuse(key(field, "targets"), `an Int32Array of ${T}`, s.targets);
     const targets = s.targets as Int32Array;
@@ -105,8 +111,8 @@ async function answeredByIds(...[call, field, prompt, answer, turns]: AnswerArgu
   const sequence = joined(prompt.ids, own);
   contextFits(field, sequence.ids.length, call.info);
   if (turns === "last" || !prompt.messages?.some((m) => m.role === "assistant")) return sequence;
-  const { scored } = await build(call, field, prompt.messages, { generate: true, turns });
-  sequence.scored!.set(scored);
+  const { lossMask } = await build(call, field, prompt.messages, { generate: true, turns });
+  sequence.scored!.set(lossMask);
   return sequence;
 }
 
@@ -147,9 +153,9 @@ async function bareAnswerOf(call: Call, field: string, answer: string, whole: bo
   return inSlices(bareAnswer(tokenizer, answer, o), call.signal);
 }
 
-function expandedMask(e: Expanded, scored: Uint8Array): Uint8Array {
+function expandedMask(e: Expanded, lossMask: Uint8Array): Uint8Array {
   const all = new Uint8Array(e.ids.length);
-  scored.forEach((x, i) => {
+  lossMask.forEach((x, i) => {
     if (x) all[e.starts[i]!] = 1;
   });
   return all;
@@ -162,12 +168,12 @@ export async function answeredWords(
   messages: readonly Message[],
   answer: string,
   { turns, open = true }: { turns: AnswerTurns; open?: boolean },
-): Promise<Expanded & { scored: Uint8Array; given: Int32Array; givenScored: Uint8Array; media: readonly Media[] }> {
+): Promise<Expanded & { lossMask: Uint8Array; given: Int32Array; givenMask: Uint8Array; media: readonly Media[] }> {
   const built = await answerOf(call, field, messages, answer, { turns, whole: true });
   call.repaired(built.repairs);
   const e = await expand(call, field, built.ids, built.media, { onePlaceholder: true, open });
-  const scored = expandedMask(e, built.scored);
-  return { ...e, scored, given: built.ids, givenScored: built.scored, media: built.media };
+  const lossMask = expandedMask(e, built.lossMask);
+  return { ...e, lossMask, given: built.ids, givenMask: built.lossMask, media: built.media };
 }
 
 /** prompt + answer, the answer scored. */
@@ -175,8 +181,8 @@ async function answered(...args: AnswerArguments): Promise<NativeSequence> {
   const [call, field, prompt, answer, turns] = args;
   if (typeof answer !== "string") return answeredByIds(...args);
   if (prompt.messages) {
-    const { ids, scored } = await answeredWords(call, field, prompt.messages, answer, { turns });
-    return { ids, scored };
+    const { ids, lossMask } = await answeredWords(call, field, prompt.messages, answer, { turns });
+    return { ids, scored: lossMask };
   }
   const bare = await bareAnswerOf(call, field, answer, true);
   call.repaired(bare.repairs);
@@ -309,7 +315,7 @@ export interface FittedItem {
   /** Lengths of chosen and rejected, or of the one sequence; each includes the prompt. */
   tokens: number[];
   /** Number of scored tokens of all these sequences. */
-  scored: number;
+  scoredTokens: number;
   /** Answers were shortened to fit. */
   cut: boolean;
   /** Both answers of a pair are the same tokens, or the same words: there is nothing to prefer. */
@@ -342,12 +348,12 @@ async function measured(call: Call, item: unknown, supervised: boolean): Promise
   const repairs = call.repairs ?? noRepairs();
   if ("sequences" in native) {
     const [s] = native.sequences;
-    return { tokens: [s!.ids.length], scored: scoredOf(s!), identical: false, repairs };
+    return { tokens: [s!.ids.length], scoredTokens: scoredOf(s!), identical: false, repairs };
   }
   const { chosen, rejected } = native.pairs[0]!;
   return {
     tokens: [chosen.ids.length, rejected.ids.length],
-    scored: scoredOf(chosen) + scoredOf(rejected),
+    scoredTokens: scoredOf(chosen) + scoredOf(rejected),
     identical:
       (sameIds(chosen.ids, rejected.ids) && scoredOf(chosen) === scoredOf(rejected)) ||
       sameWords(call, item as Record<string, unknown>),
@@ -356,19 +362,19 @@ async function measured(call: Call, item: unknown, supervised: boolean): Promise
 }
 
 /** The longest beginning of a built sequence that fits; throws CONTEXT_OVERFLOW where that leaves nothing of the answer. */
-async function beginning(call: Call, field: string, { ids, scored, media }: AnsweredPrompt): Promise<Sequence> {
+async function beginning(call: Call, field: string, { ids, lossMask, media }: AnsweredPrompt): Promise<Sequence> {
   const expanded = (length: number) =>
     expand(call, field, ids.subarray(0, length), media, { onePlaceholder: true, open: false });
-  const begin = lastBegin(scored);
+  const begin = lastBegin(lossMask);
   const before = (await expanded(begin)).ids.length;
   contextFits(field, before + 1, call.info);
   const length = Math.min(ids.length, begin + call.info.contextLength - before);
   const e = await expanded(length);
-  const own = scored.subarray(0, length);
+  const own = lossMask.subarray(0, length);
   const given =
     call.rules.style === "original" // its placeholders are one a medium in a Sequence too
-      ? { ids: ids.slice(0, length), scored: own.slice() }
-      : { ids: e.shown, scored: expandedMask(e, own) };
+      ? { ids: ids.slice(0, length), lossMask: own.slice() }
+      : { ids: e.shown, lossMask: expandedMask(e, own) };
   return { ...given, ...(media.length > 0 ? { media } : {}) };
 }
 
@@ -412,7 +418,7 @@ async function shortened(
     const words = built.get(key);
     const answer = item[key];
     const own = async () => (await bareAnswerOf(call, key, answer as string, false)).ids;
-    const ids = words ? words.ids.slice(lastBegin(words.scored)) : typeof answer === "string" ? await own() : answer;
+    const ids = words ? words.ids.slice(lastBegin(words.lossMask)) : typeof answer === "string" ? await own() : answer;
     const fitting = ArrayBuffer.isView(ids) || Array.isArray(ids) ? (ids as Int32Array).slice(0, room) : ids;
     cut[key] = (await expand(call, key, fitting, undefined, { idsField: key })).ids;
   }

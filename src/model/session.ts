@@ -14,7 +14,7 @@ const microBatchTokens = 4096; // logProbs packs its sequences into batches of t
 export interface Generator {
   /**
    * Answers requests. The run yields events as the answers grow, and resolves to the completions in the order of the requests and
-   * their copies. Concurrent calls share the running batch, and each gets the same bits as it would get alone.
+   * the `n` answers of each. Concurrent calls share the running batch, and each gets the same bits as it would get alone.
    * @param requests - one request, or several
    * @param o - `maxBytes` bounds the keys and values of all concurrent calls of a model that give the same number (default: a
    * quarter of the machine's memory), or those of the session

@@ -59,17 +59,17 @@ class Measure {
     return this.samples.map((s) => new Random("look", this.o.seed ?? 0, purpose, s.id).below(shots));
   }
 
-  async answers(temperature: number, copies: number, stream: string): Promise<string[][]> {
+  async answers(temperature: number, n: number, randomStream: string): Promise<string[][]> {
     const done = await this.model.generate(
       this.samples.map((sample) => ({
         id: sample.id,
         prompt: responsePrompt(worldPrompts, this.look({ sample, shot: sample.shot }), sample.question),
         maxTokens: answerTokens,
-        ...{ temperature, copies, seed: this.o.seed ?? 0, stream: `${stream}/${sample.id}` },
+        ...{ temperature, n, seed: this.o.seed ?? 0, randomStream: `${randomStream}/${sample.id}` },
       })),
       this.cancel,
     );
-    return this.samples.map((_, i) => done.slice(i * copies, (i + 1) * copies).map((c) => c.text));
+    return this.samples.map((_, i) => done.slice(i * n, (i + 1) * n).map((c) => c.text));
   }
 
   /** A greedy look at each clip over the context before; unreadable sentences are left out. */
@@ -101,8 +101,8 @@ export async function measureAnswers(
   o: MeasureOptions = {},
 ): Promise<{ greedy: Summary; sampled: Summary }> {
   const m = new Measure(model, set, o);
-  const of = async (temperature: number, stream: string) =>
-    summarise(m.scores((await m.answers(temperature, 1, stream)).map(([text]) => text!)));
+  const of = async (temperature: number, randomStream: string) =>
+    summarise(m.scores((await m.answers(temperature, 1, randomStream)).map(([text]) => text!)));
   return { greedy: await of(0, "greedy"), sampled: await of(o.temperature ?? 0.7, "sampled") };
 }
 

@@ -42,7 +42,7 @@ type Fits = ((fewest: number) => void) | undefined;
 export interface AnsweredPrompt {
   /** With placeholders; they end with the last scored token. */
   ids: Int32Array;
-  scored: Uint8Array;
+  lossMask: Uint8Array;
   media: Media[];
   repairs: Repairs;
 }
@@ -153,12 +153,12 @@ function* asRendered(
   const ids = yield* t.encodeSteps(text + answer, { special });
   const before = yield* t.encodeSteps(text, { special });
   const from = Math.max(1, sharedLength(ids, before));
-  return { ids, scored: new Uint8Array(ids.length).fill(1, from), media: [], merged: from < before.length ? 1 : 0 };
+  return { ids, lossMask: new Uint8Array(ids.length).fill(1, from), media: [], merged: from < before.length ? 1 : 0 };
 }
 
 interface Marked {
   ids: Int32Array;
-  scored: Uint8Array;
+  lossMask: Uint8Array;
 }
 
 /** The first words among ids, without the blanks around them: enough of them to be shown. */
@@ -176,12 +176,12 @@ function firstWords(t: ModelTokenizer, ids: Int32Array): string {
  * The scored part of each turn up to its first end token. Behind it may stand blanks and more end tokens, which are not
  * scored; words there would be learned as what follows an end: DATA_INVALID. Gives how many turns were cut.
  */
-function cutAtEnds(t: ModelTokenizer, ends: ReadonlySet<number>, { ids, scored }: Marked): number {
+function cutAtEnds(t: ModelTokenizer, ends: ReadonlySet<number>, { ids, lossMask }: Marked): number {
   let cut = 0;
   for (let i = 0; i < ids.length; i++) {
-    if (!scored[i] || !ends.has(ids[i]!)) continue;
+    if (!lossMask[i] || !ends.has(ids[i]!)) continue;
     const behind = i + 1;
-    for (; i + 1 < ids.length && scored[i + 1]; i++) scored[i + 1] = 0;
+    for (; i + 1 < ids.length && lossMask[i + 1]; i++) lossMask[i + 1] = 0;
     const rest = ids.subarray(behind, i + 1);
     if (rest.length === 0) continue;
     const words = firstWords(
@@ -199,9 +199,9 @@ function cutAtEnds(t: ModelTokenizer, ends: ReadonlySet<number>, { ids, scored }
   return cut;
 }
 
-const upTo = ({ ids, scored }: Marked): Marked => {
-  const length = scored.lastIndexOf(1) + 1;
-  return { ids: ids.slice(0, length), scored: scored.slice(0, length) };
+const upTo = ({ ids, lossMask }: Marked): Marked => {
+  const length = lossMask.lastIndexOf(1) + 1;
+  return { ids: ids.slice(0, length), lossMask: lossMask.slice(0, length) };
 };
 
 /** The marked ids with an end token, which the template does not write: what it writes behind an answer is left out. */
@@ -218,7 +218,7 @@ function* withEnd(
       hint: "name eos_token_id in config.json, or give the answer as ids",
       detail: { field: "answer" },
     });
-  const from = marked.scored.lastIndexOf(1) + 1;
+  const from = marked.lossMask.lastIndexOf(1) + 1;
   let body = marked.ids.subarray(0, from);
   const foreign = t.isSpecial(body.at(-1)!); // another special token: it stays, and the end behind it
   if (text !== null && !foreign) {
@@ -226,25 +226,25 @@ function* withEnd(
     const bare = tail.trim() !== "" && text.endsWith(tail) ? text.slice(0, text.length - tail.length) : text.trimEnd();
     const bos = t.bosId !== null && marked.ids[0] === t.bosId && !bare.startsWith(t.piece(t.bosId)!);
     const again = yield* t.encodeSteps(bare, { special: bos });
-    const begin = lastBegin(marked.scored);
+    const begin = lastBegin(marked.lossMask);
     if (sharedLength(again, marked.ids) >= begin) body = again;
   }
   const ids = Int32Array.from([...body, end]);
-  const scored = new Uint8Array(ids.length);
-  scored.set(marked.scored.subarray(0, Math.min(marked.scored.length, ids.length)));
-  scored.fill(1, lastBegin(marked.scored));
-  return { ids, scored };
+  const lossMask = new Uint8Array(ids.length);
+  lossMask.set(marked.lossMask.subarray(0, Math.min(marked.lossMask.length, ids.length)));
+  lossMask.fill(1, lastBegin(marked.lossMask));
+  return { ids, lossMask };
 }
 
 /** Where the last run of scored tokens begins. */
-export function lastBegin(scored: Uint8Array): number {
-  let at = scored.lastIndexOf(1);
-  while (at > 0 && scored[at - 1]) at--;
+export function lastBegin(lossMask: Uint8Array): number {
+  let at = lossMask.lastIndexOf(1);
+  while (at > 0 && lossMask[at - 1]) at--;
   return at;
 }
 
-function checkScored(scored: Uint8Array): void {
-  if (scored.includes(1)) return;
+function checkScored(lossMask: Uint8Array): void {
+  if (lossMask.includes(1)) return;
   throw new IsrDpoError("DATA_INVALID", "answer: expected an answer with a token of its own, got none", {
     hint: "the template leaves the answer out: look at the row",
     detail: { field: "answer" },
@@ -285,11 +285,11 @@ export function* answerSteps(
     const whole = [...messages, { role: "assistant" as const, content: answer }];
     const o = { generate: false, turns, ...(fits ? { fits } : {}) };
     const { ids, media, text, marking } = yield* promptSteps(tokenizer, rules, whole, o);
-    const { scored, merged } = yield* marking();
+    const { lossMask, merged } = yield* marking();
     repairs.merged = merged > 0 ? 1 : 0;
-    built = { ids, scored, media, text: rules.style === "original" ? null : text };
+    built = { ids, lossMask, media, text: rules.style === "original" ? null : text };
   }
-  checkScored(built.scored);
+  checkScored(built.lossMask);
   repairs.endDoubled = cutAtEnds(tokenizer, ends, built);
   let marked = upTo(built);
   if (!ends.has(marked.ids.at(-1)!)) {
@@ -320,7 +320,10 @@ export function* bareAnswer(
 ): Steps<{ ids: Int32Array; repairs: Repairs }> {
   fits?.(tokenizer.fewest(answer));
   const text = yield* tokenizer.encodeSteps(answer, { special: false });
-  const marked = { ids: Int32Array.from([...text, tokenizer.endId!]), scored: new Uint8Array(text.length + 1).fill(1) };
+  const marked = {
+    ids: Int32Array.from([...text, tokenizer.endId!]),
+    lossMask: new Uint8Array(text.length + 1).fill(1),
+  };
   const all = ends.has(tokenizer.endId!) ? ends : new Set([...ends, tokenizer.endId!]);
   const endDoubled = cutAtEnds(tokenizer, all, marked);
   return { ids: upTo(marked).ids, repairs: { ...noRepairs(), endDoubled } };

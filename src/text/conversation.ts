@@ -31,7 +31,7 @@ export function checkedMessages(field: string, value: unknown): readonly Message
 
 function disagreement(what: string): IsrDpoError {
   return new IsrDpoError("TOKENIZER", `${what}: the assistant's tokens cannot be told from the others`, {
-    hint: 'score the last turn alone (turns: "last"), or give a Sequence with ids and a scored mask instead of messages',
+    hint: 'score the last turn alone (turns: "last"), or give a Sequence with ids and a lossMask instead of messages',
   });
 }
 
@@ -64,7 +64,7 @@ export function answerEnd(tokenizer: ModelTokenizer, ids: Int32Array, from: numb
 /** What the assistant says, over ids. */
 export interface Mask {
   /** The assistant's tokens and the end token after them. */
-  readonly scored: Uint8Array;
+  readonly lossMask: Uint8Array;
   /** Turns whose first token holds the end of what stands before it too. */
   readonly merged: number;
 }
@@ -81,7 +81,7 @@ export interface LateMask extends Mask {
 }
 
 /**
- * `scored` and `merged` are found when one is first read, by what the beginnings of the conversation render to: only training
+ * `lossMask` and `merged` are found when one is first read, by what the beginnings of the conversation render to: only training
  * needs them. Reading throws TOKENIZER for a template that renders earlier turns otherwise once others follow.
  */
 export function withMask<T extends object>(rendered: T, find: () => Steps<Mask>): T & LateMask {
@@ -97,7 +97,7 @@ export function withMask<T extends object>(rendered: T, find: () => Steps<Mask>)
     found ??= yield* find();
     return found;
   };
-  const properties = { scored: get("scored"), merged: get("merged"), marking: { value: marking } };
+  const properties = { lossMask: get("lossMask"), merged: get("merged"), marking: { value: marking } };
   return Object.defineProperties(rendered, properties) as T & LateMask;
 }
 
@@ -114,14 +114,14 @@ export function* maskOf(
   marked: readonly number[],
   spanOf: (turn: number) => Steps<TurnSpan>,
 ): Steps<Mask> {
-  const scored = new Uint8Array(length);
+  const lossMask = new Uint8Array(length);
   let merged = 0;
   for (const turn of marked) {
     const { from, own, to } = yield* spanOf(turn);
     if (from < own) merged++;
-    scored.fill(1, Math.max(from, 1), to);
+    lossMask.fill(1, Math.max(from, 1), to);
   }
-  return { scored, merged };
+  return { lossMask, merged };
 }
 
 function templateOf(tokenizer: ModelTokenizer): ChatTemplate {

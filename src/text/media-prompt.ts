@@ -178,8 +178,8 @@ function* expanded(
     }
   });
   return withMask({ ids: Int32Array.from(out), text, media }, function* () {
-    const { scored, merged } = yield* rendered.marking();
-    return { scored: Uint8Array.from(copied, (i) => scored[i]!), merged };
+    const { lossMask, merged } = yield* rendered.marking();
+    return { lossMask: Uint8Array.from(copied, (i) => lossMask[i]!), merged };
   });
 }
 

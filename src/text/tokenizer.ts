@@ -4,7 +4,8 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { path as checkedPath, refuse, show } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
-import type { Message, SpecialTokens, TokenIds, TokenizerOptions } from "../base/types.js";
+import { tellRenamed, withOldName } from "../base/renamed.js";
+import type { Message, SpecialTokens, TokenIds, Tokenizer, TokenizerOptions } from "../base/types.js";
 import { type AddedToken, type Literal, none, TokenFinder } from "./added-tokens.js";
 import { applyTemplate, specialTokens } from "./conversation.js";
 import { JsonEncoder, longestPiece } from "./encoder.js";
@@ -158,9 +159,15 @@ class CodecTokenizer implements ModelTokenizer {
     };
   }
 
-  apply(messages: readonly Message[], o: { generate?: boolean; specialTokens?: SpecialTokens } = {}) {
+  applyChatTemplate(messages: readonly Message[], o: { generate?: boolean; specialTokens?: SpecialTokens } = {}) {
     const words = specialTokens("options.specialTokens", o.specialTokens) === "text";
-    return atOnce(applyTemplate(this, messages, { generate: o.generate ?? false, addBos: false, words }));
+    const steps = applyTemplate(this, messages, { generate: o.generate ?? false, addBos: false, words });
+    return withOldName(atOnce(steps), "scored");
+  }
+
+  apply(...args: Parameters<Tokenizer["apply"]>): ReturnType<Tokenizer["apply"]> {
+    tellRenamed("apply");
+    return this.applyChatTemplate(...args);
   }
 }
 

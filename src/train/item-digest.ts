@@ -1,6 +1,7 @@
 // The hash of items that a program gives, so that a resumed run can check that it gets the same items.
 import { createHash } from "node:crypto";
 import type { TrainItem } from "../base/types.js";
+import { toStored } from "./stored-names.js";
 
 export interface Digested extends AsyncIterable<TrainItem> {
   /** The hash of all items in their order; items that were not read yet are read now. */
@@ -15,7 +16,7 @@ function textOf(item: unknown): string {
     return (
       JSON.stringify(item, (_, x: unknown) => {
         if (typeof x === "bigint") return `${x}n`;
-        if (!ArrayBuffer.isView(x)) return x;
+        if (!ArrayBuffer.isView(x)) return toStored(x);
         return { [x.constructor.name]: createHash("sha256").update(bytesOf(x)).digest("hex") };
       }) ?? "nothing"
     );

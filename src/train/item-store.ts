@@ -9,6 +9,7 @@ import type { FittedItem } from "../model/sequence.js";
 import { readAll, writeAtomic } from "../base/atomic-files.js";
 import { rawLines } from "../base/lines.js";
 import { guarded } from "../base/file-errors.js";
+import { fromStored, toStored } from "./stored-names.js";
 import type { Media, Message, TrainItem } from "../base/types.js";
 
 /** An item and what is kept of it. */
@@ -29,7 +30,7 @@ function encode(item: TrainItem): string | null {
     if (key === "frames" || key === "pixels" || key === "data")
       byValue ||= ArrayBuffer.isView(x) || typeof x === "object";
     const kind = kindOf(x);
-    return kind ? { $: kind, v: Array.from(x as Int32Array) } : x;
+    return kind ? { $: kind, v: Array.from(x as Int32Array) } : toStored(x);
   });
   return byValue ? null : text;
 }
@@ -37,7 +38,7 @@ function encode(item: TrainItem): string | null {
 function decode(text: string): unknown {
   return JSON.parse(text, (_, x) => {
     const kind = typeof x === "object" && x !== null ? (x as { $?: Kind }).$ : undefined;
-    return kind === undefined ? x : arrays[kind].from((x as { v: number[] }).v);
+    return kind === undefined ? fromStored(x) : arrays[kind].from((x as { v: number[] }).v);
   });
 }
 

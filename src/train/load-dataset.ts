@@ -216,7 +216,7 @@ async function* counted(items: AsyncIterable<FittedItem>, counts: GatherCounts):
       counts.identical++;
       continue;
     }
-    counts.scoredTokens += item.scored;
+    counts.scoredTokens += item.scoredTokens;
     for (const kind of Object.keys(item.repairs) as (keyof Repairs)[]) counts[kind] += item.repairs[kind];
     yield item;
   }
