@@ -86,7 +86,7 @@ function itemOf(c, index) {
   const media = rows > 0 ? [{ kind: "video", pixels: pixelsOf(c, index) }] : undefined;
   const sequence = () => {
     const all = Int32Array.from([...ids, ...words(c.answer)]);
-    return { ids: all, media, scored: Uint8Array.from(all, (_, i) => (i >= prompt ? 1 : 0)) };
+    return { ids: all, media, lossMask: Uint8Array.from(all, (_, i) => (i >= prompt ? 1 : 0)) };
   };
   return c.kind === "sft" ? sequence() : { chosen: sequence(), rejected: sequence() };
 }

@@ -18,7 +18,9 @@ for (const text of ["What happens in the video?", "What happens first?"]) {
   for await (const event of run) if (event.type === "text") process.stdout.write(shown(event.text));
   const [answer] = await run;
   messages.push({ role: "assistant", content: answer.text });
-  console.log(` (${answer.end}; decoded ${model.counters.decodes}, tower passes ${model.counters.towerPasses})`);
+  console.log(
+    ` (${answer.finishReason}; decoded ${model.counters.decodes}, tower passes ${model.counters.towerPasses})`,
+  );
 }
 await session.dispose();
 await model.dispose();

@@ -8,7 +8,7 @@ if (!dir || dir.startsWith("-") || rest.length > 0) {
 }
 const model = await loadModel(dir);
 const prompt = { ids: [1, 17, 4, 9] };
-const run = model.generate({ prompt, copies: 2, maxTokens: 12, temperature: 0.7, topP: 0.9, seed: 1 });
+const run = model.generate({ prompt, n: 2, maxTokens: 12, temperature: 0.7, topP: 0.9, seed: 1 });
 for await (const event of run) {
   if (event.type !== "completion") continue;
   const { copy, ids, logProbs, end } = event.completion;

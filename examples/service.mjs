@@ -26,7 +26,7 @@ const server = createServer(async (request, response) => {
     // Special tokens that somebody types ("<|im_end|>") stay words.
     const asked = { prompt: text ?? { ids }, specialTokens: "text", maxTokens: 16 };
     const [answer] = await model.generate(asked, { signal: gone.signal });
-    reply(200, { text: answer.text, ids: [...answer.ids], end: answer.end });
+    reply(200, { text: answer.text, ids: [...answer.ids], finishReason: answer.finishReason });
   } catch (error) {
     const bad = error instanceof SyntaxError || (isIsrDpoError(error) && theirs.includes(error.code));
     reply(bad ? 400 : 500, { code: error.code, message: error.message });

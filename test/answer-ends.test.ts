@@ -53,7 +53,7 @@ type Case = readonly [
   rules: PlaceholderRules,
   messages: string | Message[],
   answer: string,
-  scored: string,
+  lossMask: string,
   repairs: Partial<Repairs>,
 ];
 const cases: readonly Case[] = [
@@ -84,7 +84,7 @@ for (const [name, t, rules, given, answer, scored, repairs] of cases)
     const messages = typeof given === "string" ? [ask(given)] : given;
     const ends = new Set(endTokens(t, rules.style, [t.endId!], 10_000).ids);
     const built = answeredPrompt(t, rules, messages, answer, { turns: "last", ends });
-    const marked = built.ids.filter((_, i) => built.scored[i]);
+    const marked = built.ids.filter((_, i) => built.lossMask[i]);
     assert.is(t.decode(marked), scored);
     assert.equal([...marked].filter((id) => ends.has(id)).length, 1);
     const found = Object.fromEntries(Object.entries(built.repairs).filter(([, n]) => n > 0));
@@ -168,8 +168,8 @@ for (const [name, t, rules, last, all] of turns)
       ["last", last],
       ["all", all],
     ] as const) {
-      const { ids, scored } = answeredPrompt(t, rules, talk, "Here.", { turns: which, ends: new Set([t.endId!]) });
-      assert.is(t.decode(ids.filter((_, i) => scored[i])), expected);
+      const { ids, lossMask } = answeredPrompt(t, rules, talk, "Here.", { turns: which, ends: new Set([t.endId!]) });
+      assert.is(t.decode(ids.filter((_, i) => lossMask[i])), expected);
     }
   });
 
@@ -179,8 +179,8 @@ test("a template that writes earlier turns anew: the last alone can be scored, a
     "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {% if m['role'] == 'assistant' and not loop.last %}{{ m['content'] | upper }}{% else %}{{ m['content'] }}{% endif %}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
   );
   const ends = new Set([t.endId!]);
-  const { ids, scored } = answeredPrompt(t, none, talk, "Here.", { turns: "last", ends });
-  assert.is(t.decode(ids.filter((_, i) => scored[i])), "Here.</s>");
+  const { ids, lossMask } = answeredPrompt(t, none, talk, "Here.", { turns: "last", ends });
+  assert.is(t.decode(ids.filter((_, i) => lossMask[i])), "Here.</s>");
   await rejects(
     () => answeredPrompt(t, none, talk, "Here.", { turns: "all", ends }),
     "TOKENIZER",
@@ -232,7 +232,7 @@ test("a generation ends at the tokenizer's eos token, and inspect says so", asyn
   includes(model.info.endTokenIds, own);
   const suppress = Array.from({ length: model.info.vocabSize }, (_, i) => i).filter((i) => i !== own);
   const [c] = await model.generate({ prompt: "Hi", maxTokens: 4, suppress });
-  assert.equal([c!.end, [...c!.ids]], ["stop", [own]]);
+  assert.equal([c!.finishReason, [...c!.ids]], ["stop", [own]]);
   const { endTokenIds, notes } = await inspectCheckpoint(dir);
   assert.equal(endTokenIds, model.info.endTokenIds);
   assert.ok(

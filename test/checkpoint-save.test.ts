@@ -15,7 +15,7 @@ import { floatsOf, readSafetensors, type Stored } from "./helpers/safetensors.js
 
 const test = suite("saving");
 const ids = Int32Array.from([1, 5, 9, 22, 31, 44, 2]);
-const item = { ids, scored: Uint8Array.from([0, 0, 0, 1, 1, 1, 1]) };
+const item = { ids, lossMask: Uint8Array.from([0, 0, 0, 1, 1, 1, 1]) };
 
 const stored = (dir: string): Map<string, Stored> => {
   const files = readdirSync(dir).filter((f) => f.endsWith(".safetensors"));

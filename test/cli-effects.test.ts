@@ -86,9 +86,9 @@ const rows: readonly [name: string, rows: object[], flags: readonly string[], to
   ["the row that draws has a seed of its own", [{ prompt: "b", temperature: 1, seed: 4 }], ["--seed", "3"], ["--seed"]],
   [
     "each row has its own",
-    [{ prompt: "b", temperature: 0, copies: 1, maxTokens: 2 }],
-    ["--temperature", "1", "--copies", "2", "--max-tokens", "3"],
-    ["--temperature", "--max-tokens", "--copies"],
+    [{ prompt: "b", temperature: 0, n: 1, maxTokens: 2 }],
+    ["--temperature", "1", "--n", "2", "--max-tokens", "3"],
+    ["--temperature", "--max-tokens", "--n"],
   ],
   ["no row", [], ["--top-p", "0.5"], []],
 ];

@@ -120,9 +120,9 @@ test("chat --json: a prompt from stdin, sampling, a system message, a short clip
   assert.is(ended.code, 0, ended.err);
   const [answer, ...rest] = rowsOf(ended.out);
   assert.equal(rest, []);
-  assert.equal(Object.keys(answer), ["role", "text", "ids", "logProbs", "end", "counters"]);
-  const { text, ids, end } = expected;
-  assert.equal([answer.role, answer.text, answer.end], ["assistant", text, end]);
+  assert.equal(Object.keys(answer), ["role", "text", "ids", "logProbs", "finishReason", "counters"]);
+  const { text, ids, finishReason } = expected;
+  assert.equal([answer.role, answer.text, answer.finishReason], ["assistant", text, finishReason]);
   assert.equal(answer.ids, Array.from(ids));
   assert.equal(Float32Array.from(answer.logProbs), expected.logProbs);
   assert.match(ended.err, /8 frames \(0 0 1 1 2 2 3 4\), 3 repeated/);
@@ -202,7 +202,7 @@ test("a stopped answer stays in the conversation as far as it went", async () =>
 
 const goodRows = [
   { prompt: "<video>\nWhat happens?", video: "clip.mp4" },
-  { id: "b", prompt: "And where?", video: ["clip.mp4"], copies: 2, temperature: 0.7, seed: 3, maxTokens: 5 },
+  { id: "b", prompt: "And where?", video: ["clip.mp4"], n: 2, temperature: 0.7, seed: 3, maxTokens: 5 },
   { id: 7, ids: [1, 5, 9], maxTokens: 3, stop: "@@" },
   { prompt: [asking("Look", "clip.mp4")], topK: 3, topP: 0.5 },
   { prompt: "Short?", video: { path: "other.mp4", sample: { window: [0, 0.2] } } },
@@ -249,7 +249,7 @@ test("generate: answers as the library gives them, bad rows told and left out", 
 
   const requests: GenerateRequest[] = [
     { prompt: [asking("What happens?", video)], maxTokens: 6 },
-    { prompt: [asking("And where?", video)], copies: 2, temperature: 0.7, seed: 3, maxTokens: 5 },
+    { prompt: [asking("And where?", video)], n: 2, temperature: 0.7, seed: 3, maxTokens: 5 },
     { prompt: { ids: [1, 5, 9] }, maxTokens: 3, stop: ["@@"] },
     { prompt: [asking("Look", video)], topK: 3, topP: 0.5, maxTokens: 6 },
     { prompt: "Short?", media: [{ path: other, sample: { window: [0, 0.2] } }], maxTokens: 6 },
@@ -258,8 +258,8 @@ test("generate: answers as the library gives them, bad rows told and left out", 
   const ids = goodRows.map((row) => row.id ?? mixed.indexOf(row) + 1);
   assert.equal(
     rowsOf(readFileSync(out, "utf8")),
-    completions.map(({ request, copy, text, ids: tokens, logProbs, end }) => ({
-      ...{ id: ids[Number(request)], copy, text, ids: Array.from(tokens), logProbs: floatList(logProbs), end },
+    completions.map(({ request, copy, text, ids: tokens, logProbs, finishReason }) => ({
+      ...{ id: ids[Number(request)], copy, text, ids: Array.from(tokens), logProbs: floatList(logProbs), finishReason },
     })),
   );
 });

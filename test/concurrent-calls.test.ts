@@ -17,19 +17,19 @@ const tick = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
 const pair = [{ prompt: prompts[1]!, chosen: [3, 9], rejected: [4] }];
 
 /** Goes on until it is aborted, as far as a test is concerned. */
-const endless = (copies = 1): GenerateRequest => ({
+const endless = (n = 1): GenerateRequest => ({
   prompt: prompts[1]!,
   maxTokens: 480,
   suppress,
   temperature: 1,
-  copies,
+  n,
 });
 
 const requests: GenerateRequest[] = Array.from({ length: 12 }, (_, i) => ({
   prompt: prompts[i % prompts.length]!,
   maxTokens: 1 + 7 * i,
   temperature: i % 3 === 0 ? 0 : 1.2,
-  copies: 1 + (i % 4),
+  n: 1 + (i % 4),
   seed: i,
   ...(i % 2 ? { suppress, minTokens: i % 3 } : {}),
 }));
@@ -38,7 +38,11 @@ function sameCompletions(found: readonly Completion[], expected: readonly Comple
   assert.is(found.length, expected.length, what);
   found.forEach((c, i) => {
     const e = expected[i]!;
-    assert.equal([c.copy, c.end, c.text, [...c.ids]], [e.copy, e.end, e.text, [...e.ids]], `${what}: ${i}`);
+    assert.equal(
+      [c.copy, c.finishReason, c.text, [...c.ids]],
+      [e.copy, e.finishReason, e.text, [...e.ids]],
+      `${what}: ${i}`,
+    );
     sameBits(c.logProbs, e.logProbs, `${what}: log-probs of ${i}`);
   });
 }
@@ -96,7 +100,7 @@ test("a short call does not wait for a long one's end, nor does what only reads 
   const [hash, logits, [logps]] = await Promise.all([
     model.hash(),
     model.forward({ ids: all[0]!.ids }),
-    model.logProbs([{ ids: all[0]!.ids, scored: all[0]!.scored }]),
+    model.logProbs([{ ids: all[0]!.ids, lossMask: all[0]!.lossMask }]),
   ]);
   assert.is(hash.length, 64);
   sameBits(logits.logits!.data, expected.logits!.data, "a forward between two tokens");
@@ -211,7 +215,7 @@ test("a call whose media take long to open holds up nobody but a step behind it"
   const slow = note("slow", model.encode({ kind: "image", path }));
   const hash = await model.hash();
   await note("text", model.generate({ prompt: ids, maxTokens: 3 }));
-  const step = note("step", trainer.trainStep([{ ids: [1, 5, 9, 7], scored: Uint8Array.of(0, 0, 1, 1) }]));
+  const step = note("step", trainer.trainStep([{ ids: [1, 5, 9, 7], lossMask: Uint8Array.of(0, 0, 1, 1) }]));
   const behind = note("behind", model.hash());
   while (told.length === 0) await tick(5);
   await tick(20);

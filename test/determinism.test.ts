@@ -64,7 +64,7 @@ async function threeSteps(dtype: "f32" | "bf16", threads: number, o: TrainerOpti
   await using trainer = await createTrainer(model, { ...training, ...o });
   const losses = new Float64Array(3);
   for (const [i, pairs] of steps.entries()) losses[i] = (await trainer.trainStep(pairs)).loss;
-  const sampling = { maxTokens: 24, temperature: 0.8, topP: 0.9, seed: 7n, copies: 3 };
+  const sampling = { maxTokens: 24, temperature: 0.8, topP: 0.9, seed: 7n, n: 3 };
   const completions = await model.generate({ prompt: batch(0)[0]!.prompt, ...sampling });
   return {
     losses,
@@ -102,7 +102,7 @@ for (const dtype of dtypes)
     );
     const request = (ids: Int32Array, i: number): GenerateRequest => ({
       ...{ id: `r${i}`, prompt: { ids }, maxTokens: 12, suppress: [2] },
-      ...(i % 2 === 0 ? {} : { temperature: 0.9, topP: 0.95, seed: i, stream: "s", copies: 2 }),
+      ...(i % 2 === 0 ? {} : { temperature: 0.9, topP: 0.95, seed: i, randomStream: "s", n: 2 }),
     });
     const requests = prompts.map(request);
     const together = await model.generate(requests);
@@ -129,13 +129,13 @@ for (const dtype of dtypes)
 async function recomputed(model: VideoLM, r: GenerateRequest, c: { ids: Int32Array; logProbs: Float32Array }) {
   const prompt = (r.prompt as { ids: Int32Array }).ids;
   const ids = Int32Array.from([...prompt, ...c.ids]);
-  const scored = new Uint8Array(ids.length).fill(1, prompt.length);
-  const [logps] = await model.logProbs([{ ids, scored }]);
+  const lossMask = new Uint8Array(ids.length).fill(1, prompt.length);
+  const [logps] = await model.logProbs([{ ids, lossMask }]);
   sameBits(logps!, c.logProbs, `recomputed log-probs of ${r.id}`);
 }
 
 async function batchedLogProbs(model: VideoLM, prompts: Int32Array[]): Promise<void> {
-  const sequences = prompts.map((ids) => ({ ids, scored: new Uint8Array(ids.length).fill(1, ids.length - 20) }));
+  const sequences = prompts.map((ids) => ({ ids, lossMask: new Uint8Array(ids.length).fill(1, ids.length - 20) }));
   const together = await model.logProbs(sequences);
   const reversed = (await model.logProbs([...sequences].reverse())).reverse();
   for (const [i, s] of sequences.entries()) {

@@ -26,7 +26,7 @@ type Wrong = never; // what TypeScript would refuse, given anyway
 const wrong = (x: unknown): Wrong => x as Wrong;
 type Row<C> = [what: string, call: (c: C) => unknown, code: ErrorCode, message: RegExp];
 
-const scored = (...mask: number[]) => Uint8Array.from(mask);
+const mask = (...mask: number[]) => Uint8Array.from(mask);
 const ids = [1, 5, 9, 12];
 const prompt = { ids: [1, 5] };
 
@@ -67,17 +67,22 @@ const modelRows: Row<VideoLM>[] = [
     "INVALID_ARGUMENT",
     /signal.*AbortSignal.*1/,
   ],
-  ["no mask", (m) => m.logProbs([{ ids }]), "INVALID_ARGUMENT", /sequences\[0\]\.scored.*Uint8Array of 4/],
+  ["no mask", (m) => m.logProbs([{ ids }]), "INVALID_ARGUMENT", /sequences\[0\]\.lossMask.*Uint8Array of 4/],
   [
     "a mask of another length",
-    (m) => m.logProbs([{ ids, scored: scored(0, 1) }]),
+    (m) => m.logProbs([{ ids, lossMask: mask(0, 1) }]),
     "INVALID_ARGUMENT",
-    /scored.*of 4.*\(2\)/,
+    /lossMask.*of 4.*\(2\)/,
   ],
-  ["a scored first token", (m) => m.logProbs([{ ids, scored: scored(1, 1, 1, 1) }]), "INVALID_ARGUMENT", /scored\[0\]/],
+  [
+    "a scored first token",
+    (m) => m.logProbs([{ ids, lossMask: mask(1, 1, 1, 1) }]),
+    "INVALID_ARGUMENT",
+    /lossMask\[0\]/,
+  ],
   [
     "an empty mask",
-    (m) => m.logProbs([{ ids, scored: scored(0, 0, 0, 0) }]),
+    (m) => m.logProbs([{ ids, lossMask: mask(0, 0, 0, 0) }]),
     "INVALID_ARGUMENT",
     /at least one scored/,
   ],
@@ -122,7 +127,7 @@ const modelRows: Row<VideoLM>[] = [
   ],
   ["a suppressed id outside", (m) => m.generate({ prompt, suppress: [448] }), "INVALID_ARGUMENT", /suppress\[0\]/],
   ["a stop id outside", (m) => m.generate({ prompt, stopIds: [-1] }), "INVALID_ARGUMENT", /stopIds\[0\]/],
-  ["no copies", (m) => m.generate({ prompt, copies: 0 }), "INVALID_ARGUMENT", /copies/],
+  ["no answers", (m) => m.generate({ prompt, n: 0 }), "INVALID_ARGUMENT", /\.n: expected an integer/],
   ["a negative seed", (m) => m.generate({ prompt, seed: -1 }), "INVALID_ARGUMENT", /seed/],
   ["a seed beyond 64 bits", (m) => m.generate({ prompt, seed: 1n << 64n }), "INVALID_ARGUMENT", /seed/],
   [
@@ -204,13 +209,13 @@ const itemRows: Row<Trainer>[] = [
   ["an item of no kind", (t) => t.trainStep([wrong({ text: "a" })]), "INVALID_ARGUMENT", /items\[0\]/],
   [
     "items of two kinds",
-    (t) => t.trainStep([good, { ids, scored: scored(0, 0, 1, 1) }]),
+    (t) => t.trainStep([good, { ids, lossMask: mask(0, 0, 1, 1) }]),
     "INVALID_ARGUMENT",
     /items\[1\].*Pair.*Sequence/,
   ],
   [
     "a sequence for a preference loss",
-    (t) => t.trainStep([{ ids, scored: scored(0, 0, 1, 1) }]),
+    (t) => t.trainStep([{ ids, lossMask: mask(0, 0, 1, 1) }]),
     "INVALID_ARGUMENT",
     /items\[0\].*sft|items\[0\].*Pair/,
   ],
@@ -309,7 +314,7 @@ const supervisedRows: Row<Trainer>[] = [
   ["a pair", (t) => t.trainStep([good]), "INVALID_ARGUMENT", /items\[0\].*Example or Sequence/],
   [
     "targets and a mask",
-    (t) => t.trainStep([{ ids, targets, scored: scored(0, 1, 1, 1) }]),
+    (t) => t.trainStep([{ ids, targets, lossMask: mask(0, 1, 1, 1) }]),
     "INVALID_ARGUMENT",
     /targets/,
   ],

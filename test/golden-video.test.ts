@@ -46,7 +46,7 @@ for (const family of videoFamilies) {
       const width = d.gradients.get([...d.gradients.keys()].find((k) => k.endsWith("model.norm.weight"))!)!.length;
       const hidden = await model.forward(sequence, { outputs: ["hidden"], rows: rows(c.hidden, width) });
       near(f32(hidden.hidden), c.hidden, 1e-4, `${c.name} hidden`);
-      const [logps] = await model.logProbs([{ ...sequence, scored: c.scored }]);
+      const [logps] = await model.logProbs([{ ...sequence, lossMask: c.lossMask }]);
       near(logps!, c.logps, 5e-5, `${c.name} log-probs`);
       close(total(logps!), total(c.logps), 3e-4, `${c.name} summed log-prob`);
     }
@@ -156,7 +156,7 @@ for (const family of videoFamilies) {
 
   test("one, two or three threads, alone or with others: the same bits", async () => {
     const [first, second] = cases;
-    const sequence = (c: VideoCase) => ({ ids: c.ids, media: c.media, scored: c.scored });
+    const sequence = (c: VideoCase) => ({ ids: c.ids, media: c.media, lossMask: c.lossMask });
     const runs = [];
     for (const threads of [1, 2, 3]) {
       await using model = await loadModel(folderOf(family), { threads });
@@ -195,7 +195,7 @@ for (const family of videoFamilies) {
       const sequence = { ids: c.ids, media: c.media };
       const out = await model.forward(sequence, { rows: [-c.logits.length / model.info.vocabSize, 0] });
       near(f32(out.logits), c.logits, 0.4, `${c.name} logits`);
-      const [logps] = await model.logProbs([{ ...sequence, scored: c.scored }]);
+      const [logps] = await model.logProbs([{ ...sequence, lossMask: c.lossMask }]);
       close(total(logps!), total(c.logps), 1.0, `${c.name} summed log-prob`);
     }
     await using trainer = await createTrainer(model, { train: everything });
@@ -219,9 +219,9 @@ for (const family of videoFamilies) {
       /expected/,
       "one too many",
     );
-    const scored = new Uint8Array(c.ids.length).fill(1, 1);
+    const lossMask = new Uint8Array(c.ids.length).fill(1, 1);
     await rejects(
-      () => model.logProbs([{ ids: c.ids, media: c.media, scored }]),
+      () => model.logProbs([{ ids: c.ids, media: c.media, lossMask }]),
       "INVALID_ARGUMENT",
       /placeholder/,
       "a scored placeholder",

@@ -46,7 +46,7 @@ for (const family of families) {
         0,
         `${c.name} positions`,
       );
-      const [logps] = await model.logProbs([{ ids: c.ids, scored: c.scored }]);
+      const [logps] = await model.logProbs([{ ids: c.ids, lossMask: c.lossMask }]);
       near(logps!, c.logps, 5e-5, `${c.name} log-probs`);
       close(total(logps!), total(c.logps), 3e-4, `${c.name} summed log-prob`);
     }
@@ -58,7 +58,7 @@ for (const family of families) {
     for (const c of all) {
       const [alone] = await model.generate(request(c));
       assert.equal([...alone!.ids], [...c.generated], `${c.name} cached`);
-      assert.is(alone!.end, "length");
+      assert.is(alone!.finishReason, "length");
       assert.equal([...(await decodeAgain(model, c.prompt, suppress, 16))], [...c.generated], `${c.name} recomputed`);
     }
     const together = await model.generate(all.map(request));
@@ -156,7 +156,7 @@ for (const family of families) {
     assert.is(model.info.dtype, "bf16");
     for (const c of all) {
       near(f32((await forwardRows(model, c)).logits), c.logits, 0.4, `${c.name} logits`);
-      const [logps] = await model.logProbs([{ ids: c.ids, scored: c.scored }]);
+      const [logps] = await model.logProbs([{ ids: c.ids, lossMask: c.lossMask }]);
       close(total(logps!), total(c.logps), 1, `${c.name} summed log-prob`);
     }
     await using scorer = await createTrainer(reference);

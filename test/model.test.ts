@@ -8,7 +8,7 @@ import { cases, folder } from "./helpers/golden.js";
 const test = suite("model");
 const { cases: all, suppress } = cases("text_llama");
 const prompt = { ids: all[1]!.prompt };
-const long = (seed = 0) => ({ prompt, maxTokens: 480, temperature: 1, suppress, seed, copies: 64 });
+const long = (seed = 0) => ({ prompt, maxTokens: 480, temperature: 1, suppress, seed, n: 64 });
 const tick = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
 
 test("what info says", async () => {
@@ -65,7 +65,7 @@ test("completions come as events, and again as the result, in the order of the r
     prompt,
     maxTokens,
     suppress,
-    copies: 2,
+    n: 2,
     temperature: 1,
   }));
   const run = model.generate(requests);
@@ -81,7 +81,7 @@ test("completions come as events, and again as the result, in the order of the r
   assert.equal(result, ["q0.0:7", "q0.1:7", "q1.0:3", "q1.1:3", "q2.0:12", "q2.1:12"]);
   assert.equal([...seen].sort(), [...result].sort());
   for (const c of await run) {
-    assert.is(c.end, "length");
+    assert.is(c.finishReason, "length");
     assert.is(c.logProbs.length, c.ids.length);
     assert.is(c.text, model.tokenizer.decode(c.ids, { skipSpecial: true }));
     assert.is(texts.get(`${c.request}.${c.copy}`) ?? "", c.text, "streamed text");
@@ -96,7 +96,7 @@ test("end and stop ids end a completion and stay in it; minTokens holds them bac
   const first = free!.ids.indexOf(stopIds[0]!);
   const [stopped] = await model.generate({ prompt, maxTokens: 16, suppress, stopIds });
   assert.equal([...stopped!.ids], [...free!.ids.slice(0, first + 1)]);
-  assert.is(stopped!.end, "stop");
+  assert.is(stopped!.finishReason, "stop");
   const [held] = await model.generate({ prompt, maxTokens: 16, suppress, stopIds, minTokens: 10 });
   ordered(held!.ids.length, ">=", 10);
   excludes(held!.ids.slice(0, 9), stopIds[0]!);
@@ -120,8 +120,8 @@ test("a draw is a function of seed, stream and copy", async () => {
   const base = await draw({ seed: 5 });
   assert.is(await draw({ seed: 5n }), base);
   assert.is.not(await draw({ seed: 6 }), base);
-  assert.is.not(await draw({ seed: 5, stream: "other" }), base);
-  const copies = await model.generate({ prompt, maxTokens: 12, temperature: 1, suppress, seed: 5, copies: 3 });
+  assert.is.not(await draw({ seed: 5, randomStream: "other" }), base);
+  const copies = await model.generate({ prompt, maxTokens: 12, temperature: 1, suppress, seed: 5, n: 3 });
   assert.is(copies[0]!.ids.join(), base);
   assert.is(new Set(copies.map((c) => c.ids.join())).size, 3);
 });
@@ -129,7 +129,7 @@ test("a draw is a function of seed, stream and copy", async () => {
 test("counters count, and shared prefixes once", async () => {
   await using model = await loadModel(folder("text_llama"));
   assert.equal(model.counters.prefillTokens, 0);
-  await model.generate({ prompt, maxTokens: 4, suppress, copies: 8, temperature: 1 });
+  await model.generate({ prompt, maxTokens: 4, suppress, n: 8, temperature: 1 });
   const { prefillTokens, decodeTokens, trainTokens, judgeCalls } = model.counters;
   assert.ok(
     prefillTokens <= prompt.ids.length + 8,
@@ -181,7 +181,7 @@ test("break out of the events aborts the generation", async () => {
   await using model = await loadModel(folder("text_llama"));
   const requests = [
     { prompt, maxTokens: 1, suppress },
-    { ...long(), copies: 32 },
+    { ...long(), n: 32 },
   ];
   const began = performance.now();
   for await (const e of model.generate(requests)) if (e.type === "completion") break;

@@ -45,17 +45,17 @@ const ids = [
 ];
 
 test("answers are those of generate(), in the order of the rows", async () => {
-  const { input, output } = written({ id: "a", ids: ids[0] }, { ids: ids[1], maxTokens: 2, copies: 2 });
+  const { input, output } = written({ id: "a", ids: ids[0] }, { ids: ids[1], maxTokens: 2, n: 2 });
   const result = await generateFile(model, input, output, { ...sampling, topP: 0.5 });
   assert.equal(result, {
     rows: 2,
     answers: 3,
     skipped: [],
-    used: ["temperature", "maxTokens", "stop", "copies"],
+    used: ["temperature", "maxTokens", "stop", "n"],
   });
   const requests = [
     { prompt: { ids: Int32Array.from(ids[0]!) }, ...sampling },
-    { prompt: { ids: Int32Array.from(ids[1]!) }, ...sampling, maxTokens: 2, copies: 2 },
+    { prompt: { ids: Int32Array.from(ids[1]!) }, ...sampling, maxTokens: 2, n: 2 },
   ];
   const expected = await model.generate(requests);
   const found = lines(output);

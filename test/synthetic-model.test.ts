@@ -114,7 +114,7 @@ test("a text model learns an answer, and gives it through its template", async (
   assert.ok(losses.at(-1)! < 0.1 * losses[0]!, losses.join(" "));
   const said = await model.generate(examples.map(({ prompt }) => ({ prompt, maxTokens: 4 })));
   assert.equal(
-    said.map((c) => [c.text, c.end]),
+    said.map((c) => [c.text, c.finishReason]),
     examples.map((e) => [e.answer, "stop"]),
   );
   await trainer[Symbol.asyncDispose]();
@@ -184,7 +184,7 @@ test("sequences for training are what the model's own template makes of the prom
     );
     assert.equal([...own.ids], [...made.ids]);
     const rows = own.targets!.length - own.ids.length; // visual rows but one
-    const scored = [...made.scored!].flatMap((s, i) => (s ? [[i + rows - 1, made.ids[i]]] : []));
+    const scored = [...made.lossMask!].flatMap((s, i) => (s ? [[i + rows - 1, made.ids[i]]] : []));
     assert.equal(
       [...own.targets!].flatMap((id, row) => (id >= 0 ? [[row, id]] : [])),
       scored,

@@ -31,14 +31,14 @@ test("templateDate: what strftime_now prints, kept for all texts of a tokenizer"
   writeFileSync(join(dir, "chat_template.jinja"), "{{ strftime_now('%d %b %Y %H:%M:%S') }}");
   const said = async (templateDate?: string | Date) => {
     const t = await loadTokenizer(dir, templateDate === undefined ? {} : { templateDate });
-    return [t.apply([{ role: "user", content: "a" }]).text, t.templateDate];
+    return [t.applyChatTemplate([{ role: "user", content: "a" }]).text, t.templateDate];
   };
   assert.equal(await said("2024-07-26"), ["26 Jul 2024 00:00:00", "2024-07-26T00:00:00"]);
   assert.equal(await said("2024-07-26T10:20:30"), ["26 Jul 2024 10:20:30", "2024-07-26T10:20:30"]);
   assert.equal(await said(new Date(2021, 1, 3, 4, 5, 6)), ["03 Feb 2021 04:05:06", "2021-02-03T04:05:06"]);
   const t = await loadTokenizer(dir);
   const [first] = await said(t.templateDate);
-  assert.is(t.apply([{ role: "user", content: "b" }]).text, first, "the same moment, however late it is");
+  assert.is(t.applyChatTemplate([{ role: "user", content: "b" }]).text, first, "the same moment, however late it is");
   assert.is(clockText(wallClock("date", "2024-02-29T23:59:59")), "2024-02-29T23:59:59");
 });
 

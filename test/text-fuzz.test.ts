@@ -63,7 +63,7 @@ async function use(dir: string, pick: (n: number) => number): Promise<boolean> {
   const t = await loadTokenizer(dir);
   for (const text of ["", "a dog</s>\n 12", "日本 😀\ufeff", " ".repeat(50)]) t.decode(t.encode(text));
   t.decode(Array.from({ length: 20 }, () => pick(t.vocabSize)));
-  if (t.template) t.apply([{ role: "user", content: "a" }], { generate: true });
+  if (t.template) t.applyChatTemplate([{ role: "user", content: "a" }], { generate: true });
   return true;
 }
 

@@ -53,7 +53,7 @@ const user = (...content: Part[]): Message => ({ role: "user", content });
 const ask = (content: string): Message => ({ role: "user", content });
 const reply = (content: string): Message => ({ role: "assistant", content });
 const system = (content: string): Message => ({ role: "system", content });
-const marked = (ids: Int32Array, scored: Uint8Array) => [...ids].filter((_, i) => scored[i]);
+const marked = (ids: Int32Array, lossMask: Uint8Array) => [...ids].filter((_, i) => lossMask[i]);
 
 // ---------- the original layouts
 interface LabelCase {
@@ -70,16 +70,16 @@ test("llava_hound: text, ids with -201 and label mask of every case", () => {
   assert.is(labels.length, 24);
   for (const c of labels) {
     const question = c.has_video ? user(video(), say(c.prompt)) : ask(c.prompt);
-    const { text, ids, scored, media } = buildPrompt(llama, hound, [question, reply(c.answer)], { generate: false });
+    const { text, ids, lossMask, media } = buildPrompt(llama, hound, [question, reply(c.answer)], { generate: false });
     assert.is(text, c.text);
     assert.equal([...ids], c.input_ids);
-    assert.equal([...scored], [...c.labels.map((l) => (l === -100 ? 0 : 1))]);
+    assert.equal([...lossMask], [...c.labels.map((l) => (l === -100 ? 0 : 1))]);
     assert.equal(media, c.has_video ? ["v.mp4"] : []);
     const prompt = buildPrompt(llama, hound, [question], { generate: true });
     const answer = answerIds(llama, hound, [question], c.answer);
     assert.equal([...prompt.ids, ...answer], c.input_ids);
     endsWith(prompt.text, " ASSISTANT:");
-    assert.is(prompt.scored.indexOf(1), -1);
+    assert.is(prompt.lossMask.indexOf(1), -1);
   }
 });
 
@@ -107,9 +107,9 @@ test("original layouts: placeholders first, one a frame for Video-LLaVA, none ou
 test("the Vicuna prompt over several turns: every answer and its end token are scored", () => {
   const turns = [system("Be short."), user(video(), say("One?")), reply("a dog"), ask("Two?"), reply("the man")];
   for (const t of [llama, slow]) {
-    const { text, ids, scored } = buildPrompt(t, hound, turns, { generate: false });
+    const { text, ids, lossMask } = buildPrompt(t, hound, turns, { generate: false });
     assert.is(text, "Be short. USER: <video>\nOne? ASSISTANT: a dog</s>USER: Two? ASSISTANT: the man</s>");
-    assert.is(t.decode(marked(ids, scored)).trim(), "a dog</s> the man</s>");
+    assert.is(t.decode(marked(ids, lossMask)).trim(), "a dog</s> the man</s>");
     assert.equal([...atOnce(encodeSegments(t, ["a dog"]))], [...t.encode("a dog")]);
   }
   const without = buildPrompt(llama, hound, [system(""), ask("Q")], { generate: true });
@@ -181,8 +181,8 @@ test("expanded layouts: media in the order of their placeholders, masks over the
   assert.equal(built.media, ["v1", "v2", "i"]); // this template puts videos first
   const count = (id: number) => [...built.ids].filter((x) => x === id).length;
   assert.equal([count(433), count(432)], [6, 2]);
-  assert.is(built.ids.length, built.scored.length);
-  assert.is(llama.decode(marked(built.ids, built.scored)), "a dog</s>");
+  assert.is(built.ids.length, built.lossMask.length);
+  assert.is(llama.decode(marked(built.ids, built.lossMask)), "a dog</s>");
   const q = buildPrompt(qwen, expandedQwen, [user(image("i"), video("v"), say("Q"))], { generate: true });
   assert.equal(q.media, ["i", "v"]);
   includes(q.text, "<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|video_pad|><|vision_end|>Q<|im_end|>");
@@ -207,9 +207,12 @@ const answerIds = (
   messages: readonly Message[],
   answer: string,
 ): Int32Array => {
-  const { ids, scored, repairs } = answeredPrompt(t, r, messages, answer, { turns: "last", ends: new Set([t.endId!]) });
+  const { ids, lossMask, repairs } = answeredPrompt(t, r, messages, answer, {
+    turns: "last",
+    ends: new Set([t.endId!]),
+  });
   assert.is(repairs.endAdded + repairs.endDoubled + repairs.rendered, 0);
-  return ids.slice(scored.indexOf(1));
+  return ids.slice(lossMask.indexOf(1));
 };
 
 test("answers as the template holds them, up to the end token", () => {
@@ -230,7 +233,7 @@ test("answers as the template holds them, up to the end token", () => {
       const whole = buildPrompt(t, r, [ask("Q?"), reply(text)], { generate: false });
       const ids = answerIds(t, r, [ask("Q?")], text);
       assert.equal([...whole.ids.slice(0, prompt.ids.length + ids.length)], [...prompt.ids, ...ids]);
-      assert.equal(marked(whole.ids, whole.scored), [...ids]);
+      assert.equal(marked(whole.ids, whole.lossMask), [...ids]);
       assert.is(ids.at(-1), t.endId);
     }
 });
@@ -285,7 +288,7 @@ const wrong: [string, () => unknown, Parameters<typeof rejects>[1], RegExp][] = 
     "TOKENIZER",
     /chat template, got one without/,
   ],
-  ["no template, apply", () => slow.apply([ask("Q")]), "TOKENIZER", /chat template/],
+  ["no template, messages", () => slow.applyChatTemplate([ask("Q")]), "TOKENIZER", /chat template/],
   [
     "the Vicuna prompt without </s>",
     () => buildPrompt(qwen, hound, [ask("Q")], { generate: true }),
@@ -310,23 +313,28 @@ const wrong: [string, () => unknown, Parameters<typeof rejects>[1], RegExp][] = 
     "INVALID_ARGUMENT",
     /"system"/,
   ],
-  ["no messages", () => llama.apply([]), "INVALID_ARGUMENT", /at least one message/],
-  ["another role", () => llama.apply([{ role: "tool" as never, content: "x" }]), "INVALID_ARGUMENT", /role.*tool/],
+  ["no messages", () => llama.applyChatTemplate([]), "INVALID_ARGUMENT", /at least one message/],
+  [
+    "another role",
+    () => llama.applyChatTemplate([{ role: "tool" as never, content: "x" }]),
+    "INVALID_ARGUMENT",
+    /role.*tool/,
+  ],
   [
     "a content that is none",
-    () => llama.apply([{ role: "user", content: 5 as never }]),
+    () => llama.applyChatTemplate([{ role: "user", content: 5 as never }]),
     "INVALID_ARGUMENT",
     /content.*5/,
   ],
   [
     "another part",
-    () => llama.apply([{ role: "user", content: [{ type: "audio" } as never] }]),
+    () => llama.applyChatTemplate([{ role: "user", content: [{ type: "audio" } as never] }]),
     "INVALID_ARGUMENT",
     /type.*audio/,
   ],
   [
     "a video without media",
-    () => llama.apply([{ role: "user", content: [{ type: "video" } as never] }]),
+    () => llama.applyChatTemplate([{ role: "user", content: [{ type: "video" } as never] }]),
     "INVALID_ARGUMENT",
     /media/,
   ],
@@ -438,13 +446,13 @@ test("a template that renders the beginning of a conversation differently later 
     "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}",
   );
   const t = await loadTokenizer(dir);
-  assert.is(t.apply([ask("a")]).text, "1a");
-  assert.is(t.apply([ask("a"), reply("b"), ask("c")], { generate: true }).text, "3abc");
+  assert.is(t.applyChatTemplate([ask("a")]).text, "1a");
+  assert.is(t.applyChatTemplate([ask("a"), reply("b"), ask("c")], { generate: true }).text, "3abc");
   await rejects(
-    () => t.apply([ask("a"), reply("b")]).scored,
+    () => t.applyChatTemplate([ask("a"), reply("b")]).lossMask,
     "TOKENIZER",
     /assistant's tokens cannot be told/,
-    "scored",
+    "lossMask",
   );
 });
 
@@ -458,9 +466,9 @@ test("an answer begins where the ids of prompt and of prompt and answer part", a
     ["I see ", "1", 6, 0],
     ["th", "e man", 1, 1], // nothing predicts the first token
   ] as const) {
-    const { ids, scored } = joined.apply([ask(prompt), reply(answer)]);
+    const { ids, lossMask } = joined.applyChatTemplate([ask(prompt), reply(answer)]);
     const built = buildPrompt(joined, none, [ask(prompt), reply(answer)], { generate: false, turns: "last" });
-    assert.equal([scored.indexOf(1), built.merged], [from, merged], prompt);
+    assert.equal([lossMask.indexOf(1), built.merged], [from, merged], prompt);
     assert.is(joined.decode(ids), prompt + answer);
   }
 });
@@ -468,7 +476,7 @@ test("an answer begins where the ids of prompt and of prompt and answer part", a
 test("where a template is found", async () => {
   const dir = copyOf(`${golden}tokenizers/qwen2`);
   const config = JSON.parse(readFileSync(join(dir, "tokenizer_config.json"), "utf8"));
-  const rendered = async () => (await loadTokenizer(dir)).apply([ask("a")]).text;
+  const rendered = async () => (await loadTokenizer(dir)).applyChatTemplate([ask("a")]).text;
   writeFileSync(join(dir, "chat_template.jinja"), "file");
   writeFileSync(join(dir, "chat_template.json"), '{"chat_template":"processor"}');
   writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: "config" }));
@@ -493,7 +501,7 @@ test("where a template is found", async () => {
     writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: value }));
     const t = await loadTokenizer(dir);
     assert.is(t.decode(t.encode("a dog")), "a dog", "what needs no template works");
-    await rejects(() => t.apply([ask("a")]), "TOKENIZER", message, String(value));
+    await rejects(() => t.applyChatTemplate([ask("a")]), "TOKENIZER", message, String(value));
   }
 });
 

@@ -64,19 +64,19 @@ for (const [name, normalizer] of Object.entries(normalizers))
       );
       assert.is(count(t.encode("<think> a", { special: false }), think), 1, "parsed");
       if (prefixed) return;
-      const asked = t.apply([say("user", typed)], { generate: true, specialTokens: "text" });
+      const asked = t.applyChatTemplate([say("user", typed)], { generate: true, specialTokens: "text" });
       assert.equal(
         [start, end, think].map((id) => count(asked.ids, id)),
         [2, 1, 1],
         "what the template writes",
       );
-      assert.is(asked.text, t.apply([say("user", typed)], { generate: true }).text);
+      assert.is(asked.text, t.applyChatTemplate([say("user", typed)], { generate: true }).text);
     });
 
 test("what the assistant thought is left out of earlier turns; words of the language are no reserved tokens", async () => {
   const t = await tokenizerOf({ type: "NFC" }, true);
   const turns = [say("user", "assistant?"), say("assistant", "<think>\nhm\n</think>yes")];
-  const { text, ids } = t.apply(turns, { specialTokens: "text" });
+  const { text, ids } = t.applyChatTemplate(turns, { specialTokens: "text" });
   assert.is(text, "<|go|>user\nassistant?<|halt|>\n<|go|>assistant\nyes<|halt|>\n");
   assert.is(count(ids, word), 2);
 });

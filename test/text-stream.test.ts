@@ -59,11 +59,11 @@ for (const { tokens, stops, text, shown, after } of rows)
 
 test("a stop string ends a completion after the token that completes it, in any copy", async () => {
   await using model = await loadModel(folderOf("video_llava"));
-  const request = { prompt: "What happens?", maxTokens: 24, temperature: 1, seed: 3, copies: 4 };
+  const request = { prompt: "What happens?", maxTokens: 24, temperature: 1, seed: 3, n: 4 };
   const free = await model.generate(request);
   const stop = free[0]!.text.slice(3, 5);
   const stopped = await model.generate({ ...request, stop: [stop] });
-  assert.is(stopped[0]!.end, "stop");
+  assert.is(stopped[0]!.finishReason, "stop");
   ordered(stopped[0]!.ids.length, "<", free[0]!.ids.length);
   stopped.forEach((c, i) => {
     const whole = free[i]!;
@@ -83,7 +83,7 @@ test("minTokens holds back stop strings too", async () => {
   const [at] = await model.generate({ ...request, stop });
   const [held] = await model.generate({ ...request, stop, minTokens: 5 });
   assert.ok(at!.ids.length < 5, `${at!.ids.length} tokens`);
-  assert.ok(held!.ids.length > 5 || held!.end === "length", `${held!.ids.length} tokens`);
+  assert.ok(held!.ids.length > 5 || held!.finishReason === "length", `${held!.ids.length} tokens`);
   assert.ok(held!.text.startsWith(free!.text.slice(0, 2)), JSON.stringify(held!.text));
 });
 

@@ -66,7 +66,7 @@ for (const [what, files, chat_template, expected, others] of rows)
       writeFileSync(join(dir, name), content);
     }
     const t = await loadTokenizer(dir);
-    const asked = () => t.apply([{ role: "user", content: "a" }]);
+    const asked = () => t.applyChatTemplate([{ role: "user", content: "a" }]);
     if (expected instanceof RegExp) {
       await rejects(asked, "TOKENIZER", expected, what);
       assert.is(t.decode(t.encode("a dog")), "a dog", "what needs no template works");

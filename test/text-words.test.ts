@@ -27,11 +27,11 @@ test("specialTokens: text leaves what a user types words, parse takes it for tok
     assert.is(count(t.encode(text, { special: false, specialTokens: "text" })), 0, kind);
     assert.is(t.decode(t.encode(text, { special: false, specialTokens: "text" })).trim(), text, kind);
     if (!t.template) continue;
-    const plain = count(t.apply([ask("a dog")], { generate: true }).ids);
-    assert.is(count(t.apply([ask(text)], { generate: true }).ids), plain + 2, kind);
-    const words = t.apply([ask(text)], { generate: true, specialTokens: "text" });
+    const plain = count(t.applyChatTemplate([ask("a dog")], { generate: true }).ids);
+    assert.is(count(t.applyChatTemplate([ask(text)], { generate: true }).ids), plain + 2, kind);
+    const words = t.applyChatTemplate([ask(text)], { generate: true, specialTokens: "text" });
     assert.is(count(words.ids), plain, kind);
-    assert.is(words.text, t.apply([ask(text)], { generate: true }).text, "the text is the same");
+    assert.is(words.text, t.applyChatTemplate([ask(text)], { generate: true }).text, "the text is the same");
   }
   const t = await loadTokenizer(`${golden}tokenizers/llama3`);
   await rejects(() => t.encode("a", { specialTokens: "word" as never }), "INVALID_ARGUMENT", /specialTokens/, "a word");

@@ -63,11 +63,11 @@ for (const name of flavours) {
   test(`${name}: every conversation of the reference, and what the assistant said in it`, () => {
     assert.is(facts.chat.length, 10);
     for (const c of facts.chat as ChatCase[]) {
-      const { text, ids, scored } = t.apply(withMedia(c.messages), { generate: c.add_generation_prompt });
+      const { text, ids, lossMask } = t.applyChatTemplate(withMedia(c.messages), { generate: c.add_generation_prompt });
       assert.is(text, c.rendered);
       assert.equal([...ids], c.ids_no_special);
       const answers = c.messages.filter((m) => m.role === "assistant").map((m) => plain(m.content));
-      const said = runs(ids, scored).map((run) => ({ text: t.decode(run, { skipSpecial: true }), end: run.at(-1) }));
+      const said = runs(ids, lossMask).map((run) => ({ text: t.decode(run, { skipSpecial: true }), end: run.at(-1) }));
       assert.equal(
         said.map((s) => s.text.trim()),
         answers,
@@ -81,11 +81,11 @@ const plain = (content: ChatCase["messages"][number]["content"]) =>
   typeof content === "string" ? content : content.map((p) => p.text ?? "").join("");
 
 /** The stretches of ids that a mask marks. */
-function runs(ids: Int32Array, scored: Uint8Array): number[][] {
+function runs(ids: Int32Array, lossMask: Uint8Array): number[][] {
   const found: number[][] = [];
   ids.forEach((id, i) => {
-    if (!scored[i]) return;
-    if (!scored[i - 1]) found.push([]);
+    if (!lossMask[i]) return;
+    if (!lossMask[i - 1]) found.push([]);
     found.at(-1)!.push(id);
   });
   return found;

@@ -59,7 +59,7 @@ for (const [name, row, more] of identical) {
 test("sequences that are the same are left out; of other masks they are not", async () => {
   const [{ prompt, chosen }] = idPairs(1) as unknown as [{ prompt: { ids: number[] }; chosen: number[] }];
   const ids = [...prompt.ids, ...chosen];
-  const masked = (from: number) => ({ ids, scored: Uint8Array.from(ids, (_, i) => (i >= from ? 1 : 0)) });
+  const masked = (from: number) => ({ ids, lossMask: Uint8Array.from(ids, (_, i) => (i >= from ? 1 : 0)) });
   const data = [
     { chosen: masked(3), rejected: masked(3) },
     { chosen: masked(3), rejected: masked(4) },
@@ -120,7 +120,7 @@ test("a model trained under a template without an end learns to stop", async () 
   const { model } = await train(textRun({ kind: "sft", model: noEnd, data, epochs: 60, trainer }));
   await using trained = await loadModel(model, { threads: 1 });
   const [c] = await trained.generate({ prompt: "What is it?", maxTokens: 24 });
-  assert.equal([c!.end, c!.text.replace("</s>", "").trim()], ["stop", "the small dog"]);
+  assert.equal([c!.finishReason, c!.text.replace("</s>", "").trim()], ["stop", "the small dog"]);
 });
 
 test("a border over which letters merge costs no row; a fault of one row costs that row alone", async () => {
@@ -154,8 +154,8 @@ test("several turns: all that the assistant says is scored, or the last answer a
   };
   await using model = await loadModel(folder("text_llama"), { threads: 1 });
   const count = async (turns: "all" | "last") => {
-    const { scored } = await model.sequence(talk.slice(0, 3) as never, "Here.", { turns });
-    return scored!.reduce((a, b) => a + b, 0);
+    const { lossMask } = await model.sequence(talk.slice(0, 3) as never, "Here.", { turns });
+    return lossMask!.reduce((a, b) => a + b, 0);
   };
   const [all, last] = [await count("all"), await count("last")];
   ordered(all, ">", last);

@@ -21,7 +21,7 @@ const rows: TrainItem[] = [
     reference: { chosen: Float32Array.of(-0.1), rejected: Float32Array.of(-1e-7) },
   },
   { prompt: [{ role: "user", content: [{ type: "video", media: frames }] }], answer: "held in memory" },
-  { ids: Int32Array.of(1, 2), scored: Uint8Array.of(0, 1) },
+  { ids: Int32Array.of(1, 2), lossMask: Uint8Array.of(0, 1) },
   { id: "b", prompt: "what?", media: ["a.mp4"], chosen: "yes", rejected: "no" },
 ];
 

@@ -21,7 +21,7 @@ for (const o of schedules)
     await using model = await loadModel("test/golden/text_llama/policy");
     await using trainer = await createTrainer(model, { loss: "sft", learningRate: 1e-3, ...o });
     const ids = [5, 6, 7, 8];
-    const item = { ids, scored: Uint8Array.from([0, 1, 1, 1]) };
+    const item = { ids, lossMask: Uint8Array.from([0, 1, 1, 1]) };
     for (let k = 0; k < 6; k++) {
       const { learningRate } = await trainer.trainStep([item]);
       const expected = rateAt({ learningRate: 1e-3, ...o }, k, 6);

@@ -100,7 +100,7 @@ async function rowsOf(model: VideoLM, s: Sequence, visual: ReadonlySet<number>, 
   const key = s.media?.[0];
   if (key !== undefined && !media.has(key)) media.set(key, media.size);
   const rows = [...ids].map((id) => (visual.has(id) ? `${id}/${media.get(key)}` : `${id}`));
-  const answer = s.scored!.length - s.scored!.indexOf(1); // the golden answers stand at the end, every token scored
+  const answer = s.lossMask!.length - s.lossMask!.indexOf(1); // the golden answers stand at the end, every token scored
   return { rows, limit: rows.length - answer - 1 };
 }
 
@@ -190,11 +190,11 @@ for (const golden of goldens) {
     const [first] = items as [SequencePair];
     const asked = (s: Sequence): Sequence => ({
       ...s,
-      ids: Int32Array.from([...s.ids.slice(0, s.scored!.indexOf(1)), 5, ...s.ids.slice(s.scored!.indexOf(1))]),
-      scored: Uint8Array.from([
-        ...s.scored!.slice(0, s.scored!.indexOf(1)),
+      ids: Int32Array.from([...s.ids.slice(0, s.lossMask!.indexOf(1)), 5, ...s.ids.slice(s.lossMask!.indexOf(1))]),
+      lossMask: Uint8Array.from([
+        ...s.lossMask!.slice(0, s.lossMask!.indexOf(1)),
         0,
-        ...s.scored!.slice(s.scored!.indexOf(1)),
+        ...s.lossMask!.slice(s.lossMask!.indexOf(1)),
       ]),
     });
     const second: SequencePair = {

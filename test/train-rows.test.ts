@@ -296,8 +296,8 @@ test("a cut answer is the beginning of the whole one, and both sides are cut alo
   const { item } = JSON.parse(line!);
   await using model = await loadModel(folder("text_llama"));
   const idsOf = async (answer: string) => {
-    const { ids, scored } = await model.sequence([{ role: "user", content: row.prompt }], answer);
-    return [...ids].slice(scored!.indexOf(1));
+    const { ids, lossMask } = await model.sequence([{ role: "user", content: row.prompt }], answer);
+    return [...ids].slice(lossMask!.indexOf(1));
   };
   const begin = (await idsOf("word ".repeat(50))).slice(0, -4); // without its end
   ordered(begin.length, ">", 100);
@@ -306,7 +306,7 @@ test("a cut answer is the beginning of the whole one, and both sides are cut alo
 });
 
 test("visual tokens are never cut: sequences and prompts that are too long stay bad rows", async () => {
-  const long = { ids: Int32Array.from({ length: 600 }, () => 5), scored: new Uint8Array(600).fill(1, 1) };
+  const long = { ids: Int32Array.from({ length: 600 }, () => 5), lossMask: new Uint8Array(600).fill(1, 1) };
   const data = [{ id: "s", chosen: long, rejected: long }];
   await rejects(
     () => train(text({ data, onLong: "truncate" })),

@@ -129,9 +129,9 @@ test("sequence counts a file's rows without opening it, and is what generate com
     const messages = [{ role: "user" as const, content: parts }];
     const answered = await model.sequence(messages, "a cat");
     assert.is(model.counters.decodes, 0);
-    assert.is(answered.scored!.length, answered.ids.length);
-    some(answered.scored!, (x) => x === 1);
-    assert.is(answered.scored![0], 0);
+    assert.is(answered.lossMask!.length, answered.ids.length);
+    some(answered.lossMask!, (x) => x === 1);
+    assert.is(answered.lossMask![0], 0);
     const again = await model.sequence({ ids: answered.ids, media: answered.media! });
     assert.equal([...again.ids], [...answered.ids]);
     await rejects(() => model.generate({ prompt: messages }), "NOT_FOUND", /not-there/, "opened");
@@ -151,7 +151,7 @@ test("sequence counts a file's rows without opening it, and is what generate com
 test("what was trained is used at once, before and behind the projector", async () => {
   const family = "video_llava";
   const [c] = videoCases(family).cases;
-  const sequence = { ids: c!.ids, media: c!.media, scored: c!.scored };
+  const sequence = { ids: c!.ids, media: c!.media, lossMask: c!.lossMask };
   for (const part of ["vision", "projector"] as const) {
     await using model = await loadModel(folderOf(family));
     const [before] = await model.logProbs([sequence]); // its features are kept from here on

@@ -35,11 +35,11 @@ async function first(model) {
 
 async function gen(model) {
   let clip = 0;
-  const run = (maxTokens, copies, media = freshClip(clip++)) =>
+  const run = (maxTokens, n, media = freshClip(clip++)) =>
     time(() =>
       model.generate({
         prompt: { ids, media: [media] },
-        copies,
+        n,
         maxTokens,
         minTokens: maxTokens,
         temperature: 0.7,
@@ -51,12 +51,12 @@ async function gen(model) {
   const two = { prefill: [], full: [] };
   const text = { one: [], four: [] };
   for (let i = 0; i < Number(reps); i++) {
-    for (const [to, copies] of [
+    for (const [to, n] of [
       [one, 1],
       [two, 2],
     ]) {
-      to.prefill.push(await run(1, copies));
-      to.full.push(await run(tokens, copies));
+      to.prefill.push(await run(1, n));
+      to.full.push(await run(tokens, n));
     }
     const prompt = (tail) =>
       Int32Array.from({ length: 560 }, (_, t) => 259 + ((t * 7919 + i + (t >= 544 ? tail * 31 : 0)) % 31000));
@@ -65,9 +65,9 @@ async function gen(model) {
     text.one.push(await time(() => ask(1)));
     text.four.push(await time(() => ask(4)));
   }
-  const summary = ({ prefill, full }, copies) => {
+  const summary = ({ prefill, full }, n) => {
     const wall = (list) => list.map((x) => x.wall);
-    const rate = (pick) => (copies * (tokens - 1)) / (pick(wall(full)) - pick(wall(prefill)));
+    const rate = (pick) => (n * (tokens - 1)) / (pick(wall(full)) - pick(wall(prefill)));
     return {
       prefill_s_min: Math.min(...wall(prefill)),
       prefill_s_median: median(wall(prefill)),

@@ -8,7 +8,7 @@ const prompt = { ids: [1, 5, 9, 12] };
 if (how === "idle") {
   await model.generate({ prompt, maxTokens: 3 });
 } else {
-  model.generate({ prompt, maxTokens: 500, temperature: 1, copies: 64 }).then(() => {});
+  model.generate({ prompt, maxTokens: 500, temperature: 1, n: 64 }).then(() => {});
   setTimeout(() => {
     if (how.startsWith("throw")) throw new Error("ended");
     process.exit(7);

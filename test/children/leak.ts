@@ -7,14 +7,12 @@ const prompt = { ids: [1, 5, 9, 12] };
 
 async function cycle(n: number): Promise<void> {
   await using model = await loadModel(folder(n % 2 === 0 ? "text_llama" : "text_qwen2"), { threads: 2 });
-  for await (const _ of model.generate({ prompt, maxTokens: 20, temperature: 1, copies: 2, seed: n }));
+  for await (const _ of model.generate({ prompt, maxTokens: 20, temperature: 1, n: 2, seed: n }));
   await using session = model.session();
   await session.generate({ prompt, maxTokens: 3 });
   await model.forward({ ids: prompt.ids }, { outputs: ["logits", "hidden"] });
   await model.forward({ ids: [-1] }).catch(() => {});
-  await model
-    .generate({ prompt, maxTokens: 400, copies: 8 }, { signal: AbortSignal.timeout(1) })
-    .result.catch(() => {});
+  await model.generate({ prompt, maxTokens: 400, n: 8 }, { signal: AbortSignal.timeout(1) }).result.catch(() => {});
   await using trainer = await createTrainer(model);
   await trainer.trainStep([{ prompt, chosen: [5, 7], rejected: [9, 11, 13] }]);
 }

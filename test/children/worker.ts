@@ -7,7 +7,7 @@ const prompt = { ids: [1, 5, 9, 12] };
 const model = await loadModel(dir, { threads: 2 });
 
 if (mode === "generate") {
-  model.generate({ prompt, maxTokens: 500, temperature: 1, copies: 64 }).then(() => {});
+  model.generate({ prompt, maxTokens: 500, temperature: 1, n: 64 }).then(() => {});
   for (let i = 0; i < 8; i++) model.forward({ ids: prompt.ids }).then(() => {});
   parentPort!.postMessage("begun");
 } else if (mode === "train") {

@@ -41,7 +41,7 @@ export interface VideoCase {
   name: string;
   ids: Int32Array;
   prompt: Int32Array;
-  scored: Uint8Array;
+  lossMask: Uint8Array;
   media: Pixels[];
   logits: Float32Array;
   hidden: Float32Array;
@@ -63,7 +63,7 @@ export function videoCases(family: VideoFamily) {
       name,
       ids,
       prompt: ids.slice(0, c.prompt_len),
-      scored: new Uint8Array(ids.length).fill(1, c.prompt_len),
+      lossMask: new Uint8Array(ids.length).fill(1, c.prompt_len),
       media: mediaOf(data, name),
       logits: floatsOf(data, `${name}/logits`),
       hidden: floatsOf(data, `${name}/last_hidden`),
@@ -87,7 +87,7 @@ export function videoCases(family: VideoFamily) {
 
 export interface VideoSide {
   ids: Int32Array;
-  scored: Uint8Array;
+  lossMask: Uint8Array;
   policy: Float32Array;
   reference: Float32Array;
 }
@@ -122,7 +122,7 @@ function originalSide(data: Data, pair: number, side: "chosen" | "rejected", n: 
   const scored = (t: number) => labels[row * S + t] !== -100;
   return {
     ids: Int32Array.from([...prompt, ...answer]),
-    scored: new Uint8Array(prompt.length + answer.length).fill(1, prompt.length),
+    lossMask: new Uint8Array(prompt.length + answer.length).fill(1, prompt.length),
     policy: perToken(data, "policy_token_logps", row, scored),
     reference: perToken(data, "ref_token_logps", row, scored),
   };
@@ -137,7 +137,7 @@ function expandedSide(data: Data, pair: number, side: "chosen" | "rejected", n: 
   const scored = (t: number) => mask[t] === 1;
   return {
     ids: at("input_ids").slice(0, length),
-    scored: Uint8Array.from(mask),
+    lossMask: Uint8Array.from(mask),
     policy: perToken(data, "policy_token_logps", row, scored),
     reference: perToken(data, "ref_token_logps", row, scored),
   };
@@ -169,8 +169,8 @@ export function videoDpo(family: VideoFamily): VideoDpo {
 
 export function videoPairs(d: VideoDpo, withReference: boolean): SequencePair[] {
   return d.pairs.map(({ chosen, rejected, media }) => ({
-    chosen: { ids: chosen.ids, scored: chosen.scored, media },
-    rejected: { ids: rejected.ids, scored: rejected.scored, media },
+    chosen: { ids: chosen.ids, lossMask: chosen.lossMask, media },
+    rejected: { ids: rejected.ids, lossMask: rejected.lossMask, media },
     ...(withReference ? { reference: { chosen: chosen.reference, rejected: rejected.reference } } : {}),
   }));
 }

@@ -22,7 +22,7 @@ export interface Case {
   name: string;
   ids: Int32Array;
   prompt: Int32Array;
-  scored: Uint8Array;
+  lossMask: Uint8Array;
   firstRow: number; // of logits and hidden
   logits: Float32Array;
   hidden: Float32Array;
@@ -41,7 +41,7 @@ export function cases(family: Family): { cases: Case[]; suppress: number[] } {
       name,
       ids,
       prompt: ids.slice(0, c.prompt_len),
-      scored: new Uint8Array(ids.length).fill(1, c.prompt_len),
+      lossMask: new Uint8Array(ids.length).fill(1, c.prompt_len),
       firstRow: c.first_logit_position,
       logits: floatsOf(data, `${name}/logits`),
       hidden: floatsOf(data, `${name}/last_hidden`),
@@ -54,7 +54,7 @@ export function cases(family: Family): { cases: Case[]; suppress: number[] } {
 
 export interface Side {
   ids: Int32Array;
-  scored: Uint8Array;
+  lossMask: Uint8Array;
   policy: Float32Array; // per scored token
   reference: Float32Array;
 }
@@ -82,11 +82,12 @@ function side(data: Map<string, Stored>, row: number): Side {
   const at = <T extends Int32Array | Float32Array>(x: T, width: number, n = width) =>
     x.subarray(row * width, row * width + n) as T;
   const length = at(intsOf(data, "attention_mask"), S).reduce((n, x) => n + x, 0);
-  const scored = Uint8Array.from(at(intsOf(data, "completion_mask"), S, length));
-  const perToken = (name: string) => at(floatsOf(data, name), S - 1, length - 1).filter((_, t) => scored[t + 1] === 1); // column t belongs to token t + 1
+  const lossMask = Uint8Array.from(at(intsOf(data, "completion_mask"), S, length));
+  const perToken = (name: string) =>
+    at(floatsOf(data, name), S - 1, length - 1).filter((_, t) => lossMask[t + 1] === 1); // column t belongs to token t + 1
   return {
     ids: at(intsOf(data, "input_ids"), S, length).slice(),
-    scored,
+    lossMask,
     policy: perToken("policy_token_logps"),
     reference: perToken("ref_token_logps"),
   };
@@ -115,8 +116,8 @@ export function pairs(d: Dpo, withReference: boolean): SequencePair[] {
   return d.chosen.map((chosen, i) => {
     const rejected = d.rejected[i]!;
     return {
-      chosen: { ids: chosen.ids, scored: chosen.scored },
-      rejected: { ids: rejected.ids, scored: rejected.scored },
+      chosen: { ids: chosen.ids, lossMask: chosen.lossMask },
+      rejected: { ids: rejected.ids, lossMask: rejected.lossMask },
       ...(withReference ? { reference: { chosen: chosen.reference, rejected: rejected.reference } } : {}),
     };
   });
