@@ -5,8 +5,9 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { digested } from "../src/train/item-digest.js";
 import { ItemSet, rooted } from "../src/train/item-store.js";
-import type { TrainItem } from "../src/base/types.js";
+import type { Sequence, TrainItem } from "../src/base/types.js";
 import { rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 
@@ -57,6 +58,30 @@ test("reopened, a set is the same; what was held in memory must be given again",
   writeFileSync(path, readFileSync(path, "utf8").replace('"tokens"', '"token"'));
   await rejects(() => ItemSet.reopen(path, () => stream(rows)), "JOURNAL_CORRUPT", /item 0/, "a changed line");
 });
+
+const lines = (path: string) => readFileSync(path, "utf8").split("\n");
+
+test("a mask has the name in the file that it had when the format was made, by whatever name it comes", async () => {
+  const path = join(temporaryFolder(), "items.jsonl");
+  const masked = rows[4] as Sequence;
+  const before = { ids: masked.ids, scored: masked.lossMask! };
+  const pair = (s: Sequence): TrainItem => ({ id: "p", chosen: s, rejected: s });
+  await (await ItemSet.gather(stream([masked, pair(masked)]), path)).close();
+  const now = lines(path);
+  assert.match(now[0]!, /^\{"item":\{"ids":\{[^}]*\},"scored":\{"\$":"u8","v":\[0,1\]\}\}/);
+  const set = await ItemSet.gather(stream([before, pair(before)]), path);
+  assert.equal(lines(path), now);
+  assert.equal(await set.items([0, 1]), [masked, pair(masked)]);
+  await set.close();
+  const sum = async (...items: TrainItem[]) => (await digested(each(items)).sum()).sha256;
+  assert.is(await sum(masked, pair(masked)), await sum(before, pair(before)));
+  assert.is(await sum(masked), "59d4935a9c0f41c5e1ecf60ac9f90f854aa24673fc5d8d48d829fb7948ab6a70", "as 0.1.0 had it");
+  assert.is.not(await sum(masked), await sum({ ...masked, lossMask: Uint8Array.of(0, 0) }));
+});
+
+async function* each(items: readonly TrainItem[]) {
+  yield* items;
+}
 
 test("the hash is that of the items", async () => {
   const hash = async (items: readonly TrainItem[]) => {

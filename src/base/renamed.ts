@@ -5,6 +5,8 @@ import { IsrDpoError } from "./errors.js";
 
 interface Renaming {
   now: string;
+  /** What has the name. */
+  of: string;
   /** Code of the warning. */
   code: `ISR_DPO_DEP_${string}`;
   /** Where other programs mean something else by the old name: only a string is ours, and this is said of other values. */
@@ -14,14 +16,15 @@ interface Renaming {
 export const renamings = {
   stream: {
     now: "randomStream",
+    of: "sampling options",
     code: "ISR_DPO_DEP_STREAM",
     otherwise:
       "text needs no option to arrive while it is generated: iterate the run (`for await (const event of model.generate(...))`); `randomStream` names a stream of random draws",
   },
-  copies: { now: "n", code: "ISR_DPO_DEP_COPIES" },
-  end: { now: "finishReason", code: "ISR_DPO_DEP_END" },
-  scored: { now: "lossMask", code: "ISR_DPO_DEP_SCORED" },
-  apply: { now: "applyChatTemplate", code: "ISR_DPO_DEP_APPLY" },
+  copies: { now: "n", of: "a request for answers", code: "ISR_DPO_DEP_COPIES" },
+  end: { now: "finishReason", of: "a completion", code: "ISR_DPO_DEP_END" },
+  scored: { now: "lossMask", of: "a sequence", code: "ISR_DPO_DEP_SCORED" },
+  apply: { now: "applyChatTemplate", of: "a tokenizer", code: "ISR_DPO_DEP_APPLY" },
 } as const satisfies Readonly<Record<string, Renaming>>;
 
 export type OldName = keyof typeof renamings;
@@ -33,11 +36,9 @@ const told = new Set<OldName>();
 export function tellRenamed(old: OldName): void {
   if (told.has(old)) return;
   told.add(old);
-  const { now, code } = renamings[old];
-  process.emitWarning(`${old} is deprecated and will be removed in 0.3: use ${now}`, {
-    type: "DeprecationWarning",
-    code,
-  });
+  const { now, of, code } = renamings[old];
+  const message = `${old} of ${of} is deprecated: it is now ${now}, and the old name is removed in 0.3`;
+  process.emitWarning(message, { type: "DeprecationWarning", code });
 }
 
 /** The name of a field of what is called `field`, or is named otherwise. */
