@@ -11,7 +11,7 @@ const prompt = { ids: [1, 17, 4, 9] };
 const run = model.generate({ prompt, n: 2, maxTokens: 12, temperature: 0.7, topP: 0.9, seed: 1 });
 for await (const event of run) {
   if (event.type !== "completion") continue;
-  const { copy, ids, logProbs, end } = event.completion;
-  console.log(`copy ${copy}: ${ids.join(" ")} (${end}, first token ${logProbs[0].toFixed(3)} nats)`);
+  const { copy, ids, logProbs, finishReason } = event.completion;
+  console.log(`copy ${copy}: ${ids.join(" ")} (${finishReason}, first token ${logProbs[0].toFixed(3)} nats)`);
 }
 await model.dispose();

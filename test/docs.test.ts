@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { exists, ordered } from "./helpers/assert.js";
+import { renamings } from "../src/base/renamed.js";
 import { readExamples, readPairs, readSamples } from "../src/index.js";
 import { all, rowsFile } from "./helpers/data.js";
 
@@ -83,12 +84,27 @@ test("every switch that a page or script names is read somewhere", () => {
     readdirSync(join(top, folder), { recursive: true, withFileTypes: true })
       .filter((e) => e.isFile() && /\.(ts|mjs|cc|c|h)$/.test(e.name))
       .map((e) => readFileSync(join(e.parentPath ?? e.path, e.name), "utf8"));
-  const named = [...pages.map(read), ...tree("scripts")].flatMap((text) => text.match(/\bISR_DPO_[A-Z_]+\b/g) ?? []);
+  const named = [...pages.map(read), ...tree("scripts")]
+    .flatMap((text) => text.match(/\bISR_DPO_[A-Z_]+\b/g) ?? [])
+    .filter((name) => !name.startsWith("ISR_DPO_DEP_")); // the codes of warnings about old names
   const code = ["src", "native", "test", "bench"].flatMap(tree).join("\n");
   const isRead = (name: string) => new RegExp(`env\\.${name}\\b|getenv\\("${name}"\\)`).test(code);
   ordered(named.length, ">", 3, "switches were found");
   const byNodeGypBuild = "ISR_DPO_PREBUILD"; // node-gyp-build makes this name from that of the package
   assert.equal([...new Set(named)].filter((name) => name !== byNodeGypBuild && !isRead(name)).sort(), []);
+});
+
+test("every old name has a row with its new name and the code of its warning, and no other", () => {
+  const [, table] = /\n## Deprecated names\n([\s\S]*)/.exec(read("docs/service.md")) ?? [];
+  const rows = [
+    ...(table ?? "").matchAll(/^\| `(?:tokenizer\.)?(\w+).*? \| `(?:tokenizer\.)?(\w+).* \| `(\w+)` \|$/gm),
+  ];
+  assert.equal(
+    rows.map(([, old, now, code]) => [old, now, code]).sort(),
+    Object.entries(renamings)
+      .map(([old, { now, code }]) => [old, now, code])
+      .sort(),
+  );
 });
 
 test("every error code has a row, and no other", () => {
@@ -243,8 +259,8 @@ test("the service example answers, says what was wrong, and ends in order", asyn
     };
     const answer = await post('{"ids":[1,2,3]}');
     assert.equal([answer.status, (answer.ids as number[]).length > 0], [200, true]);
-    const { status, text, end } = await post('{"text":"what happens ?"}');
-    assert.equal([status, end], [200, "stop"]);
+    const { status, text, finishReason } = await post('{"text":"what happens ?"}');
+    assert.equal([status, finishReason], [200, "stop"]);
     assert.match(String(text), /^[a-z .]+$/);
     const refused: [body: string, status: number, code: string | undefined][] = [
       ['{"ids":[1,1000000]}', 400, "INVALID_ARGUMENT"],
