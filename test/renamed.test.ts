@@ -200,12 +200,13 @@ for (const { old, where, was, now, both, without } of [...options, ...results])
   });
 
 test("stream: true, as other programs take it, is refused with what to do instead", async () => {
-  for (const [call, field] of [
+  const calls: readonly [call: () => PromiseLike<unknown>, field: string][] = [
     [() => model.generate({ ...draw, stream: true as never }), "requests[0].stream"],
     [() => model.chat([user(prompt)], { stream: true as never }), "options.stream"],
     [() => answers({}, { stream: false }), "options.stream"],
-  ] as const) {
-    const e = (await reasonOf(Promise.resolve().then(call))) as IsrDpoError;
+  ];
+  for (const [call, field] of calls) {
+    const e = (await reasonOf(call())) as IsrDpoError;
     assert.equal([e.code, e.detail?.field], ["INVALID_ARGUMENT", field]);
     assert.match(e.message, /expected a string \(it is now randomStream\), got (true|false)/);
     assert.match(e.hint ?? "", /iterate the run .* names a stream of random draws/);
