@@ -1,7 +1,8 @@
 // docs/configuration.md from the schema: node --import tsx scripts/config-docs.mjs. test/config.test.ts compares.
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
-import { jsonSchema, presets } from "../src/config/schema.ts";
+import { presets } from "../src/config/presets.ts";
+import { jsonSchema } from "../src/config/schema.ts";
 
 const page = new URL("../docs/configuration.md", import.meta.url);
 
@@ -60,7 +61,7 @@ const presetTable = (kind) => ["| key | value |", "|---|---|", ...leaves(presets
 
 export const configurationPage = () => `# Configuration files
 
-This page is generated from the schema by \`node --import tsx scripts/config-docs.mjs\`: change \`src/config/schema.ts\`, not this page.
+This page is generated from the schema by \`node --import tsx scripts/config-docs.mjs\`: change \`src/config/config-rows.ts\`, not this page.
 
 A configuration is a YAML 1.2 file of at most 1 MiB. There are two kinds: one for \`isr-dpo train sft|dpo\`, and one for runs of the
 whole method.

@@ -3,7 +3,15 @@ export { worldModel } from "./base/addon.js";
 export * from "./train/communicator.js";
 export type { ErrorCode, ErrorFacts } from "./base/errors.js";
 export { IsrDpoError, isIsrDpoError } from "./base/errors.js";
-export type { IterationConfig } from "./config/schema.js";
+export type {
+  FeatureCacheOptions,
+  IterationConfig,
+  OptimizerOptions,
+  RunConfig,
+  TrainConfig,
+  TrainRunOptions,
+  WeightOptions,
+} from "./base/option-types.js";
 export * from "./model/inspect.js";
 export { type Prompts, defaultPrompts } from "./iterate/method-prompts.js";
 export {
@@ -37,7 +45,8 @@ export type { RowSink, RowSource, RowWorkOptions } from "./data/row-work.js";
 export { type Plan, type PlanIteration, type PlanOptions, plan, type ScoredTokens } from "./plan/plan.js";
 export { report } from "./report/report.js";
 export type { Run } from "./base/run.js";
-export type { StepMetrics, Trainer, TrainerOptions } from "./train/trainer.js";
+export type { StepMetrics, Trainer } from "./train/trainer.js";
+export type { TrainerOptions } from "./train/trainer-options.js";
 export { createTrainer } from "./train/trainer.js";
 export type {
   IterationEvent,

@@ -5,8 +5,9 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { ordered } from "./helpers/assert.js";
 import { conditionalKeys, unusedKeys } from "../src/config/unused-keys.js";
-import { resolveConfig, shapeOf } from "../src/config/read-config.js";
-import { type ConfigKind, schemas } from "../src/config/schema.js";
+import type { Rows } from "../src/base/option-rows.js";
+import { type ConfigKind, configs, rowsBelow } from "../src/config/config-rows.js";
+import { resolveConfig } from "../src/config/read-config.js";
 import { runIterations } from "../src/index.js";
 import { node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
@@ -82,9 +83,9 @@ const always: Record<ConfigKind, readonly RegExp[]> = {
   ],
 };
 
-function* keysOf(shape: Record<string, unknown>, above: readonly string[] = []): Generator<string> {
-  for (const [key, schema] of Object.entries(shape)) {
-    const below = shapeOf(schema as Parameters<typeof shapeOf>[0]);
+function* keysOf(rows: Rows, above: readonly string[] = []): Generator<string> {
+  for (const [key, row] of Object.entries(rows)) {
+    const below = rowsBelow(row);
     if (below) yield* keysOf(below, [...above, key]);
     else yield [...above, key].join(".");
   }
@@ -93,7 +94,7 @@ function* keysOf(shape: Record<string, unknown>, above: readonly string[] = []):
 for (const kind of ["train", "run"] as const)
   test(`every key of ${kind} is known to have an effect, or when it has none`, () => {
     const table = conditionalKeys(kind);
-    const all = [...keysOf(shapeOf(schemas[kind])!)];
+    const all = [...keysOf(rowsBelow(configs[kind])!)];
     assert.ok(all.length > 30, String(all.length));
     const open = all.filter((key) => !table.includes(key) && !always[kind].some((r) => r.test(key)));
     assert.equal(open, []);

@@ -3,6 +3,7 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, loadModel } from "../src/index.js";
 import { proveRate, rateAt } from "../src/train/learning-rate.js";
+import { trainerSettings } from "../src/train/trainer-options.js";
 import { caught } from "./helpers/data.js";
 
 const test = suite("rate");
@@ -16,6 +17,8 @@ const schedules = [
   { schedule: "linear", totalSteps: 2 },
 ] as const;
 
+const settings = (o: object) => trainerSettings("options", o, "later");
+
 for (const o of schedules)
   test(`rates of ${JSON.stringify(o)} are the trainer's`, async () => {
     await using model = await loadModel("test/golden/text_llama/policy");
@@ -24,7 +27,7 @@ for (const o of schedules)
     const item = { ids, lossMask: Uint8Array.from([0, 1, 1, 1]) };
     for (let k = 0; k < 6; k++) {
       const { learningRate } = await trainer.trainStep([item]);
-      const expected = rateAt({ learningRate: 1e-3, ...o }, k, 6);
+      const expected = rateAt(settings({ learningRate: 1e-3, ...o }), k, 6);
       assert.ok(Math.abs(learningRate - expected) <= 1e-15, `step ${k}: ${learningRate}, expected ${expected}`);
     }
   });
@@ -44,10 +47,10 @@ const verdicts: readonly [what: string, o: object, steps: number, says: RegExp |
 
 for (const [what, o, steps, says] of verdicts)
   test(`${what}: ${says ? "nothing would be learnt" : "something is learnt"}`, async () => {
-    const rates = Array.from({ length: steps }, (_, k) => rateAt(o, k, steps));
+    const rates = Array.from({ length: steps }, (_, k) => rateAt(settings(o), k, steps));
     assert.is(steps > 0 && rates.every((r) => r === 0), says !== null, rates.join());
-    if (!says) return proveRate(o, steps, "train");
-    const e = await caught(() => Promise.resolve().then(() => proveRate(o, steps, "train")));
+    if (!says) return proveRate(settings(o), steps, "train");
+    const e = await caught(() => Promise.resolve().then(() => proveRate(settings(o), steps, "train")));
     assert.is(e.code, "DEGENERATE");
     assert.match(e.message, says);
   });

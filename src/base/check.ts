@@ -90,7 +90,8 @@ export function options(field: string, value: unknown, known: readonly string[])
   return o;
 }
 
-interface Range {
+/** Bounds of a number. */
+export interface Range {
   min?: number;
   max?: number;
   above?: number; // exclusive lower bound
@@ -106,16 +107,18 @@ function rangeText({ min, max, above, below, integer }: Range): string {
     .join(" ");
 }
 
+/** Whether a value is a number within these bounds. */
+export const inRange = (value: unknown, { min, max, above, below, integer: whole }: Range): boolean =>
+  typeof value === "number" &&
+  Number.isFinite(value) &&
+  (!whole || Number.isSafeInteger(value)) &&
+  (min === undefined || value >= min) &&
+  (max === undefined || value <= max) &&
+  (above === undefined || value > above) &&
+  (below === undefined || value < below);
+
 export function number(field: string, value: unknown, range: Range = {}): number {
-  const ok =
-    typeof value === "number" &&
-    Number.isFinite(value) &&
-    (!range.integer || Number.isSafeInteger(value)) &&
-    (range.min === undefined || value >= range.min) &&
-    (range.max === undefined || value <= range.max) &&
-    (range.above === undefined || value > range.above) &&
-    (range.below === undefined || value < range.below);
-  if (!ok) refuse(field, rangeText(range), value);
+  if (!inRange(value, range)) refuse(field, rangeText(range), value);
   return value as number;
 }
 

@@ -1,4 +1,5 @@
 // The values of the public functions. Tensors are row-major; lengths in tokens, times in seconds, sizes in bytes, log-probs in nats.
+import type { FeatureCacheOptions, WeightOptions } from "./option-types.js";
 
 /** A row-major array of numbers. */
 export interface Tensor {
@@ -137,31 +138,9 @@ export interface TokenizerOptions {
 }
 
 /** Options for loading a model. */
-export interface LoadOptions extends Cancel, TokenizerOptions {
-  /** Default "auto". This version computes on the CPU; "cuda" is DEVICE_UNAVAILABLE. */
-  device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
-  /** Type of the weights in memory; "auto" (default): the type of the file, where float16 becomes f32. */
-  dtype?: "auto" | "f32" | "bf16";
-  /** At most this many threads of the process's pool; default: all that the machine allows. */
-  threads?: number;
-  /** Folder of the vision tower, for checkpoints that only name it; default: the tower that the checkpoint contains or names. */
-  visionTower?: string;
+export interface LoadOptions extends Cancel, TokenizerOptions, WeightOptions {
   /** Keeps the vision tower's features of videos on disk. Default: false, nothing is kept on disk. */
-  featureCache?:
-    | {
-        /** Folder of the cache, which processes may share; it is made if it does not exist. */
-        dir: string;
-        /** Bound of its size in bytes, at least 1; the oldest entries are deleted. Default: no bound. */
-        maxBytes?: number;
-      }
-    | false;
-  /** Milliseconds that opening and decoding one file may take; default 300,000. */
-  mediaTimeoutMs?: number;
-  /**
-   * Share of the examined frames of a video that may be lost or damaged, from 0 to 1; above it the video is MEDIA_UNREADABLE.
-   * Default 1: everything that can be decoded is used, and losses are reported; in train() the default is 0.
-   */
-  mediaMaxLost?: number;
+  featureCache?: FeatureCacheOptions | false;
   /** Called with the bytes that were read and their total number. If it throws or rejects, the call rejects with that error. */
   onProgress?(p: { bytes: number; totalBytes: number }): void;
   /**

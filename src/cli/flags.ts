@@ -2,6 +2,8 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type FrameSampling, loadModel, type MediaReport, type Sampling, type VideoLM } from "../index.js";
 import type { LoadFlags, SamplingFlags } from "./flag-types.js";
+import { inRange, type Range } from "../base/check.js";
+import { type ConfigKind, rowAt } from "../config/config-rows.js";
 import { remarksOf } from "../model/media-registry.js";
 import { tellUnusedOfTextModel } from "./unused-flags.js";
 import { modelFolder } from "./newest-model.js";
@@ -63,6 +65,28 @@ export const addSampling = (command: Command): Command =>
     .option("--top-k <k>", "sample from this number of most probable tokens; 0: from all (default: 0)", wholeNumber(0))
     .option("--seed <s>", "seed of the draws (default: 0)", seedFlag)
     .option("--stop <text>", "end an answer before this text (may be given again)", stopFlag);
+
+/** A range of numbers, as messages of the command line say it. */
+function rangeWords({ integer, min, above, max, below }: Range): string {
+  const noun = integer ? "a whole number" : "a number";
+  if (min !== undefined && max !== undefined) return `${noun} from ${min} to ${max}`;
+  const low = min === undefined ? (above === undefined ? [] : [`above ${above}`]) : [`of at least ${min}`];
+  const high = max === undefined ? (below === undefined ? [] : [`below ${below}`]) : [`at most ${max}`];
+  return [noun, [...low, ...high].join(" and ")].join(" ").trim();
+}
+
+/** The flag of a key of the configuration: its meaning, its default and the numbers that it takes are those of the key. */
+export function configFlag(flag: string, kind: ConfigKind, key: string): Option {
+  const row = rowAt(kind, key);
+  if (!row) throw new TypeError(`${flag}: a configuration of kind ${kind} has no key ${key}`);
+  const { about, fallback, shape } = row;
+  const meaning = about.replace(/\.$/, "").replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
+  const words = shape.kind === "choice" ? `${meaning}: ${shape.of.join(" or ")}` : meaning;
+  const option = new Option(flag, fallback === undefined ? words : `${words} (default: ${fallback})`);
+  if (shape.kind !== "number") return option;
+  const range = shape.range.integer ? { max: 2 ** 31 - 1, ...shape.range } : shape.range;
+  return option.argParser((text: string) => parsed(text, (x) => inRange(x, range), rangeWords(range)));
+}
 
 /** Replaces keys of a configuration file; may be given again. */
 export const setOption = (): Option =>

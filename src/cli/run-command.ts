@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Command } from "commander";
 import { type IterationResult, plan, readSamples, runIterations, type RunIterationsOptions } from "../index.js";
-import { setOption, wholeNumber } from "./flags.js";
+import { configFlag, setOption } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live-view.js";
 import { jsonLine } from "../base/line-files.js";
@@ -92,9 +92,9 @@ export function runCommand(): Command {
   return new Command("run")
     .description("iterations of self-retrospective DPO; the same command resumes")
     .argument("<config>", "configuration file (YAML); `isr-dpo config schema` lists its keys")
-    .option("--from <t>", "index of the first model that is used", wholeNumber(0))
-    .option("--to <t>", "index of the last model that is made", wholeNumber(1))
-    .option("--run-dir <dir>", "folder of the run")
+    .addOption(configFlag("--from <t>", "run", "from"))
+    .addOption(configFlag("--to <t>", "run", "to"))
+    .addOption(configFlag("--run-dir <dir>", "run", "runDir"))
     .addOption(setOption())
     .addOption(liveOption())
     .option("--json", "print one JSON object per event")

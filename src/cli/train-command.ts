@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
 import type { ResolvedConfig } from "../config/read-config.js";
-import type { TrainConfig } from "../config/schema.js";
-import { realNumber, wholeNumber, setOption } from "./flags.js";
+import type { TrainValues } from "../config/config-rows.js";
+import { configFlag, setOption } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live-view.js";
 import { jsonLine } from "../base/line-files.js";
@@ -18,42 +18,27 @@ interface TrainFlags extends LiveFlags {
   [flag: string]: unknown;
 }
 
-/** Flags with a key of the configuration each. */
-const flagKeys: readonly [flag: string, key: string, about: string, parse?: (text: string) => unknown][] = [
-  ["--model <dir>", "model", "folder of the checkpoint to start from"],
-  ["--data <file>", "data", "rows to train on: .jsonl, .json or .parquet"],
-  ["--run-dir <dir>", "runDir", "folder of the run; the same command resumes it"],
-  ["--videos <dir>", "videos", "folder that media paths are relative to (default: that of the data)"],
-  ["--eval-data <file>", "evalData", "rows to evaluate on"],
-  ["--eval-every <n>", "evalEvery", "steps between evaluations", wholeNumber(1)],
-  ["--epochs <n>", "epochs", "how often each row is trained on (default: 1)", wholeNumber(1)],
-  ["--items-per-step <n>", "itemsPerStep", "rows of an optimizer step (default: 8)", wholeNumber(1)],
-  ["--save-every <n>", "saveEverySteps", "steps between checkpoints (default: about ten a run)", wholeNumber(1)],
-  [
-    "--learning-rate <x>",
-    "trainer.learningRate",
-    "peak learning rate (default: 5e-7)",
-    realNumber("a number of at least 0", (x) => x >= 0),
-  ],
-  ["--schedule <name>", "trainer.schedule", "constant, linear or cosine (default: constant)"],
-  [
-    "--warmup-ratio <x>",
-    "trainer.warmupRatio",
-    "share of the steps that warm up",
-    realNumber("a number from 0 to 1", (x) => x >= 0 && x <= 1),
-  ],
-  ["--dtype <type>", "load.dtype", "auto, f32 or bf16 (default: auto)"],
-  ["--threads <n>", "load.threads", "at most this many threads", wholeNumber(1, 256)],
-  ["--on-bad-row <policy>", "onBadRow", "fail or skip (default: fail)"],
-  ["--on-long <policy>", "onLong", "fail or truncate (default: fail)"],
-  ["--on-end <policy>", "onEnd", "answers without exactly one end token: repair or fail (default: repair)"],
-  [
-    "--max-lost <share>",
-    "video.maxLost",
-    "share of a video's frames that may be lost or damaged (default: 0)",
-    realNumber("a number from 0 to 1", (x) => x >= 0 && x <= 1),
-  ],
-  ["--turns <which>", "turns", "sft: score all answers of a row, or the last (default: all)"],
+/** Flags with a key of the configuration each, which has their meaning, range and default. */
+const flagKeys: readonly [flag: string, key: string][] = [
+  ["--model <dir>", "model"],
+  ["--data <file>", "data"],
+  ["--run-dir <dir>", "runDir"],
+  ["--videos <dir>", "videos"],
+  ["--eval-data <file>", "evalData"],
+  ["--eval-every <n>", "evalEvery"],
+  ["--epochs <n>", "epochs"],
+  ["--items-per-step <n>", "itemsPerStep"],
+  ["--save-every <n>", "saveEverySteps"],
+  ["--learning-rate <x>", "trainer.learningRate"],
+  ["--schedule <name>", "trainer.schedule"],
+  ["--warmup-ratio <x>", "trainer.warmupRatio"],
+  ["--dtype <type>", "load.dtype"],
+  ["--threads <n>", "load.threads"],
+  ["--on-bad-row <policy>", "onBadRow"],
+  ["--on-long <policy>", "onLong"],
+  ["--on-end <policy>", "onEnd"],
+  ["--max-lost <share>", "video.maxLost"],
+  ["--turns <which>", "turns"],
 ];
 
 const camel = (flag: string) =>
@@ -73,7 +58,7 @@ function* settings(flags: TrainFlags): Generator<Record<string, unknown>> {
   }
 }
 
-async function resolvedOptions(kind: Kind, resolved: ResolvedConfig<TrainConfig>): Promise<TrainOptions> {
+async function resolvedOptions(kind: Kind, resolved: ResolvedConfig<TrainValues>): Promise<TrainOptions> {
   const { trainOptionsOf } = await import("../config/function-options.js");
   return trainOptionsOf(kind, resolved);
 }
@@ -126,10 +111,7 @@ async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Pro
 
 function kindCommand(kind: Kind, about: string): Command {
   const command = new Command(kind).description(about).argument("[config]", "configuration file (YAML)");
-  for (const [flag, , text, parse] of flagKeys) {
-    if (parse) command.option(flag, text, parse);
-    else command.option(flag, text);
-  }
+  for (const [flag, key] of flagKeys) command.addOption(configFlag(flag, "train", key));
   return command
     .addOption(
       new Option("--pairs-per-step <n>").hideHelp().argParser(() => {

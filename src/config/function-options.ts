@@ -2,31 +2,31 @@
 import { join } from "node:path";
 import { IsrDpoError } from "../base/errors.js";
 import { lossKeys } from "../train/loss-options.js";
-import type { TrainerOptions } from "../train/trainer.js";
+import type { TrainerOptions } from "../train/trainer-options.js";
 import type { LoadOptions } from "../base/types.js";
 import type { ResolvedConfig } from "./read-config.js";
-import type { RunConfig, TrainConfig } from "./schema.js";
+import type { RunValues, TrainValues } from "./config-rows.js";
 
 /** A seed as the functions take it: a string of digits becomes a bigint. */
 export function seedOf(seed: number | string): number | bigint {
   return typeof seed === "number" ? seed : BigInt(seed);
 }
 
-type Features = TrainConfig["features"] | RunConfig["features"];
+type Features = TrainValues["features"] | RunValues["features"];
 
-export function loadOptionsOf(load: TrainConfig["load"], features: Features, runDir: string): LoadOptions {
+export function loadOptionsOf(load: TrainValues["load"], features: Features, runDir: string): LoadOptions {
   const cache = features === false ? false : { ...features, dir: features.dir ?? join(runDir, "features") };
   return { ...load, featureCache: cache } as LoadOptions;
 }
 
 /** What may be lost of a video, and how long it may take. */
-export const mediaOptionsOf = ({ timeoutS, maxLost }: TrainConfig["video"]): LoadOptions => ({
+export const mediaOptionsOf = ({ timeoutS, maxLost }: TrainValues["video"]): LoadOptions => ({
   mediaTimeoutMs: Math.ceil(timeoutS * 1e3),
   mediaMaxLost: maxLost,
 });
 
 /** Options of train(). INVALID_CONFIG for keys of a preference loss in a supervised run. */
-export function trainOptionsOf(kind: "sft" | "dpo", { config, sources }: ResolvedConfig<TrainConfig>) {
+export function trainOptionsOf(kind: "sft" | "dpo", { config, sources }: ResolvedConfig<TrainValues>) {
   const { preset: _, trainer, load, features, video, ...rest } = config;
   const { seed, ...options } = trainer;
   const entries = Object.entries(options);

@@ -18,7 +18,10 @@ import {
 import type { z } from "zod";
 import { fromHome, nearest, show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
-import { type ConfigKind, presets, type RunConfig, schemas, type TrainConfig } from "./schema.js";
+import type { Row, Rows } from "../base/option-rows.js";
+import { type ConfigKind, configs, type RunValues, rowsBelow, type TrainValues } from "./config-rows.js";
+import { presets } from "./presets.js";
+import { configSchema } from "./schema.js";
 
 type Plain = Record<string, unknown>;
 type Keys = readonly (string | number)[];
@@ -315,51 +318,26 @@ function issueError(
   return invalid(origin, keys, message, meant ? `did you mean '${meant}'?` : undefined);
 }
 
-/** The object schema below wrappers (default, prefault, optional, union), if there is one. */
-export function shapeOf(schema: z.core.$ZodType): Record<string, z.core.$ZodType> | undefined {
-  const def = schema._zod.def as {
-    type: string;
-    shape?: Record<string, z.core.$ZodType>;
-    innerType?: z.core.$ZodType;
-    options?: z.core.$ZodType[];
-  };
-  if (def.shape) return def.shape;
-  if (def.innerType) return shapeOf(def.innerType);
-  for (const option of def.options ?? []) {
-    const shape = shapeOf(option);
-    if (shape) return shape;
-  }
-  return undefined;
-}
-
 function knownKeys(kind: ConfigKind, keys: Keys): string[] {
-  let shape = shapeOf(schemas[kind]);
+  let rows = rowsBelow(configs[kind]);
   for (const key of keys) {
-    const next = shape?.[key];
-    shape = next && shapeOf(next);
+    const next: Row | undefined = rows?.[key];
+    rows = next && rowsBelow(next);
   }
-  return Object.keys(shape ?? {});
+  return Object.keys(rows ?? {});
 }
 
 /** Keys whose values are paths: they stand beside the file that names them, and `~/` is the home folder. */
-function* pathKeys(shape: Record<string, z.core.$ZodType>, keys: readonly string[] = []): Generator<readonly string[]> {
-  for (const [key, schema] of Object.entries(shape)) {
-    const below = shapeOf(schema);
+function* pathKeys(rows: Rows, keys: readonly string[] = []): Generator<readonly string[]> {
+  for (const [key, row] of Object.entries(rows)) {
+    const below = rowsBelow(row);
     if (below) yield* pathKeys(below, [...keys, key]);
-    else if (isPathSchema(schema)) yield [...keys, key];
+    else if (row.shape.kind === "path") yield [...keys, key];
   }
 }
 
-function isPathSchema(schema: z.core.$ZodType): boolean {
-  const { meta, def } = {
-    meta: (schema as z.ZodType).meta?.(),
-    def: schema._zod.def as { innerType?: z.core.$ZodType },
-  };
-  return meta?.path === true || (def.innerType !== undefined && isPathSchema(def.innerType));
-}
-
 function placePaths(config: Plain, kind: ConfigKind, base: string, fromFile: (dotted: string) => boolean): void {
-  for (const keys of pathKeys(shapeOf(schemas[kind])!)) {
+  for (const keys of pathKeys(rowsBelow(configs[kind])!)) {
     const holder = valueAt(config, keys.slice(0, -1)) as Plain | undefined;
     const key = keys.at(-1)!;
     const value = holder?.[key];
@@ -369,7 +347,10 @@ function placePaths(config: Plain, kind: ConfigKind, base: string, fromFile: (do
   }
 }
 
-type Configs = { train: TrainConfig; run: RunConfig };
+type Configs = { train: TrainValues; run: RunValues };
+
+/** A resolved configuration of which a program gives these keys elsewhere, or not at all. */
+export type Without<T, K extends PropertyKey> = Omit<T, K> & Partial<Pick<T, K & keyof T>>;
 
 /** Warm-up in steps takes the place of a ratio that nobody gave. */
 function withImplied(kind: ConfigKind, given: Plain): Plain {
@@ -383,13 +364,14 @@ function resolveLayers<K extends ConfigKind>(
   given: { set: Plain; file: Plain },
   origins: { set: Origin; file: Origin },
   base: string,
+  free: readonly string[] = [],
 ): ResolvedConfig<Configs[K]> {
   const within = (layer: Plain, keys: Keys) => valueAt(layer, keys) !== undefined;
   const name = valueAt(given.set, ["preset"]) ?? valueAt(given.file, ["preset"]);
   const preset: Plain =
     typeof name === "string" && Object.hasOwn(presets, name) ? presets[name as keyof typeof presets][kind] : {};
   const whole = merged([withImplied(kind, merged([given.set, given.file])), preset]);
-  const parsed = schemas[kind].safeParse(whole);
+  const parsed = configSchema(kind, free).safeParse(whole);
   if (!parsed.success) {
     const originOf = (keys: Keys) => (within(given.set, keys) ? origins.set : origins.file);
     throw issueError(originOf, whole, tellingIssue(parsed.error.issues, whole), (keys) => knownKeys(kind, keys));
@@ -446,14 +428,18 @@ export async function readConfig<K extends ConfigKind>(
   return resolveLayers(kind, { set, file: value }, origins, dirname(resolve(path)));
 }
 
-/** Resolves a configuration that a program gives, which messages call `name`; paths stay as they are. */
-export function resolveConfig<K extends ConfigKind>(
+/**
+ * Resolves a configuration that a program gives, which messages call `name`; paths stay as they are. `free`: keys that the
+ * program need not give.
+ */
+export function resolveConfig<K extends ConfigKind, const F extends readonly string[] = readonly []>(
   kind: K,
   value: unknown,
   name = "config",
-): ResolvedConfig<Configs[K]> {
+  free?: F,
+): ResolvedConfig<Without<Configs[K], F[number]>> {
   const origin = unplaced(name);
   if (!isPlain(value)) throw invalid(origin, [], `expected an object, got ${show(value)}`);
   if (endless(value)) throw invalid(origin, [], "expected values, got an object that holds itself");
-  return resolveLayers(kind, { set: value, file: {} }, { set: origin, file: origin }, ".");
+  return resolveLayers(kind, { set: value, file: {} }, { set: origin, file: origin }, ".", free);
 }

@@ -1,8 +1,8 @@
 // Keys that have no effect beside others: a value that differs from the default and that nothing would use is reported by
 // name.
 import { isDeepStrictEqual } from "node:util";
-import { trainerEffects } from "../train/trainer.js";
-import { type ConfigKind, schemas } from "./schema.js";
+import { trainerEffects } from "../train/trainer-options.js";
+import { type ConfigKind, rowAt } from "./config-rows.js";
 
 type Plain = Readonly<Record<string, unknown>>;
 
@@ -73,12 +73,6 @@ const effects: Readonly<Record<ConfigKind, readonly (readonly [key: string, Reas
   ],
 };
 
-/** Defaults of a kind, with what must be given. */
-function defaultsOf(kind: ConfigKind): unknown {
-  const needed = kind === "run" ? { samples: "-" } : { data: "-" };
-  return schemas[kind].parse({ model: "-", runDir: "-", ...needed });
-}
-
 export interface Unused {
   key: string;
   why: string;
@@ -86,10 +80,9 @@ export interface Unused {
 
 /** Keys of a resolved configuration that differ from their default and have no effect beside the others. */
 export function unusedKeys(kind: ConfigKind, config: Plain): Unused[] {
-  const defaults = defaultsOf(kind);
   return effects[kind].flatMap(([key, reason]) => {
     const value = at(config, key);
-    if (value === undefined || isDeepStrictEqual(value, at(defaults, key))) return [];
+    if (value === undefined || isDeepStrictEqual(value, rowAt(kind, key)?.fallback)) return [];
     const why = reason(config);
     return why === false ? [] : [{ key, why }];
   });

@@ -114,13 +114,10 @@ function inputPlaces({ settings, load }: Pick<RunIdentity, "settings" | "load">)
   return [
     { name: "model", path: model, whole: true },
     ...Object.entries({ ...files, "evaluate.videos": evaluate?.videos }).flatMap(([name, path]) =>
-      path === undefined || path === sampleless ? [] : [{ name, path }],
+      path === undefined ? [] : [{ name, path }],
     ),
   ];
 }
-
-/** Stands for the path of samples that a program gives. */
-export const sampleless = "given by the program";
 
 /** Refuses what is to be read from where the run writes, and a cache in the model's folder. */
 export async function checkPlaces(dir: string, o: Omit<RunIdentity, "samples" | "judge" | "prompts">): Promise<void> {

@@ -1,31 +1,32 @@
 // The settings of an iteration: the configuration with resolved paths.
-import { loadOptionsOf, mediaOptionsOf, seedOf } from "../config/function-options.js";
-import type { RunConfig } from "../config/schema.js";
-import type { TrainerOptions } from "../train/trainer.js";
+import { loadOptionsOf, mediaOptionsOf } from "../config/function-options.js";
+import type { RunValues } from "../config/config-rows.js";
+import type { Without } from "../config/read-config.js";
+import type { TrainerSettings } from "../train/trainer-options.js";
 import type { LoadOptions } from "../base/types.js";
 
-export type ContextDesign = RunConfig["context"]["design"];
+export type ContextDesign = RunValues["context"]["design"];
 
-export interface RunSettings extends Omit<RunConfig, "seed" | "videos" | "train" | "load" | "features"> {
+type StepSettings = "epochs" | "pairsPerStep" | "saveEverySteps" | "trainPrompt";
+
+export interface RunSettings extends Omit<Without<RunValues, "samples">, "seed" | "videos" | "train"> {
   seed: bigint;
   /** Folder that videos of samples are relative to. */
   videos: string;
-  train: Pick<RunConfig["train"], "epochs" | "pairsPerStep" | "saveEverySteps" | "trainPrompt">;
-  trainer: TrainerOptions;
-  load: RunConfig["load"];
-  features: RunConfig["features"];
+  train: Pick<RunValues["train"], StepSettings>;
+  trainer: Omit<TrainerSettings, "seed">;
 }
 
 export async function settingsOf(config: Record<string, unknown>): Promise<RunSettings> {
   const { resolveConfig } = await import("../config/read-config.js"); // YAML and the schema are loaded at first use
-  const { seed, train, videos, ...rest } = resolveConfig("run", config).config;
+  const { seed, train, videos, ...rest } = resolveConfig("run", config, "config", ["samples"]).config;
   const { epochs, pairsPerStep, saveEverySteps, trainPrompt, ...trainer } = train;
   return {
     ...rest,
-    seed: BigInt(seedOf(seed)),
+    seed: BigInt(seed),
     videos: videos ?? ".",
     train: { epochs, pairsPerStep, saveEverySteps, trainPrompt },
-    trainer: trainer as TrainerOptions,
+    trainer,
   };
 }
 

@@ -17,7 +17,7 @@ import { checkMade, madeFiles } from "../runfolder/made-model.js";
 import { samePlace } from "../runfolder/path-overlap.js";
 import { GroupReader } from "../runfolder/journal-records.js";
 import { moveStage, readStage, type StageFile } from "../runfolder/stage-file.js";
-import { createTrainer, type Trainer } from "../train/trainer.js";
+import { openTrainer, type Trainer } from "../train/trainer.js";
 import { FolderWork } from "../train/open-resources.js";
 import type { IterationResult } from "../train/run-events.js";
 import { ItemSet, type StoredItem } from "../train/item-store.js";
@@ -357,7 +357,10 @@ export class Iteration extends FolderWork<IterationResult> {
     const set = await this.#items(before);
     const plan = stepPlan(set.length, settings.train.pairsPerStep, settings.train.epochs);
     this.#proveRate(plan.totalSteps);
-    const trainer = await createTrainer(model, { totalSteps: plan.totalSteps, ...settings.trainer });
+    const trainer = await openTrainer(model, {
+      ...settings.trainer,
+      totalSteps: settings.trainer.totalSteps ?? plan.totalSteps,
+    });
     this.closing.keep(trainer, () => trainer[asyncDispose]());
     const references = await ReferenceStore.open(this.at("refs.f32"));
     this.closing.keep(references, () => references.close());

@@ -6,7 +6,7 @@ import type { Sample } from "../data/read-samples.js";
 import { IsrDpoError } from "../base/errors.js";
 import { internalsOf } from "../model/model.js";
 import type { VideoLM } from "../model/video-lm.js";
-import { createTrainer } from "../train/trainer.js";
+import { openTrainer } from "../train/trainer.js";
 import { stepPlan } from "../train/item-order.js";
 import { longRun } from "../train/train-steps.js";
 import type { Media, Pair } from "../base/types.js";
@@ -96,7 +96,7 @@ async function fullSizeStep(p: Preflight): Promise<void> {
   const tokens = (await promptTokens(model, prompt)) + chosen.length + rejected.length;
   const count = Math.min(train.pairsPerStep, Math.ceil((options.microBatchTokens ?? tokens) / tokens) + 1);
   const pair: Pair = { prompt, chosen, rejected };
-  const trainer = await createTrainer(model, { totalSteps: plan.totalSteps, ...options });
+  const trainer = await openTrainer(model, { ...options, totalSteps: options.totalSteps ?? plan.totalSteps });
   try {
     const [reference] = await trainer.score([pair], { signal });
     await trainer.tryStep(Array(count).fill({ ...pair, reference: reference! }), { signal });

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { asyncDispose } from "../base/addon.js";
-import type { IterationConfig } from "../config/schema.js";
+import type { IterationConfig } from "../base/option-types.js";
 import {
   options as checkOptions,
   integer,
@@ -24,7 +24,7 @@ import { coalesceProgress, type Emit, published } from "../train/progress.js";
 import { train } from "../train/train.js";
 import type { LoadOptions } from "../base/types.js";
 import { proveSameQuestions, unasked } from "./evaluate-models.js";
-import { checkPlaces, linesOf, RunFolder, sampleless } from "./iteration-folder.js";
+import { checkPlaces, linesOf, RunFolder } from "./iteration-folder.js";
 import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./frame-policy.js";
 import { preflight, proveWindow } from "./preflight.js";
@@ -175,7 +175,6 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
       ...(o.preset === undefined ? {} : { preset: o.preset }),
       context,
       ...{ runDir, model, from, to },
-      samples: (config.samples as string | undefined) ?? sampleless,
     },
     prompts: o.prompts === undefined ? undefined : checkedPrompts(o.prompts),
     judge: judgeOf(o.judge),
@@ -216,7 +215,9 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
 /** Warns of what is given and has no effect: keys beside others, and prompts that nobody will be asked. */
 async function tellUnused({ settings, prompts, config, judge, replaced }: Settled, emit: Emit): Promise<void> {
   const { unusedKeys, unusedText } = await import("../config/unused-keys.js");
-  const { config: resolved } = (await import("../config/read-config.js")).resolveConfig("run", config);
+  const { config: resolved } = (await import("../config/read-config.js")).resolveConfig("run", config, "config", [
+    "samples",
+  ]);
   const tell = (message: string) => emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
   for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
   const foreign = judge !== "self" && settings.judge.kind === "self"; // a judge of the caller's

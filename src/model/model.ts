@@ -1,21 +1,21 @@
 // VideoLM: a loaded model. Calls are validated here and begin on its host in their order; generations share a batch.
 import { availableParallelism } from "node:os";
 import { disposedError, Host, type NativeCheckpoint, type NativeModel, type NativeTensor } from "../base/addon.js";
-import { array, choice, integer, number, options, path, refuse, show, signal, text } from "../base/check.js";
+import { array, choice, integer, options, path, refuse, signal, text } from "../base/check.js";
 import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, type Call, expand, Inputs, messagesOf, rulesOf } from "./inputs.js";
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media-registry.js";
 import { Handler } from "../base/callback.js";
-import { type CounterName, loadKeys, type ModelLoad, type VideoLM } from "./video-lm.js";
+import type { CounterName, ModelLoad, VideoLM } from "./video-lm.js";
+import { checkDevice, type LoadSettings, loadSettings } from "./load-options.js";
 import { ownedMedia } from "../base/owned-arrays.js";
 import { withOldName } from "../base/renamed.js";
 import type { Run } from "../base/run.js";
 import { ModelSession, type Session, TargetGenerator } from "./session.js";
 import { answeredWords, plainSequence } from "./sequence.js";
 import { endTokens } from "../text/stop-tokens.js";
-import { wallClock } from "../text/template-date.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
 import type {
   Cancel,
@@ -68,28 +68,10 @@ export function internalsOf(model: unknown): ModelInternals {
  * ```
  */
 export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> {
-  const given = options("options", o, loadKeys);
   const folder = path("dir", dir);
-  const cancel = signal("options.signal", given.signal);
-  checkDevice(given.device);
-  const dtype = given.dtype === undefined ? "auto" : choice("options.dtype", given.dtype, ["auto", "f32", "bf16"]);
-  const threads = given.threads === undefined ? 0 : integer("options.threads", given.threads, 1, 256);
-  const visionTower = given.visionTower === undefined ? undefined : path("options.visionTower", given.visionTower);
-  const featureCache = cacheOptions(given.featureCache);
-  const mediaTimeoutMs =
-    given.mediaTimeoutMs === undefined
-      ? undefined
-      : integer("options.mediaTimeoutMs", given.mediaTimeoutMs, 1, 2 ** 31 - 1);
-  const mediaMaxLost =
-    given.mediaMaxLost === undefined
-      ? undefined
-      : number("options.mediaMaxLost", given.mediaMaxLost, { min: 0, max: 1 });
-  const { templateDate } = given as Pick<LoadOptions, "templateDate">;
-  wallClock("options.templateDate", templateDate); // else refused as a tokenizer's fault, at first use
-  for (const key of ["onProgress", "onMedia"])
-    if (given[key] !== undefined && typeof given[key] !== "function")
-      refuse(`options.${key}`, "a function", given[key]);
-  const { onProgress, onMedia } = given as Pick<LoadOptions, "onProgress" | "onMedia">;
+  const { device, dtype, threads = 0, visionTower, featureCache, ...rest } = loadSettings("options", o);
+  checkDevice(device);
+  const { signal: cancel, mediaTimeoutMs, mediaMaxLost, templateDate, onProgress, onMedia } = rest;
   const progress = onProgress && new Handler(onProgress);
 
   const host = new Host("the model");
@@ -136,19 +118,6 @@ export async function outlineModel(dir: string): Promise<VideoLM> {
   }
 }
 
-interface CacheOptions {
-  dir: string;
-  maxBytes?: number;
-}
-
-function cacheOptions(value: unknown): CacheOptions | undefined {
-  if (value === undefined || value === false) return undefined;
-  const o = options("options.featureCache", value, ["dir", "maxBytes"]);
-  const dir = path("options.featureCache.dir", o.dir);
-  if (o.maxBytes === undefined) return { dir };
-  return { dir, maxBytes: integer("options.featureCache.maxBytes", o.maxBytes, 1) };
-}
-
 /** The folder's tokenizer; why there is none is told when words are used, for ids need none. */
 async function tokenizerOf(dir: string, o: TokenizerOptions): Promise<ModelTokenizer | IsrDpoError> {
   try {
@@ -163,19 +132,6 @@ async function tokenizerOf(dir: string, o: TokenizerOptions): Promise<ModelToken
     if (isIsrDpoError(e)) return e;
     throw e;
   }
-}
-
-function checkDevice(device: unknown): void {
-  if (device === undefined || device === "auto" || device === "cpu") return;
-  if (device !== "cuda" && !(typeof device === "string" && /^cuda:\d+$/.test(device)))
-    refuse("options.device", "'auto', 'cpu', 'cuda' or 'cuda:N'", device);
-  throw new IsrDpoError(
-    "DEVICE_UNAVAILABLE",
-    `options.device: ${show(device)} is not available: this binary has no CUDA`,
-    {
-      hint: "use device 'cpu' or 'auto'",
-    },
-  );
 }
 
 function modelInfo(native: NativeModel, endTokenIds: readonly number[]): ModelInfo {
@@ -230,7 +186,7 @@ class LoadedModel extends TargetGenerator implements VideoLM {
     native: NativeModel,
     dir: string,
     tokenizer: ModelTokenizer | IsrDpoError,
-    cache: CacheOptions | undefined,
+    cache: LoadSettings["featureCache"],
     media: MediaSettings,
   ) {
     super();

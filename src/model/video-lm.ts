@@ -5,7 +5,6 @@ import type {
   Completion,
   Features,
   ForwardOutput,
-  LoadOptions,
   Media,
   Message,
   ModelInfo,
@@ -16,21 +15,6 @@ import type {
   Tokenizer,
 } from "../base/types.js";
 import type { Generator, Session } from "./session.js";
-
-/** Keys of {@link LoadOptions}. */
-export const loadKeys = [
-  "signal",
-  "device",
-  "dtype",
-  "threads",
-  "visionTower",
-  "featureCache",
-  "mediaTimeoutMs",
-  "mediaMaxLost",
-  "templateDate",
-  "onProgress",
-  "onMedia",
-] as const satisfies readonly (keyof LoadOptions)[];
 
 /**
  * Names of the counters: decoded files (`decodes`), passes of the vision tower (`towerPasses`), features found in the cache

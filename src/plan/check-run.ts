@@ -106,7 +106,7 @@ export async function provePlan(s: PlanSettings): Promise<string[]> {
   const { reads } = s;
   if (reads.kind === "run") return proveRun(s, reads);
   proveRate(reads.trainer, stepPlan(s.items, s.itemsPerStep, s.epochs).totalSteps, "trainer");
-  const notes = unusedTrainerOptions(reads.trainer);
+  const notes = unusedTrainerOptions(reads.givenTrainer);
   await unlessElsewhere(s, notes, () => proveFiles(reads.files));
   return notes;
 }

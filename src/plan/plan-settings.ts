@@ -8,9 +8,12 @@ import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { builtIn, type Prompts, promptsOf } from "../iterate/method-prompts.js";
 import type { IterationOptions, RunIterationsOptions } from "../iterate/run-iterations.js";
 import { type RunSettings, settingsOf } from "../iterate/iteration-settings.js";
-import { loadKeys } from "../model/video-lm.js";
-import { nativeTrainerOptions, type TrainerOptions } from "../train/trainer.js";
+import { loadSettings } from "../model/load-options.js";
+import { resolved } from "../base/option-rows.js";
+import { givenTrainer, trainKeys, trainRows, trainRules } from "../train/train-options.js";
+import { nativeTrainer, type TrainerOptions, type TrainerSettings, trainerSettings } from "../train/trainer-options.js";
 import type { TrainOptions } from "../train/run-events.js";
+import type { LoadOptions } from "../base/types.js";
 
 /**
  * Options of one iteration, or with `from` and `to` of several; the indices default to those of `config`. Files that `config`
@@ -61,7 +64,7 @@ export interface PlanSettings {
   visionTower: string | undefined;
   /** Laid out as on a card: one copy of the weights, no panels. */
   card: boolean;
-  trainer: ReturnType<typeof nativeTrainerOptions>;
+  trainer: ReturnType<typeof nativeTrainer>;
   items: number;
   tokensPerItem: number; // 0: a guess
   answerTokens: number; // 0: a guess
@@ -79,7 +82,9 @@ export type Reads =
   | { kind: "run"; settings: RunSettings; samples: readonly Sample[] | null; prompts: Prompts | undefined }
   | {
       kind: "train";
-      trainer: TrainerOptions;
+      trainer: TrainerSettings;
+      /** The trainer's options that were given. */
+      givenTrainer: TrainerOptions;
       files: Partial<Record<"data" | "evalData" | "videos", string>>;
       /** How the rows of `data` are read; null: they are not, for their number was given. */
       rows: RowReading | null;
@@ -90,28 +95,15 @@ interface RowReading extends Pick<GatherOptions, "onBadRow" | "onLong" | "onEnd"
 }
 
 const ownKeys = ["items", "tokensPerItem", "answerTokens", "ranks", "memory"];
-const trainKeys = [
-  ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
-  ...["onBadRow", "onLong", "onEnd", "turns", "saveEverySteps", "load", "signal", "finish"],
-];
 const iterationKeys = [
   ...["model", "runDir", "iteration", "from", "to", "context", "preset", "judge", "config", "prompts", "load"],
   ...["signal", "finish"],
 ];
-const planLoadKeys = loadKeys.filter((key) => key !== "templateDate");
-
-function loadSettings(value: unknown) {
-  const o = options("options.load", value, planLoadKeys);
-  const device = o.device ?? "auto";
-  if (typeof device !== "string" || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
-    refuse("options.load.device", "'auto', 'cpu', 'cuda' or 'cuda:N'", device);
-  return {
-    dtype: o.dtype === undefined ? "auto" : choice("options.load.dtype", o.dtype, ["auto", "f32", "bf16"]),
-    threads: o.threads === undefined ? 0 : integer("options.load.threads", o.threads, 1, 256),
-    visionTower: o.visionTower === undefined ? undefined : path("options.load.visionTower", o.visionTower),
-    card: (device as string).startsWith("cuda"),
-    featureCache: o.featureCache !== false,
-  } as const;
+function loading(value: unknown) {
+  const { device, dtype, threads = 0, visionTower, templateDate } = loadSettings("options.load", value);
+  if (templateDate !== undefined)
+    refuse("options.load.templateDate", "nothing, for a plan renders no template", templateDate);
+  return { dtype, threads, visionTower, card: device.startsWith("cuda") };
 }
 
 type Count = (key: string, or: number, min?: number) => number;
@@ -137,52 +129,44 @@ async function rowsOf(kind: "sft" | "dpo", data: string, onBadRow: unknown): Pro
   throw new IsrDpoError("DATA_INVALID", `${data}: expected at least one row, got none`, { path: data });
 }
 
-function rowReading(o: Record<string, unknown>, kind: "sft" | "dpo"): RowReading {
-  const chosen = <T extends string>(key: string, all: readonly [T, ...T[]], or: T = all[0]): T =>
-    o[key] === undefined ? or : choice(`options.${key}`, o[key], all);
-  return {
-    onBadRow: chosen("onBadRow", ["fail", "skip"]),
-    onLong: chosen("onLong", ["fail", "truncate"]),
-    onEnd: chosen("onEnd", ["repair", "fail"]),
-    turns: chosen("turns", ["all", "last"], kind === "sft" ? "all" : "last"),
-    towerElsewhere: (o.load as { visionTower?: unknown } | undefined)?.visionTower !== undefined,
-  };
-}
-
 async function training(o: Record<string, unknown>, count: Count): Promise<PlanSettings> {
   const kind = choice("options.kind", o.kind, ["sft", "dpo"]);
-  const trainer = o.trainer === undefined ? {} : object("options.trainer", o.trainer);
-  if (kind === "sft" && trainer.loss !== undefined && trainer.loss !== "sft")
-    refuse("options.trainer.loss", "'sft' for a supervised run", trainer.loss);
-  if (kind === "dpo" && trainer.loss === "sft")
-    refuse("options.trainer.loss", "a loss of preferences in a run on pairs", "sft");
-  const files = Object.fromEntries(
-    (["data", "evalData", "videos"] as const).flatMap((key) =>
-      o[key] === undefined ? [] : [[key, path(`options.${key}`, o[key])]],
-    ),
-  ) as { data?: string };
-  const rows =
-    o.items === undefined && files.data !== undefined ? await rowsOf(kind, files.data, o.onBadRow) : undefined;
+  const trainer = givenTrainer(kind, o.trainer);
+  const loads = loading(o.load);
+  const run = resolved("options", pick(o, Object.keys(trainRows)), trainRows, trainRules);
+  const data = o.data === undefined ? undefined : path("options.data", o.data);
+  const files = Object.entries({ data, evalData: run.evalData, videos: run.videos }).filter(
+    ([, file]) => file !== undefined,
+  );
+  const rows = o.items === undefined && data !== undefined ? await rowsOf(kind, data, run.onBadRow) : undefined;
+  const { onBadRow, onLong, onEnd, turns = kind === "sft" ? "all" : "last" } = run;
+  const towerElsewhere = loads.visionTower !== undefined;
+  const settings = trainerSettings("options.trainer", trainer, "later");
   return {
     kind,
     reads: {
       kind: "train",
-      trainer: trainer as TrainerOptions,
-      files,
-      rows: rows === undefined ? null : rowReading(o, kind),
+      trainer: settings,
+      givenTrainer: trainer,
+      files: Object.fromEntries(files),
+      rows: rows === undefined ? null : { onBadRow, onLong, onEnd, turns, towerElsewhere },
     },
     ...own(o, count, rows),
-    ...loadSettings(o.load),
-    trainer: trainerSettings({ ...trainer, ...(kind === "sft" ? { loss: "sft" } : {}) }),
-    epochs: count("epochs", 1),
-    itemsPerStep: count("itemsPerStep", 8),
+    ...loads,
+    featureCache: (o.load as LoadOptions | undefined)?.featureCache !== false, // a run caches unless it is told not to
+    trainer: planned(settings),
+    epochs: run.epochs,
+    itemsPerStep: run.itemsPerStep,
     iteration: undefined,
   };
 }
 
-/** A run finds out its number of steps by itself: a schedule without it is fine here. */
-const trainerSettings = (o: Record<string, unknown>) =>
-  nativeTrainerOptions({ totalSteps: 1, ...o, communicator: undefined });
+const pick = (o: Record<string, unknown>, keys: readonly string[]) =>
+  Object.fromEntries(Object.entries(o).filter(([key]) => keys.includes(key)));
+
+/** The trainer as the engine measures it, where a schedule need not know its length. */
+const planned = (settings: Omit<TrainerSettings, "seed">) =>
+  nativeTrainer({ ...settings, totalSteps: settings.totalSteps ?? 1 });
 
 /** Models that are made. */
 function modelsOf(o: Record<string, unknown>, count: Count, config: { from: number; to: number }): number {
@@ -220,10 +204,10 @@ async function iterations(o: Record<string, unknown>, count: Count): Promise<Pla
     ...(o.preset === undefined ? {} : { preset: o.preset }),
     context,
     ...{ model: path("options.model", o.model), runDir: path("options.runDir", o.runDir) },
-    samples: given.samples ?? "-",
   });
-  const samples =
-    given.samples === undefined ? null : await samplesOf(run.samples, o.memory !== undefined && o.items !== undefined);
+  const elsewhere = o.memory !== undefined && o.items !== undefined;
+  const samples = run.samples === undefined ? null : await samplesOf(run.samples, elsewhere);
+  const loads = loading({ ...run.load, ...(o.load === undefined ? {} : object("options.load", o.load)) });
   const known = own(o, count, samples?.length);
   const models = modelsOf(o, count, run);
   const self = o.judge === undefined ? run.judge.kind === "self" : o.judge === "self";
@@ -232,9 +216,9 @@ async function iterations(o: Record<string, unknown>, count: Count): Promise<Pla
     kind: "run",
     reads: { kind: "run", settings: run, samples, prompts },
     ...known,
-    ...loadSettings({ ...run.load, ...(o.load === undefined ? {} : object("options.load", o.load)) }),
+    ...loads,
     featureCache: run.features !== false,
-    trainer: trainerSettings({ ...run.trainer }),
+    trainer: planned(run.trainer),
     epochs: run.train.epochs,
     itemsPerStep: run.train.pairsPerStep,
     iteration: {

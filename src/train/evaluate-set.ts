@@ -2,12 +2,13 @@
 import { show } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { type LossOptions, lossKeys } from "./loss-options.js";
+import type { TrainerSettings } from "./trainer-options.js";
 import { internalsOf } from "../model/model.js";
 import type { VideoLM } from "../model/video-lm.js";
 import { dpoLoss } from "./preference-loss.js";
 import { type FittedItem, fitItem, trainItems } from "../model/sequence.js";
 import { readText, writeAtomic } from "../base/atomic-files.js";
-import type { Trainer, TrainerOptions } from "./trainer.js";
+import type { Trainer } from "./trainer.js";
 import type { Pair, SequencePair, TrainItem } from "../base/types.js";
 import type { ItemSet } from "./item-store.js";
 import type { Emit } from "./progress.js";
@@ -36,7 +37,7 @@ async function preferences(
   trainer: Trainer,
   set: ItemSet,
   references: ReferenceStore,
-  options: TrainerOptions,
+  options: TrainerSettings,
   signal: AbortSignal,
 ): Promise<Evaluation> {
   const now: Reference[] = [];
@@ -55,7 +56,7 @@ async function preferences(
     Object.fromEntries(given) as LossOptions,
   );
   const gain = (key: keyof Reference, i: number) => sum(now[i]![key]) - sum(then[i]![key]);
-  const margins = now.map((_, i) => (options.beta ?? 0.1) * (gain("chosen", i) - gain("rejected", i)));
+  const margins = now.map((_, i) => options.beta * (gain("chosen", i) - gain("rejected", i)));
   return {
     loss,
     accuracy: margins.filter((m) => m > 0).length / margins.length,
@@ -89,7 +90,7 @@ export interface EvaluatorOptions {
   set: ItemSet;
   /** Log-probs under the model at the start of the run; null: supervised training. */
   references: ReferenceStore | null;
-  options: TrainerOptions;
+  options: TrainerSettings;
   /** In steps; 0: before the first and after the last. */
   every: number;
   totalSteps: number;

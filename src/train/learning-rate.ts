@@ -1,9 +1,9 @@
 // The learning rate of each step, as the trainer computes it (native/train/trainer.cc), for checks before anything is loaded:
 // transformers rounds the share of warm-up steps up, and gives the first of them rate 0.
 import { IsrDpoError } from "../base/errors.js";
-import type { TrainerOptions } from "./trainer.js";
+import type { TrainerSettings } from "./trainer-options.js";
 
-type Rates = Pick<TrainerOptions, "learningRate" | "schedule" | "warmupRatio" | "warmupSteps" | "totalSteps">;
+type Rates = Pick<TrainerSettings, "learningRate" | "schedule" | "warmupRatio" | "warmupSteps" | "totalSteps">;
 
 /** Steps of the warm-up of a schedule of `total` steps. */
 const warmupOf = ({ warmupSteps = 0, warmupRatio = 0 }: Rates, total: number): number =>
@@ -13,9 +13,9 @@ const warmupOf = ({ warmupSteps = 0, warmupRatio = 0 }: Rates, total: number): n
 export function rateAt(o: Rates, k: number, steps: number): number {
   const total = o.totalSteps ?? steps;
   const warmup = warmupOf(o, total);
-  const peak = o.learningRate ?? 5e-7;
+  const peak = o.learningRate;
   if (k < warmup) return (peak * k) / warmup;
-  if ((o.schedule ?? "constant") === "constant") return peak;
+  if (o.schedule === "constant") return peak;
   const progress = (k - warmup) / Math.max(1, total - warmup);
   if (o.schedule === "linear") return peak * Math.max(0, 1 - progress);
   return peak * Math.max(0, 0.5 * (1 + Math.cos(Math.PI * progress)));

@@ -1,6 +1,9 @@
-// Options of the preference losses: one table of the options of each loss, for the trainer and for isr-dpo/native.
-import { choice, number } from "../base/check.js";
-import { IsrDpoError } from "../base/errors.js";
+// Options of the preference losses: one table of the options of each loss, for the trainer, for isr-dpo/native, and for
+// configuration files.
+import { oneOf, real, type Resolved, resolved, type Rule, share } from "../base/option-rows.js";
+import type { LossOptions } from "../base/option-types.js";
+
+export type { LossOptions };
 
 export const lossNames = [
   "sigmoid",
@@ -23,43 +26,50 @@ export const lossNames = [
 /** A preference loss by TRL's name for it. */
 export type LossName = (typeof lossNames)[number];
 
-/** The loss and its parameters. A parameter that the loss does not have is INVALID_ARGUMENT. */
-export interface LossOptions {
-  /** The loss; default "sigmoid". "sft" is the cross-entropy of answers, without pairs. */
-  loss?: LossName | "sft";
-  /** Strength of the reference, above 0; default 0.1. */
-  beta?: number;
-  /** Share of pairs that are assumed to be swapped, at least 0 and below 0.5; default 0. Only some losses have it. */
-  labelSmoothing?: number;
-  /** Weight, from 0 to 1, of the tokens beyond the length of the shorter answer (LD-DPO); default 1. */
-  ldAlpha?: number;
-  /** Weight of the cross-entropy of the chosen answers beside the loss, at least 0; default 0. */
-  gamma?: number;
-  /** Divergence from the reference; default "reverse_kl". The others need loss "sigmoid". */
-  divergence?: "reverse_kl" | "forward_kl" | "js_divergence";
+export const lossRows = {
+  loss: oneOf("The preference loss.", ...lossNames).or("sigmoid"),
+  beta: real("Strength of the reference in the loss.", { above: 0 }).or(0.1),
+  labelSmoothing: real("Share of pairs that are assumed to be swapped; only some losses have it.", {
+    min: 0,
+    below: 0.5,
+  }).or(0),
+  ldAlpha: share("Weight of the tokens beyond the length of the shorter answer (LD-DPO); default: 1."),
+  gamma: real("Weight of the cross-entropy of the chosen answers beside the loss.", { min: 0 }).or(0),
+  divergence: oneOf(
+    "Divergence from the reference; all but reverse_kl need loss sigmoid.",
+    "reverse_kl",
+    "forward_kl",
+    "js_divergence",
+  ).or("reverse_kl"),
+};
+
+/** Names of the options of a preference loss. */
+export const lossKeys: readonly string[] = Object.keys(lossRows);
+
+/** Losses that take labelSmoothing; exo_pair needs it above 0. */
+const smoothed: readonly unknown[] = ["cdpo", "robust", "exo_pair", "aot", "aot_unpaired"];
+
+export const lossRules: readonly Rule[] = [
+  ({ loss, labelSmoothing }) =>
+    labelSmoothing !== 0 && !smoothed.includes(loss)
+      ? { key: "labelSmoothing", expected: `0 beside loss ${loss} (others go with ${smoothed.join(", ")})` }
+      : undefined,
+  ({ loss, labelSmoothing }) =>
+    labelSmoothing === 0 && loss === "exo_pair"
+      ? { key: "labelSmoothing", expected: "a number above 0 beside loss exo_pair" }
+      : undefined,
+  ({ loss, divergence }) =>
+    divergence !== "reverse_kl" && loss !== "sigmoid"
+      ? { key: "divergence", expected: `reverse_kl beside loss ${loss} (others go with sigmoid only)` }
+      : undefined,
+];
+
+/** The options of a loss as the engine takes them. */
+export function nativeLoss(o: Omit<Resolved<typeof lossRows>, "loss"> & { readonly loss: string }) {
+  const { loss, divergence, beta, labelSmoothing, gamma, ldAlpha } = o;
+  return { loss, divergence, beta, labelSmoothing, gamma, ...(ldAlpha === undefined ? {} : { ldAlpha }) };
 }
 
-export const lossKeys = ["loss", "beta", "labelSmoothing", "ldAlpha", "gamma", "divergence"];
-
-export function nativeLoss(field: string, o: Record<string, unknown>, names: readonly string[] = lossNames) {
-  const at = (key: string) => `${field}.${key}`;
-  const loss = o.loss === undefined ? "sigmoid" : choice(at("loss"), o.loss, names);
-  const divergence =
-    o.divergence === undefined
-      ? "reverse_kl"
-      : choice(at("divergence"), o.divergence, ["reverse_kl", "forward_kl", "js_divergence"]);
-  if (divergence !== "reverse_kl" && loss !== "sigmoid")
-    throw new IsrDpoError(
-      "INVALID_ARGUMENT",
-      `${at("divergence")}: '${divergence}' goes with loss 'sigmoid' only, not '${loss}'`,
-    );
-  return {
-    loss,
-    divergence,
-    beta: o.beta === undefined ? 0.1 : number(at("beta"), o.beta, { above: 0 }),
-    labelSmoothing:
-      o.labelSmoothing === undefined ? 0 : number(at("labelSmoothing"), o.labelSmoothing, { min: 0, below: 0.5 }),
-    gamma: o.gamma === undefined ? 0 : number(at("gamma"), o.gamma, { min: 0 }),
-    ...(o.ldAlpha === undefined ? {} : { ldAlpha: number(at("ldAlpha"), o.ldAlpha, { min: 0, max: 1 }) }),
-  };
-}
+/** Options of a preference loss, checked. */
+export const lossOptions = (field: string, value: unknown): Resolved<typeof lossRows> =>
+  resolved(field, value, lossRows, lossRules);

@@ -1,8 +1,8 @@
 // A preference loss as a function of log-probs.
 import { dpoLossNative } from "../base/addon.js";
-import { array, options, refuse } from "../base/check.js";
+import { array, refuse } from "../base/check.js";
 import { owned } from "../base/owned-arrays.js";
-import { type LossOptions, lossKeys, nativeLoss } from "./loss-options.js";
+import { type LossOptions, lossOptions, nativeLoss } from "./loss-options.js";
 
 function lists(field: string, value: unknown, like?: readonly Float32Array[]): Float32Array[] {
   const all = array(field, value);
@@ -45,7 +45,7 @@ export function dpoLoss(
   /** Gradient of the loss for each log-prob of `rejected`. */
   dRejected: Float32Array[];
 } {
-  const loss = nativeLoss("options", options("options", o, lossKeys));
+  const loss = nativeLoss(lossOptions("options", o));
   const c = lists("chosen", chosen);
   if (c.length === 0) refuse("chosen", "at least one pair", chosen);
   const r = lists("rejected", rejected, c);

@@ -1,7 +1,9 @@
 // Options, events and results of training runs and iterations.
 import type { PairStatus } from "../judge/judge.js";
 import type { CounterName } from "../model/video-lm.js";
-import type { StepMetrics, TrainerOptions } from "./trainer.js";
+import type { StepMetrics } from "./trainer.js";
+import type { TrainerOptions } from "./trainer-options.js";
+import type { TrainRunOptions } from "../base/option-types.js";
 import type { Cancel, LoadOptions, TrainItem } from "../base/types.js";
 
 /** A stage of a run. The stages come in this order; a run has only those that it needs. */
@@ -144,43 +146,13 @@ export interface Stop extends Cancel {
 }
 
 /** Options of a training run. */
-export interface TrainOptions extends Stop {
+export interface TrainOptions extends TrainRunOptions, Stop {
   /** "dpo" trains on pairs, "sft" on examples. */
   kind: "sft" | "dpo";
-  /** Folder of the checkpoint to start from, which is also the reference. */
-  model: string;
   /** Path of a .jsonl, .json or .parquet file of rows (docs/data.md), or the items themselves. */
   data: string | AsyncIterable<TrainItem> | Iterable<TrainItem>;
-  /** Path of a file of rows to measure loss, accuracy and margin on. It changes no bit of the training. Default: none. */
-  evalData?: string;
-  /** Steps between evaluations, at least 1; default: only before the first and after the last step. */
-  evalEvery?: number;
-  /** Folder that media paths are relative to and may not lead out of; default: the folder of `data`. */
-  videos?: string;
-  /** Folder of the run: missing, empty, or the folder of a run to resume. Any other is INVALID_ARGUMENT. */
-  runDir: string;
-  /** Number of times that each item is trained on, at least 1; default 1. */
-  epochs?: number;
-  /** Items per optimizer step, at least 1; default 8. */
-  itemsPerStep?: number;
   /** Loss, optimizer and schedule; `totalSteps` defaults to the number of steps of the run. */
   trainer?: TrainerOptions;
-  /** A row that cannot be used: ends the run before anything is computed ("fail", default), or is left out and counted ("skip"). */
-  onBadRow?: "fail" | "skip";
-  /**
-   * An item that is longer than the model's context: is a bad row ("fail", default), or its answers are cut and it is counted
-   * ("truncate"). Prompts and visual tokens are never cut, so that a prompt that leaves no room is still a bad row.
-   */
-  onLong?: "fail" | "truncate";
-  /**
-   * An answer without exactly one end token, or a prompt that the chat template has rendered already. "repair" (default): one end
-   * token is scored, such a prompt is used as it is, and both are counted. "fail": it is a bad row.
-   */
-  onEnd?: "repair" | "fail";
-  /** Supervised training on rows of several turns: everything that the assistant says is scored ("all", default), or the last answer. */
-  turns?: "last" | "all";
-  /** Steps between checkpoints of the training state; default: about ten checkpoints per run, and one after the last step. */
-  saveEverySteps?: number;
   /** How the model is loaded. */
   load?: LoadOptions;
 }

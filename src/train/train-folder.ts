@@ -25,15 +25,15 @@ const without = (value: object, ...keys: readonly string[]): Record<string, unkn
 const given = (value: unknown) => (value === undefined ? undefined : "given");
 
 export function configOf(s: TrainSettings): Record<string, unknown> {
-  const { seed, data, load, trainer } = s;
+  const { seed, data, load, givenTrainer } = s;
   return {
-    ...without(s, "finish"),
+    ...without(s, "finish", "givenTrainer"),
     seed,
     data: typeof data === "string" ? "a file" : "given by the program", // what they hold is in `inputs`
     evalData: given(s.evalData),
     runDir: undefined,
     load: without(load, "signal", "onProgress", "onMedia", "mediaTimeoutMs", "mediaMaxLost", "templateDate"),
-    trainer: without(trainer, "communicator"),
+    trainer: without(givenTrainer, "communicator"),
   };
 }
 

@@ -1,14 +1,65 @@
 // Options of train(), checked once. Options of the trainer and the loader are checked there.
-import { choice, integer, object, options, path, refuse, seed, signal } from "../base/check.js";
-import { IsrDpoError } from "../base/errors.js";
-import { lossNames } from "./loss-options.js";
-import type { TrainerOptions } from "./trainer.js";
+import { choice, object, options, path, refuse, signal } from "../base/check.js";
+import { filePath, oneOf, resolved, type Rule, whole } from "../base/option-rows.js";
 import type { LoadOptions, TrainItem } from "../base/types.js";
+import { type TrainerOptions, type TrainerSettings, trainerSettings } from "./trainer-options.js";
 
-const keys = [
-  ...["kind", "model", "data", "evalData", "evalEvery", "videos", "runDir", "epochs", "itemsPerStep", "trainer"],
-  ...["onBadRow", "onLong", "onEnd", "turns", "saveEverySteps", "load", "signal", "finish"],
+export const onBadRow = oneOf(
+  "What a row that cannot be used does: it ends the run before anything is computed, or is left out and counted.",
+  "fail",
+  "skip",
+).or("fail");
+
+export const saveEverySteps = whole(
+  "Steps between checkpoints of the training state; default: about ten checkpoints per run.",
+  1,
+);
+
+/** Options of train() that a configuration file has, too; `data` may be items there. */
+export const trainRows = {
+  model: filePath("Folder of the checkpoint to start from, which is also the reference.").required(),
+  videos: filePath(
+    "Folder that media paths of rows are relative to and may not lead out of; default: the folder of data.",
+  ),
+  runDir: filePath(
+    "Folder of the run: missing, empty, or the folder of a run, which the same call resumes.",
+  ).required(),
+  evalData: filePath(
+    "File of rows to measure loss, accuracy and margin on; it changes no bit of the training. Default: none.",
+  ),
+  evalEvery: whole("Steps between evaluations; default: only before the first and after the last step.", 1),
+  epochs: whole("Number of times that each row is trained on.", 1).or(1),
+  itemsPerStep: whole("Rows per optimizer step.", 1).or(8),
+  onBadRow,
+  onLong: oneOf(
+    "What happens to an item that is longer than the model's context: it is a bad row, or its answers are cut and it is counted; prompts and visual tokens are never cut.",
+    "fail",
+    "truncate",
+  ).or("fail"),
+  onEnd: oneOf(
+    "What happens to an answer without exactly one end token, or to a prompt that the template has rendered already: it is corrected and counted, or it is a bad row.",
+    "repair",
+    "fail",
+  ).or("repair"),
+  turns: oneOf(
+    "Supervised training on rows of several turns: everything that the assistant says is scored (default), or only the last turn.",
+    "all",
+    "last",
+  ),
+  saveEverySteps,
+};
+
+export const trainRules: readonly Rule[] = [
+  ({ evalEvery, evalData }) =>
+    evalEvery !== undefined && evalData === undefined
+      ? { key: "evalEvery", expected: "evalData beside it" }
+      : undefined,
 ];
+
+const otherKeys = ["kind", "data", "trainer", "load", "signal", "finish"];
+
+/** Keys of the options of train(). */
+export const trainKeys: readonly string[] = [...Object.keys(trainRows), ...otherKeys];
 
 const never = new AbortController().signal;
 
@@ -20,14 +71,16 @@ export interface TrainSettings {
   kind: "sft" | "dpo";
   model: string;
   data: string | AsyncIterable<TrainItem>;
-  evalData: string | undefined;
+  evalData?: string | undefined;
   /** 0: before the first and after the last step. */
   evalEvery: number;
-  videos: string | undefined;
+  videos?: string | undefined;
   runDir: string;
   epochs: number;
   itemsPerStep: number;
-  trainer: TrainerOptions;
+  trainer: TrainerSettings;
+  /** The trainer's options as they were given: what the folder records. */
+  givenTrainer: TrainerOptions;
   seed: bigint;
   onBadRow: "fail" | "skip";
   onLong: "fail" | "truncate";
@@ -54,51 +107,42 @@ function dataOf(value: unknown): TrainSettings["data"] {
   return refuse("options.data", "a path, or items (an iterable)", value);
 }
 
-function trainerOf(kind: TrainSettings["kind"], value: unknown): TrainerOptions {
+/** The options of a run's trainer: those that were given, with the loss of a supervised run. */
+export function givenTrainer(kind: TrainSettings["kind"], value: unknown): TrainerOptions {
   const o = value === undefined ? {} : object("options.trainer", value);
   if (kind === "sft" && o.loss !== undefined && o.loss !== "sft")
     refuse("options.trainer.loss", "'sft' for a supervised run", o.loss);
-  if (kind === "dpo" && o.loss !== undefined) choice("options.trainer.loss", o.loss, lossNames);
+  if (kind === "dpo" && o.loss === "sft")
+    refuse("options.trainer.loss", "a loss of preferences in a run on pairs", o.loss);
   return { ...o, ...(kind === "sft" ? { loss: "sft" } : {}) };
 }
 
 /** What is scored of several turns: of examples alone, for a pair has one answer a side. */
-function turnsOf(kind: TrainSettings["kind"], value: unknown): TrainSettings["turns"] {
-  if (value === undefined) return kind === "sft" ? "all" : "last";
-  const turns = choice("options.turns", value, ["last", "all"]);
+function turnsOf(kind: TrainSettings["kind"], turns: "all" | "last" | undefined): TrainSettings["turns"] {
   if (kind === "dpo" && turns === "all")
     refuse("options.turns", "'last' for pairs, which have one answer a side", turns);
-  return turns;
+  return turns ?? (kind === "sft" ? "all" : "last");
 }
 
 export function trainSettings(value: unknown): TrainSettings {
   if (value === undefined) refuse("options", "an object", value);
-  const o = options("options", value, keys);
-  signal("options.signal", o.signal); // it is the run's
-  const kind = choice("options.kind", o.kind, ["sft", "dpo"]);
-  const count = (key: string, or: number) => (o[key] === undefined ? or : integer(`options.${key}`, o[key], 1));
-  const place = (key: string) => (o[key] === undefined ? undefined : path(`options.${key}`, o[key]));
-  const trainer = trainerOf(kind, o.trainer);
-  if (o.evalEvery !== undefined && o.evalData === undefined)
-    throw new IsrDpoError("INVALID_ARGUMENT", "options.evalEvery: expected evalData beside it, got none");
+  const { kind: given, data, trainer, load, signal: cancel, finish, ...rest } = options("options", value, trainKeys);
+  signal("options.signal", cancel); // it is the run's
+  const kind = choice("options.kind", given, ["sft", "dpo"]);
+  const o = resolved("options", rest, trainRows, trainRules);
+  const asked = givenTrainer(kind, trainer);
+  const settings = trainerSettings("options.trainer", asked, "later");
   return {
+    ...o,
     kind,
-    model: path("options.model", o.model),
-    data: dataOf(o.data),
-    evalData: place("evalData"),
-    evalEvery: count("evalEvery", 0),
-    videos: place("videos"),
-    runDir: path("options.runDir", o.runDir),
-    epochs: count("epochs", 1),
-    itemsPerStep: count("itemsPerStep", 8),
-    trainer,
-    seed: seed("options.trainer.seed", trainer.seed),
-    onBadRow: o.onBadRow === undefined ? "fail" : choice("options.onBadRow", o.onBadRow, ["fail", "skip"]),
-    onLong: o.onLong === undefined ? "fail" : choice("options.onLong", o.onLong, ["fail", "truncate"]),
-    onEnd: o.onEnd === undefined ? "repair" : choice("options.onEnd", o.onEnd, ["repair", "fail"]),
+    data: dataOf(data),
+    evalEvery: o.evalEvery ?? 0,
+    trainer: settings,
+    givenTrainer: asked,
+    seed: settings.seed,
     turns: turnsOf(kind, o.turns),
-    saveEverySteps: count("saveEverySteps", 0),
-    load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
-    finish: finishOf(o.finish),
+    saveEverySteps: o.saveEverySteps ?? 0,
+    load: load === undefined ? {} : (object("options.load", load) as LoadOptions),
+    finish: finishOf(finish),
   };
 }

@@ -16,7 +16,8 @@ import { makeFolders } from "../base/atomic-files.js";
 import { checkMade, madeFiles } from "../runfolder/made-model.js";
 import { checkInputs, type Inputs, openRun, type RunFile, templateDateOf } from "../runfolder/run-json.js";
 import { moveStage, readStage } from "../runfolder/stage-file.js";
-import { createTrainer, type Trainer, type TrainerOptions } from "./trainer.js";
+import { openTrainer, type Trainer } from "./trainer.js";
+import type { TrainerSettings } from "./trainer-options.js";
 import { FolderWork } from "./open-resources.js";
 import { type Digested, digested } from "./item-digest.js";
 import { Evaluator } from "./evaluate-set.js";
@@ -137,11 +138,11 @@ class TrainRun extends FolderWork<IterationResult> {
     const { set, facts } = await this.#gather(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     if (stage === null) proveRate(s.trainer, plan.totalSteps, "trainer");
-    const options: TrainerOptions = { totalSteps: plan.totalSteps, ...s.trainer };
+    const options = { ...s.trainer, totalSteps: s.trainer.totalSteps ?? plan.totalSteps };
     const evalSet = await this.#gatherEvaluation(model);
     await this.#unchanged();
     if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
-    const trainer = await createTrainer(model, options);
+    const trainer = await openTrainer(model, options);
     this.closing.keep(trainer, () => trainer[asyncDispose]());
     if (!known) await this.#openRun(model); // only now: what was refused before may be corrected and asked again
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
@@ -314,7 +315,7 @@ class TrainRun extends FolderWork<IterationResult> {
     trainer: Trainer,
     set: ItemSet,
     plan: StepPlan,
-    options: TrainerOptions,
+    options: TrainerSettings,
   ): Promise<Evaluator> {
     await makeFolders(this.at("train"));
     const references = this.#s.kind === "dpo" ? await this.#references("eval-refs.f32") : null;

@@ -1,71 +1,20 @@
-// Trainer: options and items are validated here; steps run on the model's own host, in turn with its other calls.
+// Trainer: items are checked here; steps run on the model's own host, in turn with its other calls.
 import { disposedError, type Host, type NativeTensor } from "../base/addon.js";
-import {
-  array,
-  boolean,
-  choice,
-  integer,
-  number,
-  object,
-  options,
-  path,
-  refuse,
-  seed,
-  signal,
-  text,
-} from "../base/check.js";
-import type { Communicator } from "./communicator.js";
+import { array, options, path, signal, text } from "../base/check.js";
 import { Disposable } from "../base/disposal.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Call } from "../model/inputs.js";
-import { type LossOptions, lossKeys, lossNames, nativeLoss } from "./loss-options.js";
 import { internalsOf, type ModelInternals } from "../model/model.js";
 import type { VideoLM } from "../model/video-lm.js";
 import { nativePairs, trainItems } from "../model/sequence.js";
-import type { Cancel, ModelInfo, Pair, SequencePair, Tensor, TrainItem } from "../base/types.js";
-
-/** Options of the loss, the optimizer (AdamW) and the schedule, and which parts are trained. */
-export interface TrainerOptions extends LossOptions {
-  /** Whether weight decay also applies to norms and biases; default true. */
-  decayNorms?: boolean;
-  /** Peak learning rate, at least 0; default 5e-7. */
-  learningRate?: number;
-  /** Course of the learning rate after the warm-up; default "constant". "linear" and "cosine" need `totalSteps`. */
-  schedule?: "constant" | "linear" | "cosine";
-  /** Share of `totalSteps` in which the rate rises from 0, from 0 to 1, rounded up to whole steps; default 0. */
-  warmupRatio?: number;
-  /** Number of steps in which the rate rises from 0; default 0. It excludes `warmupRatio`. */
-  warmupSteps?: number;
-  /** Length of the schedule in steps, at least 1; every schedule but "constant" needs it, and so does `warmupRatio`. */
-  totalSteps?: number;
-  /** AdamW's decay rates of the two moments, each at least 0 and below 1; default [0.9, 0.999]. */
-  betas?: readonly [number, number];
-  /** AdamW's epsilon, above 0; default 1e-8. */
-  eps?: number;
-  /** Decoupled weight decay, at least 0; default 0. */
-  weightDecay?: number;
-  /** L2 norm of all gradients above which they are scaled down to it; default null: no clipping. */
-  clipNorm?: number | null;
-  /** Which parts of the model are trained. */
-  train?: {
-    /** The vision tower; default false. */
-    vision?: boolean;
-    /** The projector from the tower's features to tokens; default false. */
-    projector?: boolean;
-    /** The language model; default true. */
-    decoder?: boolean;
-  };
-  /** Number of tokens that are computed at once, which bounds the memory of activations; default 4096. */
-  microBatchTokens?: number;
-  /** Whether activations are recomputed in the backward pass instead of kept; default: if they would not fit. */
-  checkpointing?: boolean;
-  /** Whether a common prefix of the items is computed once; default true. */
-  sharePrefix?: boolean;
-  /** Seed of the order of items in train(); default 0. createTrainer() makes no random draw in this version. */
-  seed?: bigint | number;
-  /** The ranks that train together; this version supports one. Default: this process alone. */
-  communicator?: Communicator;
-}
+import {
+  checkParts,
+  nativeTrainer,
+  type TrainerOptions,
+  type TrainerSettings,
+  trainerSettings,
+} from "./trainer-options.js";
+import type { Cancel, Pair, SequencePair, Tensor, TrainItem } from "../base/types.js";
 
 /** Metrics of one optimizer step. Rewards are beta times nats; losses and log-probs are in nats. */
 export interface StepMetrics {
@@ -162,101 +111,6 @@ export interface Trainer extends AsyncDisposable {
   dispose(): Promise<void>;
 }
 
-const optionKeys = [
-  ...lossKeys,
-  ...[
-    "decayNorms",
-    "learningRate",
-    "schedule",
-    "warmupRatio",
-    "warmupSteps",
-    "totalSteps",
-    "betas",
-    "eps",
-    "weightDecay",
-  ],
-  ...["clipNorm", "train", "microBatchTokens", "checkpointing", "sharePrefix", "seed", "communicator"],
-];
-
-/** Options that have no effect beside others: why, with the options' names below `under`; false where they have one. */
-export const trainerEffects: Readonly<
-  Record<"totalSteps" | "decayNorms", (o: Readonly<Record<string, unknown>>, under: string) => string | false>
-> = {
-  totalSteps: (o, under) =>
-    (o.schedule ?? "constant") === "constant" &&
-    !o.warmupRatio &&
-    `a constant ${under}schedule without warmupRatio has no length`,
-  decayNorms: (o, under) => o.decayNorms === false && !o.weightDecay && `${under}weightDecay 0 lets nothing decay`,
-};
-
-function schedule(o: Record<string, unknown>) {
-  const name =
-    o.schedule === undefined ? "constant" : choice("options.schedule", o.schedule, ["constant", "linear", "cosine"]);
-  const totalSteps = o.totalSteps === undefined ? 0 : integer("options.totalSteps", o.totalSteps, 1);
-  const warmupSteps = o.warmupSteps === undefined ? 0 : integer("options.warmupSteps", o.warmupSteps, 0);
-  const warmupRatio =
-    o.warmupRatio === undefined ? 0 : number("options.warmupRatio", o.warmupRatio, { min: 0, max: 1 });
-  if (name !== "constant" && totalSteps === 0)
-    refuse("options.totalSteps", `a number of steps for schedule '${name}'`, o.totalSteps);
-  if (warmupRatio > 0 && totalSteps === 0)
-    refuse("options.totalSteps", "a number of steps for warmupRatio", o.totalSteps);
-  if (warmupRatio > 0 && warmupSteps > 0) refuse("options.warmupRatio", "nothing beside warmupSteps", o.warmupRatio);
-  return { schedule: name, totalSteps, warmupSteps, warmupRatio };
-}
-
-function trainedParts(value: unknown, info: ModelInfo | undefined) {
-  const o = options("options.train", value, ["vision", "projector", "decoder"]);
-  const part = (key: string, or: boolean) => (o[key] === undefined ? or : boolean(`options.train.${key}`, o[key]));
-  const parts = { vision: part("vision", false), projector: part("projector", false), decoder: part("decoder", true) };
-  for (const key of ["vision", "projector"] as const)
-    if (parts[key] && info && info.visualTokens === null)
-      throw new IsrDpoError(
-        "INVALID_ARGUMENT",
-        `options.train.${key}: ${info.family} is a text model and has no ${key} to train`,
-      );
-  if (!parts.vision && !parts.projector && !parts.decoder)
-    throw new IsrDpoError("INVALID_ARGUMENT", "options.train: nothing would be trained");
-  return { trainVision: parts.vision, trainProjector: parts.projector, trainDecoder: parts.decoder };
-}
-
-function checkCommunicator(value: unknown): void {
-  if (value === undefined) return;
-  const size = integer("options.communicator.size", object("options.communicator", value).size, 1);
-  if (size > 1)
-    throw new IsrDpoError("DEVICE_UNAVAILABLE", `options.communicator: this version trains on one rank, not ${size}`, {
-      hint: "leave communicator out, or use one of size 1",
-    });
-}
-
-/** Options as the engine takes them. Without `info` the engine alone checks which parts the model has. */
-export function nativeTrainerOptions(value: unknown, info?: ModelInfo) {
-  const o = options("options", value, optionKeys);
-  const real = (key: string, or: number, range: Parameters<typeof number>[2]) =>
-    o[key] === undefined ? or : number(`options.${key}`, o[key], range);
-  const flag = (key: string, or: boolean) => (o[key] === undefined ? or : boolean(`options.${key}`, o[key]));
-  const betas = o.betas === undefined ? [0.9, 0.999] : array("options.betas", o.betas);
-  if (betas.length !== 2) refuse("options.betas", "two numbers", o.betas);
-  const beta = (i: number) => number(`options.betas[${i}]`, betas[i], { min: 0, below: 1 });
-  seed("options.seed", o.seed); // no draw depends on it in this version
-  checkCommunicator(o.communicator);
-  return {
-    ...nativeLoss("options", o, [...lossNames, "sft"]),
-    ...schedule(o),
-    learningRate: real("learningRate", 5e-7, { min: 0 }),
-    beta1: beta(0),
-    beta2: beta(1),
-    eps: real("eps", 1e-8, { above: 0 }),
-    weightDecay: real("weightDecay", 0, { min: 0 }),
-    decayNorms: flag("decayNorms", true),
-    clipNorm: o.clipNorm === null ? 0 : real("clipNorm", 0, { above: 0 }),
-    ...trainedParts(o.train, info),
-    microBatchTokens:
-      o.microBatchTokens === undefined ? 4096 : integer("options.microBatchTokens", o.microBatchTokens, 1),
-    checkpointing: o.checkpointing === undefined ? -1 : boolean("options.checkpointing", o.checkpointing) ? 1 : 0,
-    sharePrefix: flag("sharePrefix", true),
-  };
-}
-
 /**
  * Makes a trainer, which changes the weights of a model in place. A model has at most one trainer at a time.
  *
@@ -280,8 +134,15 @@ export function nativeTrainerOptions(value: unknown, info?: ModelInfo) {
  * ```
  */
 export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise<Trainer> {
+  internalsOf(model); // before the options: without a model they say little
+  return openTrainer(model, trainerSettings("options", o, "given"));
+}
+
+/** Makes a trainer of options that are checked. */
+export async function openTrainer(model: VideoLM, settings: Omit<TrainerSettings, "seed">): Promise<Trainer> {
   const internals = internalsOf(model);
-  const native = nativeTrainerOptions(o, model.info);
+  checkParts(settings, model.info);
+  const native = nativeTrainer(settings);
   if (internals.host.disposed) throw disposedError("the model");
   if (internals.trainer)
     throw new IsrDpoError("INVALID_ARGUMENT", "model: it has a trainer already", {

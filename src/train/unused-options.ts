@@ -1,6 +1,6 @@
 // Options of train() that have no effect beside the others, with their reasons.
 import { join, resolve } from "node:path";
-import { trainerEffects, type TrainerOptions } from "./trainer.js";
+import { trainerEffects, type TrainerOptions } from "./trainer-options.js";
 import type { TrainSettings } from "./train-options.js";
 
 /** The options of a trainer that have no effect, with their reasons. */
@@ -13,9 +13,9 @@ export function unusedTrainerOptions(options: TrainerOptions): string[] {
 }
 
 /** Known from the options alone. */
-export function unusedOptions({ trainer, load }: TrainSettings): string[] {
+export function unusedOptions({ givenTrainer, load }: TrainSettings): string[] {
   return [
-    ...unusedTrainerOptions(trainer),
+    ...unusedTrainerOptions(givenTrainer),
     ...(load.signal === undefined ? [] : ["load.signal has no effect: the run's own signal ends the loading, too"]),
   ];
 }

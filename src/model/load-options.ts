@@ -1,0 +1,94 @@
+// Options of loadModel(): their rows, and the checks of what rows do not describe.
+import { options, refuse, show, signal } from "../base/check.js";
+import { IsrDpoError } from "../base/errors.js";
+import { filePath, oneOf, real, type Resolved, resolved, textLike, whole } from "../base/option-rows.js";
+import { wallClock } from "../text/template-date.js";
+import type { LoadOptions } from "../base/types.js";
+
+/** How a model is loaded, in calls and in configuration files. */
+export const loadRows = {
+  device: textLike<"auto" | "cpu" | "cuda" | `cuda:${number}`>(
+    "Device: auto, cpu, cuda or cuda:N. This version computes on the CPU; cuda is DEVICE_UNAVAILABLE.",
+    /^(auto|cpu|cuda(:\d+)?)$/,
+    "'auto', 'cpu', 'cuda' or 'cuda:N'",
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: a type of TypeScript
+    '"auto" | "cpu" | "cuda" | `cuda:${number}`',
+  ).or("auto"),
+  dtype: oneOf(
+    "Type of the weights in memory; auto: the type of the file, where float16 becomes f32.",
+    "auto",
+    "f32",
+    "bf16",
+  ).or("auto"),
+  threads: whole("Largest number of threads of the process's pool; default: all that the machine allows.", 1, 256),
+  visionTower: filePath(
+    "Folder of the vision tower, for checkpoints that only name it; default: the tower that the checkpoint contains or names.",
+  ),
+};
+
+/** How files of media are read. */
+export const mediaRows = {
+  mediaTimeoutMs: whole("Milliseconds that opening and decoding one file may take.", 1, 2 ** 31 - 1).or(300_000),
+  mediaMaxLost: real(
+    "Share of the examined frames of a video that may be lost or damaged; above it the video is MEDIA_UNREADABLE. With 1, everything that can be decoded is used and losses are reported; in train() the default is 0.",
+    { min: 0, max: 1 },
+  ).or(1),
+};
+
+export const cacheRows = {
+  dir: filePath("Folder of the cache, which processes may share; it is made if it does not exist.").required(),
+  maxBytes: whole("Bound of its size in bytes; the oldest entries are deleted. Default: no bound.", 1),
+};
+
+const handlers = ["onProgress", "onMedia"] as const;
+
+/** Keys of {@link LoadOptions}. */
+export const loadKeys: readonly string[] = [
+  ...Object.keys(loadRows),
+  ...Object.keys(mediaRows),
+  ...["featureCache", "templateDate", "signal"],
+  ...handlers,
+];
+
+/** Options of loadModel(), checked and filled up with their defaults. */
+export interface LoadSettings extends Resolved<typeof loadRows>, Resolved<typeof mediaRows> {
+  featureCache: Resolved<typeof cacheRows> | undefined;
+  templateDate: LoadOptions["templateDate"];
+  signal: AbortSignal | undefined;
+  onProgress: LoadOptions["onProgress"];
+  onMedia: LoadOptions["onMedia"];
+}
+
+function handlersOf(field: string, given: Record<string, unknown>): Pick<LoadOptions, (typeof handlers)[number]> {
+  for (const key of handlers)
+    if (given[key] !== undefined && typeof given[key] !== "function")
+      refuse(`${field}.${key}`, "a function", given[key]);
+  return given;
+}
+
+/**
+ * Checks options of loadModel(), which messages call `field`.
+ * @throws IsrDpoError INVALID_ARGUMENT
+ */
+export function loadSettings(field: string, value: unknown): LoadSettings {
+  const { featureCache, templateDate, signal: cancel, onProgress, onMedia, ...rest } = options(field, value, loadKeys);
+  wallClock(`${field}.templateDate`, templateDate); // else refused as a tokenizer's fault, at first use
+  const cached = featureCache !== undefined && featureCache !== false;
+  return {
+    ...resolved(field, rest, { ...loadRows, ...mediaRows }),
+    featureCache: cached ? resolved(`${field}.featureCache`, featureCache, cacheRows) : undefined,
+    templateDate: templateDate as LoadOptions["templateDate"],
+    signal: signal(`${field}.signal`, cancel),
+    ...handlersOf(field, { onProgress, onMedia }),
+  } as LoadSettings;
+}
+
+/** DEVICE_UNAVAILABLE for a device that this binary has no code for. */
+export function checkDevice(device: string): void {
+  if (device === "auto" || device === "cpu") return;
+  throw new IsrDpoError(
+    "DEVICE_UNAVAILABLE",
+    `options.device: ${show(device)} is not available: this binary has no CUDA`,
+    { hint: "use device 'cpu' or 'auto'" },
+  );
+}
