@@ -1,12 +1,10 @@
 // npm run docs: the site in build/site, made by typedoc from the README, the pages of docs/ and the docstrings of what the
-// package exports; keys of the configuration have the descriptions of its schema. Any warning of typedoc ends it with an error (an
-// export or member without a docstring, a link to a missing file, an unknown anchor), and so does a link of the finished pages that
-// leads nowhere.
+// package exports. Any warning of typedoc ends it with an error (an export or member without a docstring, a link to a missing file, an
+// unknown anchor), and so does a link of the finished pages that leads nowhere.
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import {
   Application,
-  Comment,
   Converter,
   KindRouter,
   MinimalSourceFile,
@@ -14,8 +12,6 @@ import {
   TSConfigReader,
   TypeDocReader,
 } from "typedoc";
-import { jsonSchema } from "../src/config/schema.ts";
-import { keysOf } from "./config-docs.mjs";
 import { root } from "./native.mjs";
 
 /** The pages by the group of the sidebar that they stand in, in reading order. */
@@ -60,15 +56,6 @@ class Router extends KindRouter {
 }
 const pathOf = (page) => relative(root, page.project.files.getReflectionPath(page)).replace(/\.md$/, "");
 
-const described = new Map([...keysOf(jsonSchema("run"))].map(({ key, schema }) => [key, schema.description]));
-
-/** Gives a key of a run's configuration the description that the schema has of it. */
-function describeKey(property) {
-  const path = property.getFullName().split(".config.")[1]?.replaceAll("__type.", "");
-  const description = described.get(path);
-  if (description && !property.comment) property.comment = new Comment([{ kind: "text", text: description }]);
-}
-
 async function build() {
   const pages = Object.values(groups).flat();
   const missing = pagesIn("docs").filter((page) => !pages.includes(page));
@@ -92,7 +79,6 @@ async function build() {
     const readme = join(root, "README.md");
     const text = localLinks(readFileSync(readme, "utf8"));
     project.readme = app.converter.parseRawComment(new MinimalSourceFile(text, readme), project.files).content;
-    for (const property of project.getReflectionsByKind(ReflectionKind.Property)) describeKey(property);
     for (const module of project.getReflectionsByKind(ReflectionKind.Module))
       module.name = importName(project.files.getReflectionPath(module) ?? module.sources?.[0]?.fullFileName);
   };
