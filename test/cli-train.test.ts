@@ -248,8 +248,8 @@ const failures: [args: string[], code: number, message: RegExp][] = [
   [["dpo", misspelled], 78, /INVALID_CONFIG: .*c\.yaml:4:1: epoch: unknown key; did you mean 'epochs'\?/],
   [
     ["sft", ...flags("d", "r"), "--schedule", "cosin"],
-    78,
-    /command line: trainer\.schedule: .*\nhint: did you mean 'cosine'/,
+    2,
+    /--schedule <name>.*Expected constant or linear or cosine; did you mean 'cosine'\?/,
   ],
   [["dpo", "nowhere.yaml"], 65, /NOT_FOUND: nowhere\.yaml/],
   [["rlhf"], 2, /unknown command/],

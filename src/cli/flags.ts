@@ -2,8 +2,10 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type FrameSampling, loadModel, type MediaReport, type Sampling, type VideoLM } from "../index.js";
 import type { LoadFlags, SamplingFlags } from "./flag-types.js";
-import { inRange, type Range } from "../base/check.js";
+import { inRange, nearest, type Range } from "../base/check.js";
+import type { Row } from "../base/option-rows.js";
 import { type ConfigKind, rowAt } from "../config/config-rows.js";
+import { loadRows } from "../model/load-options.js";
 import { remarksOf } from "../model/media-registry.js";
 import { tellUnusedOfTextModel } from "./unused-flags.js";
 import { modelFolder } from "./newest-model.js";
@@ -75,17 +77,32 @@ function rangeWords({ integer, min, above, max, below }: Range): string {
   return [noun, [...low, ...high].join(" and ")].join(" ").trim();
 }
 
-/** The flag of a key of the configuration: its meaning, its default and the numbers that it takes are those of the key. */
-export function configFlag(flag: string, kind: ConfigKind, key: string): Option {
-  const row = rowAt(kind, key);
-  if (!row) throw new TypeError(`${flag}: a configuration of kind ${kind} has no key ${key}`);
-  const { about, fallback, shape } = row;
+/**
+ * The flag of an option: its meaning, its default and the numbers that it takes are those of the option's row. `unsaid`: what the
+ * command does without the flag, where that is not the row's default.
+ */
+export function optionFlag(flag: string, { about, fallback, shape }: Row, unsaid = fallback): Option {
   const meaning = about.replace(/\.$/, "").replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
-  const words = shape.kind === "choice" ? `${meaning}: ${shape.of.join(" or ")}` : meaning;
-  const option = new Option(flag, fallback === undefined ? words : `${words} (default: ${fallback})`);
+  const scalar = unsaid !== undefined && (typeof unsaid !== "object" || unsaid === null);
+  const facts = [...(shape.kind === "choice" ? [shape.of.join(", ")] : []), ...(scalar ? [`default: ${unsaid}`] : [])];
+  const option = new Option(flag, facts.length === 0 ? meaning : `${meaning} (${facts.join("; ")})`);
+  if (shape.kind === "choice") return option.argParser((text: string) => oneOf(text, shape.of));
   if (shape.kind !== "number") return option;
   const range = shape.range.integer ? { max: 2 ** 31 - 1, ...shape.range } : shape.range;
   return option.argParser((text: string) => parsed(text, (x) => inRange(x, range), rangeWords(range)));
+}
+
+function oneOf(text: string, of: readonly string[]): string {
+  if (of.includes(text)) return text;
+  const meant = nearest(text, of);
+  throw new InvalidArgumentError(`Expected ${of.join(" or ")}${meant ? `; did you mean '${meant}'?` : "."}`);
+}
+
+/** The flag of a key of the configuration. */
+export function configFlag(flag: string, kind: ConfigKind, key: string): Option {
+  const row = rowAt(kind, key);
+  if (!row) throw new TypeError(`${flag}: a configuration of kind ${kind} has no key ${key}`);
+  return optionFlag(flag, row);
 }
 
 /** Replaces keys of a configuration file; may be given again. */
@@ -96,25 +113,15 @@ export const setOption = (): Option =>
 
 export const addFrames = (command: Command): Command =>
   command
-    .option("--frames <n>", "number of frames per video (default: as in the family)", wholeNumber(1, 4096))
-    .option("--window <from:to>", "begin and end, in seconds, of the part that frames are taken from", windowFlag)
-    .option(
-      "--fps <n>",
-      "frames per second to choose among (default: all)",
-      realNumber("a number above 0 and at most 1000", (x) => x > 0 && x <= 1000),
-    );
+    .addOption(configFlag("--frames <n>", "run", "video.frames"))
+    .addOption(configFlag("--window <from:to>", "run", "video.window").argParser(windowFlag))
+    .addOption(configFlag("--fps <n>", "run", "video.fps"));
 
 export const addLoading = (command: Command): Command =>
   command
-    .addOption(
-      new Option("--dtype <type>", "type of the weights (default: the type of the file)").choices([
-        "auto",
-        "f32",
-        "bf16",
-      ]),
-    )
-    .option("--threads <n>", "largest number of threads (default: all)", wholeNumber(1, 256))
-    .option("--vision-tower <dir>", "folder of the vision tower, if the checkpoint does not contain it")
+    .addOption(optionFlag("--dtype <type>", loadRows.dtype))
+    .addOption(optionFlag("--threads <n>", loadRows.threads))
+    .addOption(optionFlag("--vision-tower <dir>", loadRows.visionTower))
     .option("--feature-cache <dir>", "folder that keeps the vision tower's features of each video");
 
 export const samplingOf = ({ maxTokens, temperature, topP, topK, seed, stop }: SamplingFlags): Sampling => ({

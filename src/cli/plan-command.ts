@@ -4,7 +4,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { IsrDpoError, type Plan, type PlanOptions, plan } from "../index.js";
 import { memoryOf, sizeText } from "../plan/byte-sizes.js";
 import { colours } from "./exit-code.js";
-import { wholeNumber } from "./flags.js";
+import { configFlag, setOption, wholeNumber } from "./flags.js";
 
 type Kind = "sft" | "dpo" | "run";
 
@@ -136,20 +136,16 @@ export function planCommand(): Command {
       "memory of a card or host, such as 80GB (default: the memory of this machine)",
       bytesFlag,
     )
-    .option("--model <dir>", "folder with the model's config.json")
+    .addOption(configFlag("--model <dir>", "train", "model"))
     .option("--run-dir <dir>", "where the run folder will be (default: here)")
-    .option("--device <device>", "device: auto, cpu, cuda or cuda:N")
-    .option("--dtype <type>", "type of the weights: auto, f32 or bf16")
-    .option("--epochs <n>", "number of times that each row is trained on", wholeNumber(1))
-    .option("--items-per-step <n>", "rows per optimizer step", wholeNumber(1))
+    .addOption(configFlag("--device <device>", "train", "load.device"))
+    .addOption(configFlag("--dtype <type>", "train", "load.dtype"))
+    .addOption(configFlag("--epochs <n>", "train", "epochs"))
+    .addOption(configFlag("--items-per-step <n>", "train", "itemsPerStep"))
     .option("--checkpointing", "recompute activations in the backward pass")
     .option("--no-checkpointing", "keep all activations")
-    .option("--micro-batch-tokens <n>", "tokens computed at once", wholeNumber(1))
-    .addOption(
-      new Option("--set <key=value>", "any key of the configuration (may be given again)")
-        .argParser((text: string, before: string[]) => [...before, text])
-        .default([], "none"),
-    )
+    .addOption(configFlag("--micro-batch-tokens <n>", "train", "trainer.microBatchTokens"))
+    .addOption(setOption())
     .option("--json", "print JSON")
     .exitOverride()
     .action(async (file: string | undefined, flags: PlanFlags) => {
