@@ -90,7 +90,7 @@ trainer:
 
 ## isr-dpo train sft|dpo
 
-Keys of the preference loss (\`trainer.loss\`, \`beta\`, \`labelSmoothing\`, \`ldAlpha\`, \`gamma\`, \`divergence\`) belong to
+Keys of the preference loss (\`trainer.loss\`, \`beta\`, \`labelSmoothing\`, \`ldAlpha\`, \`sftWeight\`, \`divergence\`) belong to
 \`train dpo\`; with \`train sft\` they are an error.
 
 ${table("train")}

@@ -89,10 +89,12 @@ function members(rows, depth, inFile) {
     .flatMap(([key, row]) => {
       const type = typeOf(row.shape, depth, inFile);
       const optional = row.presence === "required" ? "" : "?";
-      return [
-        docstring(meaning(row), indent),
-        `${indent}${inFile ? "readonly " : ""}${key}${optional}: ${type}${optional && inFile ? " | undefined" : ""};`,
-      ];
+      const declared = (name) =>
+        `${indent}${inFile ? "readonly " : ""}${name}${optional}: ${type}${optional && inFile ? " | undefined" : ""};`;
+      const old = row.oldName
+        ? [docstring(`@deprecated Use \`${key}\`; removed in 0.3.`, indent), declared(row.oldName)]
+        : [];
+      return [docstring(meaning(row), indent), declared(key), ...old];
     })
     .join("\n");
 }

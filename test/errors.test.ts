@@ -181,7 +181,7 @@ const optionRows: [options: object, code: ErrorCode, message: RegExp][] = [
   [{ loss: "exo_pair" }, "INVALID_ARGUMENT", /labelSmoothing.*above 0 beside loss exo_pair/],
   [{ loss: "ipo", divergence: "forward_kl" }, "INVALID_ARGUMENT", /divergence.*sigmoid/],
   [{ ldAlpha: 2 }, "INVALID_ARGUMENT", /ldAlpha.*at most 1/],
-  [{ gamma: -1 }, "INVALID_ARGUMENT", /gamma/],
+  [{ sftWeight: -1 }, "INVALID_ARGUMENT", /sftWeight/],
   [{ learningRate: Infinity }, "INVALID_ARGUMENT", /learningRate.*finite/],
   [{ schedule: "linear" }, "INVALID_ARGUMENT", /totalSteps/],
   [{ schedule: "step" }, "INVALID_ARGUMENT", /schedule.*constant, linear, cosine/],

@@ -196,7 +196,7 @@ function variantOptions(key: string): NonNullable<Parameters<typeof dpoLoss>[4]>
   if (Number(value.label_smoothing)) options.labelSmoothing = Number(value.label_smoothing);
   if (value.ld_alpha !== undefined) options.ldAlpha = Number(value.ld_alpha);
   if (value.f_divergence !== undefined) options.divergence = value.f_divergence;
-  if (value.weights !== undefined) options.gamma = Number(value.weights.split(",")[1]);
+  if (value.weights !== undefined) options.sftWeight = Number(value.weights.split(",")[1]);
   return options;
 }
 

@@ -164,7 +164,7 @@ test("dpoLoss: gradients of every loss against differences", () => {
     { loss: "robust", labelSmoothing: 0.2 },
     { loss: "aot", labelSmoothing: 0.1 },
     { ldAlpha: 0.5 },
-    { gamma: 0.3 },
+    { sftWeight: 0.3 },
     { divergence: "forward_kl" },
     { divergence: "js_divergence" },
     { loss: "exo_pair", labelSmoothing: 0.1 },

@@ -2,6 +2,7 @@
 // the rows, and the configuration file's schema and reference, the flags of the command line and the public types with their
 // docstrings are made from the same rows.
 import { array, boolean, choice, number, options, path, type Range, refuse, seed, text } from "./check.js";
+import { type OldName, renamed } from "./renamed.js";
 
 /** Values of an option, and how they are told from others. */
 export type Shape =
@@ -41,9 +42,9 @@ export class Row<T = unknown, P extends Presence = Presence> {
   /** The default, for presence "default"; a group's is made of those of its rows. */
   readonly fallback: T | undefined;
   /** The deprecated name, which is taken as well. */
-  readonly oldName: string | undefined;
+  readonly oldName: OldName | undefined;
 
-  constructor(shape: Shape, about: string, presence: P, fallback?: T, oldName?: string) {
+  constructor(shape: Shape, about: string, presence: P, fallback?: T, oldName?: OldName) {
     this.shape = shape;
     this.about = about;
     this.presence = presence;
@@ -72,7 +73,7 @@ export class Row<T = unknown, P extends Presence = Presence> {
   }
 
   /** The option, which had this name before. */
-  formerly(oldName: string): Row<T, P> {
+  formerly(oldName: OldName): Row<T, P> {
     return new Row(this.shape, this.about, this.presence, this.fallback, oldName);
   }
 }
@@ -151,6 +152,9 @@ export const only = <T extends false | null>(value: T): Optional<T> => row({ kin
 export const either = <A, B>(about: string, expected: string, a: Row<A>, b: Row<B>): Optional<A | B> =>
   row({ kind: "either", of: [a.shape, b.shape], expected }, about);
 
+/** Deprecated names of these options. */
+export const oldNames = (rows: Rows): OldName[] => Object.values(rows).flatMap(({ oldName }) => oldName ?? []);
+
 /** The rule of a group that is broken first. */
 export function brokenRule(rules: readonly Rule[], values: Readonly<Record<string, unknown>>) {
   for (const rule of rules) {
@@ -224,7 +228,7 @@ export function resolved<R extends Rows>(
   rows: R,
   rules: readonly Rule[] = [],
 ): Resolved<R> {
-  const given = options(field, value, Object.keys(rows));
+  const given = options(field, renamed(field, value, ...oldNames(rows)), Object.keys(rows));
   const values: Record<string, unknown> = {};
   for (const [key, { shape, presence, fallback }] of Object.entries(rows)) {
     const filled = presence === "default" && shape.kind === "group"; // by its own rows

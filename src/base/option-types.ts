@@ -26,7 +26,9 @@ export interface LossOptions {
   labelSmoothing?: number;
   /** Weight of the tokens beyond the length of the shorter answer (LD-DPO); default: 1. At least 0 and at most 1. */
   ldAlpha?: number;
-  /** Weight of the cross-entropy of the chosen answers beside the loss. At least 0. Default: 0. */
+  /** Weight of the cross-entropy of the chosen answers beside the loss (TRL's rpo_alpha). At least 0. Default: 0. */
+  sftWeight?: number;
+  /** @deprecated Use `sftWeight`; removed in 0.3. */
   gamma?: number;
   /** Divergence from the reference; all but reverse_kl need loss sigmoid. Default: "reverse_kl". */
   divergence?: "reverse_kl" | "forward_kl" | "js_divergence";
@@ -218,7 +220,9 @@ export interface TrainConfig {
         readonly labelSmoothing?: number | undefined;
         /** Weight of the tokens beyond the length of the shorter answer (LD-DPO); default: 1. At least 0 and at most 1. */
         readonly ldAlpha?: number | undefined;
-        /** Weight of the cross-entropy of the chosen answers beside the loss. At least 0. Default: 0. */
+        /** Weight of the cross-entropy of the chosen answers beside the loss (TRL's rpo_alpha). At least 0. Default: 0. */
+        readonly sftWeight?: number | undefined;
+        /** @deprecated Use `sftWeight`; removed in 0.3. */
         readonly gamma?: number | undefined;
         /** Divergence from the reference; all but reverse_kl need loss sigmoid. Default: "reverse_kl". */
         readonly divergence?: "reverse_kl" | "forward_kl" | "js_divergence" | undefined;
@@ -441,7 +445,9 @@ export interface RunConfig {
         readonly labelSmoothing?: number | undefined;
         /** Weight of the tokens beyond the length of the shorter answer (LD-DPO); default: 1. At least 0 and at most 1. */
         readonly ldAlpha?: number | undefined;
-        /** Weight of the cross-entropy of the chosen answers beside the loss. At least 0. Default: 0. */
+        /** Weight of the cross-entropy of the chosen answers beside the loss (TRL's rpo_alpha). At least 0. Default: 0. */
+        readonly sftWeight?: number | undefined;
+        /** @deprecated Use `sftWeight`; removed in 0.3. */
         readonly gamma?: number | undefined;
         /** Divergence from the reference; all but reverse_kl need loss sigmoid. Default: "reverse_kl". */
         readonly divergence?: "reverse_kl" | "forward_kl" | "js_divergence" | undefined;

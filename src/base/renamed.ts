@@ -24,6 +24,7 @@ export const renamings = {
   copies: { now: "n", of: "a request for answers", code: "ISR_DPO_DEP_COPIES" },
   end: { now: "finishReason", of: "a completion", code: "ISR_DPO_DEP_END" },
   scored: { now: "lossMask", of: "a sequence", code: "ISR_DPO_DEP_SCORED" },
+  gamma: { now: "sftWeight", of: "a preference loss", code: "ISR_DPO_DEP_GAMMA" },
   apply: { now: "applyChatTemplate", of: "a tokenizer", code: "ISR_DPO_DEP_APPLY" },
 } as const satisfies Readonly<Record<string, Renaming>>;
 
@@ -39,6 +40,12 @@ export function tellRenamed(old: OldName): void {
   const { now, of, code } = renamings[old];
   const message = `${old} of ${of} is deprecated: it is now ${now}, and the old name is removed in 0.3`;
   process.emitWarning(message, { type: "DeprecationWarning", code });
+}
+
+/** A recorded object by the names of today: what was written under an old name has the new one, and nothing is reported. */
+export function recorded<T extends Readonly<Record<string, unknown>>>(o: T, ...olds: readonly OldName[]): T {
+  const names = new Map<string, string>(olds.map((old) => [old, renamings[old].now]));
+  return Object.fromEntries(Object.entries(o).map(([key, value]) => [names.get(key) ?? key, value])) as T;
 }
 
 /** The name of a field of what is called `field`, or is named otherwise. */

@@ -19,6 +19,7 @@ import type { z } from "zod";
 import { fromHome, nearest, show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Row, Rows } from "../base/option-rows.js";
+import { type OldName, tellRenamed } from "../base/renamed.js";
 import { type ConfigKind, configs, type RunValues, rowsBelow, type TrainValues } from "./config-rows.js";
 import { presets } from "./presets.js";
 import { configSchema } from "./schema.js";
@@ -359,13 +360,35 @@ function withImplied(kind: ConfigKind, given: Plain): Plain {
   return merged([given, { [holder]: { warmupRatio: 0 } }]);
 }
 
+/** The same keys by the names of today; INVALID_CONFIG where a key is given by both of its names. */
+function byTodaysNames(rows: Rows, given: Plain, origin: Origin, above: Keys = []): Plain {
+  const now = new Map(Object.entries(rows).map(([key, { oldName }]) => [oldName as string | undefined, key]));
+  const entries = Object.entries(given).map(([key, value]): [string, unknown] => {
+    const name = now.get(key);
+    if (name !== undefined && value !== undefined) {
+      if (given[name] !== undefined)
+        throw invalid(origin, [...above, key], `expected nothing beside ${name}, its new name, got ${show(value)}`);
+      tellRenamed(key as OldName);
+      return [name, value];
+    }
+    const below = Object.hasOwn(rows, key) ? rowsBelow(rows[key]!) : undefined;
+    return [key, below && isPlain(value) ? byTodaysNames(below, value, origin, [...above, key]) : value];
+  });
+  return Object.fromEntries(entries);
+}
+
 function resolveLayers<K extends ConfigKind>(
   kind: K,
-  given: { set: Plain; file: Plain },
+  asked: { set: Plain; file: Plain },
   origins: { set: Origin; file: Origin },
   base: string,
   free: readonly string[] = [],
 ): ResolvedConfig<Configs[K]> {
+  const rows = rowsBelow(configs[kind])!;
+  const given = {
+    set: byTodaysNames(rows, asked.set, origins.set),
+    file: byTodaysNames(rows, asked.file, origins.file),
+  };
   const within = (layer: Plain, keys: Keys) => valueAt(layer, keys) !== undefined;
   const name = valueAt(given.set, ["preset"]) ?? valueAt(given.file, ["preset"]);
   const preset: Plain =

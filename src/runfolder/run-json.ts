@@ -1,4 +1,5 @@
 // run.json: the options and inputs that a run was started with. It is written once; a later start must have the same.
+import { recorded } from "../base/renamed.js";
 import { createHash, randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { show } from "../base/check.js";
@@ -75,7 +76,7 @@ export async function openRun(dir: string, o: RunOptions): Promise<{ run: RunFil
   if (found !== null) {
     const run = checked(path, found);
     const asked = { kind: o.kind, config, facts };
-    const before = { kind: run.kind, config: run.config, facts: run.facts };
+    const before = { kind: run.kind, config: byTodaysNames(run.config), facts: run.facts };
     const free = o.mayDiffer ?? mayDiffer;
     refuse(path, [...differencesOf(before, asked, free), ...inputDifferences(run, o.inputs ?? {})]);
     return { run, created: false };
@@ -89,6 +90,13 @@ export async function openRun(dir: string, o: RunOptions): Promise<{ run: RunFil
   await writeAtomic(path, `${JSON.stringify(run, null, 2)}\n`);
   return { run, created: true };
 }
+
+/** A recorded configuration, whose trainer may have been recorded by old names. */
+const byTodaysNames = (config: Record<string, unknown>): Record<string, unknown> => {
+  const { trainer } = config;
+  if (typeof trainer !== "object" || trainer === null) return config;
+  return { ...config, trainer: recorded(trainer as Record<string, unknown>, "gamma") };
+};
 
 /** RUN_MISMATCH, with which of them and since when, for inputs that do not hold what the run began with. */
 export function checkInputs(dir: string, run: RunFile, inputs: Inputs): void {

@@ -34,7 +34,9 @@ export const lossRows = {
     below: 0.5,
   }).or(0),
   ldAlpha: share("Weight of the tokens beyond the length of the shorter answer (LD-DPO); default: 1."),
-  gamma: real("Weight of the cross-entropy of the chosen answers beside the loss.", { min: 0 }).or(0),
+  sftWeight: real("Weight of the cross-entropy of the chosen answers beside the loss (TRL's rpo_alpha).", { min: 0 })
+    .or(0)
+    .formerly("gamma"),
   divergence: oneOf(
     "Divergence from the reference; all but reverse_kl need loss sigmoid.",
     "reverse_kl",
@@ -66,7 +68,7 @@ export const lossRules: readonly Rule[] = [
 
 /** The options of a loss as the engine takes them. */
 export function nativeLoss(o: Omit<Resolved<typeof lossRows>, "loss"> & { readonly loss: string }) {
-  const { loss, divergence, beta, labelSmoothing, gamma, ldAlpha } = o;
+  const { loss, divergence, beta, labelSmoothing, sftWeight: gamma, ldAlpha } = o;
   return { loss, divergence, beta, labelSmoothing, gamma, ...(ldAlpha === undefined ? {} : { ldAlpha }) };
 }
 

@@ -6,6 +6,7 @@ import {
   either,
   flag,
   group,
+  oldNames,
   oneOf,
   pairOf,
   randomSeed,
@@ -17,6 +18,7 @@ import {
   share,
   whole,
 } from "../base/option-rows.js";
+import { renamed } from "../base/renamed.js";
 import type { OptimizerOptions } from "../base/option-types.js";
 import { type LossOptions, lossNames, lossRows, lossRules, nativeLoss } from "./loss-options.js";
 import type { ModelInfo } from "../base/types.js";
@@ -115,7 +117,8 @@ function checkCommunicator(value: unknown): void {
  * @throws IsrDpoError INVALID_ARGUMENT; DEVICE_UNAVAILABLE: several ranks
  */
 export function trainerSettings(field: string, value: unknown, length: "given" | "later"): TrainerSettings {
-  const { communicator, ...o } = options(field, value, [...trainerKeys, "communicator"]);
+  const given = renamed(field, value, ...oldNames(trainerRows));
+  const { communicator, ...o } = options(field, given, [...trainerKeys, "communicator"]);
   checkCommunicator(communicator);
   return resolved(field, o, trainerRows, length === "given" ? [...trainerRules, ...lengthRules] : trainerRules);
 }

@@ -24,7 +24,7 @@ export interface StepMetrics {
   loss: number;
   /** The preference part of the loss. */
   dpoLoss: number;
-  /** The cross-entropy of the chosen answers, which enters a preference loss with weight gamma. */
+  /** The cross-entropy of the chosen answers, which enters a preference loss with weight sftWeight. */
   sftLoss: number;
   /** L2 norm of all gradients, before clipping. */
   gradNorm: number;
