@@ -169,7 +169,7 @@ test("the install script takes a binary that loads, and builds where it is told 
       ...env,
     });
   assert.equal([install().code, install().out], [9, "built\n"]);
-  cpSync(join(root, "build/Release/isr_dpo.node"), join(dir, "build/Release/isr_dpo.node"));
+  cpSync(join(root, "build/Release/isr_dpo.node"), join(dir, "build/Release/isr_dpo.node"), { dereference: true });
   assert.equal([install().code, install().out], [0, ""]);
   assert.equal([install({ npm_config_build_from_source: "true" }).code], [9]);
   writeFileSync(join(dir, "build/Release/isr_dpo.node"), "no binary");

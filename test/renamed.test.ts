@@ -17,6 +17,8 @@ import {
   worldModel,
 } from "../src/index.js";
 import { type OldName, renamings } from "../src/base/renamed.js";
+import { readConfig } from "../src/config/read-config.js";
+import { dpoLoss } from "../src/native.js";
 import { excludes, reasonOf, rejects } from "./helpers/assert.js";
 import { node, root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
@@ -68,6 +70,22 @@ async function scores(chosen: Sequence): Promise<number[]> {
   await using trainer = await createTrainer(model);
   const [score] = await trainer.score([{ chosen, rejected: other }]);
   return [...score!.chosen, ...score!.rejected];
+}
+
+/** The loss of a step with these options of a trainer. */
+async function stepLoss(o: object): Promise<number> {
+  await using trainer = await createTrainer(model, o);
+  return (await trainer.tryStep([{ prompt: { ids: [1, 5] }, chosen: [9, 12], rejected: [8] }])).loss;
+}
+
+const minus = (...values: number[]) => [Float32Array.from(values.map((x) => -x))];
+const pairLoss = (o: object) => dpoLoss(minus(1, 2), minus(3), minus(1, 1), minus(2), o).loss;
+
+/** The weight that a configuration file comes to. */
+async function weightOf(train: object): Promise<number> {
+  const path = join(temporaryFolder(), "c.yaml");
+  writeFileSync(path, JSON.stringify({ model: "m", samples: "s.jsonl", runDir: "r", train }));
+  return (await readConfig(path, "run")).config.train.sftWeight;
 }
 
 interface Alias {
@@ -128,6 +146,31 @@ const options: Alias[] = [
     now: () => answers({ n: 2 }, {}),
     without: () => answers({}, {}),
     both: [() => answers({ copies: 2, n: 2 }, {}), /in\.jsonl:1: copies: expected nothing beside n,/, "DATA_INVALID"],
+  },
+  {
+    ...{ old: "gamma", where: "options of a trainer" },
+    was: () => stepLoss({ gamma: 0.5 }),
+    now: () => stepLoss({ sftWeight: 0.5 }),
+    without: () => stepLoss({}),
+    both: [() => stepLoss({ gamma: 1, sftWeight: 1 }), /^options\.gamma: .* options\.sftWeight,/],
+  },
+  {
+    ...{ old: "gamma", where: "dpoLoss()" },
+    was: async () => pairLoss({ gamma: 0.5 }),
+    now: async () => pairLoss({ sftWeight: 0.5 }),
+    without: async () => pairLoss({}),
+    both: [async () => pairLoss({ gamma: 1, sftWeight: 1 }), /^options\.gamma: .* options\.sftWeight,/],
+  },
+  {
+    ...{ old: "gamma", where: "a configuration file" },
+    was: () => weightOf({ gamma: 0.5 }),
+    now: () => weightOf({ sftWeight: 0.5 }),
+    without: () => weightOf({}),
+    both: [
+      () => weightOf({ gamma: 1, sftWeight: 1 }),
+      /c\.yaml:1:\d+: train\.gamma: expected nothing beside sftWeight, its new name, got 1$/,
+      "INVALID_CONFIG",
+    ],
   },
   {
     ...{ old: "scored", where: "a sequence of logProbs()" },
