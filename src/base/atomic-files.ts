@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { isObject } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 import { between, die, due } from "./failpoint.js";
 import { codeOf, type FileErrorOptions, fileError, guarded } from "./file-errors.js";
@@ -308,8 +309,8 @@ export async function readState(path: string): Promise<Record<string, unknown> |
     } catch (e) {
       throw corrupt("other text", e);
     }
-    if (typeof value !== "object" || value === null || Array.isArray(value)) throw corrupt("another value");
-    return value as Record<string, unknown>;
+    if (!isObject(value)) throw corrupt("another value");
+    return value;
   } finally {
     await file.close();
   }

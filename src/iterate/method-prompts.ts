@@ -1,7 +1,7 @@
 // The prompts of the method as data: one system text, and instructions that all stand after the video, so that all prompts of
 // a clip share everything before the instructions. A file of the user may replace them; their hash is part of a run.
 import { createHash } from "node:crypto";
-import { nearest, show } from "../base/check.js";
+import { isObject, nearest, show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { type OpenAIJudgeOptions, replyRequest } from "../judge/openai-judge.js";
 import { canonicalJson } from "../runfolder/run-json.js";
@@ -110,8 +110,6 @@ function checkTemplate(field: string, value: unknown, names: readonly string[]):
     meant && `did you mean {${meant}}?`,
   );
 }
-
-const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** Prompts of the user's over the built-in ones. INVALID_CONFIG names the text and what is wrong with it. */
 export function promptsOf(value: unknown, own: Prompts = defaultPrompts): Prompts {

@@ -1,6 +1,7 @@
 // Metrics of training, thinned for drawing: means of neighbouring steps, at most `maxPoints` of them.
 import { join } from "node:path";
-import { isThere, type Json, linesOf, numberOr, type Tell } from "./run-files.js";
+import type { Json } from "../base/check.js";
+import { isThere, linesOf, numberOr, type Tell } from "./run-files.js";
 
 export const maxPoints = 240;
 

@@ -1,7 +1,7 @@
 // run.json: the options and inputs that a run was started with. It is written once; a later start must have the same.
 import { createHash, randomUUID } from "node:crypto";
 import { join } from "node:path";
-import { show } from "../base/check.js";
+import { isObject, show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { clockText, wallClock } from "../text/template-date.js";
 import { readState, writeAtomic } from "../base/atomic-files.js";
@@ -117,7 +117,6 @@ export function readRun(path: string, found: Record<string, unknown>, kind: stri
 const hashOf = (config: unknown): string => sha256(canonicalJson(config));
 
 function checked(path: string, found: Record<string, unknown>): RunFile {
-  const isObject = (v: unknown) => typeof v === "object" && v !== null && !Array.isArray(v);
   if (found.format !== format) {
     const { engine } = (isObject(found.facts) ? found.facts : {}) as { engine?: unknown };
     const by = typeof engine === "string" ? `, written by version ${engine}` : "";
@@ -139,8 +138,7 @@ function checked(path: string, found: Record<string, unknown>): RunFile {
 
 /** Values by dotted key; arrays and empty objects are values. */
 function* leaves(value: unknown, key = ""): Generator<[string, unknown]> {
-  const branch = typeof value === "object" && value !== null && !Array.isArray(value);
-  const entries = branch ? Object.entries(value) : [];
+  const entries = isObject(value) ? Object.entries(value) : [];
   if (entries.length === 0) yield [key, value];
   for (const [name, below] of entries) yield* leaves(below, key === "" ? name : `${key}.${name}`);
 }

@@ -1,7 +1,7 @@
 // The BPE model of a tokenizer.json, as the `tokenizers` library runs it: characters to ids, then merges, lowest rank first
 // and leftmost among equals. The time grows with n log n of a word's length; long words are merged in slices.
-import { show } from "../base/check.js";
-import { type Json, tokenizerError } from "./tokenizer-files.js";
+import { type Json, show } from "../base/check.js";
+import { tokenizerError } from "./tokenizer-files.js";
 import { MinHeap } from "./heap.js";
 
 /** Merges between two pauses. */

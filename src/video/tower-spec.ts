@@ -1,7 +1,7 @@
 // The inputs that a family's vision towers need, from the processor files of its checkpoint.
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { refuse, show } from "../base/check.js";
+import { isObject, type Json, refuse, show } from "../base/check.js";
 import { type ErrorCode, IsrDpoError } from "../base/errors.js";
 import { parsePythonJson } from "../base/python-json.js";
 import { channels, clipMean, clipStd } from "./preprocess.js";
@@ -40,13 +40,10 @@ const settings = ["size", "crop_size", "image_mean", "image_std", "do_resize", "
 const steps = ["do_resize", "do_center_crop", "do_rescale", "do_normalize"];
 const maxFileBytes = 1 << 20;
 
-type Json = Record<string, unknown>;
 interface Source {
   path: string;
   json: Json;
 }
-
-const isObject = (x: unknown): x is Json => typeof x === "object" && x !== null && !Array.isArray(x);
 
 async function readJson(path: string): Promise<Json | undefined> {
   try {
