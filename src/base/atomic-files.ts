@@ -1,7 +1,6 @@
 // Files and folders that appear complete or not at all: they are written beside their path under a name that no other program
 // uses (.<name>.isr-dpo-<12 digits>.tmp), synced, renamed, and the folder is synced. A path has one writer at a time: the
 // process that holds the run's lock.
-import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
@@ -311,22 +310,6 @@ export async function readState(path: string): Promise<Record<string, unknown> |
     }
     if (!isObject(value)) throw corrupt("another value");
     return value;
-  } finally {
-    await file.close();
-  }
-}
-
-/** SHA-256 of a file in hexadecimal. */
-export async function sha256Of(path: string): Promise<string> {
-  const hash = createHash("sha256");
-  const file = await guarded(path, "open", () => open(path));
-  try {
-    const buffer = Buffer.allocUnsafe(1 << 20);
-    for (;;) {
-      const { bytesRead } = await guarded(path, "read", () => file.read(buffer, 0, buffer.length));
-      if (bytesRead === 0) return hash.digest("hex");
-      hash.update(buffer.subarray(0, bytesRead));
-    }
   } finally {
     await file.close();
   }

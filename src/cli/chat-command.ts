@@ -13,7 +13,7 @@ import {
   type Session,
   type VideoLM,
 } from "../index.js";
-import { fill } from "../iterate/method-prompts.js";
+import { fill } from "../base/templates.js";
 import { type Speech, speechOf } from "../iterate/run-speech.js";
 import { tellUnusedOfChat } from "./unused-flags.js";
 import { readUntil } from "./line-files.js";

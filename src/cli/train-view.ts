@@ -1,5 +1,6 @@
 // What a run looks like: a live line on a terminal, plain lines in a file. These functions depend only on what has happened;
 // when to write is decided elsewhere.
+import { count } from "../base/counts.js";
 import type { IterationEvent, IterationResult, RunStepMetrics } from "../index.js";
 import { printable } from "./terminal.js";
 
@@ -24,8 +25,6 @@ export function duration(seconds: number): string {
 export const bytes = (n: number): string =>
   n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(1)} GiB` : `${Math.max(1, Math.round(n / 2 ** 20))} MiB`;
 
-const count = (n: number): string => Math.round(n).toLocaleString("en-US");
-
 /** Up to four significant digits, small and large ones with an exponent: 5e-7, 0.25, 1234, 1.5e+6. */
 export function real(x: number): string {
   if (!Number.isFinite(x)) return String(x);
@@ -42,7 +41,7 @@ export const learned = (kind: "sft" | "dpo", m: RunStepMetrics): string[] => [
 ];
 
 export const speed = (m: RunStepMetrics): string[] => [
-  `${count(m.tokensPerSecond)} tok/s`,
+  `${count(Math.round(m.tokensPerSecond))} tok/s`,
   ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
   bytes(m.memoryBytes),
 ];

@@ -43,7 +43,7 @@ export function visualTokens({ vision }: NativeCheckpoint): number | null {
 const isFeatures = (media: unknown): media is Features =>
   typeof media === "object" && media !== null && "data" in media && "shape" in media && "key" in media;
 
-const kindOf = (media: Media): MediaKind =>
+const mediaKind = (media: Media): MediaKind =>
   typeof media === "object" && "kind" in media && media.kind === "image" ? "image" : "video";
 
 /** (3, T, S, S) to (T, 3, S, S). */
@@ -132,7 +132,7 @@ export class MediaRegistry {
    */
   async acquire(field: string, given: Media, signal: AbortSignal | undefined): Promise<Entry> {
     const media = ownedMedia(given); // its key and its pixels are of one content, whatever the caller does meanwhile
-    this.tower(field, kindOf(isFeatures(media) ? media : checkedMedia(field, media)));
+    this.tower(field, mediaKind(isFeatures(media) ? media : checkedMedia(field, media)));
     for (let changes = 0; ; ) {
       const key = await this.#keyOf(field, media, signal);
       const found = this.#entries.get(key);
@@ -207,18 +207,18 @@ export class MediaRegistry {
     if (isFeatures(media)) {
       const { createHash } = await import("node:crypto");
       const hash = createHash("sha256").update(
-        `${kindOf(media)} ${media.stage} ${media.shape.join()} ${media.dtype}\n`,
+        `${mediaKind(media)} ${media.stage} ${media.shape.join()} ${media.dtype}\n`,
       );
       const data = media.data;
       return `features ${hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex")}`;
     }
     const { mediaKey } = await import("../video/load-media.js");
     const key = await mediaKey(checkedMedia(field, media), await this.#spec(), signal ? { signal } : {});
-    return `${kindOf(media)} ${key}`;
+    return `${mediaKind(media)} ${key}`;
   }
 
   async open(field: string, media: Media, signal: AbortSignal | undefined): Promise<OpenedMedia> {
-    this.tower(field, kindOf(checkedMedia(field, media)));
+    this.tower(field, mediaKind(checkedMedia(field, media)));
     const { openMedia } = await import("../video/load-media.js");
     const { timeoutMs, maxLost } = this.#settings;
     const spec = await this.#spec();
@@ -259,8 +259,8 @@ export class MediaRegistry {
 
   /** What the medium will be, by its description alone: nothing is opened. */
   describe(field: string, media: Media): Pick<Placed, "kind" | "rows"> {
-    if (isFeatures(media)) return { kind: kindOf(media), rows: media.shape[0]! };
-    const kind = kindOf(checkedMedia(field, media));
+    if (isFeatures(media)) return { kind: mediaKind(media), rows: media.shape[0]! };
+    const kind = mediaKind(checkedMedia(field, media));
     return { kind, rows: this.tower(field, kind).rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
   }
 
@@ -276,7 +276,7 @@ export class MediaRegistry {
     media: Exclude<Media, Features>,
     signal: AbortSignal | undefined,
   ): Promise<Entry> {
-    const kind = kindOf(media);
+    const kind = mediaKind(media);
     const cache = this.towerTrains ? undefined : await this.#cache;
     const cacheKey = cache ? `${key} ${await this.towerHash()}` : "";
     if (cache) {
@@ -316,7 +316,7 @@ export class MediaRegistry {
     if (media.dtype !== "f32" && media.dtype !== "bf16") refuse(`${field}.dtype`, "'f32' or 'bf16'", media.dtype);
     const { stage = "projected" } = media;
     if (stage !== "projected" && stage !== "tower") refuse(`${field}.stage`, "'projected' or 'tower'", stage);
-    return this.#add(key, kindOf(media), { count: rows!, values: asFloats(media), stage }, false);
+    return this.#add(key, mediaKind(media), { count: rows!, values: asFloats(media), stage }, false);
   }
 
   async #add(

@@ -1,5 +1,6 @@
 // Charts as SVG of a given width: scales, axes, lines with bands, bars. Colours are classes of the page's style sheet, so that
 // light, dark and print have their own; there is no style attribute, which the page's policy forbids.
+import { sum } from "../base/statistics.js";
 import { escaped, isolated } from "./html.js";
 
 export interface Point {
@@ -216,7 +217,7 @@ function drawStack(chart: StackChart, width: number): string {
   const fits = Math.floor((left - 8) / glyph);
   const [bar, gap] = [18, 8];
   const parts = chart.rows.flatMap(({ label, values }, i) => {
-    const total = values.reduce((a, b) => a + b, 0) || 1;
+    const total = sum(values) || 1;
     const y = i * (bar + gap) + 2;
     let at = left;
     const shown = label.length > fits ? `${label.slice(0, fits - 1)}…` : label;

@@ -1,7 +1,8 @@
 // The figures of training: curves over the steps of all iterations, one after the other.
 import type { Point } from "./chart.js";
 import { coloursOf, type Figure, lineFigure, share, whole } from "./figure.js";
-import { count, short } from "./html.js";
+import { count } from "../base/counts.js";
+import { short } from "./html.js";
 import type { Found, RunReport } from "./read-run.js";
 import { type CurveKey, curveKeys, type Training } from "./training-metrics.js";
 

@@ -1,7 +1,7 @@
 // A figure of the page: its title, what it shows, and a chart with its numbers as a table, or a sentence that says why there
 // is none.
 import type { Axis, Chart, LineChart, Series } from "./chart.js";
-import { count, percent } from "./html.js";
+import { count, percent } from "../base/counts.js";
 import type { RunReport } from "./read-run.js";
 
 export interface Table {

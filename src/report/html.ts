@@ -21,10 +21,6 @@ export const isolated = (text: string): string => `<bdi>${escaped(text)}</bdi>`;
 export const scriptJson = (value: unknown): string =>
   JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
-export const count = (n: number): string => n.toLocaleString("en-US");
-export const plural = (n: number, one: string, many = `${one}s`): string => `${count(n)} ${n === 1 ? one : many}`;
-export const percent = (x: number, digits = 1): string => `${(100 * x).toFixed(digits)} %`;
-
 /** Three significant digits, without an exponent where one can do without. */
 export function short(x: number): string {
   if (x === 0) return "0";

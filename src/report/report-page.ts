@@ -2,7 +2,8 @@
 import { drawn } from "./chart.js";
 import type { Figure, Section, Table } from "./figure.js";
 import { sectionsOf } from "./figures.js";
-import { count, escaped, isolated, plural, scriptJson } from "./html.js";
+import { count, plural } from "../base/counts.js";
+import { escaped, isolated, scriptJson } from "./html.js";
 import { hash, joined } from "./page-parts.js";
 import type { Found } from "./read-run.js";
 import type { SamplePage } from "./judged-samples.js";

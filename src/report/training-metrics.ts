@@ -1,5 +1,6 @@
 // Metrics of training, thinned for drawing: means of neighbouring steps, at most `maxPoints` of them.
 import { join } from "node:path";
+import { mean } from "../base/statistics.js";
 import type { Json } from "../base/check.js";
 import { isThere, linesOf, numberOr, type Tell } from "./run-files.js";
 
@@ -40,7 +41,7 @@ function thinned(
     at.push(steps[from + part.length - 1]!);
     curveKeys.forEach((key, k) => {
       const values = part.map((row) => row[k]).filter((v) => v != null);
-      curves[key].push(values.length === 0 ? null : values.reduce((a, b) => a + b, 0) / values.length);
+      curves[key].push(values.length === 0 ? null : mean(values));
     });
   }
   return { steps: rows.length, stride, at, curves };

@@ -2,6 +2,7 @@
 // model.
 import { readdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { shortHash } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
 import { isTemporary } from "../base/output-path.js";
 import { Content, decides, stampOf } from "./content-digest.js";
@@ -50,13 +51,15 @@ function changed(path: string, expected: string, got: string): IsrDpoError {
   });
 }
 
-const short = (sha256: string): string => sha256.slice(0, 12);
-
 async function check(path: string, made: string): Promise<void> {
   const sha256 = await sha256At(path);
   if (sha256 === null) throw changed(path, "the file that the run has made", "none");
   if (sha256 !== made)
-    throw changed(path, `the file that the run has made (sha256 ${short(made)})`, `other content (${short(sha256)})`);
+    throw changed(
+      path,
+      `the file that the run has made (sha256 ${shortHash(made)})`,
+      `other content (${shortHash(sha256)})`,
+    );
 }
 
 /**

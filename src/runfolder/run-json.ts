@@ -1,6 +1,7 @@
 // run.json: the options and inputs that a run was started with. It is written once; a later start must have the same.
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { join } from "node:path";
+import { sha256, shortHash } from "../base/sha256.js";
 import { isObject, show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { clockText, wallClock } from "../text/template-date.js";
@@ -60,8 +61,6 @@ function plain(value: unknown, where: string): Json {
 
 /** The one JSON text of a value: keys sorted, no spaces, undefined left out. */
 export const canonicalJson = (value: unknown): string => JSON.stringify(plain(value, "value"));
-
-const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 /**
  * Creates `dir`/run.json, or checks the one that is there: RUN_MISMATCH lists the keys of config, facts and inputs that differ,
@@ -161,16 +160,14 @@ function differencesOf(before: object, now: object, allowed: readonly string[]):
     .map((key) => ({ key, before: old.get(key), now: asked.get(key) }));
 }
 
-const short = (sha256: string) => sha256.slice(0, 12);
-
 function inputDifferences({ inputs, recorded }: RunFile, now: Inputs): Difference[] {
   return Object.entries(now).flatMap(([name, { sha256, path }]): Difference[] => {
     const before = inputs[name];
     if (before?.sha256 === sha256) return [];
     const was = before
-      ? `the content of ${recorded} (sha256 ${short(before.sha256)}${before.path ? `, then ${before.path}` : ""})`
+      ? `the content of ${recorded} (sha256 ${shortHash(before.sha256)}${before.path ? `, then ${before.path}` : ""})`
       : `none, as on ${recorded}`;
-    const is = `other content (sha256 ${short(sha256)}${path === undefined ? "" : `, ${path}`})`;
+    const is = `other content (sha256 ${shortHash(sha256)}${path === undefined ? "" : `, ${path}`})`;
     return [{ key: `inputs.${name}`, before: before?.sha256, now: sha256, text: `expected ${was}, got ${is}` }];
   });
 }

@@ -1,7 +1,8 @@
 // SHA-256 of files and of large arrays without holding up the event loop.
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
+import { setImmediate as pause } from "node:timers/promises";
+import { sha256OfStream } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
 import { Kept } from "./file-lru.js";
 import { Shared } from "./shared-work.js";
@@ -19,7 +20,7 @@ export async function hashOf(parts: readonly (string | ArrayBufferView)[]): Prom
     const bytes = new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
     for (let at = 0; at < bytes.length; at += step) {
       hash.update(bytes.subarray(at, at + step));
-      if (at + step < bytes.length) await new Promise((next) => setImmediate(next));
+      if (at + step < bytes.length) await pause();
     }
   }
   return hash.digest("hex");
@@ -47,7 +48,7 @@ export async function hashFile(path: string, signal?: AbortSignal): Promise<stri
       const identity = (await identityOf(path)) ?? "";
       const found = known.find(identity);
       if (found !== undefined) return found;
-      const digest = await running.run(identity, signal, (all) => digestOf(path, all));
+      const digest = await running.run(identity, signal, (all) => sha256OfStream(path, all));
       if ((await identityOf(path)) !== identity) continue;
       if (Date.now() - Number(facts.ctimeMs) > tickMs) known.keep(identity, digest, 1);
       return digest;
@@ -72,9 +73,3 @@ export const changing = (path: string): IsrDpoError =>
       path,
     },
   );
-
-async function digestOf(path: string, signal: AbortSignal): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal })) hash.update(chunk as Buffer);
-  return hash.digest("hex");
-}

@@ -1,6 +1,7 @@
 // The inputs that a family's vision towers need, from the processor files of its checkpoint.
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { codeOf } from "../base/file-errors.js";
 import { isObject, type Json, refuse, show } from "../base/check.js";
 import { type ErrorCode, IsrDpoError } from "../base/errors.js";
 import { parsePythonJson } from "../base/python-json.js";
@@ -53,7 +54,7 @@ async function readJson(path: string): Promise<Json | undefined> {
     if (!isObject(json)) throw new Error("no JSON object");
     return json;
   } catch (e) {
-    if ((e as { code?: string }).code === "ENOENT") return undefined;
+    if (codeOf(e) === "ENOENT") return undefined;
     throw new IsrDpoError("INVALID_CONFIG", `${path}: expected a processor's settings, got ${(e as Error).message}`, {
       path,
     });
