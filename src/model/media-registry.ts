@@ -1,5 +1,6 @@
 // Media of prompts: each is opened once and registered with the engine as a range of ids. It is kept while a call or session
 // uses it, and afterwards while there is room. The engine computes its features at first use.
+import { Lru } from "../base/lru.js";
 import type { Host, NativeCheckpoint, NativeTensor, NativeTowerFacts, NativeVision } from "../base/addon.js";
 import { object, refuse } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
@@ -91,11 +92,11 @@ export class MediaRegistry {
   readonly #spec: () => Promise<VisionSpec>;
   readonly #cache: Promise<FeatureCache> | undefined;
   readonly #settings: MediaSettings;
-  readonly #entries = new Map<string, Entry>(); // least recently used first
+  readonly #entries = new Map<string, Entry>();
+  readonly #idle = new Lru<Entry>(maxIdleBytes); // those of them that nobody uses
   readonly #opening = new Shared<Entry>();
   #decoding = 0; // files at this moment
   readonly #waiting: (() => void)[] = []; // for their turn to decode
-  #idleBytes = 0;
   /** A tower is being trained: its features come from pixels, never from a cache. */
   towerTrains = false;
 
@@ -155,22 +156,16 @@ export class MediaRegistry {
     const before = this.#entries.get(key); // one without pixels
     if (before) {
       before.replaced = true;
-      if (before.users === 0) {
-        this.#idleBytes -= before.bytes;
-        void this.#forget([before]);
-      }
+      if (before.users === 0) void this.#forget([before]);
     }
-    this.#entries.delete(key);
     this.#entries.set(key, entry);
-    this.#idleBytes += entry.bytes;
+    this.#idle.add(key, entry, entry.bytes);
     return entry;
   }
 
   #use(entry: Entry): Entry {
-    if (entry.users === 0) this.#idleBytes -= entry.bytes;
+    if (entry.users === 0) this.#idle.take(entry.key);
     entry.users += 1;
-    this.#entries.delete(entry.key);
-    this.#entries.set(entry.key, entry);
     return entry;
   }
 
@@ -180,20 +175,10 @@ export class MediaRegistry {
       entry.users -= 1;
       if (entry.users > 0) continue;
       if (entry.replaced) void this.#forget([entry]);
-      else this.#idleBytes += entry.bytes;
+      else this.#idle.add(entry.key, entry, entry.bytes);
     }
-    if (this.#idleBytes > maxIdleBytes) this.#evict();
-  }
-
-  #evict(): void {
-    const gone: Entry[] = [];
-    for (const [key, entry] of this.#entries) {
-      if (this.#idleBytes <= maxIdleBytes) break;
-      if (entry.users > 0) continue;
-      this.#entries.delete(key);
-      this.#idleBytes -= entry.bytes;
-      gone.push(entry);
-    }
+    const gone = this.#idle.trim();
+    for (const { key } of gone) this.#entries.delete(key);
     void this.#forget(gone);
   }
 

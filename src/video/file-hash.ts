@@ -2,9 +2,9 @@
 import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { setImmediate as pause } from "node:timers/promises";
+import { Lru } from "../base/lru.js";
 import { sha256OfStream } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
-import { Kept } from "./file-lru.js";
 import { Shared } from "./shared-work.js";
 
 const step = 4 << 20;
@@ -32,7 +32,7 @@ export async function identityOf(path: string): Promise<string | null> {
   return facts && [path, facts.dev, facts.ino, facts.size, facts.mtimeNs, facts.ctimeNs].join("\0");
 }
 
-const known = new Kept<string>(65536);
+const known = new Lru<string>(65536);
 const running = new Shared<string>();
 const tickMs = 20; // two changes within a tick of the system's clock have one time
 
@@ -46,11 +46,11 @@ export async function hashFile(path: string, signal?: AbortSignal): Promise<stri
       const facts = await stat(path, { bigint: true });
       if (!facts.isFile()) throw new Error("no regular file");
       const identity = (await identityOf(path)) ?? "";
-      const found = known.find(identity);
+      const found = known.get(identity);
       if (found !== undefined) return found;
       const digest = await running.run(identity, signal, (all) => sha256OfStream(path, all));
       if ((await identityOf(path)) !== identity) continue;
-      if (Date.now() - Number(facts.ctimeMs) > tickMs) known.keep(identity, digest, 1);
+      if (Date.now() - Number(facts.ctimeMs) > tickMs) known.put(identity, digest);
       return digest;
     }
   } catch (cause) {
