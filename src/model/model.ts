@@ -2,7 +2,6 @@
 import { availableParallelism } from "node:os";
 import { disposedError, Host, type NativeCheckpoint, type NativeModel, type NativeTensor } from "../base/addon.js";
 import { array, choice, integer, number, options, path, refuse, show, signal, text } from "../base/check.js";
-import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, type Call, expand, Inputs, messagesOf, rulesOf } from "./inputs.js";
@@ -10,7 +9,6 @@ import { MediaRegistry, type MediaSettings, visualTokens } from "./media-registr
 import { Handler } from "../base/callback.js";
 import { type CounterName, loadKeys, type ModelLoad, type VideoLM } from "./video-lm.js";
 import { ownedMedia } from "../base/owned-arrays.js";
-import type { Run } from "../base/run.js";
 import { ModelSession, type Session, TargetGenerator } from "./session.js";
 import { answeredWords, plainSequence } from "./sequence.js";
 import { endTokens } from "../text/stop-tokens.js";
@@ -18,15 +16,12 @@ import { wallClock } from "../text/template-date.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
 import type {
   Cancel,
-  Completion,
   Features,
   ForwardOutput,
   LoadOptions,
   Media,
-  Message,
   ModelInfo,
   Prompt,
-  Sampling,
   Sequence,
   Tensor,
   Tokenizer,
@@ -356,10 +351,6 @@ class LoadedModel extends TargetGenerator implements VideoLM {
       };
       return { result: done.then(() => output) };
     });
-  }
-
-  chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion> {
-    return chat(this.target, messages, o);
   }
 
   session(o?: { maxBytes?: number }): Session {
