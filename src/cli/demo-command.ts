@@ -8,7 +8,7 @@ import { wholeNumber } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { say } from "./terminal.js";
 import { jsonLine } from "../base/line-files.js";
-import { duration } from "./train-view.js";
+import { duration } from "../report/page/shared.js";
 
 interface DemoFlags {
   seed?: number;

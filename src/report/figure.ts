@@ -40,6 +40,19 @@ export function coloursOf(runs: readonly RunReport[]): Map<string, number> {
   return colours;
 }
 
+/** A series for each run; a run alone needs no name. */
+export function seriesByRun(
+  runs: readonly RunReport[],
+  points: (run: RunReport, index: number) => Series["points"],
+): Series[] {
+  const colours = coloursOf(runs);
+  return runs.map((run, i) => ({
+    name: runs.length === 1 ? "" : run.name,
+    colour: colours.get(run.name)!,
+    points: points(run, i),
+  }));
+}
+
 export const whole = (label: string): Axis => ({ label, format: (v) => String(v), whole: true });
 export const share = (label: string): Axis => ({ label, format: (v) => percent(v, 0), holds: [] });
 

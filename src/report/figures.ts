@@ -2,26 +2,23 @@
 import type { Point, Series } from "./chart.js";
 import { trainingFigures } from "./curves.js";
 import type { Evaluation } from "./evaluations.js";
-import { coloursOf, type Figure, lineFigure, type Section, share, whole } from "./figure.js";
+import { coloursOf, type Figure, lineFigure, type Section, seriesByRun, share, whole } from "./figure.js";
 import { count, percent, plural } from "../base/counts.js";
 import { sum, wilson } from "../base/statistics.js";
 import { statuses } from "../judge/judge.js";
-import { short } from "./html.js";
+import { short } from "./page/shared.js";
 import type { Alignment, Found, Iteration, RunReport } from "./read-run.js";
 import { binCount } from "./statistics.js";
 
 /** A value of each iteration, one series a run. */
 function byIteration(found: Found, value: (i: Iteration) => Point | number | null | undefined): Series[] {
-  const colours = coloursOf(found.runs);
-  return found.runs.map((run) => ({
-    name: found.runs.length === 1 ? "" : run.name,
-    colour: colours.get(run.name)!,
-    points: run.iterations.map((i) => {
+  return seriesByRun(found.runs, (run) =>
+    run.iterations.map((i) => {
       const v = value(i);
       if (v == null) return null;
       return typeof v === "number" ? { x: i.t, y: v } : v;
     }),
-  }));
+  );
 }
 
 // ---------- accuracy
@@ -33,20 +30,17 @@ const slug = (name: string) =>
     .slice(0, 60);
 
 function accuracyFigure(found: Found, name: string, at: number): Figure {
-  const colours = coloursOf(found.runs);
   const all = found.runs.flatMap((r) => r.evaluations.filter((e) => e.name === name));
   const chance = all.find((e) => e.chance !== null)?.chance ?? found.chance;
   const counts = [...new Set(all.map((e) => e.count).filter((c) => c !== null))];
-  const series = found.runs.map((run) => ({
-    name: found.runs.length === 1 ? "" : run.name,
-    colour: colours.get(run.name)!,
-    points: run.evaluations
+  const series = seriesByRun(found.runs, (run) =>
+    run.evaluations
       .filter((e) => e.name === name && e.accuracy !== null)
       .map(({ model, accuracy, interval }) => ({
         ...{ x: model, y: accuracy! },
         ...(interval ? { low: interval[0], high: interval[1] } : {}),
       })),
-  }));
+  );
   return lineFigure({
     id: `accuracy-${at}-${slug(name)}`,
     title: all[0]!.title,

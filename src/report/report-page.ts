@@ -13,7 +13,7 @@ import { sentencesOf, summaryTable } from "./summary.js";
 export const generator = '<meta name="generator" content="isr-dpo">';
 
 const styles = ["report/page/page.css", "report/page/samples.css", "report/page/media.css"];
-const scripts = ["report/page/text.js", "report/page/page.js"];
+const scripts = ["report/page/shared.js", "report/page/text.js", "report/page/page.js"];
 
 const cell = (text: string, head: boolean): string =>
   head ? `<th scope="row">${isolated(text)}</th>` : `<td>${isolated(text)}</td>`;

@@ -3,7 +3,7 @@ import { mean } from "../base/statistics.js";
 import type { Evaluation } from "./evaluations.js";
 import type { Table } from "./figure.js";
 import { percent } from "../base/counts.js";
-import { short } from "./html.js";
+import { short } from "./page/shared.js";
 import type { Found, Iteration, RunReport } from "./read-run.js";
 
 /** The evaluation that most models of the runs have. */
