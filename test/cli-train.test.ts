@@ -6,17 +6,8 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { exists, includes } from "./helpers/assert.js";
-import {
-  bytes,
-  duration,
-  initialState,
-  lastingLine,
-  liveLines,
-  nextState,
-  real,
-  stepLine,
-  summary,
-} from "../src/cli/train-view.js";
+import { bytes, duration } from "../src/report/page/shared.js";
+import { initialState, lastingLine, liveLines, nextState, real, stepLine, summary } from "../src/cli/train-view.js";
 import type { IterationEvent, IterationResult, RunStepMetrics } from "../src/index.js";
 import { node, root } from "./helpers/child.js";
 import { rowsFile } from "./helpers/data.js";

@@ -7,7 +7,7 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { Conversation } from "../src/cli/chat-command.js";
+import { PrintedConversation } from "../src/cli/chat-command.js";
 import { batches } from "../src/model/generate-file.js";
 import { Interrupted } from "../src/cli/interrupt.js";
 import type { Row } from "../src/model/generate-rows.js";
@@ -170,27 +170,27 @@ test("chat: attaching, and what ends a piped conversation", () => {
 });
 
 test("a stopped answer stays in the conversation as far as it went", async () => {
-  const asked: GenerateRequest[] = [];
+  const asked: (readonly Message[])[] = [];
   let stop = new AbortController();
   const session = {
-    generate: (request: GenerateRequest, { signal }: { signal: AbortSignal }) =>
+    chat: (messages: readonly Message[], { signal }: { signal: AbortSignal }) =>
       startRun(signal, async (aborted, emit) => {
-        asked.push(request);
-        emit({ type: "text", request: "0", copy: 0, text: "half" });
+        asked.push(messages);
+        emit("half");
         setImmediate(() => stop.abort(new Interrupted("stopped")));
         await once(aborted, "abort");
         throw aborted.reason;
       }),
   };
   const model = { session: () => session } as unknown as VideoLM;
-  const conversation = new Conversation(model, { json: true });
+  const conversation = new PrintedConversation(model, { json: true });
   const failed = await conversation.ask("one", stop.signal).catch((e) => e);
   assert.instance(failed, Interrupted);
   await conversation.ask("two", stop.signal).catch(() => {});
   stop = new AbortController();
   await conversation.ask("three", stop.signal).catch(() => {});
   assert.equal(
-    (asked[1]!.prompt as Message[]).map((m) => [m.role, m.content]),
+    asked[1]!.map((m) => [m.role, m.content]),
     [
       ["user", "one"],
       ["assistant", "half"],

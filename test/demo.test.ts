@@ -6,7 +6,8 @@ import * as assert from "uvu/assert";
 import { exists, includes } from "./helpers/assert.js";
 import { demoTable } from "../src/cli/demo-command.js";
 import { writeReport } from "../src/report/report.js";
-import { type DemoEvent, demo, demoDesigns, wilson } from "../src/synthetic/demo.js";
+import { type DemoEvent, demo, demoDesigns } from "../src/synthetic/demo.js";
+import { wilson } from "../src/base/statistics.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { shared } from "./helpers/shared.js";
 

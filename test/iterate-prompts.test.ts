@@ -4,11 +4,11 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { fill } from "../src/base/templates.js";
 import { defaultPrompts, loadModel, type Message, type VideoLM } from "../src/index.js";
 import { fitContextPrompt, fitJudgePrompt, promptTokens, proveBudgets } from "../src/iterate/prompt-budget.js";
 import {
   contextPrompt,
-  fill,
   judgePrompt,
   plainPrompt,
   type Prompts,

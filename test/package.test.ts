@@ -42,6 +42,7 @@ test("what is packed: all that is promised, all that a build needs, and no tests
     ...["cmake/install.cjs", "cmake/build.cjs", "cmake/addon.cmake", "cmake/fuzz.cmake", "native/binding/host.cc"],
     ...[
       "src/report/page/page.js",
+      "src/report/page/shared.js",
       "src/report/page/live.js",
       "src/report/page/live-chart.js",
       "src/report/page/live.css",

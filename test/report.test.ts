@@ -7,7 +7,8 @@ import { exists, includes, none, ordered, sameBytes, some } from "./helpers/asse
 import { report } from "../src/index.js";
 import { countsOf, shares, sorted } from "../src/iterate/iteration-exports.js";
 import { sectionsOf } from "../src/report/figures.js";
-import { escaped, scriptJson, visible } from "../src/report/html.js";
+import { escaped, scriptJson } from "../src/report/html.js";
+import { visible } from "../src/report/page/shared.js";
 import type { SampleRecords } from "../src/report/read-journal.js";
 import { readFolder } from "../src/report/read-run.js";
 import { writeReport } from "../src/report/report.js";

@@ -65,6 +65,12 @@ export function nearest(word: string, candidates: readonly string[]): string | u
   return best !== undefined && near(best) <= Math.max(2, Math.floor(word.length / 3)) ? best : undefined;
 }
 
+/** A JSON object by its keys, whose values are not checked. */
+export type Json = Record<string, unknown>;
+
+/** Whether a value of JSON is an object. A list is none, nor is null. */
+export const isObject = (x: unknown): x is Json => typeof x === "object" && x !== null && !Array.isArray(x);
+
 export function object(field: string, value: unknown): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value))
     refuse(field, "an object", value);

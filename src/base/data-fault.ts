@@ -62,13 +62,6 @@ export interface Place {
 
 const spell = ({ path, line, unit }: Place) => (unit === "line" ? `${path}:${line}` : `${path}: row ${line}`);
 
-/** The message of a row's failure without the place that it begins with. */
-export function withoutPlace({ path, line, message }: { path: string; line: number; message: string }): string {
-  const places = (["line", "row"] as const).map((unit) => `${spell({ path, line, unit })}: `);
-  const place = [...places, `${path}[${line}]: `].find((begin) => message.startsWith(begin));
-  return place === undefined ? message : message.slice(place.length);
-}
-
 /** DATA_INVALID of a place; `field` is the row's, where there is one. */
 export function rowError(place: Place, message: string, field?: string, cause?: unknown): IsrDpoError {
   return new IsrDpoError("DATA_INVALID", `${spell(place)}: ${message}`, {

@@ -3,7 +3,6 @@
 import { isUtf8 } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
 import { integer, options, path as checkPath } from "./check.js";
-import type { IsrDpoError } from "./errors.js";
 import { openForReading, rowError } from "./data-fault.js";
 import { guarded } from "./file-errors.js";
 
@@ -110,10 +109,10 @@ function textOf({ bytes, size, ended }: RawLine, limit: number): { text: string 
   return whole.includes(0) ? { fault: "expected text, got a NUL byte" } : { text: whole.toString("utf8") };
 }
 
-/** A line that is no text. */
+/** A line that is no text, and what is wrong with it. */
 export interface BadLine {
   line: number;
-  fault: IsrDpoError;
+  fault: string;
 }
 
 /** Lines in order, and in place of one that is no text its fault. */
@@ -123,7 +122,7 @@ export async function* scanLines(path: string, limit: number): AsyncGenerator<Li
     for await (const raw of rawLines(file, path, { limit, blockBytes })) {
       const { number: line, offset } = raw;
       const found = textOf(raw, limit);
-      if ("fault" in found) yield { line, fault: rowError({ path, line, unit: "line" }, found.fault) };
+      if ("fault" in found) yield { line, fault: found.fault };
       else yield { text: line === 1 && found.text.startsWith(mark) ? found.text.slice(1) : found.text, line, offset };
     }
   } finally {
@@ -139,7 +138,7 @@ export async function* readLines(path: string, o?: { maxLineBytes?: number }): A
   checkPath("path", path);
   const given = options("options", o, ["maxLineBytes"]).maxLineBytes ?? maxLineBytes;
   for await (const line of scanLines(path, integer("options.maxLineBytes", given, 1))) {
-    if ("fault" in line) throw line.fault;
+    if ("fault" in line) throw rowError({ path, line: line.line, unit: "line" }, line.fault);
     yield line;
   }
 }

@@ -3,6 +3,7 @@
 import { randomBytes } from "node:crypto";
 import { open } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { isObject } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 
 /** A name of our own beside `path`, new with each call; what is written there is put in place at the end. */
@@ -49,7 +50,7 @@ export function keysOfFirstLine(head: string): string[] {
   const [line] = head.split("\n", 1) as [string];
   try {
     const value: unknown = JSON.parse(line);
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? Object.keys(value) : [];
+    return isObject(value) ? Object.keys(value) : [];
   } catch {
     if (line.length < lookBytes || !line.startsWith("{")) return [];
     return [...line.matchAll(/[{,]"(\w+)":/g)].map(([, key]) => key!);

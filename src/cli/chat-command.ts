@@ -1,32 +1,21 @@
-// isr-dpo chat DIR: questions about videos and images, either one question or a conversation. Media are decoded once, and one
-// session keeps what the model has read, so that a later turn computes only its own tokens.
+// isr-dpo chat DIR: questions about videos and images, either one question or a conversation. Media are decoded once.
 import type { Readable } from "node:stream";
 import { Command, Option } from "commander";
 import { asyncDispose } from "../base/addon.js";
-import {
-  type Completion,
-  type FrameSampling,
-  IsrDpoError,
-  type Media,
-  type Message,
-  type Sampling,
-  type Session,
-  type VideoLM,
-} from "../index.js";
-import { fill } from "../iterate/method-prompts.js";
+import { type Completion, type FrameSampling, IsrDpoError, type Media, type VideoLM } from "../index.js";
+import { fill } from "../base/templates.js";
 import { type Speech, speechOf } from "../iterate/run-speech.js";
 import { tellUnusedOfChat } from "./unused-flags.js";
 import { readUntil } from "./line-files.js";
 import { addFrames, addLoading, addSampling, frameSamplingOf, load, samplingOf } from "./flags.js";
 import type { LoadFlags, SamplingFlags } from "./flag-types.js";
 import { interruption } from "./interrupt.js";
+import { Conversation } from "../model/conversation.js";
 import { type Attachment, converse } from "./conversation-loop.js";
 import { Printable, say } from "./terminal.js";
 import { floatList, jsonLine } from "../base/line-files.js";
 
 const maxPromptBytes = 16 << 20;
-
-type Part = Exclude<Message["content"], string>[number];
 
 export interface ChatFlags extends LoadFlags, SamplingFlags, FrameSampling {
   prompt?: string;
@@ -36,19 +25,14 @@ export interface ChatFlags extends LoadFlags, SamplingFlags, FrameSampling {
   raw?: boolean;
 }
 
-/** Turns so far, and media that wait for the next one. */
-export class Conversation {
+/** A conversation on the terminal: media are decoded when they are attached, answers are printed as they come. */
+export class PrintedConversation {
   readonly #model: VideoLM;
-  readonly #sampling: Sampling;
+  readonly #conversation: Conversation;
   readonly #frames: FrameSampling | undefined;
   readonly #decodeFirst: boolean;
   readonly #json: boolean;
   readonly #response: string | undefined;
-  readonly #opening: readonly Message[];
-  #first: readonly Part[] = [];
-  #session: Session;
-  #messages: readonly Message[];
-  #waiting: readonly Part[] = [];
 
   /** `speech`: of the run that the model is from; each turn is put as the run puts a question. */
   constructor(model: VideoLM, flags: ChatFlags, speech: Speech | null = null) {
@@ -56,19 +40,16 @@ export class Conversation {
     this.#response = prompts?.response;
     const system = flags.system ?? prompts?.system ?? undefined;
     this.#model = model;
-    this.#sampling = samplingOf(flags);
+    this.#conversation = new Conversation(model, { system, sampling: samplingOf(flags) });
     this.#frames = frameSamplingOf(flags) ?? speech?.frames;
     this.#decodeFirst = flags.featureCache === undefined;
     this.#json = flags.json === true;
-    this.#opening = system === undefined ? [] : [{ role: "system", content: system }];
-    this.#messages = this.#opening;
-    this.#session = model.session();
   }
 
   /** Attaches media to the first turn, and to the first one after each reset. */
   async begin(media: readonly Attachment[], signal: AbortSignal): Promise<void> {
     for (const m of media) await this.attach(m, signal);
-    this.#first = this.#waiting;
+    this.#conversation.attachAfterResets();
   }
 
   /** Attaches a file to the next turn. It is decoded here, unless its features may be on disk already. */
@@ -79,44 +60,30 @@ export class Conversation {
       const { sourceFrames: _, ...pixels } = await this.#model.preprocess(file, { signal });
       media = { kind, ...pixels };
     }
-    this.#waiting = [...this.#waiting, { type: kind, media }];
+    this.#conversation.attach(kind, media);
   }
 
-  /** Forgets all turns; what was computed of the media stays with the model while there is room. */
-  async reset(): Promise<void> {
-    await this.#session[asyncDispose]();
-    this.#session = this.#model.session();
-    this.#messages = this.#opening;
-    this.#waiting = this.#first;
+  reset(): Promise<void> {
+    return this.#conversation.reset();
   }
 
-  /** Asks, and prints the answer as it comes. An answer that is stopped stays as far as it went. */
+  /** Asks, and prints the answer as it comes. */
   async ask(question: string, signal: AbortSignal): Promise<void> {
     const text = this.#response === undefined ? question : fill(this.#response, { question });
-    const content = this.#waiting.length > 0 ? [...this.#waiting, { type: "text" as const, text }] : text;
-    const asked: readonly Message[] = [...this.#messages, { role: "user", content }];
-    const run = this.#session.generate({ specialTokens: "text", ...this.#sampling, prompt: asked }, { signal });
+    const run = this.#conversation.ask(text, signal);
     const clean = new Printable();
-    let answer = "";
+    let begun = false;
     try {
-      for await (const event of run) {
-        if (event.type !== "text") continue;
-        answer += event.text;
-        if (!this.#json) process.stdout.write(clean.push(event.text));
+      for await (const piece of run) {
+        begun = true;
+        if (!this.#json) process.stdout.write(clean.push(piece));
       }
     } finally {
-      if (answer !== "" && !this.#json) process.stdout.write("\n");
-      if (answer !== "" && signal.aborted) this.#answered(asked, answer);
+      if (begun && !this.#json) process.stdout.write("\n");
     }
-    const [completion] = await run;
-    this.#answered(asked, completion!.text);
-    if (this.#json) process.stdout.write(jsonLine(this.#record(completion!)));
-    else if (answer === "") process.stdout.write("\n");
-  }
-
-  #answered(asked: readonly Message[], answer: string): void {
-    this.#messages = [...asked, { role: "assistant", content: answer }];
-    this.#waiting = [];
+    const completion = await run;
+    if (this.#json) process.stdout.write(jsonLine(this.#record(completion)));
+    else if (!begun) process.stdout.write("\n");
   }
 
   #record({ text, ids, logProbs, finishReason }: Completion): object {
@@ -162,7 +129,7 @@ async function chat(dir: string, flags: ChatFlags, media: readonly Attachment[])
     tellUnusedOfChat(flags, { media, open: prompt === undefined, hasPrompts });
     model = await load(dir, flags, signal, true, speech?.templateDate);
     if (speech?.prompts) say("asked as the run asks, in its response prompt; --raw: in your words alone");
-    const conversation = new Conversation(model, flags, speech);
+    const conversation = new PrintedConversation(model, flags, speech);
     await conversation.begin(media, signal);
     if (prompt !== undefined) return await conversation.ask(prompt, signal);
     off();

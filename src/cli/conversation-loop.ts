@@ -12,8 +12,8 @@ export interface Attachment {
   path: string;
 }
 
-/** What a conversation does with its lines. */
-export interface Conversation {
+/** What a line can ask for. */
+export interface Turns {
   ask(prompt: string, signal: AbortSignal): Promise<void>;
   attach(medium: Attachment, signal: AbortSignal): Promise<void>;
   reset(): Promise<void>;
@@ -29,7 +29,7 @@ export const commandOf = (line: string): readonly (string | undefined)[] =>
   /^\/([A-Za-z]+)(?:\s+(.*))?$/s.exec(line.trimEnd()) ?? [];
 
 /** Does what a line says; false: leave. */
-async function obey(conversation: Conversation, line: string, signal: AbortSignal): Promise<boolean> {
+async function obey(conversation: Turns, line: string, signal: AbortSignal): Promise<boolean> {
   const [, command, rest] = commandOf(line);
   if (command === undefined) {
     await conversation.ask(line, signal);
@@ -54,7 +54,7 @@ async function obey(conversation: Conversation, line: string, signal: AbortSigna
  * Reads turns from stdin until it ends, /exit, or a Ctrl-C while nothing is answered (then it throws Interrupted). On a
  * terminal a turn that fails is reported and the conversation goes on; in a pipe it ends the command.
  */
-export async function converse(conversation: Conversation): Promise<void> {
+export async function converse(conversation: Turns): Promise<void> {
   const terminal = process.stdin.isTTY === true && process.stderr.isTTY === true;
   const lines = createInterface({
     input: process.stdin,

@@ -1,5 +1,6 @@
 // isr-dpo demo: the whole method on a laptop, with the model that is part of the package, and a page about what happened.
 import { Command } from "commander";
+import { percent } from "../base/counts.js";
 import { type DemoEvent, type DemoResult, demo } from "../synthetic/demo.js";
 import { writeReport } from "../report/report.js";
 import { colours } from "./exit-code.js";
@@ -7,7 +8,7 @@ import { wholeNumber } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { say } from "./terminal.js";
 import { jsonLine } from "../base/line-files.js";
-import { duration } from "./train-view.js";
+import { duration } from "../report/page/shared.js";
 
 interface DemoFlags {
   seed?: number;
@@ -16,8 +17,6 @@ interface DemoFlags {
   iterations?: number;
   json?: boolean;
 }
-
-const percent = (x: number): string => `${(100 * x).toFixed(1)} %`;
 
 /** The closing table: accuracy and words by design and model, the judge against the truth. */
 export function demoTable({ accuracy, alignment, chance }: DemoResult): string[] {
@@ -46,7 +45,7 @@ export function demoTable({ accuracy, alignment, chance }: DemoResult): string[]
     "",
     ...lines,
     "",
-    `95 % intervals are about ± ${percent(half)} wide; by chance ${percent(chance)}.`,
+    `95 % interval ± ${(100 * half).toFixed(1)} points; by chance ${percent(chance)}.`,
   ];
 }
 

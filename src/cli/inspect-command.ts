@@ -1,11 +1,11 @@
 // isr-dpo inspect [dir]: a report about this machine, or about a checkpoint.
 import { Command } from "commander";
+import { count } from "../base/counts.js";
 import { type CheckpointReport, type DeviceReport, inspectCheckpoint, inspectDevice } from "../index.js";
 import { colours } from "./exit-code.js";
 import { modelFolder } from "./newest-model.js";
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-const count = (n: number) => n.toLocaleString("en-US");
 
 function ffmpegRows(f: DeviceReport["ffmpeg"]): [string, string][] {
   if (f === null) return [["ffmpeg", "none found: videos cannot be read (install it, or name it in ISR_DPO_FFMPEG)"]];

@@ -1,6 +1,7 @@
 // isr-dpo plan [CONFIG]: what a run will need, before anything is loaded.
 import { dirname } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
+import { count } from "../base/counts.js";
 import { IsrDpoError, type Plan, type PlanOptions, plan } from "../index.js";
 import { memoryOf, sizeText } from "../plan/byte-sizes.js";
 import { colours } from "./exit-code.js";
@@ -83,7 +84,7 @@ export async function planOf(file: string | undefined, flags: PlanFlags): Promis
 const size = (bytes: number): string => (bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : sizeText(bytes));
 
 /** "about 3 to 7 min", in the unit that the longer end is told in. */
-function duration({ from, to }: NonNullable<Plan["seconds"]>): string {
+function timeRange({ from, to }: NonNullable<Plan["seconds"]>): string {
   const [unit, name] = to < 60 ? [1, "s"] : to < 5400 ? [60, "min"] : to < 48 * 3600 ? [3600, "h"] : [86_400, "days"];
   const number = (x: number) => (x / unit < 10 ? Math.max(0.1, Number((x / unit).toFixed(1))) : Math.round(x / unit));
   const [low, high] = [number(from), number(to)];
@@ -91,7 +92,7 @@ function duration({ from, to }: NonNullable<Plan["seconds"]>): string {
 }
 
 const scoredText = ({ rows, tokens }: NonNullable<Plan["scored"]>): string =>
-  `${tokens.toLocaleString("en")} tokens in ${rows < 1000 ? `${rows} rows` : "the first 1,000 rows"}`;
+  `${count(tokens)} tokens in ${rows < 1000 ? `${rows} rows` : "the first 1,000 rows"}`;
 
 const labels: readonly (readonly [keyof Plan["bytes"], string])[] = [
   ["weights", "weights"],
@@ -109,7 +110,7 @@ function print(p: Plan): void {
     ...labels.filter(([key]) => p.bytes[key] > 0).map(([key, name]): [string, string] => [name, size(p.bytes[key])]),
     ["memory", `${size(memoryOf(p.bytes))} of ${size(p.limit.memory)} a rank`],
     ["disk", `${size(p.bytes.disk)} of ${size(p.limit.disk)} free`],
-    ["time", p.seconds === null ? "not known for another machine" : duration(p.seconds)],
+    ["time", p.seconds === null ? "not known for another machine" : timeRange(p.seconds)],
     ...(p.scored ? [["scored", scoredText(p.scored)] as [string, string]] : []),
     ["fits", p.fits ? "yes" : "no"],
     ...p.advice.map((line): [string, string] => [p.fits ? "note" : "advice", line]),

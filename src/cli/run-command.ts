@@ -7,7 +7,8 @@ import { configFlag, setOption } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live-view.js";
 import { jsonLine } from "../base/line-files.js";
-import { duration, statusText } from "./train-view.js";
+import { duration } from "../report/page/shared.js";
+import { statusText } from "./train-view.js";
 import { View } from "./run-view.js";
 
 interface RunFlags extends LiveFlags {

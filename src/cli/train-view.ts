@@ -1,30 +1,9 @@
 // What a run looks like: a live line on a terminal, plain lines in a file. These functions depend only on what has happened;
 // when to write is decided elsewhere.
+import { count } from "../base/counts.js";
 import type { IterationEvent, IterationResult, RunStepMetrics } from "../index.js";
+import { bytes, duration } from "../report/page/shared.js";
 import { printable } from "./terminal.js";
-
-const units = [
-  [3600, "h", 60, "min"],
-  [60, "min", 1, "s"],
-] as const;
-
-/** 75 -> "1 min 15 s" */
-export function duration(seconds: number): string {
-  if (!Number.isFinite(seconds)) return "?";
-  if (seconds < 59.5) return `${seconds < 9.95 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  const whole = Math.round(seconds);
-  for (const [size, name, below, belowName] of units) {
-    if (whole < size) continue;
-    const rest = Math.floor((whole % size) / below);
-    return `${Math.floor(whole / size)} ${name}${rest > 0 ? ` ${rest} ${belowName}` : ""}`;
-  }
-  return `${whole} s`;
-}
-
-export const bytes = (n: number): string =>
-  n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(1)} GiB` : `${Math.max(1, Math.round(n / 2 ** 20))} MiB`;
-
-const count = (n: number): string => Math.round(n).toLocaleString("en-US");
 
 /** Up to four significant digits, small and large ones with an exponent: 5e-7, 0.25, 1234, 1.5e+6. */
 export function real(x: number): string {
@@ -42,7 +21,7 @@ export const learned = (kind: "sft" | "dpo", m: RunStepMetrics): string[] => [
 ];
 
 export const speed = (m: RunStepMetrics): string[] => [
-  `${count(m.tokensPerSecond)} tok/s`,
+  `${count(Math.round(m.tokensPerSecond))} tok/s`,
   ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
   bytes(m.memoryBytes),
 ];

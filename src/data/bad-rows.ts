@@ -26,8 +26,10 @@ export interface SkippedRow {
   path: string;
   /** Line of a .jsonl file, row of other files, from 1. */
   line: number;
-  /** Why it was left out. */
+  /** Where it stands, and why it was left out. */
   message: string;
+  /** Why it was left out: the message without the place. */
+  reason: string;
 }
 
 /** Options for rows that cannot be read. */
@@ -55,6 +57,10 @@ export interface UnreadRow {
   fault: unknown;
 }
 
+/** Whether an error of reading a row says that the row does not have the form of one. */
+const isFaultOfForm = (e: unknown): e is IsrDpoError =>
+  isIsrDpoError(e) && (e.code === "DATA_INVALID" || e.code === "INVALID_ARGUMENT");
+
 /** What happens to bad rows of one file. */
 export class BadRows {
   count = 0;
@@ -68,19 +74,19 @@ export class BadRows {
     this.unit = /\.(json|parquet)$/i.test(path) ? "row" : "line";
   }
 
-  /** Throws the row's error, or tells it. What is no fault of a row is always thrown. */
-  take(line: number, e: unknown): void {
-    const faulty = isIsrDpoError(e) && (e.code === "DATA_INVALID" || e.code === "INVALID_ARGUMENT");
-    if (!faulty) throw e;
-    const placed = e.path === undefined ? rowError(this.at(line), e.message, fieldOf(e), e) : e;
+  /** Throws the row's error, or tells it. What is no fault of a row is always thrown; `isFault` tells it from others. */
+  take(line: number, e: unknown, isFault = isFaultOfForm): void {
+    if (!isFault(e)) throw e;
+    const placed = this.placed(line, e);
     if (this.options.onBadRow !== "skip") throw placed;
     this.count++;
     this.#first ??= placed.message;
-    this.options.onSkip?.({ path: this.path, line, message: placed.message });
+    this.options.onSkip?.({ path: this.path, line, message: placed.message, reason: e.message });
   }
 
-  at(line: number): Place {
-    return { path: this.path, line, unit: this.unit };
+  /** A row's fault with its place. */
+  placed(line: number, e: IsrDpoError): IsrDpoError {
+    return rowError({ path: this.path, line, unit: this.unit }, e.message, fieldOf(e), e);
   }
 
   end(): void {

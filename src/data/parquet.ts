@@ -3,6 +3,7 @@
 import type { FileHandle } from "node:fs/promises";
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
 import type { CompressionCodec, Compressors, FileMetaData, ParquetRow, RowGroup, SchemaTree } from "hyparquet";
+import { sum } from "../base/statistics.js";
 import { isIsrDpoError } from "../base/errors.js";
 import { fileFault, openForReading } from "../base/data-fault.js";
 import { ioError } from "../base/file-errors.js";
@@ -80,7 +81,7 @@ function checkShape(path: string, { schema, row_groups, num_rows }: FileMetaData
     path,
     `expected row groups of at most ${limits.groupRows} rows, got ${Math.max(...counts.slice(0, 1000))}`,
   );
-  const total = counts.reduce((a, b) => a + b, 0);
+  const total = sum(counts);
   demand(
     total <= limits.fileRows && total === Number(num_rows),
     path,

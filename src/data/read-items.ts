@@ -3,7 +3,8 @@ import { Handler } from "../base/callback.js";
 import type { DataNote } from "./bad-rows.js";
 import type { SkippedRow } from "./bad-rows.js";
 import { choice, options as checkOptions, path as checkPath, refuse } from "../base/check.js";
-import { isRowFault, rowError } from "../base/data-fault.js";
+import { isRowFault } from "../base/data-fault.js";
+import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { given, has, type Row } from "./row-fields.js";
 import { namesMedia, Notes } from "./file-notes.js";
 import { checkTemplateColumns } from "./conversation-turns.js";
@@ -62,22 +63,18 @@ async function begin(rows: AsyncIterator<NumberedRow | UnreadRow>): Promise<Begi
   return { rows: found };
 }
 
+const wrongFormat = (message: string): IsrDpoError =>
+  new IsrDpoError("DATA_INVALID", message, { detail: { field: "format" } });
+
 /** The form of each row of a file. */
 class Forms<T> {
   /** The form of most of the first rows. */
   readonly #usual: Format<T> | undefined;
   /** Whether some row had a form. */
   known: boolean;
-  readonly #bad: BadRows;
   readonly #formats: readonly Format<T>[];
 
-  constructor(
-    bad: BadRows,
-    formats: readonly Format<T>[],
-    first: readonly (NumberedRow | UnreadRow)[],
-    named: string | undefined,
-  ) {
-    this.#bad = bad;
+  constructor(formats: readonly Format<T>[], first: readonly (NumberedRow | UnreadRow)[], named: string | undefined) {
     this.#formats = formats;
     const given = formats.find((f) => f.name === named);
     const votes = formats.map((f) => first.filter((r) => "row" in r && this.#fitting(r.row).join() === f.name).length);
@@ -91,7 +88,7 @@ class Forms<T> {
     return this.#formats.filter((f) => f.fits(row)).map((f) => f.name);
   }
 
-  of({ row, line }: NumberedRow): Format<T> {
+  of(row: Row): Format<T> {
     const usual = this.#usual;
     if (usual && (this.#formats.length === 1 || usual.fits(row) || usual.lacks?.(row))) return this.#take(usual);
     const names = this.#fitting(row);
@@ -99,15 +96,12 @@ class Forms<T> {
     const keys = Object.keys(row).filter((key) => given(row, key) !== undefined);
     const found = `got keys ${keys.slice(0, 20).join(", ") || "(none)"}`;
     const known = `known: ${this.#formats.map((f) => `${f.name} (${f.holds})`).join("; ")}`;
-    const place = this.#bad.at(line);
     if (names.length > 1)
-      throw rowError(
-        place,
+      throw wrongFormat(
         `expected a row of one format, ${found}, which fit ${names.join(" and ")} (say which: format); ${known}`,
-        "format",
       );
     if (usual) return usual; // says what of it is missing
-    throw rowError(place, `expected a row of a known format, ${found}; ${known}`, "format");
+    throw wrongFormat(`expected a row of a known format, ${found}; ${known}`);
   }
 
   #take(format: Format<T>): Format<T> {
@@ -145,16 +139,6 @@ function checked(path: unknown, o: unknown, formats: readonly string[]): { path:
 /** What a caller makes of an item before it counts; what it throws of these codes is the row's fault. */
 export type Prepare<T> = (item: T) => T | Promise<T>;
 
-async function prepared<T>(prepare: Prepare<T>, item: T, bad: BadRows, line: number): Promise<T> {
-  try {
-    return await prepare(item);
-  } catch (e) {
-    if (!isRowFault(e)) throw e;
-    const field = e.detail?.field;
-    throw rowError(bad.at(line), e.message, typeof field === "string" ? field : undefined, e);
-  }
-}
-
 /** Rows of a file in order, each with the form that it has. */
 async function* formed<T>(
   bad: BadRows,
@@ -169,13 +153,13 @@ async function* formed<T>(
   let unknown: unknown;
   try {
     const first = await begin(rows);
-    const forms = new Forms(bad, formats, first.rows, named);
+    const forms = new Forms(formats, first.rows, named);
     const one = (read: NumberedRow | UnreadRow) => {
       if ("fault" in read) return bad.take(read.line, read.fault);
       try {
-        return { numbered: read, format: forms.of(read) };
+        return { numbered: read, format: forms.of(read.row) };
       } catch (e) {
-        unknown ??= e;
+        if (isIsrDpoError(e)) unknown ??= bad.placed(read.line, e);
         return bad.take(read.line, e);
       }
     };
@@ -215,15 +199,17 @@ export async function* readItems<T extends { id?: string }>(
     for await (const { numbered, format } of formed(bad, formats, options.format, notes)) {
       const { row, line } = numbered;
       let item: T;
+      let preparing = false;
       try {
         noteColumns(row, line, notes);
         checkTemplateColumns(row);
         const read = format.read(row, line);
         item = withOwnId(read, seen, line);
         if (item !== read) notes.add("DUPLICATE_ID", line, item.id);
-        if (prepare) item = await prepared(prepare, item, bad, line);
+        preparing = true;
+        if (prepare) item = await prepare(item);
       } catch (e) {
-        bad.take(line, e);
+        bad.take(line, e, preparing ? isRowFault : undefined);
         for (const [, handler] of handlers) handler.check();
         continue;
       }

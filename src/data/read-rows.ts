@@ -50,7 +50,7 @@ function rowOrFault(line: number, read: () => unknown): NumberedRow | UnreadRow 
 
 async function* rowsOfLines(bad: BadRows): AsyncGenerator<NumberedRow | UnreadRow> {
   for await (const found of scanLines(bad.path, maxLineBytes)) {
-    if ("fault" in found) yield found;
+    if ("fault" in found) yield { line: found.line, fault: new IsrDpoError("DATA_INVALID", found.fault) };
     else if (found.text.trim() !== "") yield rowOrFault(found.line, () => parse(found.text)); // an empty line is no row
   }
 }

@@ -1,5 +1,5 @@
 // Fields of a row: each check names the field, what was expected and what was got. null counts as absent, as in columns.
-import { refuse } from "../base/check.js";
+import { isObject, refuse } from "../base/check.js";
 import type { ErrorCode } from "../base/errors.js";
 import type { Pair } from "../base/types.js";
 
@@ -17,8 +17,7 @@ export const given = (row: Row, key: string): unknown =>
 
 export const has = (row: Row, key: string): boolean => given(row, key) !== undefined;
 
-export const isRow = (x: unknown): x is Row =>
-  typeof x === "object" && x !== null && !Array.isArray(x) && !ArrayBuffer.isView(x) && !(x instanceof InvalidUtf8);
+export const isRow = (x: unknown): x is Row => isObject(x) && !ArrayBuffer.isView(x) && !(x instanceof InvalidUtf8);
 
 export function textOf(field: string, value: unknown): string {
   if (typeof value !== "string") bad(field, "a string", value);

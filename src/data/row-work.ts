@@ -35,20 +35,14 @@ export interface RowWorkOptions {
 
 export const rowWorkKeys = ["onBadRow", "onSkip", "overwrite", "name", "folder", "signal"] as const;
 
-/** What follows the name of a request in a message, by itself. */
-const bare = (rest: string): string =>
-  rest.startsWith(".") ? rest.slice(1) : rest.startsWith(": ") ? rest.slice(2) : rest;
-
 /** The failure of a row, with its file and line. */
 function rowFailure(file: string, line: number, e: IsrDpoError): { error: IsrDpoError; reason: string } {
   const code = e.code === "INVALID_ARGUMENT" ? "DATA_INVALID" : e.code;
-  const request = e.detail?.request;
-  const name = typeof request === "number" ? `requests[${request}]` : "";
-  const reason = name !== "" && e.message.startsWith(name) ? bare(e.message.slice(name.length)) : e.message;
+  const { reason = e.message, ...detail } = (e.detail ?? {}) as { reason?: string };
   const error = new IsrDpoError(code, `${file}:${line}: ${reason}`, {
     hint: e.hint ?? 'correct the row, or leave such rows out (--on-error skip; onBadRow: "skip")',
     path: file,
-    detail: { ...e.detail, line },
+    detail: { ...detail, line },
     cause: e,
   });
   return { error, reason };
@@ -102,7 +96,7 @@ export class RowWork {
     this.skipped.push(line);
     this.#reasons.add(error.message, reason);
     const { code, message } = error;
-    this.o.onSkip?.({ path: this.name, line, code, message });
+    this.o.onSkip?.({ path: this.name, line, code, message, reason });
   };
 
   /** Writes the outcomes of rows, one line of JSON for each that `lines` makes of them, in the order of the rows. */

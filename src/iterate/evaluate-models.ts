@@ -1,8 +1,10 @@
 // The evaluation of a run: each of its models answers the same questions, greedily. It changes no bit of the training.
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { sha256 } from "../base/sha256.js";
+import { mean } from "../base/statistics.js";
+import { wordCount } from "../base/counts.js";
 import type { Sample } from "../data/read-samples.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { VideoLM } from "../model/video-lm.js";
@@ -55,8 +57,6 @@ async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promi
   }
 }
 
-const words = (text: string): number => text.split(/\s+/).filter((w) => w !== "").length;
-
 type Evaluate = NonNullable<RunSettings["evaluate"]>;
 
 const fileOf = (dir: string, { name }: Evaluate, index: number, ending: "json" | "answers.jsonl"): string =>
@@ -64,9 +64,7 @@ const fileOf = (dir: string, { name }: Evaluate, index: number, ending: "json" |
 
 /** What is asked: another set of questions under the same name would be another evaluation. */
 const questionsOf = (samples: readonly Sample[]): string =>
-  createHash("sha256")
-    .update(canonicalJson(samples.map(({ id, video, question }) => [id, video, question])))
-    .digest("hex");
+  sha256(canonicalJson(samples.map(({ id, video, question }) => [id, video, question])));
 
 /** Those of the models with these indices that have not answered the evaluation yet. */
 export const unasked = (dir: string, evaluate: Evaluate | undefined, indices: readonly number[]): number[] =>
@@ -111,11 +109,11 @@ export async function evaluateSlice(o: SliceOptions): Promise<void> {
     const { sample: id, question, answer: text } = answer;
     o.emit({ type: "answer", iteration: o.iteration, model: o.index, sample: id, question, text });
   }
-  const given = answers.flatMap((a) => ("answer" in a ? [words(a.answer)] : []));
+  const given = answers.flatMap((a) => ("answer" in a ? [wordCount(a.answer)] : []));
   const row = {
     ...{ name: evaluate.name, title: `Answers to ${evaluate.name}`, kind: "answers", model: o.index },
     ...{ count: given.length, skipped: answers.length - given.length, questionsSha256: questionsOf(samples) },
-    words: given.length === 0 ? null : given.reduce((a, b) => a + b, 0) / given.length,
+    words: given.length === 0 ? null : mean(given),
   };
   await makeFolders(join(o.dir, "evaluation"));
   const lines = answers.map((a) => `${JSON.stringify(a)}\n`).join("");

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import type { Sample } from "../data/read-samples.js";
 import { type PairRecord, writePairs } from "../data/write-pairs.js";
+import { percent } from "../base/counts.js";
 import { IsrDpoError } from "../base/errors.js";
 import { decide, type PairStatus, type Policies, statuses, unswapped, type Verdict } from "../judge/judge.js";
 import { writeAtomic } from "../base/atomic-files.js";
@@ -142,7 +143,6 @@ function lostOf(records: Records): [status: string, count: number][] {
 export function guard(records: Records, samples: number, { maxPosition, minUsable }: Guards, policies: Policies): void {
   const { first, verdicts, usable } = shares(records, samples);
   const position = Math.max(first, 1 - first);
-  const percent = (x: number) => `${(100 * x).toFixed(1)} %`;
   if (verdicts >= fewVerdicts && position > maxPosition)
     throw new IsrDpoError(
       "DEGENERATE",

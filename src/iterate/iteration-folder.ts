@@ -2,13 +2,14 @@
 import { createHash } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { sha256 } from "../base/sha256.js";
 import { pathOf } from "../data/row-fields.js";
 import { readLines } from "../base/lines.js";
 import type { Sample } from "../data/read-samples.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { Claim } from "../runfolder/folder-claim.js";
 import { writeAtomic } from "../base/atomic-files.js";
-import { guarded } from "../base/file-errors.js";
+import { codeOf, guarded } from "../base/file-errors.js";
 import { type InputPlace, refuseMeeting, samePlace } from "../runfolder/path-overlap.js";
 import {
   mayDiffer,
@@ -182,7 +183,7 @@ export class RunFolder {
       const facts = { engine: engineVersion(), judge: o.judge, ranks: 1, samples: list.length };
       const inputs = {
         prompts: { sha256: promptsHash(o.prompts) },
-        samples: { sha256: createHash("sha256").update(text).digest("hex") },
+        samples: { sha256: sha256(text) },
       };
       const templateDate = templateDateOf(dir, claim.found, o.load.templateDate ?? undefined);
       const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free, inputs, templateDate };
@@ -232,7 +233,7 @@ export class RunFolder {
   /** Indices of iterations with a folder, ascending. */
   async iterations(): Promise<number[]> {
     const names = await readdir(join(this.dir, "iterations")).catch((e) => {
-      if ((e as { code?: string }).code === "ENOENT") return [] as string[];
+      if (codeOf(e) === "ENOENT") return [] as string[];
       return guarded(this.dir, "list", () => Promise.reject(e));
     });
     return names

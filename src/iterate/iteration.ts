@@ -4,6 +4,7 @@ import { rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { asyncDispose } from "../base/addon.js";
+import { percent } from "../base/counts.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Judge } from "../judge/judge.js";
 import { internalsOf, loadModel } from "../model/model.js";
@@ -342,7 +343,7 @@ export class Iteration extends FolderWork<IterationResult> {
     const { maxTokens } = this.#o.settings.response;
     this.#warn(
       "ANSWERS_DROPPED",
-      `${count} of ${all} samples (${((100 * count) / all).toFixed(1)} %) were left out because an answer was cut at response.maxTokens ${maxTokens}: ` +
+      `${count} of ${all} samples (${percent(count / all)}) were left out because an answer was cut at response.maxTokens ${maxTokens}: ` +
         `their answers have ${truncatedTokens.toFixed(1)} tokens on average, those of the others ${keptTokens.toFixed(1)}`,
       { count, samples: all, truncatedTokens, keptTokens },
     );

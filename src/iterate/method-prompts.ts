@@ -1,7 +1,8 @@
 // The prompts of the method as data: one system text, and instructions that all stand after the video, so that all prompts of
 // a clip share everything before the instructions. A file of the user may replace them; their hash is part of a run.
-import { createHash } from "node:crypto";
-import { nearest, show } from "../base/check.js";
+import { sha256 } from "../base/sha256.js";
+import { isObject, nearest, show } from "../base/check.js";
+import { fill, placesOf } from "../base/templates.js";
 import { IsrDpoError } from "../base/errors.js";
 import { type OpenAIJudgeOptions, replyRequest } from "../judge/openai-judge.js";
 import { canonicalJson } from "../runfolder/run-json.js";
@@ -82,12 +83,6 @@ const templates: readonly [keys: readonly string[], names: readonly string[]][] 
   ],
 ];
 
-const placeholder = /\{([A-Za-z]+)\}/g;
-
-/** A template with its places filled, in one pass: what is filled in is never taken for a template. */
-export const fill = (template: string, values: Readonly<Record<string, string>>): string =>
-  template.replace(placeholder, (whole, name: string) => (Object.hasOwn(values, name) ? values[name]! : whole));
-
 const invalid = (field: string, message: string, hint?: string) =>
   new IsrDpoError("INVALID_CONFIG", `${["prompts", ...(field === "" ? [] : [field])].join(".")}: ${message}`, {
     ...(hint ? { hint } : {}),
@@ -96,7 +91,7 @@ const invalid = (field: string, message: string, hint?: string) =>
 
 function checkTemplate(field: string, value: unknown, names: readonly string[]): void {
   if (typeof value !== "string" || value.trim() === "") throw invalid(field, `expected a text, got ${show(value)}`);
-  const found = [...value.matchAll(placeholder)].map((m) => m[1]!);
+  const found = placesOf(value);
   for (const name of names) {
     const n = found.filter((f) => f === name).length;
     if (n !== 1) throw invalid(field, `expected {${name}} once, got it ${n} times`);
@@ -110,8 +105,6 @@ function checkTemplate(field: string, value: unknown, names: readonly string[]):
     meant && `did you mean {${meant}}?`,
   );
 }
-
-const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** Prompts of the user's over the built-in ones. INVALID_CONFIG names the text and what is wrong with it. */
 export function promptsOf(value: unknown, own: Prompts = defaultPrompts): Prompts {
@@ -207,8 +200,7 @@ export function unusedPrompts(prompts: Prompts, own: Prompts, contextless: boole
   return texts.flatMap(([key, differs, why]) => (differs && why ? [`prompts.${key} has no effect: ${why}`] : []));
 }
 
-export const promptsHash = (prompts: Prompts): string =>
-  createHash("sha256").update(canonicalJson(prompts)).digest("hex");
+export const promptsHash = (prompts: Prompts): string => sha256(canonicalJson(prompts));
 
 const conversation = (prompts: Prompts, media: Media, text: string): Message[] => [
   ...(prompts.system === null ? [] : [{ role: "system" as const, content: prompts.system }]),

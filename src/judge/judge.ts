@@ -1,5 +1,6 @@
 // A judge prefers one of two responses to a question about a video. This file has the interface, verdicts in both orders, and
 // the status that they give a sample.
+import { mean } from "../base/statistics.js";
 import type { Sample } from "../data/read-samples.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Cancel } from "../base/types.js";
@@ -130,9 +131,9 @@ export function decide(verdicts: readonly Verdict[], policies: Policies): Decisi
   if (!known) return prefer == null || others.length > 0 ? { status: "disagree" } : { status: "pair", chosen: prefer };
   const opposite = verdicts.some((v) => v.prefer === 0) && verdicts.some((v) => v.prefer === 1);
   if (opposite && policies.disagree !== "average") return { status: "disagree" };
-  const mean = margins.reduce((a, b) => a + b, 0) / margins.length;
-  const chosen = preferenceOf(mean);
-  return chosen === null ? { status: "tie" } : { status: "pair", chosen, margin: Math.abs(mean) };
+  const margin = mean(margins);
+  const chosen = preferenceOf(margin);
+  return chosen === null ? { status: "tie" } : { status: "pair", chosen, margin: Math.abs(margin) };
 }
 
 /** Throws where the policy of a status is to fail. */

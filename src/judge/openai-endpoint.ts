@@ -3,6 +3,7 @@
 // key is in no message: whatever a server sends back is shown without it.
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { plural } from "../base/counts.js";
 import { integer, number, text } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 
@@ -204,7 +205,7 @@ export class Endpoint {
     const count = faults.length;
     return new IsrDpoError(
       "JUDGE_FAILED",
-      `judge ${this.name}: ${about}: expected a verdict, got ${faults.at(-1)} after ${count} request${count === 1 ? "" : "s"}${tooLong}`,
+      `judge ${this.name}: ${about}: expected a verdict, got ${faults.at(-1)} after ${plural(count, "request")}${tooLong}`,
       {
         hint: passing
           ? "the same command resumes when the endpoint answers again"

@@ -1,9 +1,10 @@
 // A judge behind an OpenAI-compatible chat endpoint. It sees text alone: the question, the context and both responses, and no
 // frames. Each request holds an id that follows from what is judged, and only an answer with that id is taken as its verdict.
-import { createHash } from "node:crypto";
 import { appendFile, readFile } from "node:fs/promises";
+import { sha256, shortHash } from "../base/sha256.js";
 import { array, object, options, path, show, text } from "../base/check.js";
 import { refuseForeignFile } from "../base/output-path.js";
+import { fill, placesOf } from "../base/templates.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { guarded } from "../base/file-errors.js";
 import { canonicalJson } from "../runfolder/run-json.js";
@@ -79,13 +80,11 @@ const places = {
   withContext: ["context", "question", "first", "second", "id"],
 } as const;
 
-const placeholder = /\{([a-z]+)\}/g;
-
 function promptsOf(value: unknown): OpenAIJudgePrompts {
   const given = options("prompts", value, Object.keys(places));
   const prompts = { ...openAIJudgePrompts, ...given } as OpenAIJudgePrompts;
   for (const [key, names] of Object.entries(places) as [keyof OpenAIJudgePrompts, readonly string[]][]) {
-    const found = [...text(`prompts.${key}`, prompts[key]).matchAll(placeholder)].map((m) => m[1]!);
+    const found = placesOf(text(`prompts.${key}`, prompts[key]));
     const wrong = names.find((n) => !found.includes(n)) ?? found.find((n) => !names.includes(n));
     if (wrong === undefined) continue;
     const places = names.map((n) => `{${n}}`).join(", ") || "no place";
@@ -105,10 +104,6 @@ function labelsOf(value: unknown): readonly [string, string] {
     throw new IsrDpoError("INVALID_CONFIG", `labels: expected two different texts, got ${JSON.stringify(labels)}`);
   return [first, second];
 }
-
-/** In one pass: what is filled in is never taken for a place. */
-const fill = (template: string, values: Readonly<Record<string, string>>): string =>
-  template.replace(placeholder, (_, name: string) => values[name]!);
 
 interface Choice {
   prefer: 0 | 1 | null;
@@ -246,14 +241,12 @@ class EndpointJudge implements OpenAIJudge {
     const all = { temperature: 0, max_tokens: 64, ...extra, model: name };
     this.#body = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null));
     this.#answers = new Answers(answers === undefined ? undefined : path("answers", answers));
-    const hash = createHash("sha256").update(
-      canonicalJson({
-        prompts: this.#prompts,
-        body: this.#body,
-        ...(labels === undefined ? {} : { labels: this.#labels }),
-      }),
-    );
-    this.id = `openai/${this.#endpoint.name}/${name}/${hash.digest("hex").slice(0, 12)}`;
+    const asked = {
+      prompts: this.#prompts,
+      body: this.#body,
+      ...(labels === undefined ? {} : { labels: this.#labels }),
+    };
+    this.id = `openai/${this.#endpoint.name}/${name}/${shortHash(sha256(canonicalJson(asked)))}`;
   }
 
   get counters(): OpenAIJudgeCounters {
@@ -286,7 +279,7 @@ class EndpointJudge implements OpenAIJudge {
   /** The id of an item in the order in which it is shown; the same item has the same id in every process. */
   #idOf({ sample, context, responses }: JudgeItem): string {
     const judged = [this.id, sample.id, sample.question, context, ...responses];
-    return createHash("sha256").update(JSON.stringify(judged)).digest("hex").slice(0, 16);
+    return sha256(JSON.stringify(judged)).slice(0, 16);
   }
 
   #messages(id: string, { sample, context, responses: [first, second] }: JudgeItem): object[] {

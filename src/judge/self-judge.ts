@@ -1,4 +1,5 @@
 // The model as its own judge: it writes its choice, or the log-probs of the two labels are compared.
+import { sum } from "../base/statistics.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { VideoLM } from "../model/video-lm.js";
 import type { Generator } from "../model/session.js";
@@ -58,8 +59,6 @@ async function labelled(
     return { ...s, ids, lossMask: new Uint8Array(ids.length).fill(1, from) };
   }) as [Sequence, Sequence];
 }
-
-const sum = (x: Float32Array) => x.reduce((a, b) => a + b, 0);
 
 async function byLogProb(
   o: SelfJudgeOptions,

@@ -70,14 +70,22 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
   return { native, stops };
 }
 
-/** A failure that is about one request of a call, with its index in `detail.request`. */
+const nameOf = (request: number): string => `requests[${request}]`;
+
+/** A message without the name of the request that it begins with: the engine gives that as text alone. */
+function reasonOf(message: string, request: number): string {
+  const name = nameOf(request);
+  return message.startsWith(name) ? message.slice(name.length).replace(/^(\.|: )/, "") : message;
+}
+
+/** A failure that is about one request of a call: `detail.request` is its index, `detail.reason` the message without its name. */
 function ofRequest(e: unknown, request: number): unknown {
   if (!isIsrDpoError(e)) return e;
   const { code, message, hint, path, detail } = e;
   return new IsrDpoError(code, message, {
     ...(hint === undefined ? {} : { hint }),
     ...(path === undefined ? {} : { path }),
-    detail: { ...detail, request },
+    detail: { ...detail, request, reason: reasonOf(message, request) },
     cause: e,
   });
 }
@@ -91,11 +99,11 @@ function ofJob(e: unknown): unknown {
 function requestNames(requests: readonly unknown[]): string[] {
   const names = requests.map((r, i) => {
     const id = (r as { id?: unknown } | null)?.id;
-    return id === undefined ? String(i) : text(`requests[${i}].id`, id);
+    return id === undefined ? String(i) : text(`${nameOf(i)}.id`, id);
   });
   const seen = new Set<string>();
   names.forEach((name, i) => {
-    if (seen.has(name)) refuse(`requests[${i}].id`, "an id that no other request of the call has", name);
+    if (seen.has(name)) refuse(`${nameOf(i)}.id`, "an id that no other request of the call has", name);
     seen.add(name);
   });
   return names;
@@ -194,7 +202,7 @@ export function generate(
     let collector: Collector | undefined;
     const prepare = async (call: Call) => {
       const resolved = await each(list, (r, i) =>
-        resolveRequest(call, `requests[${i}]`, r).catch((e) => {
+        resolveRequest(call, nameOf(i), r).catch((e) => {
           throw ofRequest(e, i);
         }),
       );

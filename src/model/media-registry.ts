@@ -1,5 +1,6 @@
 // Media of prompts: each is opened once and registered with the engine as a range of ids. It is kept while a call or session
 // uses it, and afterwards while there is room. The engine computes its features at first use.
+import { Lru } from "../base/lru.js";
 import type { Host, NativeCheckpoint, NativeTensor, NativeTowerFacts, NativeVision } from "../base/addon.js";
 import { object, refuse } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
@@ -43,7 +44,7 @@ export function visualTokens({ vision }: NativeCheckpoint): number | null {
 const isFeatures = (media: unknown): media is Features =>
   typeof media === "object" && media !== null && "data" in media && "shape" in media && "key" in media;
 
-const kindOf = (media: Media): MediaKind =>
+const mediaKind = (media: Media): MediaKind =>
   typeof media === "object" && "kind" in media && media.kind === "image" ? "image" : "video";
 
 /** (3, T, S, S) to (T, 3, S, S). */
@@ -91,11 +92,11 @@ export class MediaRegistry {
   readonly #spec: () => Promise<VisionSpec>;
   readonly #cache: Promise<FeatureCache> | undefined;
   readonly #settings: MediaSettings;
-  readonly #entries = new Map<string, Entry>(); // least recently used first
+  readonly #entries = new Map<string, Entry>();
+  readonly #idle = new Lru<Entry>(maxIdleBytes); // those of them that nobody uses
   readonly #opening = new Shared<Entry>();
   #decoding = 0; // files at this moment
   readonly #waiting: (() => void)[] = []; // for their turn to decode
-  #idleBytes = 0;
   /** A tower is being trained: its features come from pixels, never from a cache. */
   towerTrains = false;
 
@@ -132,7 +133,7 @@ export class MediaRegistry {
    */
   async acquire(field: string, given: Media, signal: AbortSignal | undefined): Promise<Entry> {
     const media = ownedMedia(given); // its key and its pixels are of one content, whatever the caller does meanwhile
-    this.tower(field, kindOf(isFeatures(media) ? media : checkedMedia(field, media)));
+    this.tower(field, mediaKind(isFeatures(media) ? media : checkedMedia(field, media)));
     for (let changes = 0; ; ) {
       const key = await this.#keyOf(field, media, signal);
       const found = this.#entries.get(key);
@@ -155,22 +156,16 @@ export class MediaRegistry {
     const before = this.#entries.get(key); // one without pixels
     if (before) {
       before.replaced = true;
-      if (before.users === 0) {
-        this.#idleBytes -= before.bytes;
-        void this.#forget([before]);
-      }
+      if (before.users === 0) void this.#forget([before]);
     }
-    this.#entries.delete(key);
     this.#entries.set(key, entry);
-    this.#idleBytes += entry.bytes;
+    this.#idle.add(key, entry, entry.bytes);
     return entry;
   }
 
   #use(entry: Entry): Entry {
-    if (entry.users === 0) this.#idleBytes -= entry.bytes;
+    if (entry.users === 0) this.#idle.take(entry.key);
     entry.users += 1;
-    this.#entries.delete(entry.key);
-    this.#entries.set(entry.key, entry);
     return entry;
   }
 
@@ -180,20 +175,10 @@ export class MediaRegistry {
       entry.users -= 1;
       if (entry.users > 0) continue;
       if (entry.replaced) void this.#forget([entry]);
-      else this.#idleBytes += entry.bytes;
+      else this.#idle.add(entry.key, entry, entry.bytes);
     }
-    if (this.#idleBytes > maxIdleBytes) this.#evict();
-  }
-
-  #evict(): void {
-    const gone: Entry[] = [];
-    for (const [key, entry] of this.#entries) {
-      if (this.#idleBytes <= maxIdleBytes) break;
-      if (entry.users > 0) continue;
-      this.#entries.delete(key);
-      this.#idleBytes -= entry.bytes;
-      gone.push(entry);
-    }
+    const gone = this.#idle.trim();
+    for (const { key } of gone) this.#entries.delete(key);
     void this.#forget(gone);
   }
 
@@ -207,18 +192,18 @@ export class MediaRegistry {
     if (isFeatures(media)) {
       const { createHash } = await import("node:crypto");
       const hash = createHash("sha256").update(
-        `${kindOf(media)} ${media.stage} ${media.shape.join()} ${media.dtype}\n`,
+        `${mediaKind(media)} ${media.stage} ${media.shape.join()} ${media.dtype}\n`,
       );
       const data = media.data;
       return `features ${hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex")}`;
     }
     const { mediaKey } = await import("../video/load-media.js");
     const key = await mediaKey(checkedMedia(field, media), await this.#spec(), signal ? { signal } : {});
-    return `${kindOf(media)} ${key}`;
+    return `${mediaKind(media)} ${key}`;
   }
 
   async open(field: string, media: Media, signal: AbortSignal | undefined): Promise<OpenedMedia> {
-    this.tower(field, kindOf(checkedMedia(field, media)));
+    this.tower(field, mediaKind(checkedMedia(field, media)));
     const { openMedia } = await import("../video/load-media.js");
     const { timeoutMs, maxLost } = this.#settings;
     const spec = await this.#spec();
@@ -259,8 +244,8 @@ export class MediaRegistry {
 
   /** What the medium will be, by its description alone: nothing is opened. */
   describe(field: string, media: Media): Pick<Placed, "kind" | "rows"> {
-    if (isFeatures(media)) return { kind: kindOf(media), rows: media.shape[0]! };
-    const kind = kindOf(checkedMedia(field, media));
+    if (isFeatures(media)) return { kind: mediaKind(media), rows: media.shape[0]! };
+    const kind = mediaKind(checkedMedia(field, media));
     return { kind, rows: this.tower(field, kind).rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
   }
 
@@ -276,7 +261,7 @@ export class MediaRegistry {
     media: Exclude<Media, Features>,
     signal: AbortSignal | undefined,
   ): Promise<Entry> {
-    const kind = kindOf(media);
+    const kind = mediaKind(media);
     const cache = this.towerTrains ? undefined : await this.#cache;
     const cacheKey = cache ? `${key} ${await this.towerHash()}` : "";
     if (cache) {
@@ -316,7 +301,7 @@ export class MediaRegistry {
     if (media.dtype !== "f32" && media.dtype !== "bf16") refuse(`${field}.dtype`, "'f32' or 'bf16'", media.dtype);
     const { stage = "projected" } = media;
     if (stage !== "projected" && stage !== "tower") refuse(`${field}.stage`, "'projected' or 'tower'", stage);
-    return this.#add(key, kindOf(media), { count: rows!, values: asFloats(media), stage }, false);
+    return this.#add(key, mediaKind(media), { count: rows!, values: asFloats(media), stage }, false);
   }
 
   async #add(

@@ -2,7 +2,6 @@
 import { availableParallelism } from "node:os";
 import { disposedError, Host, type NativeCheckpoint, type NativeModel, type NativeTensor } from "../base/addon.js";
 import { array, choice, integer, options, path, refuse, signal, text } from "../base/check.js";
-import { chat } from "./chat.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, type Call, expand, Inputs, messagesOf, rulesOf } from "./inputs.js";
@@ -12,22 +11,18 @@ import type { CounterName, ModelLoad, VideoLM } from "./video-lm.js";
 import { checkDevice, type LoadSettings, loadSettings } from "./load-options.js";
 import { ownedMedia } from "../base/owned-arrays.js";
 import { withOldName } from "../base/renamed.js";
-import type { Run } from "../base/run.js";
 import { ModelSession, type Session, TargetGenerator } from "./session.js";
 import { answeredWords, plainSequence } from "./sequence.js";
 import { endTokens } from "../text/stop-tokens.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
 import type {
   Cancel,
-  Completion,
   Features,
   ForwardOutput,
   LoadOptions,
   Media,
-  Message,
   ModelInfo,
   Prompt,
-  Sampling,
   Sequence,
   Tensor,
   Tokenizer,
@@ -313,10 +308,6 @@ class LoadedModel extends TargetGenerator implements VideoLM {
       };
       return { result: done.then(() => output) };
     });
-  }
-
-  chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion> {
-    return chat(this.target, messages, o);
   }
 
   session(o?: { maxBytes?: number }): Session {

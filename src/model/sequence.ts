@@ -227,9 +227,9 @@ async function nativePair(call: Call, field: string, item: Record<string, unknow
   return pair;
 }
 
-type Kind = "Pair" | "SequencePair" | "Example" | "Sequence";
+type ItemType = "Pair" | "SequencePair" | "Example" | "Sequence";
 
-function kindOf(field: string, item: Record<string, unknown>): Kind {
+function itemType(field: string, item: Record<string, unknown>): ItemType {
   if (item.chosen !== undefined || item.rejected !== undefined)
     return item.prompt === undefined ? "SequencePair" : "Pair";
   if (item.prompt !== undefined) return "Example";
@@ -267,7 +267,7 @@ export async function nativePairs(
   return each(items, async (item, i) => {
     const name = naming(i);
     const o = object(name || "item", item);
-    const kind = kindOf(name || "item", o);
+    const kind = itemType(name || "item", o);
     if (kind !== "Pair" && kind !== "SequencePair") refuse(name || "item", "a Pair or SequencePair", o);
     return nativePair(call, name, o);
   });
@@ -289,7 +289,7 @@ export async function trainItems(
   const items = array("items", value);
   if (items.length === 0) refuse("items", "at least one item", value);
   const name = (i: number) => naming(i) || "item";
-  const kinds = items.map((item, i) => kindOf(name(i), object(name(i), item)));
+  const kinds = items.map((item, i) => itemType(name(i), object(name(i), item)));
   const other = kinds.findIndex((kind) => kind !== kinds[0]);
   if (other >= 0)
     throw new IsrDpoError(

@@ -2,11 +2,12 @@
 import { disposedError } from "../base/addon.js";
 import { array, options, signal } from "../base/check.js";
 import { Disposable } from "../base/disposal.js";
+import { chat } from "./chat.js";
 import { generate, type GenerateTarget } from "./generate.js";
 import type { HeldMedia, Inputs } from "./inputs.js";
 import type { Run } from "../base/run.js";
 import { scoredSequences } from "./sequence.js";
-import type { Cancel, Completion, GenerateEvent, GenerateRequest, Sequence } from "../base/types.js";
+import type { Cancel, Completion, GenerateEvent, GenerateRequest, Message, Sampling, Sequence } from "../base/types.js";
 
 const microBatchTokens = 4096; // logProbs packs its sequences into batches of this size, which bounds their activations
 
@@ -25,6 +26,25 @@ export interface Generator {
     requests: GenerateRequest | readonly GenerateRequest[],
     o?: Cancel & { maxBytes?: number },
   ): Run<GenerateEvent, Completion[]>;
+  /**
+   * Generates the assistant's next turn. The run yields pieces of its text, and resolves to the completion. Special tokens that a
+   * user typed are ordinary text (`specialTokens` defaults to "text").
+   * @throws {@link IsrDpoError} as {@link Generator.generate}
+   * @example
+   * ```ts
+   * import type { VideoLM } from "isr-dpo";
+   *
+   * async function ask(model: VideoLM, video: string): Promise<string> {
+   *   const media = { path: video, sample: { frames: 8 } };
+   *   const run = model.chat([
+   *     { role: "user", content: [{ type: "video", media }, { type: "text", text: "What happens?" }] },
+   *   ]);
+   *   for await (const piece of run) process.stdout.write(piece);
+   *   return (await run).text;
+   * }
+   * ```
+   */
+  chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion>;
   /**
    * Log-probs, in nats, of the scored tokens of each sequence: one value per scored token.
    * @throws {@link IsrDpoError} INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, OUT_OF_MEMORY
@@ -70,6 +90,10 @@ export abstract class TargetGenerator extends Disposable implements Generator {
     o?: Cancel & { maxBytes?: number },
   ): Run<GenerateEvent, Completion[]> {
     return generate(this.target, requests, o);
+  }
+
+  chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion> {
+    return chat(this.target, messages, o);
   }
 
   logProbs(sequences: readonly Sequence[], o?: Cancel): Promise<Float32Array[]> {

@@ -1,15 +1,11 @@
 // VideoLM: the interface of a loaded model.
-import type { Run } from "../base/run.js";
 import type {
   Cancel,
-  Completion,
   Features,
   ForwardOutput,
   Media,
-  Message,
   ModelInfo,
   Prompt,
-  Sampling,
   Sequence,
   Tensor,
   Tokenizer,
@@ -110,25 +106,6 @@ export interface VideoLM extends Generator, AsyncDisposable {
     s: Sequence,
     o?: Cancel & { outputs?: readonly ("logits" | "hidden" | "positions")[]; rows?: readonly [number, number] },
   ): Promise<ForwardOutput>;
-  /**
-   * Generates the assistant's next turn. The run yields pieces of its text, and resolves to the completion. Special tokens that a
-   * user typed are ordinary text (`specialTokens` defaults to "text").
-   * @throws {@link IsrDpoError} as {@link Generator.generate}
-   * @example
-   * ```ts
-   * import type { VideoLM } from "isr-dpo";
-   *
-   * async function ask(model: VideoLM, video: string): Promise<string> {
-   *   const media = { path: video, sample: { frames: 8 } };
-   *   const run = model.chat([
-   *     { role: "user", content: [{ type: "video", media }, { type: "text", text: "What happens?" }] },
-   *   ]);
-   *   for await (const piece of run) process.stdout.write(piece);
-   *   return (await run).text;
-   * }
-   * ```
-   */
-  chat(messages: readonly Message[], o?: Sampling & Cancel): Run<string, Completion>;
   /** Opens a session, which keeps at most `maxBytes` bytes of keys and values; default: a quarter of the machine's memory. */
   session(o?: { maxBytes?: number }): Session;
   /**

@@ -1,6 +1,7 @@
 // Bytes of the run folder, and the room on its disk.
 import { statfs } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
+import { codeOf } from "../base/file-errors.js";
 import { machine, type NativePlan } from "../base/addon.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Plan } from "./plan-result.js";
@@ -28,7 +29,7 @@ async function freeAt(path: string): Promise<number> {
       const { bavail, bsize } = await statfs(at);
       return bavail * bsize;
     } catch (e) {
-      const code = (e as { code?: string }).code;
+      const code = codeOf(e);
       if ((code === "ENOENT" || code === "ENOTDIR") && dirname(at) !== at) continue;
       throw new IsrDpoError("IO", `${at}: expected a file system, but ${(e as Error).message}`, { path: at, cause: e });
     }

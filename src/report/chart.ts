@@ -1,6 +1,8 @@
 // Charts as SVG of a given width: scales, axes, lines with bands, bars. Colours are classes of the page's style sheet, so that
 // light, dark and print have their own; there is no style attribute, which the page's policy forbids.
+import { sum } from "../base/statistics.js";
 import { escaped, isolated } from "./html.js";
+import { linear, pathOf, tenths } from "./page/shared.js";
 
 export interface Point {
   x: number;
@@ -58,7 +60,6 @@ export interface BarChart {
 
 export type Chart = LineChart | StackChart | BarChart;
 
-const round = (x: number) => Number(x.toFixed(1));
 const glyph = 6.3; // mean width of a character of a label, in units of the drawing
 
 /** Round values that span [low, high]. */
@@ -89,15 +90,14 @@ function scale(
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const marks = ticks(low, high, wanted, whole);
   const [a, b] = pad ? [marks[0]!, marks.at(-1)!] : low === high ? [low - 0.5, high + 0.5] : [low, high];
-  const at = (value: number) => from + ((value - a) / (b - a || 1)) * (to - from);
-  return Object.assign(at, { ticks: marks.filter((t) => t >= a - 1e-9 && t <= b + 1e-9) });
+  return Object.assign(linear(a, b, from, to), { ticks: marks.filter((t) => t >= a - 1e-9 && t <= b + 1e-9) });
 }
 
 const text = (x: number, y: number, css: string, anchor: string, content: string) =>
-  `<text x="${round(x)}" y="${round(y)}" class="${css}" text-anchor="${anchor}">${escaped(content)}</text>`;
+  `<text x="${tenths(x)}" y="${tenths(y)}" class="${css}" text-anchor="${anchor}">${escaped(content)}</text>`;
 
 const line = (x1: number, y1: number, x2: number, y2: number, css: string) =>
-  `<line x1="${round(x1)}" y1="${round(y1)}" x2="${round(x2)}" y2="${round(y2)}" class="${css}"/>`;
+  `<line x1="${tenths(x1)}" y1="${tenths(y1)}" x2="${tenths(x2)}" y2="${tenths(y2)}" class="${css}"/>`;
 
 /** Marker shapes: series differ without colour too. */
 const markers: readonly ((x: number, y: number) => string)[] = [
@@ -108,7 +108,7 @@ const markers: readonly ((x: number, y: number) => string)[] = [
   (x, y) => `<path d="M${x} ${y + 4.8}L${x + 4.6} ${y - 3.4}H${x - 4.6}Z"`,
 ];
 export const marker = (colour: number, x: number, y: number): string =>
-  `${markers[colour % markers.length]!(round(x), round(y))} class="mark c${colour % 6}"`;
+  `${markers[colour % markers.length]!(tenths(x), tenths(y))} class="mark c${colour % 6}"`;
 
 const svg = (width: number, height: number, css: string, body: string) =>
   `<svg class="${css}" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" aria-hidden="true" focusable="false">${body}</svg>`;
@@ -122,22 +122,18 @@ const runsOf = (points: readonly (Point | null)[]): Point[][] => {
   return runs.filter((r) => r.length > 0);
 };
 
-function path(points: readonly Point[], x: Scale, y: Scale, steps: boolean): string {
-  return points
-    .map((p, i) => {
-      const [px, py] = [round(x(p.x)), round(y(p.y))];
-      return i === 0 ? `M${px} ${py}` : steps ? `H${px}V${py}` : `L${px} ${py}`;
-    })
-    .join("");
-}
+const path = (points: readonly Point[], x: Scale, y: Scale, steps: boolean): string =>
+  pathOf(
+    points.map((p) => [x(p.x), y(p.y)] as const),
+    steps,
+  );
 
 function band(points: readonly Point[], x: Scale, y: Scale): string {
   const held = points.filter((p) => p.low !== undefined && p.high !== undefined);
   if (held.length === 0) return "";
-  const at = (p: Point, v: number) => `${round(x(p.x))} ${round(y(v))}`;
-  const up = held.map((p) => at(p, p.high!));
-  const down = [...held].reverse().map((p) => at(p, p.low!));
-  return `M${[...up, ...down].join("L")}Z`;
+  const up = held.map((p) => [x(p.x), y(p.high!)] as const);
+  const down = [...held].reverse().map((p) => [x(p.x), y(p.low!)] as const);
+  return `${pathOf([...up, ...down])}Z`;
 }
 
 /** Labels that would overlap move apart, down to `floor`. */
@@ -216,7 +212,7 @@ function drawStack(chart: StackChart, width: number): string {
   const fits = Math.floor((left - 8) / glyph);
   const [bar, gap] = [18, 8];
   const parts = chart.rows.flatMap(({ label, values }, i) => {
-    const total = values.reduce((a, b) => a + b, 0) || 1;
+    const total = sum(values) || 1;
     const y = i * (bar + gap) + 2;
     let at = left;
     const shown = label.length > fits ? `${label.slice(0, fits - 1)}…` : label;
@@ -226,7 +222,7 @@ function drawStack(chart: StackChart, width: number): string {
       const body =
         v === 0
           ? ""
-          : `<rect x="${round(at)}" y="${y}" width="${round(Math.max(0.5, w - 1))}" height="${bar}" class="part ${css}" data-tip="${escaped(`${label}: ${name} ${chart.format(v)}`)}"/>` +
+          : `<rect x="${tenths(at)}" y="${y}" width="${tenths(Math.max(0.5, w - 1))}" height="${bar}" class="part ${css}" data-tip="${escaped(`${label}: ${name} ${chart.format(v)}`)}"/>` +
             (w > glyph * (chart.format(v).length + 1)
               ? text(at + w / 2, y + 13, `in ${css}`, "middle", chart.format(v))
               : "");
@@ -253,7 +249,7 @@ function drawBars(chart: BarChart, width: number): string {
       const { name, colour } = chart.series[k]!;
       const y = top + k * bar;
       const w = Math.max(0.5, x(v) - left);
-      return `<rect x="${left}" y="${y}" width="${round(w)}" height="${bar - 2}" class="bar c${colour % 6}" data-tip="${escaped(`${g.label}, ${name}: ${chart.y.format(v)}`)}"/>${text(left + w + 5, y + 9.5, "tick", "start", chart.y.format(v))}`;
+      return `<rect x="${left}" y="${y}" width="${tenths(w)}" height="${bar - 2}" class="bar c${colour % 6}" data-tip="${escaped(`${g.label}, ${name}: ${chart.y.format(v)}`)}"/>${text(left + w + 5, y + 9.5, "tick", "start", chart.y.format(v))}`;
     });
     return [label, ...bars];
   });

@@ -1,7 +1,8 @@
 // The figures of training: curves over the steps of all iterations, one after the other.
 import type { Point } from "./chart.js";
-import { coloursOf, type Figure, lineFigure, share, whole } from "./figure.js";
-import { count, short } from "./html.js";
+import { type Figure, lineFigure, seriesByRun, share, whole } from "./figure.js";
+import { count } from "../base/counts.js";
+import { short } from "./page/shared.js";
 import type { Found, RunReport } from "./read-run.js";
 import { type CurveKey, curveKeys, type Training } from "./training-metrics.js";
 
@@ -53,7 +54,6 @@ const curveTitles: Record<CurveKey, [title: string, about: string, label: string
 };
 
 export function trainingFigures(found: Found): Figure[] {
-  const colours = coloursOf(found.runs);
   const segments = found.runs.map(segmentsOf);
   const one = found.runs.length === 1;
   const stride = Math.max(1, ...segments.flat().map((s) => s.training.stride));
@@ -71,11 +71,7 @@ export function trainingFigures(found: Found): Figure[] {
     const y = key === "accuracy" ? share(label) : { label, format: short };
     return lineFigure({
       ...{ id: `train-${key}`, title, about: about + thinned, ...common, y },
-      series: found.runs.map((run, k) => ({
-        name: one ? "" : run.name,
-        colour: colours.get(run.name)!,
-        points: curve(segments[k]!, key),
-      })),
+      series: seriesByRun(found.runs, (_, k) => curve(segments[k]!, key)),
     });
   };
   const rewards = lineFigure({
@@ -97,32 +93,24 @@ export function trainingFigures(found: Found): Figure[] {
   return [
     ...(one && !supervised ? [rewards] : []),
     ...shown.map(figure),
-    ...heldOut(segments, found, colours, supervised ? ["loss"] : ["loss", "accuracy"]),
+    ...heldOut(segments, found, supervised ? ["loss"] : ["loss", "accuracy"]),
   ];
 }
 
 /** Loss and accuracy on the set that training does not see. */
-function heldOut(
-  segments: readonly Segment[][],
-  found: Found,
-  colours: ReadonlyMap<string, number>,
-  keys: readonly ("loss" | "accuracy")[],
-): Figure[] {
-  const one = found.runs.length === 1;
+function heldOut(segments: readonly Segment[][], found: Found, keys: readonly ("loss" | "accuracy")[]): Figure[] {
   if (segments.flat().every((s) => s.training.evaluations.length === 0)) return [];
   return keys.map((key) =>
     lineFigure({
       id: `evaluation-${key}`,
       title: key === "loss" ? "Loss on the evaluation set" : "Reward accuracy on the evaluation set",
       about: "Measured during training on rows that are not trained on.",
-      series: found.runs.map((run, k) => ({
-        name: one ? "" : run.name,
-        colour: colours.get(run.name)!,
-        points: segments[k]!.flatMap(({ training: t, before }) => [
+      series: seriesByRun(found.runs, (_, k) =>
+        segments[k]!.flatMap(({ training: t, before }) => [
           ...t.evaluations.map((e) => (e[key] === null ? null : { x: before + e.step, y: e[key] })),
           null,
         ]),
-      })),
+      ),
       ...{
         x: { ...whole("step"), format: count },
         y: key === "loss" ? { label: "loss", format: short } : share("share"),

@@ -1,6 +1,7 @@
 // Evaluations of models that a run folder keeps: evaluation/<name>.<index>.json.
 import { join } from "node:path";
-import { isObject, type Json, jsonOf, namesIn, numberOr, type Tell, textOr } from "./run-files.js";
+import { isObject, type Json } from "../base/check.js";
+import { jsonOf, namesIn, numberOr, type Tell, textOr } from "./run-files.js";
 
 export interface Evaluation {
   name: string;

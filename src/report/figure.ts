@@ -1,7 +1,7 @@
 // A figure of the page: its title, what it shows, and a chart with its numbers as a table, or a sentence that says why there
 // is none.
 import type { Axis, Chart, LineChart, Series } from "./chart.js";
-import { count, percent } from "./html.js";
+import { count, percent } from "../base/counts.js";
 import type { RunReport } from "./read-run.js";
 
 export interface Table {
@@ -38,6 +38,19 @@ export function coloursOf(runs: readonly RunReport[]): Map<string, number> {
     colours.set(name, runs.length === 1 ? 0 : known >= 0 ? known : next);
   }
   return colours;
+}
+
+/** A series for each run; a run alone needs no name. */
+export function seriesByRun(
+  runs: readonly RunReport[],
+  points: (run: RunReport, index: number) => Series["points"],
+): Series[] {
+  const colours = coloursOf(runs);
+  return runs.map((run, i) => ({
+    name: runs.length === 1 ? "" : run.name,
+    colour: colours.get(run.name)!,
+    points: points(run, i),
+  }));
 }
 
 export const whole = (label: string): Axis => ({ label, format: (v) => String(v), whole: true });

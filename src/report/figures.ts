@@ -2,23 +2,23 @@
 import type { Point, Series } from "./chart.js";
 import { trainingFigures } from "./curves.js";
 import type { Evaluation } from "./evaluations.js";
-import { coloursOf, type Figure, lineFigure, type Section, share, whole } from "./figure.js";
-import { count, percent, plural, short } from "./html.js";
+import { coloursOf, type Figure, lineFigure, type Section, seriesByRun, share, whole } from "./figure.js";
+import { count, percent, plural } from "../base/counts.js";
+import { sum, wilson } from "../base/statistics.js";
+import { statuses } from "../judge/judge.js";
+import { short } from "./page/shared.js";
 import type { Alignment, Found, Iteration, RunReport } from "./read-run.js";
-import { binCount, statuses } from "./statistics.js";
+import { binCount } from "./statistics.js";
 
 /** A value of each iteration, one series a run. */
 function byIteration(found: Found, value: (i: Iteration) => Point | number | null | undefined): Series[] {
-  const colours = coloursOf(found.runs);
-  return found.runs.map((run) => ({
-    name: found.runs.length === 1 ? "" : run.name,
-    colour: colours.get(run.name)!,
-    points: run.iterations.map((i) => {
+  return seriesByRun(found.runs, (run) =>
+    run.iterations.map((i) => {
       const v = value(i);
       if (v == null) return null;
       return typeof v === "number" ? { x: i.t, y: v } : v;
     }),
-  }));
+  );
 }
 
 // ---------- accuracy
@@ -30,20 +30,17 @@ const slug = (name: string) =>
     .slice(0, 60);
 
 function accuracyFigure(found: Found, name: string, at: number): Figure {
-  const colours = coloursOf(found.runs);
   const all = found.runs.flatMap((r) => r.evaluations.filter((e) => e.name === name));
   const chance = all.find((e) => e.chance !== null)?.chance ?? found.chance;
   const counts = [...new Set(all.map((e) => e.count).filter((c) => c !== null))];
-  const series = found.runs.map((run) => ({
-    name: found.runs.length === 1 ? "" : run.name,
-    colour: colours.get(run.name)!,
-    points: run.evaluations
+  const series = seriesByRun(found.runs, (run) =>
+    run.evaluations
       .filter((e) => e.name === name && e.accuracy !== null)
       .map(({ model, accuracy, interval }) => ({
         ...{ x: model, y: accuracy! },
         ...(interval ? { low: interval[0], high: interval[1] } : {}),
       })),
-  }));
+  );
   return lineFigure({
     id: `accuracy-${at}-${slug(name)}`,
     title: all[0]!.title,
@@ -78,7 +75,7 @@ function alignment(found: Found): Figure[] {
       series: Object.entries(entries).map(([design, list], i) => ({
         name: design,
         colour: colours.get(design) ?? (i + 4) % 6,
-        points: list.map(({ iteration, agree, of }) => ({ x: iteration, y: agree / of, ...wilson(agree, of) })),
+        points: list.map(({ iteration, agree, of }) => agreement(iteration, agree, of)),
       })),
       ...{ x: whole("iteration"), y: share("agreement"), marks: true },
       reference: { y: 0.5, label: "coin toss 50 %" },
@@ -86,13 +83,9 @@ function alignment(found: Found): Figure[] {
   ];
 }
 
-/** The 95 % interval of a share. */
-export function wilson(hits: number, of: number): { low: number; high: number } {
-  const z = 1.959964;
-  const p = hits / of;
-  const middle = (p + z ** 2 / (2 * of)) / (1 + z ** 2 / of);
-  const half = (z / (1 + z ** 2 / of)) * Math.sqrt((p * (1 - p)) / of + z ** 2 / (4 * of ** 2));
-  return { low: Math.max(0, middle - half), high: Math.min(1, middle + half) };
+function agreement(iteration: number, agree: number, of: number): Point {
+  const [low, high] = wilson(agree / of, of);
+  return { x: iteration, y: agree / of, low, high };
 }
 
 // ---------- words
@@ -304,7 +297,7 @@ function marginHistogram(found: Found): Figure {
     : withMargins.flatMap((list, k) => (list.length > 0 ? [{ i: list.at(-1)!, name: found.runs[k]!.name }] : []));
   const series = picked.map(({ i, name }, k): Series => {
     const { from, width, counts } = i.statistics.margins!.histogram;
-    const all = counts.reduce((a, b) => a + b, 0);
+    const all = sum(counts);
     const points = from.map((x, b) => ({ x, y: counts[b]! / all }));
     const colour = one ? (k === picked.length - 1 ? 0 : 1) : colours.get(name)!;
     return { name, colour, points: [...points, { x: from.at(-1)! + width, y: counts.at(-1)! / all }] };

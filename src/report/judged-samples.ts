@@ -1,7 +1,7 @@
 // Samples for the page's table, as columns of numbers into one pool of texts, since runs of a comparison share answers and
 // samples of a video share contexts. Samples that would make the page too large are left out and counted.
 import type { IterationRecords, Judged, SampleRecords } from "./read-journal.js";
-import { statuses } from "./statistics.js";
+import { statuses } from "../judge/judge.js";
 
 export interface SampleRow {
   id: string;

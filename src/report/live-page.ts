@@ -9,7 +9,7 @@ export interface LivePage {
 }
 
 const styles = ["report/page/page.css", "report/page/samples.css", "report/page/live.css"];
-const scripts = ["report/page/text.js", "report/page/live-chart.js", "report/page/live.js"];
+const scripts = ["shared.js", "text.js", "live-chart.js", "live.js"].map((name) => `report/page/${name}`);
 
 const curve = (id: string, title: string, about: string): string =>
   `<figure class="card" id="${id}"><figcaption><h3>${title}</h3><p>${about}</p></figcaption><div class="drawing"></div></figure>`;

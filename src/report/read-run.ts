@@ -2,7 +2,8 @@
 import { join, resolve, sep } from "node:path";
 import { IsrDpoError } from "../base/errors.js";
 import { type Evaluation, readEvaluations } from "./evaluations.js";
-import { isObject, isThere, type Json, jsonOf, linesOf, namesIn, numberOr, type Tell, textOr } from "./run-files.js";
+import { isObject, type Json } from "../base/check.js";
+import { isThere, jsonOf, linesOf, namesIn, numberOr, type Tell, textOr } from "./run-files.js";
 import { type IterationRecords, readJournals } from "./read-journal.js";
 import { type SampleRow, SampleTable } from "./judged-samples.js";
 import { type IterationStatistics, statisticsOf } from "./statistics.js";

@@ -2,7 +2,8 @@
 import { drawn } from "./chart.js";
 import type { Figure, Section, Table } from "./figure.js";
 import { sectionsOf } from "./figures.js";
-import { count, escaped, isolated, plural, scriptJson } from "./html.js";
+import { count, plural } from "../base/counts.js";
+import { escaped, isolated, scriptJson } from "./html.js";
 import { hash, joined } from "./page-parts.js";
 import type { Found } from "./read-run.js";
 import type { SamplePage } from "./judged-samples.js";
@@ -12,7 +13,7 @@ import { sentencesOf, summaryTable } from "./summary.js";
 export const generator = '<meta name="generator" content="isr-dpo">';
 
 const styles = ["report/page/page.css", "report/page/samples.css", "report/page/media.css"];
-const scripts = ["report/page/text.js", "report/page/page.js"];
+const scripts = ["report/page/shared.js", "report/page/text.js", "report/page/page.js"];
 
 const cell = (text: string, head: boolean): string =>
   head ? `<th scope="row">${isolated(text)}</th>` : `<td>${isolated(text)}</td>`;

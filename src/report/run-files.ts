@@ -1,13 +1,12 @@
 // Files of run folders that may be missing: a missing file is null, an unreadable one is reported and left out.
 import { readdir, stat } from "node:fs/promises";
+import { isObject, type Json } from "../base/check.js";
 import { scanLines } from "../base/lines.js";
 import { isIsrDpoError } from "../base/errors.js";
 import { readState } from "../base/atomic-files.js";
 
-export type Json = Record<string, unknown>;
 export type Tell = (problem: string) => void;
 
-export const isObject = (v: unknown): v is Json => typeof v === "object" && v !== null && !Array.isArray(v);
 export const textOr = <T>(v: unknown, other: T): string | T => (typeof v === "string" ? v : other);
 export const numberOr = <T>(v: unknown, other: T): number | T =>
   typeof v === "number" && Number.isFinite(v) ? v : other;

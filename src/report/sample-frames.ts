@@ -7,7 +7,7 @@ import { isIsrDpoError } from "../base/errors.js";
 import { decode, probe } from "../video/ffmpeg.js";
 import type { Frame } from "../video/preprocess.js";
 import { isThere, jsonOf, type Tell } from "./run-files.js";
-import { count, plural } from "./html.js";
+import { count, plural } from "../base/counts.js";
 import type { Found, RunReport } from "./read-run.js";
 import type { SampleRow } from "./judged-samples.js";
 

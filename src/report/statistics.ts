@@ -1,9 +1,7 @@
 // Numbers of an iteration from its records: pairs by status, words, choices of the judge.
+import { wordCount } from "../base/counts.js";
+import { statuses } from "../judge/judge.js";
 import type { IterationRecords, SampleRecords } from "./read-journal.js";
-
-export const statuses = ["pair", "tie", "identical", "disagree", "unparsed", "truncated", "skipped"] as const;
-
-export const wordsOf = (text: string): number => text.match(/\S+/gu)?.length ?? 0;
 
 export interface Quartiles {
   low: number;
@@ -83,7 +81,7 @@ function wordsOfPairs(pairs: readonly SampleRecords[]): IterationStatistics["wor
   for (const { responses, chosen: c } of pairs) {
     const [w, l] = [responses[c!], responses[c === 0 ? 1 : 0]];
     if (w == null || l == null) continue;
-    const [a, b] = [wordsOf(w), wordsOf(l)];
+    const [a, b] = [wordCount(w), wordCount(l)];
     chosen += a;
     rejected += b;
     longer += a > b ? 1 : a === b ? 0.5 : 0;
@@ -101,7 +99,7 @@ function wordsOfPairs(pairs: readonly SampleRecords[]): IterationStatistics["wor
 /** Mean words of the answers of samples. */
 function meanWords(samples: readonly SampleRecords[]): number | null {
   const answers = samples.flatMap(({ responses }) => responses.filter((text) => text !== null));
-  return answers.length === 0 ? null : answers.reduce((sum, text) => sum + wordsOf(text), 0) / answers.length;
+  return answers.length === 0 ? null : answers.reduce((sum, text) => sum + wordCount(text), 0) / answers.length;
 }
 
 function censoredOf(found: IterationRecords, ids: readonly string[]): IterationStatistics["censored"] {

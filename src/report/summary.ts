@@ -1,7 +1,9 @@
 // A summary of runs: one row per run, and sentences that say where a design gained or lost.
+import { mean } from "../base/statistics.js";
 import type { Evaluation } from "./evaluations.js";
 import type { Table } from "./figure.js";
-import { percent, short } from "./html.js";
+import { percent } from "../base/counts.js";
+import { short } from "./page/shared.js";
 import type { Found, Iteration, RunReport } from "./read-run.js";
 
 /** The evaluation that most models of the runs have. */
@@ -80,7 +82,7 @@ export function summaryTable(found: Found): Table {
   const rows = found.runs.map((run) => {
     const e = ends.find((x) => x.run === run);
     const truth = (alignment[run.name] ?? []).map(({ agree, of }) => agree / of);
-    const agreement = truth.length === 0 ? "–" : percent(truth.reduce((a, b) => a + b, 0) / truth.length, 0);
+    const agreement = truth.length === 0 ? "–" : percent(mean(truth), 0);
     const cells = [
       run.name,
       interval(e?.first),

@@ -1,6 +1,8 @@
 // Metrics of training, thinned for drawing: means of neighbouring steps, at most `maxPoints` of them.
 import { join } from "node:path";
-import { isThere, type Json, linesOf, numberOr, type Tell } from "./run-files.js";
+import { mean } from "../base/statistics.js";
+import type { Json } from "../base/check.js";
+import { isThere, linesOf, numberOr, type Tell } from "./run-files.js";
 
 export const maxPoints = 240;
 
@@ -39,7 +41,7 @@ function thinned(
     at.push(steps[from + part.length - 1]!);
     curveKeys.forEach((key, k) => {
       const values = part.map((row) => row[k]).filter((v) => v != null);
-      curves[key].push(values.length === 0 ? null : values.reduce((a, b) => a + b, 0) / values.length);
+      curves[key].push(values.length === 0 ? null : mean(values));
     });
   }
   return { steps: rows.length, stride, at, curves };

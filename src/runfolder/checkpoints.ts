@@ -3,8 +3,9 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { IsrDpoError } from "../base/errors.js";
-import { AtomicDir, makeFolders, readState, removeFolder, sha256Of, writeAtomic } from "../base/atomic-files.js";
-import { guarded } from "../base/file-errors.js";
+import { sha256Of } from "../base/sha256.js";
+import { AtomicDir, makeFolders, readState, removeFolder, writeAtomic } from "../base/atomic-files.js";
+import { codeOf, guarded } from "../base/file-errors.js";
 import { canonicalJson } from "./run-json.js";
 
 const kept = 2;
@@ -41,7 +42,7 @@ export const stepFolder = (dir: string, step: number): string => join(dir, `step
 /** Steps with a folder, the newest first. */
 async function stepsOf(dir: string): Promise<number[]> {
   const names = await readdir(dir).catch((e) => {
-    if ((e as { code?: string }).code === "ENOENT") return [];
+    if (codeOf(e) === "ENOENT") return [];
     return guarded(dir, "list", () => Promise.reject(e));
   });
   const steps = names.map((name) => Number(/^step-(\d{6,15})$/.exec(name)?.[1] ?? Number.NaN));

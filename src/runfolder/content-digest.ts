@@ -3,7 +3,7 @@ import type { BigIntStats } from "node:fs";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
-import { sha256Of } from "../base/atomic-files.js";
+import { sha256Of } from "../base/sha256.js";
 import { guarded } from "../base/file-errors.js";
 
 const racyNs = 2_000_000_000n; // younger times may not tell two writes apart

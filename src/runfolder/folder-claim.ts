@@ -3,11 +3,12 @@
 // begun.
 import { lstat, open, readdir, rmdir, unlink } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { isFeatureName, isLeftOver } from "../video/feature-cache.js";
 import { isTemporary } from "../base/output-path.js";
 import { makeFolders, readState, readText, removeTemporaries, writeAtomic } from "../base/atomic-files.js";
-import { fileError, guarded } from "../base/file-errors.js";
+import { codeOf, fileError, guarded } from "../base/file-errors.js";
 import { acquireLock, type Lock } from "./folder-lock.js";
 import { realPlace } from "./path-overlap.js";
 
@@ -25,8 +26,6 @@ export interface Owner<T> {
   /** Files, and behind them folders, that a start makes before the mark: they go when it is refused. */
   drafts?: { files: readonly string[]; folders: readonly string[] };
 }
-
-const codeOf = (e: unknown): string => (e as { code?: string }).code ?? "";
 
 /** INVALID_ARGUMENT for a folder that holds what is not ours. */
 export function refuseForeign(dir: string, what: string, names: readonly string[]): never {
@@ -68,7 +67,7 @@ async function isOurLock(path: string): Promise<boolean> {
     if (!facts) return true; // gone meanwhile: the next look will say
     if (!facts.isFile() || facts.size > 1024) return false;
     if (facts.size > 0) return lockText.test(await readText(path).catch(() => ""));
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await sleep(5);
   }
   return false;
 }

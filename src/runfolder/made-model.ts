@@ -2,6 +2,8 @@
 // model.
 import { readdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { Lru } from "../base/lru.js";
+import { shortHash } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
 import { isTemporary } from "../base/output-path.js";
 import { Content, decides, stampOf } from "./content-digest.js";
@@ -22,8 +24,7 @@ async function* filesUnder(dir: string, inside = ""): AsyncGenerator<string> {
 }
 
 /** What this process has read of files that look as they did then; a copy of a run is read once. */
-const known = new Map<string, { sha256: string; stamp: string }>();
-const mostKnown = 1000;
+const known = new Lru<{ sha256: string; stamp: string }>(1000);
 
 async function sha256At(path: string): Promise<string | null> {
   const facts = await stat(path, { bigint: true }).catch(() => null);
@@ -31,8 +32,7 @@ async function sha256At(path: string): Promise<string | null> {
   const before = known.get(path);
   if (before?.stamp === stampOf(facts)) return before.sha256;
   const { sha256, stamp } = await Content.of(path);
-  if (known.size >= mostKnown) known.clear();
-  known.set(path, { sha256, stamp });
+  known.put(path, { sha256, stamp });
   return sha256;
 }
 
@@ -50,13 +50,15 @@ function changed(path: string, expected: string, got: string): IsrDpoError {
   });
 }
 
-const short = (sha256: string): string => sha256.slice(0, 12);
-
 async function check(path: string, made: string): Promise<void> {
   const sha256 = await sha256At(path);
   if (sha256 === null) throw changed(path, "the file that the run has made", "none");
   if (sha256 !== made)
-    throw changed(path, `the file that the run has made (sha256 ${short(made)})`, `other content (${short(sha256)})`);
+    throw changed(
+      path,
+      `the file that the run has made (sha256 ${shortHash(made)})`,
+      `other content (${shortHash(sha256)})`,
+    );
 }
 
 /**

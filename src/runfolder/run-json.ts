@@ -1,8 +1,9 @@
 // run.json: the options and inputs that a run was started with. It is written once; a later start must have the same.
+import { randomUUID } from "node:crypto";
 import { recorded } from "../base/renamed.js";
-import { createHash, randomUUID } from "node:crypto";
 import { join } from "node:path";
-import { show } from "../base/check.js";
+import { sha256, shortHash } from "../base/sha256.js";
+import { isObject, show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { clockText, wallClock } from "../text/template-date.js";
 import { readState, writeAtomic } from "../base/atomic-files.js";
@@ -61,8 +62,6 @@ function plain(value: unknown, where: string): Json {
 
 /** The one JSON text of a value: keys sorted, no spaces, undefined left out. */
 export const canonicalJson = (value: unknown): string => JSON.stringify(plain(value, "value"));
-
-const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 /**
  * Creates `dir`/run.json, or checks the one that is there: RUN_MISMATCH lists the keys of config, facts and inputs that differ,
@@ -125,7 +124,6 @@ export function readRun(path: string, found: Record<string, unknown>, kind: stri
 const hashOf = (config: unknown): string => sha256(canonicalJson(config));
 
 function checked(path: string, found: Record<string, unknown>): RunFile {
-  const isObject = (v: unknown) => typeof v === "object" && v !== null && !Array.isArray(v);
   if (found.format !== format) {
     const { engine } = (isObject(found.facts) ? found.facts : {}) as { engine?: unknown };
     const by = typeof engine === "string" ? `, written by version ${engine}` : "";
@@ -147,8 +145,7 @@ function checked(path: string, found: Record<string, unknown>): RunFile {
 
 /** Values by dotted key; arrays and empty objects are values. */
 function* leaves(value: unknown, key = ""): Generator<[string, unknown]> {
-  const branch = typeof value === "object" && value !== null && !Array.isArray(value);
-  const entries = branch ? Object.entries(value) : [];
+  const entries = isObject(value) ? Object.entries(value) : [];
   if (entries.length === 0) yield [key, value];
   for (const [name, below] of entries) yield* leaves(below, key === "" ? name : `${key}.${name}`);
 }
@@ -171,16 +168,14 @@ function differencesOf(before: object, now: object, allowed: readonly string[]):
     .map((key) => ({ key, before: old.get(key), now: asked.get(key) }));
 }
 
-const short = (sha256: string) => sha256.slice(0, 12);
-
 function inputDifferences({ inputs, recorded }: RunFile, now: Inputs): Difference[] {
   return Object.entries(now).flatMap(([name, { sha256, path }]): Difference[] => {
     const before = inputs[name];
     if (before?.sha256 === sha256) return [];
     const was = before
-      ? `the content of ${recorded} (sha256 ${short(before.sha256)}${before.path ? `, then ${before.path}` : ""})`
+      ? `the content of ${recorded} (sha256 ${shortHash(before.sha256)}${before.path ? `, then ${before.path}` : ""})`
       : `none, as on ${recorded}`;
-    const is = `other content (sha256 ${short(sha256)}${path === undefined ? "" : `, ${path}`})`;
+    const is = `other content (sha256 ${shortHash(sha256)}${path === undefined ? "" : `, ${path}`})`;
     return [{ key: `inputs.${name}`, before: before?.sha256, now: sha256, text: `expected ${was}, got ${is}` }];
   });
 }

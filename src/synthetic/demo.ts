@@ -5,6 +5,7 @@ import type { IterationConfig } from "../base/option-types.js";
 import { existsSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
+import { wilson } from "../base/statistics.js";
 import { asyncDispose, worldModel } from "../base/addon.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { RunFolder } from "../iterate/iteration-folder.js";
@@ -75,14 +76,6 @@ export interface Measured {
   greedy: Summary;
   /** 95 % of sampled accuracy. */
   interval: readonly [number, number];
-}
-
-/** Wilson's interval of a share. */
-export function wilson(share: number, n: number): [number, number] {
-  const z = 1.959964;
-  const middle = (share + (z * z) / (2 * n)) / (1 + (z * z) / n);
-  const half = (z / (1 + (z * z) / n)) * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
-  return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
 const guess = 1 / (shapes.length * motions.length);

@@ -1,4 +1,5 @@
 // Measures a model on the synthetic world: its answers against the truth, and its judgement under contexts of known quality.
+import { wordCount } from "../base/counts.js";
 import { contextPrompt, judgePrompt, responsePrompt } from "../iterate/method-prompts.js";
 import { selfJudge } from "../judge/self-judge.js";
 import type { Judge } from "../judge/judge.js";
@@ -136,7 +137,6 @@ async function contextsOf(m: Measure): Promise<Map<ContextKind, (string | null)[
 }
 
 const share = (list: readonly boolean[]): number => list.filter(Boolean).length / Math.max(1, list.length);
-const wordsOf = (text: string): number => text.split(/\s+/).length;
 
 /**
  * How often the model's judgement of its own sampled answers agrees with the truth, by what it is given as context. The
@@ -195,7 +195,7 @@ async function alignment(m: Measure, judge: Judge, { pairs, contexts, truth, dec
   const mean = shown.map((x, k) => (x + swapped[k]!) / 2);
   const agrees = (list: readonly number[]) =>
     share(list.map((x, k) => Math.sign(x) === Math.sign(truth[decided[k]!]!)));
-  const lengths = decided.map((i) => wordsOf(pairs[i]![0]) - wordsOf(pairs[i]![1]));
+  const lengths = decided.map((i) => wordCount(pairs[i]![0]) - wordCount(pairs[i]![1]));
   const unequal = decided.map((_, k) => k).filter((k) => lengths[k] !== 0);
   const longer = (value: (k: number) => number) =>
     share(unequal.map((k) => Math.sign(value(k)) === Math.sign(lengths[k]!)));

@@ -1,4 +1,5 @@
 // Seeded draws that are the same on every machine: 32-bit integers from a counter-based generator, no floating-point logic.
+import { sum } from "../base/statistics.js";
 
 /** SplitMix32-style mixing of a 32-bit state. */
 function mix(x: number): number {
@@ -49,7 +50,7 @@ export class Random {
 
   /** An index with the odds of `weights`. */
   weighted(weights: readonly number[]): number {
-    const total = weights.reduce((a, b) => a + b, 0);
+    const total = sum(weights);
     let left = this.between(0, total);
     for (let i = 0; i < weights.length; i++) {
       left -= weights[i]!;

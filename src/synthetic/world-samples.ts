@@ -3,7 +3,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { Sample } from "../data/read-samples.js";
 import { stretchOf } from "../iterate/frame-policy.js";
-import { fill } from "../iterate/method-prompts.js";
+import { fill } from "../base/templates.js";
 import { type Owner, ownFolder } from "../runfolder/folder-claim.js";
 import { makeFolders, writeAtomic } from "../base/atomic-files.js";
 import type { Media } from "../base/types.js";

@@ -1,8 +1,8 @@
 // Added tokens in files beside a tokenizer.json: tokenizer_config.json, special_tokens_map.json and added_tokens.json. As in
 // transformers, a known token keeps its id and gets the flags given here, and a new token gets the next id.
-import { show } from "../base/check.js";
+import { isObject, type Json, show } from "../base/check.js";
 import type { AddedToken } from "./added-tokens.js";
-import { isObject, type Json, tokenizerError } from "./tokenizer-files.js";
+import { tokenizerError } from "./tokenizer-files.js";
 
 interface Listed {
   content: string;

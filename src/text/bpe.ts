@@ -1,7 +1,8 @@
 // The BPE model of a tokenizer.json, as the `tokenizers` library runs it: characters to ids, then merges, lowest rank first
 // and leftmost among equals. The time grows with n log n of a word's length; long words are merged in slices.
-import { show } from "../base/check.js";
-import { type Json, tokenizerError } from "./tokenizer-files.js";
+import { Lru } from "../base/lru.js";
+import { type Json, show } from "../base/check.js";
+import { tokenizerError } from "./tokenizer-files.js";
 import { MinHeap } from "./heap.js";
 
 /** Merges between two pauses. */
@@ -31,7 +32,7 @@ interface Merge {
 
 export class Bpe {
   private readonly merges = new Map<number, Merge>();
-  private readonly cache = new Map<string, readonly number[]>();
+  private readonly cache = new Lru<readonly number[]>(cachedWords);
   private readonly unk: number | null;
   private readonly fuse: boolean;
   private readonly wholeWords: boolean;
@@ -74,15 +75,14 @@ export class Bpe {
       yield* this.merged(yield* this.symbols(word));
       return;
     }
-    const known = this.cache.get(word);
+    const known = this.cache.peek(word);
     if (known) {
       yield known;
       return;
     }
     const ids: number[] = [];
     for (const part of this.merged(yield* this.symbols(word))) for (const id of part) ids.push(id);
-    if (this.cache.size >= cachedWords) this.cache.clear();
-    this.cache.set(word, ids);
+    this.cache.put(word, ids);
     yield ids;
   }
 

@@ -1,7 +1,7 @@
 // Turns ids back into text, in pieces or at once: tokens pass a chain of stages one by one, as the `decoder` of a
 // tokenizer.json lists them. decode() feeds everything to the same stream, so that the two cannot differ.
-import { show } from "../base/check.js";
-import { isObject, type Json, tokenizerError } from "./tokenizer-files.js";
+import { isObject, type Json, show } from "../base/check.js";
+import { tokenizerError } from "./tokenizer-files.js";
 
 type Emit = (token: string) => void;
 

@@ -2,7 +2,8 @@
 import { type Literal, none, type AddedToken, TokenFinder, touches } from "./added-tokens.js";
 import { Bpe, type Parts } from "./bpe.js";
 import { byteOfCharacter } from "./detokenizer.js";
-import { isObject, type Json, tokenizerError } from "./tokenizer-files.js";
+import { isObject, type Json } from "../base/check.js";
+import { tokenizerError } from "./tokenizer-files.js";
 import {
   blanksAtStart,
   type Normalize,

@@ -1,8 +1,8 @@
 // A SentencePiece model as Llama's tokenizer class uses it: special tokens cut out of the text first, <s> in front, and
 // `legacy`, which says whether the dummy space also goes in front of what follows a special token.
-import { show } from "../base/check.js";
+import { isObject, type Json, show } from "../base/check.js";
 import { replace, sentencePieceBytes, strip } from "./detokenizer.js";
-import { isObject, type Json, tokenizerError } from "./tokenizer-files.js";
+import { tokenizerError } from "./tokenizer-files.js";
 import { idsHeld, type Literal, touches } from "./added-tokens.js";
 import type { Parts } from "./bpe.js";
 import type { EncodeOptions } from "./encoder.js";

@@ -1,5 +1,6 @@
 // Turns messages with media into the ids that a family's engine takes: placeholders of the original layouts (-200, -201), or
 // template tokens repeated once per visual token, or text alone.
+import { plural } from "../base/counts.js";
 import { show } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Media, Message } from "../base/types.js";
@@ -113,7 +114,7 @@ function wrongOrder(field: string, expected: string, received: string): never {
 function mismatch(kind: Kind, found: number, given: number, why: string): IsrDpoError {
   return new IsrDpoError(
     "PLACEHOLDER_MISMATCH",
-    `messages: expected ${given} ${kind} placeholder${given === 1 ? "" : "s"} for ${given} ${kind}${given === 1 ? "" : "s"}, got ${found}${why}`,
+    `messages: expected ${plural(given, `${kind} placeholder`)} for ${plural(given, kind)}, got ${found}${why}`,
     {
       hint: "give media as parts of a message's content, and no placeholder in the text",
       detail: { kind, found, given },

@@ -1,5 +1,6 @@
 // Work that can pause: a generator that yields where it may pause, and returns the result. It runs at once, or in slices
 // between which the event loop and a signal get their turn.
+import { setImmediate as pause } from "node:timers/promises";
 
 /** Yields to be paused at; whatever is yielded is of no meaning. */
 export type Steps<T> = Generator<unknown, T>;
@@ -12,8 +13,6 @@ export function atOnce<T>(steps: Steps<T>): T {
     if (next.done) return next.value;
   }
 }
-
-const pause = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 /** The same result, in slices of a few milliseconds; rejects with the signal's reason. */
 export async function inSlices<T>(steps: Steps<T>, signal?: AbortSignal): Promise<T> {

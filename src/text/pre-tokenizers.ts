@@ -1,7 +1,7 @@
 // Normalizers and pre-tokenizers of a tokenizer.json, as the `tokenizers` library runs them. @huggingface/tokenizers rewrites
 // the patterns for JavaScript; they are applied here.
 import { byteOfCharacter } from "./detokenizer.js";
-import type { Json } from "./tokenizer-files.js";
+import type { Json } from "../base/check.js";
 import { foldedPattern } from "./case-folding.js";
 import { normalForm } from "./unicode-normal-form.js";
 import type { Steps } from "./pausable.js";

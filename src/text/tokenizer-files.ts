@@ -1,5 +1,6 @@
 // Files of a tokenizer folder: they are read whole, up to a limit.
 import { open, stat } from "node:fs/promises";
+import { isObject, type Json } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { parsePythonJson } from "../base/python-json.js";
 
@@ -50,10 +51,6 @@ export function parseText(path: string, bytes: Uint8Array): string {
     throw tokenizerError(path, "expected UTF-8 text, got other bytes", e);
   }
 }
-
-export type Json = Record<string, unknown>;
-
-export const isObject = (x: unknown): x is Json => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** A JSON object out of bytes. */
 export function parseObject(path: string, bytes: Uint8Array): Json {

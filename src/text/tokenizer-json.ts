@@ -1,8 +1,8 @@
 // The shape of a tokenizer.json, checked before the tokenizer library sees it: that library trusts its input. Model BPE,
 // and the normalizers, pre-tokenizers and post-processors that byte-level and SentencePiece-like BPE tokenizers use.
-import { show } from "../base/check.js";
+import { isObject, type Json, show } from "../base/check.js";
 import { type AddedToken, idsHeld } from "./added-tokens.js";
-import { isObject, type Json, tokenizerError } from "./tokenizer-files.js";
+import { tokenizerError } from "./tokenizer-files.js";
 
 const maxId = 1 << 22;
 const maxParts = 64; // of one component

@@ -2,7 +2,7 @@
 // tokenizer.model. Both have the same interface.
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { path as checkedPath, refuse, show } from "../base/check.js";
+import { path as checkedPath, isObject, type Json, refuse, show } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { tellRenamed, withOldName } from "../base/renamed.js";
 import type { Message, SpecialTokens, TokenIds, Tokenizer, TokenizerOptions } from "../base/types.js";
@@ -11,16 +11,7 @@ import { applyTemplate, specialTokens } from "./conversation.js";
 import { JsonEncoder, longestPiece } from "./encoder.js";
 import { clockText, type WallClock, wallClock } from "./template-date.js";
 import { stagesOf, type TextStream, textStream } from "./detokenizer.js";
-import {
-  isObject,
-  type Json,
-  limits,
-  parseObject,
-  parseText,
-  readIfThere,
-  requireFolder,
-  tokenizerError,
-} from "./tokenizer-files.js";
+import { limits, parseObject, parseText, readIfThere, requireFolder, tokenizerError } from "./tokenizer-files.js";
 import type { Codec, ModelTokenizer } from "./model-tokenizer.js";
 import { readSentencePiece } from "./sentencepiece.js";
 import { checkTokenizerJson } from "./tokenizer-json.js";

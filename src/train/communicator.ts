@@ -1,6 +1,7 @@
 // Communicators of data-parallel training. This version has only the communicator of a single process.
 import { asyncDispose, disposedError } from "../base/addon.js";
 import { choice, integer, options, refuse, signal, text } from "../base/check.js";
+import { plural } from "../base/counts.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Cancel } from "../base/types.js";
 
@@ -73,7 +74,7 @@ export async function createCommunicator(o?: CommunicatorOptions): Promise<Commu
   if (transport === "gloo" || transport === "nccl" || size > 1)
     throw new IsrDpoError(
       "DEVICE_UNAVAILABLE",
-      `options.transport: ${size} rank${size > 1 ? "s" : ""} over '${transport}' need a transport that this binary was built without`,
+      `options.transport: ${plural(size, "rank")} over '${transport}' need a transport that this binary was built without`,
       { hint: "run one process: transport 'none', or leave rank, size, RANK and WORLD_SIZE unset" },
     );
   return new OneProcess();

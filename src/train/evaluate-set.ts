@@ -1,4 +1,5 @@
 // Loss, accuracy and margin on a fixed set, between steps. It only scores: training gives the same bits with and without it.
+import { mean, sum } from "../base/statistics.js";
 import { show } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { type LossOptions, lossKeys } from "./loss-options.js";
@@ -31,8 +32,6 @@ async function* batches(set: ItemSet): AsyncGenerator<{ first: number; items: Tr
   }
 }
 
-const sum = (x: Float32Array) => x.reduce((a, b) => a + b, 0);
-
 async function preferences(
   trainer: Trainer,
   set: ItemSet,
@@ -60,7 +59,7 @@ async function preferences(
   return {
     loss,
     accuracy: margins.filter((m) => m > 0).length / margins.length,
-    margin: margins.reduce((a, b) => a + b, 0) / margins.length,
+    margin: mean(margins),
   };
 }
 

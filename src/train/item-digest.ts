@@ -1,5 +1,6 @@
 // The hash of items that a program gives, so that a resumed run can check that it gets the same items.
 import { createHash } from "node:crypto";
+import { sha256 } from "../base/sha256.js";
 import type { TrainItem } from "../base/types.js";
 import { toStored } from "./stored-names.js";
 
@@ -17,7 +18,7 @@ function textOf(item: unknown): string {
       JSON.stringify(item, (_, x: unknown) => {
         if (typeof x === "bigint") return `${x}n`;
         if (!ArrayBuffer.isView(x)) return toStored(x);
-        return { [x.constructor.name]: createHash("sha256").update(bytesOf(x)).digest("hex") };
+        return { [x.constructor.name]: sha256(bytesOf(x)) };
       }) ?? "nothing"
     );
   } catch {

@@ -1,6 +1,7 @@
 // The items of a training run: they are read once, in order, into the run folder (one JSON line per item), and read from there
 // by index. This fixes what is trained on, whatever happens to the source, and a million rows need little memory. Items that
 // hold frames or pixels themselves stay in memory.
+import { sum } from "../base/statistics.js";
 import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
@@ -8,7 +9,7 @@ import { IsrDpoError } from "../base/errors.js";
 import type { FittedItem } from "../model/sequence.js";
 import { readAll, writeAtomic } from "../base/atomic-files.js";
 import { rawLines } from "../base/lines.js";
-import { guarded } from "../base/file-errors.js";
+import { codeOf, guarded } from "../base/file-errors.js";
 import { fromStored, toStored } from "./stored-names.js";
 import type { Media, Message, TrainItem } from "../base/types.js";
 
@@ -17,10 +18,10 @@ export type StoredItem = Pick<FittedItem, "item" | "tokens" | "cut">;
 
 type Plain = Record<string, unknown>;
 const arrays = { i32: Int32Array, f32: Float32Array, u8: Uint8Array } as const;
-type Kind = keyof typeof arrays;
+type ArrayType = keyof typeof arrays;
 
-function kindOf(x: unknown): Kind | undefined {
-  return (Object.keys(arrays) as Kind[]).find((kind) => x instanceof arrays[kind]);
+function arrayType(x: unknown): ArrayType | undefined {
+  return (Object.keys(arrays) as ArrayType[]).find((kind) => x instanceof arrays[kind]);
 }
 
 /** JSON of an item; null when it holds media by value. Typed arrays keep their type. */
@@ -29,7 +30,7 @@ function encode(item: TrainItem): string | null {
   const text = JSON.stringify(item, (key, x) => {
     if (key === "frames" || key === "pixels" || key === "data")
       byValue ||= ArrayBuffer.isView(x) || typeof x === "object";
-    const kind = kindOf(x);
+    const kind = arrayType(x);
     return kind ? { $: kind, v: Array.from(x as Int32Array) } : toStored(x);
   });
   return byValue ? null : text;
@@ -37,7 +38,7 @@ function encode(item: TrainItem): string | null {
 
 function decode(text: string): unknown {
   return JSON.parse(text, (_, x) => {
-    const kind = typeof x === "object" && x !== null ? (x as { $?: Kind }).$ : undefined;
+    const kind = typeof x === "object" && x !== null ? (x as { $?: ArrayType }).$ : undefined;
     return kind === undefined ? fromStored(x) : arrays[kind].from((x as { v: number[] }).v);
   });
 }
@@ -215,8 +216,6 @@ function lineItem(path: string, i: number, text: string): Line {
   throw changed(path, i);
 }
 
-const sum = (x: readonly number[]) => x.reduce((a, b) => a + b, 0);
-
 function note(index: Index, i: number, { tokens, cut }: { tokens: readonly number[]; cut?: boolean }, item: TrainItem) {
   index.tokens.push(sum(tokens));
   index.groups.push(groupOf(item));
@@ -256,7 +255,7 @@ async function* linesOf(
 /** The index of a file of items, by reading it once; null where there is none. */
 async function indexOf(path: string): Promise<Index | null> {
   const file = await open(path, "r").catch((e) => {
-    if ((e as { code?: string }).code === "ENOENT") return null;
+    if (codeOf(e) === "ENOENT") return null;
     return guarded(path, "open", () => Promise.reject(e));
   });
   if (!file) return null;

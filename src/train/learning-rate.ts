@@ -1,5 +1,6 @@
 // The learning rate of each step, as the trainer computes it (native/train/trainer.cc), for checks before anything is loaded:
 // transformers rounds the share of warm-up steps up, and gives the first of them rate 0.
+import { plural } from "../base/counts.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { TrainerSettings } from "./trainer-options.js";
 
@@ -34,7 +35,7 @@ const reasonOf = (o: Rates, steps: number): string => {
   if (o.learningRate === 0) return "learningRate is 0";
   if (warmup === 0) return `the schedule of ${total} steps gives no rate above 0`;
   const from = (o.warmupSteps ?? 0) > 0 ? "" : `, warmupRatio ${o.warmupRatio} of ${total} rounded up`;
-  return `the warm-up is ${warmup} ${warmup === 1 ? "step" : "steps"} long${from}, and its first step has rate 0`;
+  return `the warm-up is ${plural(warmup, "step")} long${from}, and its first step has rate 0`;
 };
 
 /**

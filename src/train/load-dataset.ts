@@ -3,7 +3,7 @@
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { readExamplesWith } from "../data/read-examples.js";
-import { isRowFault, withoutPlace } from "../base/data-fault.js";
+import { isRowFault } from "../base/data-fault.js";
 import { withOwnId } from "../data/read-items.js";
 import type { DataNote } from "../data/bad-rows.js";
 import { readPairsWith } from "../data/read-pairs.js";
@@ -165,7 +165,7 @@ async function* fromProgram(items: AsyncIterable<TrainItem>, o: GatherOptions): 
       const place = { ...(e.hint ? { hint: e.hint } : {}), ...(e.path ? { path: e.path } : {}) };
       const facts = { ...place, detail: { ...e.detail, item: i }, cause: e };
       if (o.onBadRow === "fail") throw new IsrDpoError(e.code, message, facts);
-      o.onSkip({ path: "data", line: i, message });
+      o.onSkip({ path: "data", line: i, message, reason: e.message });
       continue;
     }
     yield ready;
@@ -273,7 +273,7 @@ export async function gather(
   const counts = noCounts();
   const left = new Reasons();
   const onSkip = (row: SkippedRow) => {
-    left.add(row.message, withoutPlace(row));
+    left.add(row.message, row.reason);
     o.onSkip(row);
   };
   const set = found ?? (await ItemSet.gather(counted(sourceOf({ ...o, onSkip }), counts), path, root));

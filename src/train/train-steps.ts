@@ -81,14 +81,14 @@ async function withReferences(s: Steps, indices: readonly number[]): Promise<Tra
 
 const idOf = (item: TrainItem | undefined, index: number): string => (item as { id?: string })?.id ?? `item ${index}`;
 
-/** A failure of a step with the items that it is about by their ids. */
-function named(e: unknown, items: readonly TrainItem[], indices: readonly number[]): unknown {
+/** A failure of a step with the items that it is about by their ids; the engine's own words, with its numbers, are the cause. */
+function named(e: unknown, step: number, items: readonly TrainItem[], indices: readonly number[]): unknown {
   const about = isIsrDpoError(e, "NUMERIC") ? (e.detail?.items as readonly number[] | undefined) : undefined;
   if (!about) return e;
-  const { message, hint } = e as IsrDpoError;
+  const { hint } = e as IsrDpoError;
   const ids = about.map((i) => idOf(items[i], indices[i]!));
   const some = ids.slice(0, 8).join(", ") + (ids.length > 8 ? `, and ${ids.length - 8} more` : "");
-  return new IsrDpoError("NUMERIC", `${message.replace(/; items .*$/, "")}; of ${some}`, {
+  return new IsrDpoError("NUMERIC", `step ${step}: loss or gradient norm is not finite; of ${some}`, {
     ...(hint === undefined ? {} : { hint }),
     detail: { samples: ids },
     cause: e,
@@ -117,7 +117,7 @@ class Stepper {
     try {
       done = await s.trainer.trainStep(items, { signal: s.signal });
     } catch (e) {
-      throw named(e, items, indices);
+      throw named(e, step, items, indices);
     }
     const { seconds, ...values } = done;
     const metrics: RunStepMetrics = {
@@ -180,7 +180,7 @@ async function fullSizeStep(s: Steps): Promise<void> {
   try {
     await s.trainer.tryStep(items, { signal: s.signal });
   } catch (e) {
-    throw named(e, items, most.indices);
+    throw named(e, 0, items, most.indices);
   }
 }
 

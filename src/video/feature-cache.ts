@@ -1,9 +1,10 @@
 // Vision features on disk: one file per clip, named by its key, with a checksum. Processes share the cache, and its size is
 // bounded. Files appear complete or not at all and are read whole; a damaged file counts as missing. Nothing is memory-mapped,
 // because a file that shrinks under a map would kill the process.
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { lstat, mkdir, readdir, readFile, stat, unlink, utimes } from "node:fs/promises";
 import { join } from "node:path";
+import { sha256 } from "../base/sha256.js";
 import { type AtomicFile, writeAtomically } from "../base/atomic-files.js";
 import { integer, options, path as checkPath } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
@@ -103,7 +104,7 @@ export class FeatureCache {
   }
 
   #pathOf(key: string): string {
-    return join(this.#dir, createHash("sha256").update(key).digest("hex") + suffix);
+    return join(this.#dir, sha256(key) + suffix);
   }
 
   /** The features of `key`, or null where there are none of that shape. A disk that cannot be read is a miss too. */

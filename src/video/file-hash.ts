@@ -1,9 +1,10 @@
 // SHA-256 of files and of large arrays without holding up the event loop.
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
+import { setImmediate as pause } from "node:timers/promises";
+import { Lru } from "../base/lru.js";
+import { sha256OfStream } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
-import { Kept } from "./file-lru.js";
 import { Shared } from "./shared-work.js";
 
 const step = 4 << 20;
@@ -19,7 +20,7 @@ export async function hashOf(parts: readonly (string | ArrayBufferView)[]): Prom
     const bytes = new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
     for (let at = 0; at < bytes.length; at += step) {
       hash.update(bytes.subarray(at, at + step));
-      if (at + step < bytes.length) await new Promise((next) => setImmediate(next));
+      if (at + step < bytes.length) await pause();
     }
   }
   return hash.digest("hex");
@@ -31,7 +32,7 @@ export async function identityOf(path: string): Promise<string | null> {
   return facts && [path, facts.dev, facts.ino, facts.size, facts.mtimeNs, facts.ctimeNs].join("\0");
 }
 
-const known = new Kept<string>(65536);
+const known = new Lru<string>(65536);
 const running = new Shared<string>();
 const tickMs = 20; // two changes within a tick of the system's clock have one time
 
@@ -45,11 +46,11 @@ export async function hashFile(path: string, signal?: AbortSignal): Promise<stri
       const facts = await stat(path, { bigint: true });
       if (!facts.isFile()) throw new Error("no regular file");
       const identity = (await identityOf(path)) ?? "";
-      const found = known.find(identity);
+      const found = known.get(identity);
       if (found !== undefined) return found;
-      const digest = await running.run(identity, signal, (all) => digestOf(path, all));
+      const digest = await running.run(identity, signal, (all) => sha256OfStream(path, all));
       if ((await identityOf(path)) !== identity) continue;
-      if (Date.now() - Number(facts.ctimeMs) > tickMs) known.keep(identity, digest, 1);
+      if (Date.now() - Number(facts.ctimeMs) > tickMs) known.put(identity, digest);
       return digest;
     }
   } catch (cause) {
@@ -72,9 +73,3 @@ export const changing = (path: string): IsrDpoError =>
       path,
     },
   );
-
-async function digestOf(path: string, signal: AbortSignal): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal })) hash.update(chunk as Buffer);
-  return hash.digest("hex");
-}

@@ -1,12 +1,12 @@
 // From a Media value to the pixel values that a vision tower takes.
 import { join } from "node:path";
+import { Lru } from "../base/lru.js";
 import { integer, number, options as checkOptions, path as checkPath, signal as checkSignal } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { Media, MediaReport, Tensor } from "../base/types.js";
 import { type Decoded, type DecodeOptions, decode, type Probe, probe } from "./ffmpeg.js";
 import { readImage } from "./frame-files.js";
 import { changing, identityOf } from "./file-hash.js";
-import { Kept } from "./file-lru.js";
 import { applyRecipe, type Frame } from "./preprocess.js";
 import { repeats, type SamplingRule, sampleIndices } from "./frame-sampling.js";
 import { Shared } from "./shared-work.js";
@@ -74,16 +74,16 @@ interface Read {
   decoded: Decoded;
 }
 
-const probes = new Kept<Probe>(32 << 20);
+const probes = new Lru<Probe>(32 << 20);
 
 /** What the container says, remembered while the file is the same: each look at a clip asks for it. */
 async function probeOnce(path: string, bounds: Bounds): Promise<Probe> {
   const key = `${await identityOf(path)}\0${bounds.ffmpeg ?? process.env.ISR_DPO_FFMPEG ?? ""}`;
-  const found = probes.find(key);
+  const found = probes.get(key);
   if (found) return found;
   const probed = await probe(path, bounds);
   if ((await identityOf(path)) === key.slice(0, key.lastIndexOf("\0")))
-    probes.keep(key, probed, 512 + 12 * (probed.stamps?.pts.length ?? 0));
+    probes.put(key, probed, 512 + 12 * (probed.stamps?.pts.length ?? 0));
   return probed;
 }
 
@@ -198,7 +198,7 @@ async function lookOf(picked: Picked, kind: "video" | "image", spec: VisionSpec,
   };
 }
 
-const stretches = new Kept<readonly Look[]>(192 << 20);
+const stretches = new Lru<readonly Look[]>(192 << 20);
 const reading = new Shared<readonly Look[]>();
 const stretchBytes = { frames: 512 << 20, pixels: 96 << 20 }; // of all looks at a clip, as they come and as they are kept
 const stretchFrames = 4096;
@@ -238,10 +238,10 @@ async function openStretch(source: Source & { from: "file" }, spec: VisionSpec, 
   if (!small || n > stretchFrames) return lookOf(await fromFile(source, bounds), "video", spec, bounds.signal);
   const { maxLost, maxBytes, ffmpeg } = bounds;
   const key = JSON.stringify([await identityOf(path), rule.frames, of, maxLost, maxBytes, ffmpeg, spec]);
-  const found = stretches.find(key);
+  const found = stretches.get(key);
   const looks =
     found ?? (await reading.run(key, bounds.signal, (signal) => readStretches(source, spec, { ...bounds, signal })));
-  if (!found && (await identityOf(path)) === JSON.parse(key)[0]) stretches.keep(key, looks, kept);
+  if (!found && (await identityOf(path)) === JSON.parse(key)[0]) stretches.put(key, looks, kept);
   const { pixels, sourceFrames, notes } = looks[index]!;
   const data = pixels.data.slice(); // each caller's own
   return { pixels: { ...pixels, data }, sourceFrames: sourceFrames.slice(), notes: { ...notes } };

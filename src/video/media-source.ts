@@ -1,6 +1,7 @@
 // The source of a Media value: it is checked at the border, found on disk, and named by a key without decoding anything.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { codeOf } from "../base/file-errors.js";
 import { array, choice, integer, number, object, options, path as checkPath, refuse } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Media, Tensor } from "../base/types.js";
@@ -26,16 +27,16 @@ export type Source =
   | { from: "frames"; kind: "video" | "image"; frames: readonly Frame[]; fps: number | undefined; rule: SamplingRule }
   | { from: "pixels"; kind: "video" | "image"; pixels: Tensor };
 
-type Kind = "video" | "image" | undefined;
+type GivenKind = "video" | "image" | undefined;
 
-const kindOf = (value: unknown): Kind =>
+const checkedKind = (value: unknown): GivenKind =>
   value === undefined ? undefined : choice<"video" | "image">("media.kind", value, ["video", "image"]);
 
-function checkImages(spec: VisionSpec, kind: Kind): void {
+function checkImages(spec: VisionSpec, kind: GivenKind): void {
   if (kind === "image" && !spec.images) refuse("media", "a video, since this model takes no images", "an image");
 }
 
-function ruleOf(sample: unknown, spec: VisionSpec, kind: Kind, file: boolean): SamplingRule {
+function ruleOf(sample: unknown, spec: VisionSpec, kind: GivenKind, file: boolean): SamplingRule {
   if (kind === "image" && sample !== undefined) refuse("media.sample", "none for an image", sample);
   const window = file && spec.window === "10s" ? { window: [0, 10] as const } : {};
   const rule = readSampling("media.sample", sample, { frames: spec.frames, ...window });
@@ -52,7 +53,7 @@ async function onDisk(path: string) {
   try {
     return await stat(path);
   } catch (cause) {
-    const code = (cause as { code?: string }).code;
+    const code = codeOf(cause);
     if (code === "ENOENT" || code === "ENOTDIR")
       throw new IsrDpoError("NOT_FOUND", `${path}: expected a video file or a folder of frames, got nothing there`, {
         path,
@@ -65,7 +66,7 @@ async function onDisk(path: string) {
   }
 }
 
-async function sourceAt(path: string, given: Kind, sample: unknown, spec: VisionSpec): Promise<Source> {
+async function sourceAt(path: string, given: GivenKind, sample: unknown, spec: VisionSpec): Promise<Source> {
   const facts = await onDisk(path);
   if (facts.isDirectory()) {
     if (given === "image") refuse("media.kind", "video for a folder of frames", given);
@@ -106,7 +107,7 @@ function framesSource(m: Record<string, unknown>, kind: "video" | "image", spec:
 }
 
 /** What a shape of four (an image's three are completed) is under the spec; undefined: nothing that the towers take. */
-function kindOfShape(shape: readonly number[], given: Kind, spec: VisionSpec): "video" | "image" | undefined {
+function kindOfShape(shape: readonly number[], given: GivenKind, spec: VisionSpec): "video" | "image" | undefined {
   const [a, b, h, w] = shape as [number, number, number, number];
   if (shape.length !== 4 || h !== spec.crop || w !== spec.crop) return undefined;
   if (a === 1 && b === 3 && spec.images && (given !== "video" || spec.layout === "cthw")) return "image";
@@ -115,7 +116,7 @@ function kindOfShape(shape: readonly number[], given: Kind, spec: VisionSpec): "
   return planes === 3 && fits ? "video" : undefined;
 }
 
-function pixelsSource(m: Record<string, unknown>, given: Kind, spec: VisionSpec): Source {
+function pixelsSource(m: Record<string, unknown>, given: GivenKind, spec: VisionSpec): Source {
   const t = object("media.pixels", m.pixels);
   const dtype = choice<"f32" | "bf16">("media.pixels.dtype", t.dtype, ["f32", "bf16"]);
   const dims = array("media.pixels.shape", t.shape).map((n, i) => integer(`media.pixels.shape[${i}]`, n, 1, 4096));
@@ -142,7 +143,7 @@ function pixelsSource(m: Record<string, unknown>, given: Kind, spec: VisionSpec)
 export async function sourceOf(media: Media, spec: VisionSpec): Promise<Source> {
   if (typeof media === "string") return sourceAt(checkPath("media", media), undefined, undefined, spec);
   const m = object("media", media);
-  const kind = kindOf(m.kind);
+  const kind = checkedKind(m.kind);
   if (m.path !== undefined) {
     options("media", m, ["kind", "path", "sample"]);
     return sourceAt(checkPath("media.path", m.path), kind, m.sample, spec);

@@ -1,7 +1,8 @@
 // The inputs that a family's vision towers need, from the processor files of its checkpoint.
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { refuse, show } from "../base/check.js";
+import { codeOf } from "../base/file-errors.js";
+import { isObject, type Json, refuse, show } from "../base/check.js";
 import { type ErrorCode, IsrDpoError } from "../base/errors.js";
 import { parsePythonJson } from "../base/python-json.js";
 import { channels, clipMean, clipStd } from "./preprocess.js";
@@ -40,13 +41,10 @@ const settings = ["size", "crop_size", "image_mean", "image_std", "do_resize", "
 const steps = ["do_resize", "do_center_crop", "do_rescale", "do_normalize"];
 const maxFileBytes = 1 << 20;
 
-type Json = Record<string, unknown>;
 interface Source {
   path: string;
   json: Json;
 }
-
-const isObject = (x: unknown): x is Json => typeof x === "object" && x !== null && !Array.isArray(x);
 
 async function readJson(path: string): Promise<Json | undefined> {
   try {
@@ -56,7 +54,7 @@ async function readJson(path: string): Promise<Json | undefined> {
     if (!isObject(json)) throw new Error("no JSON object");
     return json;
   } catch (e) {
-    if ((e as { code?: string }).code === "ENOENT") return undefined;
+    if (codeOf(e) === "ENOENT") return undefined;
     throw new IsrDpoError("INVALID_CONFIG", `${path}: expected a processor's settings, got ${(e as Error).message}`, {
       path,
     });

@@ -12,7 +12,7 @@ import { readExamples, readPairs, readSamples } from "../../src/index.js";
 import { addressOf } from "../../src/judge/openai-endpoint.js";
 import { readChoice } from "../../src/judge/openai-judge.js";
 import { parseChoice } from "../../src/judge/self-judge.js";
-import { wordsOf } from "../../src/report/statistics.js";
+import { wordCount } from "../../src/base/counts.js";
 import { inSlices } from "../../src/text/pausable.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { complaint } from "../../src/video/probe.js";
@@ -50,7 +50,7 @@ const readers: Record<string, (text: string) => unknown> = {
   address: (text) => addressOf(`https://a.b/${text.replace(/\s/g, "/")}`),
   verdict: (text) => readChoice(text, "0123456789abcdef", ["1", "2"]),
   choice: (text) => parseChoice(`${text} 1 or 2`, ["1", "2"]),
-  words: wordsOf,
+  words: wordCount,
   complaint,
 };
 

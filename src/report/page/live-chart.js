@@ -1,4 +1,6 @@
 // A curve of the live page: points in the order of steps, a rule where an iteration begins.
+import { linear, pathOf, short } from "./shared.js";
+
 globalThis.liveChart = (() => {
   const space = "http://www.w3.org/2000/svg";
   const [width, height, left, right, top, bottom] = [420, 170, 46, 10, 10, 24];
@@ -10,13 +12,6 @@ globalThis.liveChart = (() => {
     return node;
   }
 
-  /** Three significant digits. */
-  function short(x) {
-    if (x === null || x === undefined || !Number.isFinite(x)) return "?";
-    if (x !== 0 && (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5)) return x.toExponential(1);
-    return String(Number(x.toPrecision(3)));
-  }
-
   /** `points`: [number of the step, iteration, value]; `bounds`: ends of the axis where they are known. */
   function chart(points, bounds) {
     const known = points.filter(([, , y]) => Number.isFinite(y));
@@ -24,13 +19,13 @@ globalThis.liveChart = (() => {
     let [low, high] = bounds ?? [ys.reduce((a, b) => Math.min(a, b)), ys.reduce((a, b) => Math.max(a, b))];
     if (low === high) [low, high] = [low - 0.5, high + 0.5];
     const [first, last] = [known[0][0], known.at(-1)[0]];
-    const x = (n) => left + ((n - first) / Math.max(1, last - first)) * (width - left - right);
-    const y = (v) => top + (1 - (v - low) / (high - low)) * (height - top - bottom);
+    const x = linear(first, last, left, width - right);
+    const y = linear(low, high, height - bottom, top);
     const across = (v, kind) => svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: kind });
     const label = (v) => svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, short(v));
     const marks = [low, (low + high) / 2, high];
     const begins = known.filter(([, t], i) => i > 0 && known[i - 1][1] !== t);
-    const path = known.map(([n, , v], i) => `${i === 0 ? "M" : "L"}${x(n).toFixed(1)} ${y(v).toFixed(1)}`).join("");
+    const path = pathOf(known.map(([n, , v]) => [x(n), y(v)]));
     const [endX, endY] = [x(last), y(known.at(-1)[2])];
     return svg(
       "svg",
@@ -46,5 +41,5 @@ globalThis.liveChart = (() => {
     );
   }
 
-  return { chart, short };
+  return { chart };
 })();

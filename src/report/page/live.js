@@ -1,7 +1,9 @@
 // The live page: the state comes whole and then as changes; texts of models become text nodes alone (text.js).
+import { bytes, duration, short, visible } from "./shared.js";
+
 (() => {
-  const { count, el, textBlock, visible } = globalThis.reportText;
-  const { chart, short } = globalThis.liveChart;
+  const { count, el, textBlock } = globalThis.reportText;
+  const { chart } = globalThis.liveChart;
   const byId = (id) => document.getElementById(id);
   const within = (id, selector) => byId(id).querySelector(selector);
   const paired = document.body.dataset.kind === "dpo";
@@ -17,15 +19,6 @@
   const stageStates = { begin: "running", resumed: "running, resumed", end: "done" };
   const percent = (x) => (Number.isFinite(x) ? `${(100 * x).toFixed(0)} %` : "?");
   const nameOf = (t) => (t > 0 ? `Iteration ${t}` : "Run");
-  const bytes = (n) =>
-    n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(1)} GiB` : `${Math.max(1, Math.round(n / 2 ** 20))} MiB`;
-
-  function duration(seconds) {
-    const s = Math.round(seconds);
-    if (s < 60) return `${s} s`;
-    if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-    return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  }
 
   // ---------- state
 

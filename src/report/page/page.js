@@ -1,8 +1,10 @@
 // The page's table of samples, its contexts over iterations, and the tips of its charts.
+import { visible } from "./shared.js";
+
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const { count, el, marked, textBlock, visible, wordsOf } = globalThis.reportText;
+  const { count, el, marked, textBlock, wordsOf } = globalThis.reportText;
 
   // ---------- contexts
 

@@ -1,11 +1,9 @@
 // Texts of models and files in the page: text nodes alone, never markup; what is hidden is shown; differences are marked.
+import { visible } from "./shared.js";
+
 globalThis.reportText = (() => {
   // ---------- texts
 
-  // The same characters as html.ts: controls, bidi and zero-width characters, lone surrogates, separators of lines.
-  const hidden = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
-  const sign = (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
-  const visible = (text) => text.replace(hidden, sign);
   const count = (n) => n.toLocaleString("en-US");
 
   /** An element; strings become text nodes, with what is hidden made visible. */
@@ -96,5 +94,5 @@ globalThis.reportText = (() => {
     return body;
   }
 
-  return { count, el, marked, textBlock, visible, wordsOf };
+  return { count, el, marked, textBlock, wordsOf };
 })();
