@@ -366,7 +366,7 @@ async function beginning(call: Call, field: string, { ids, scored, media }: Answ
   const e = await expanded(length);
   const own = scored.subarray(0, length);
   const given =
-    call.rules.style === "original" // its placeholders are one a medium in a Sequence too
+    call.rules.style === "original" // such a family has one placeholder per medium in a Sequence too
       ? { ids: ids.slice(0, length), scored: own.slice() }
       : { ids: e.shown, scored: expandedMask(e, own) };
   return { ...given, ...(media.length > 0 ? { media } : {}) };
