@@ -361,7 +361,10 @@ for (const [args, code, message] of usages)
   });
 
 test("inspect shows visual tokens and how weights are stored", () => {
-  assert.match(cli(["inspect", golden("video_llava_original")]).out, /stored as +F32\n.*\nvisual tokens +40 a video\n/);
+  assert.match(
+    cli(["inspect", golden("video_llava_original")]).out,
+    /stored as +F32\n.*\nvisual tokens +40 per video\n/,
+  );
   assert.match(cli(["inspect", golden("text_llama")]).out, /visual tokens +none: takes no videos\n/);
 });
 

@@ -247,7 +247,7 @@ test("isr-dpo plan: flags, a configuration file, JSON and its exit codes", () =>
   assert.is(text.code, 0, text.err);
   assert.match(
     text.out,
-    /weights +\d+ KiB\n(.*\n)+memory +[\d.]+ MiB of .* a rank\ndisk .*\ntime +about .*\nfits +yes/,
+    /weights +\d+ KiB\n(.*\n)+memory +[\d.]+ MiB of .* per rank\ndisk .*\ntime +about .*\nfits +yes/,
   );
   const file = join(temporaryFolder(), "run.yaml");
   writeFileSync(file, `model: ${model}\ndata: rows.jsonl\nrunDir: run\ntrainer: { checkpointing: true }\n`);

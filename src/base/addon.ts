@@ -28,7 +28,7 @@ export interface NativeMachine {
 }
 export interface NativeTowerFacts {
   imageSize: number;
-  rowsAFrame: number; // of the decoder
+  rowsAFrame: number; // rows of the decoder per frame
   frames: number; // of a clip; 0: any number
   width: number; // of features before the projector
 }
@@ -187,7 +187,7 @@ function above(): string {
     const here = fileURLToPath(new URL(".", import.meta.url));
     return join(here, basename(here) === "base" ? "../.." : "..", sep);
   } catch {
-    return ""; // made CommonJS by a bundler
+    return ""; // a bundler has made this file CommonJS
   }
 }
 
@@ -345,7 +345,7 @@ export class Host {
     const trace: { stack?: string } = {};
     Error.captureStackTrace(trace, this.call);
     return new Promise((resolve, reject) => {
-      let fault: { error: unknown } | undefined; // of `event`: it is called by the engine, where nobody could catch
+      let fault: { error: unknown } | undefined; // what `event` threw: the engine calls it where nothing can catch it
       const told =
         event &&
         ((value: never) => {

@@ -168,7 +168,7 @@ export class AtomicFile {
 
   /** Leaves nothing of it behind. Behind a commit it does nothing. */
   async discard(): Promise<void> {
-    await this.#close().catch(() => {}); // an error at hand says more
+    await this.#close().catch(() => {}); // the error that is being thrown says more
     await unlink(this.#temporary).catch(() => {});
   }
 }

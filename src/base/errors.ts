@@ -88,7 +88,7 @@ function readHeader(e: Error): { code: ErrorCode; facts: ErrorFacts } | undefine
   if (line.startsWith("  {"))
     try {
       facts = factsOf(JSON.parse(line) as Record<string, unknown>);
-    } catch {} // cut off by somebody: the code is known all the same
+    } catch {} // the line was cut off on its way: the code is known all the same
   return { code: code as ErrorCode, facts };
 }
 

@@ -165,7 +165,7 @@ class StartedRun<E, R> implements Run<E, R> {
   abort(reason: unknown = new DOMException("The run was aborted", "AbortError")): void {
     if (this.#settled || this.#controller.signal.aborted) return;
     this.#controller.abort(reason);
-    // Another failure that nobody hears is still told: thrown on, it is an unhandled rejection.
+    // A failure other than the abort must not get lost where nobody listens: thrown again it is an unhandled rejection.
     this.#result.catch((e) => {
       if (e !== reason && !this.#heard) throw e;
     });

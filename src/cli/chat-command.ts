@@ -125,7 +125,7 @@ async function chat(dir: string, flags: ChatFlags, media: readonly Attachment[])
       (await speechOf(dir).then(
         (s) => s?.prompts != null,
         () => true,
-      )); // broken ones, too
+      )); // also where they cannot be read
     tellUnusedOfChat(flags, { media, open: prompt === undefined, hasPrompts });
     model = await load(dir, flags, signal, true, speech?.templateDate);
     if (speech?.prompts) say("asked as the run asks, in its response prompt; --raw: in your words alone");

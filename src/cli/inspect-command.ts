@@ -43,7 +43,7 @@ function checkpointRows(r: CheckpointReport): [string, string][] {
     ...r.parts.map((p): [string, string] => [`  ${p.name}`, `${count(p.parameters)} ${p.dtypes.join(", ")}`]),
     ["stored as", stored.join(", ")],
     ["computes in", r.dtype],
-    ["visual tokens", r.visualTokens === null ? "none: takes no videos" : `${count(r.visualTokens)} a video`],
+    ["visual tokens", r.visualTokens === null ? "none: takes no videos" : `${count(r.visualTokens)} per video`],
     ["context", `${count(r.contextLength)} tokens`],
     ["vocabulary", count(r.vocabSize)],
     ["end tokens", r.endTokenIds.join(", ")],

@@ -79,7 +79,7 @@ async function judgeOfFile(path: string): Promise<string | undefined> {
     for await (const { bytes } of linesOfStream(await openInput(path), path))
       return (JSON.parse(bytes.toString("utf8")) as { judge?: string }).judge;
   } catch {
-    return undefined; // not ours
+    return undefined; // no line of this command
   }
   return undefined;
 }

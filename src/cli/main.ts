@@ -49,6 +49,6 @@ async function main(): Promise<number> {
 
 process.stdout.on("error", (e: NodeJS.ErrnoException) => {
   if (e.code !== "EPIPE") throw e;
-  process.exit(141); // the reader left; as a shell counts SIGPIPE
+  process.exit(141); // the reader of the pipe is gone: the exit code of SIGPIPE
 });
 process.exitCode = await main();

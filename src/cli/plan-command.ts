@@ -108,7 +108,7 @@ function print(p: Plan): void {
   const c = colours(process.stdout);
   const rows: [string, string][] = [
     ...labels.filter(([key]) => p.bytes[key] > 0).map(([key, name]): [string, string] => [name, size(p.bytes[key])]),
-    ["memory", `${size(memoryOf(p.bytes))} of ${size(p.limit.memory)} a rank`],
+    ["memory", `${size(memoryOf(p.bytes))} of ${size(p.limit.memory)} per rank`],
     ["disk", `${size(p.bytes.disk)} of ${size(p.limit.disk)} free`],
     ["time", p.seconds === null ? "not known for another machine" : timeRange(p.seconds)],
     ...(p.scored ? [["scored", scoredText(p.scored)] as [string, string]] : []),

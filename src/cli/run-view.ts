@@ -13,7 +13,7 @@ const erase = (lines: number): string => `\r${lines > 1 ? `\u001b[${lines - 1}A`
 /** Writes what happens: JSON to stdout, or a live line, or lines of a log. */
 export class View {
   #state: ReturnType<typeof initialState>;
-  #shown = 0; // lines that stand on the terminal to be rewritten
+  #shown = 0; // lines on the terminal that the next drawing replaces
   #ended = false;
   #logged = Number.NEGATIVE_INFINITY;
   #drawn = Number.NEGATIVE_INFINITY;

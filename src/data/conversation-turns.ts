@@ -98,7 +98,7 @@ export function checkTurn(field: string, turn: Row, role: Message["role"]): void
     bad(`${field}.weight`, '1 (to score the last answer alone: turns: "last")', weight);
 }
 
-/** `conversations`: {from, value} or {role, content} a turn; places are found in what the user says. */
+/** `conversations`: {from, value} or {role, content} per turn; places are found in what the user says. */
 export function conversationOf(field: string, value: unknown): Turn[] {
   return listOf(field, value).map((item, i) => {
     const at = `${field}[${i}]`;

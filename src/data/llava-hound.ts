@@ -68,7 +68,7 @@ export function houndPair(row: Row): Pair {
   let turns = asked
     ? [saidTurn("prompt", "user", textOf("prompt", given(row, "prompt")))]
     : conversationOf("conversations", given(row, "conversations"));
-  if (turns.at(-1)?.role === "assistant") turns = turns.slice(0, -1); // the reference answer of such rows
+  if (turns.at(-1)?.role === "assistant") turns = turns.slice(0, -1); // such rows end with a reference answer
   return {
     ...(id === undefined ? {} : { id }),
     ...prompt(asked ? "prompt" : "conversations", turns, medium),

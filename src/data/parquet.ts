@@ -65,7 +65,7 @@ async function metadataOf(source: Source): Promise<FileMetaData> {
     `expected a footer inside the file, got ${length} bytes`,
   );
   const footer = await slice(source, size - 8 - length, size);
-  readThrift(new Uint8Array(footer, 0, length)); // bounds what the library builds
+  readThrift(new Uint8Array(footer, 0, length)); // refuses a footer of which the library would build too much
   const metadata = library.parquetMetadata(footer, { geoparquet: false });
   checkShape(path, metadata);
   return metadata;

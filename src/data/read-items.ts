@@ -78,7 +78,7 @@ class Forms<T> {
     this.#formats = formats;
     const given = formats.find((f) => f.name === named);
     const votes = formats.map((f) => first.filter((r) => "row" in r && this.#fitting(r.row).join() === f.name).length);
-    const most = votes.indexOf(Math.max(...votes)); // of equal numbers the earlier form: the one with media
+    const most = votes.indexOf(Math.max(...votes)); // on a tie the earlier form wins: the one with media
     this.#usual = given ?? (votes[most]! > 0 ? formats[most] : undefined);
     this.#formats = given ? [given] : formats;
     this.known = given !== undefined;
@@ -100,7 +100,7 @@ class Forms<T> {
       throw wrongFormat(
         `expected a row of one format, ${found}, which fit ${names.join(" and ")} (say which: format); ${known}`,
       );
-    if (usual) return usual; // says what of it is missing
+    if (usual) return usual; // reading the row by it says what is missing
     throw wrongFormat(`expected a row of a known format, ${found}; ${known}`);
   }
 

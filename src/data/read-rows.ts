@@ -114,7 +114,7 @@ async function* rowsOf(
   const { path } = bad;
   const known = /\.(jsonl|ndjson|json|parquet)$/i.test(path);
   await refusePacked(path).catch((e) => {
-    if (known || isIsrDpoError(e, "DATA_INVALID")) throw e; // of another ending: told below
+    if (known || isIsrDpoError(e, "DATA_INVALID")) throw e; // a file with another ending is refused below
   });
   if (/\.(jsonl|ndjson)$/i.test(path)) yield* rowsOfLines(bad);
   else if (/\.json$/i.test(path)) yield* rowsOfArray(bad);

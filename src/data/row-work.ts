@@ -1,4 +1,4 @@
-// Work on the rows of a file, one result a row: what is read from and written to, and what becomes of rows that cannot be used.
+// Work on the rows of a file, one result per row: what is read from and written to, and what becomes of rows that cannot be used.
 import { dirname, resolve } from "node:path";
 import { boolean, choice, path as checkPath, refuse } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";

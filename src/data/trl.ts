@@ -33,7 +33,7 @@ function messagesOf(field: string, value: unknown): Turn[] {
     checkTurn(at, message, role);
     const content = given(message, "content");
     if (Array.isArray(content)) return { role, pieces: content.map((p, k) => partOf(`${at}.content[${k}]`, p)) };
-    if (role === "system" && content === "") return textTurn(role, ""); // none, where the template has one of its own
+    if (role === "system" && content === "") return textTurn(role, ""); // no system message, where the template has a default
     return saidTurn(`${at}.content`, role, textOf(`${at}.content`, content));
   });
 }

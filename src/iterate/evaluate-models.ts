@@ -34,7 +34,7 @@ type Answer = { sample: string; video: string; question: string } & (
   | { skipped: string }
 );
 
-const toldAnswers = 3; // of a model, in the log
+const toldAnswers = 3; // answers of each model that the log shows
 
 async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promise<Answer> {
   const { model, settings, prompts, signal } = o;

@@ -122,7 +122,7 @@ class GroupRun {
   }
 
   #skipVideo({ video, samples }: VideoSamples, e: IsrDpoError): void {
-    const message = e.message.replaceAll(join(this.#g.settings.videos, video), video); // no path of this machine in the journal
+    const message = e.message.replaceAll(join(this.#g.settings.videos, video), video); // the journal holds no path of this machine
     this.#records.push({ type: "skip", video, code: e.code, message });
     for (const { id } of samples) this.#conclude(id, { sample: id, status: "skipped" });
   }
@@ -248,7 +248,7 @@ class GroupRun {
         const completions = found.get(`rsp/${sample.id}`)!;
         const [a, b] = completions as [Completion, Completion];
         const cutOff = settings.judge.truncated !== "keep" && completions.some((c) => c.finishReason === "length");
-        const same = a.text === b.text; // other tokens for the same words are nothing to prefer
+        const same = a.text === b.text; // between the same words there is nothing to prefer, whatever their tokens
         const bare = { sample: sample.id, ...(context === null ? {} : { context }) };
         if (cutOff) this.#conclude(sample.id, { ...bare, status: "truncated" });
         else if (same) this.#conclude(sample.id, { ...bare, status: "identical" });
@@ -274,7 +274,7 @@ class GroupRun {
 
   #context(video: string, found: ReadonlyMap<string, Completion[]>): string | null {
     const text = this.#g.writes ? found.get(`ctx/${video}`)![0]!.text : this.#g.previous(video);
-    return text?.trim() || null; // the same words whether they were written now or before
+    return text?.trim() || null; // trimmed, so that it is the same text whether it is new or read back
   }
 
   #verdict(item: JudgeItem, verdicts: readonly Verdict[]): void {

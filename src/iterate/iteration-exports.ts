@@ -92,7 +92,7 @@ export interface Censored {
 
 /** null where no sample was left out for an answer that was cut off. */
 export function censoredOf({ responses, pairs }: Records): Censored | null {
-  if (!some(pairs.values(), ({ status }) => status === "truncated")) return null; // answers are read for it alone
+  if (!some(pairs.values(), ({ status }) => status === "truncated")) return null; // answers are read only for this
   const [cut, kept] = [0, 1].map(() => ({ tokens: 0, answers: 0 })) as [Answers, Answers];
   for (const [sample, { status }] of pairs) {
     const side = status === "truncated" ? cut : kept;
@@ -112,7 +112,7 @@ function some<T>(list: Iterable<T>, is: (item: T) => boolean): boolean {
 
 type Answers = Record<"tokens" | "answers", number>;
 
-const fewVerdicts = 20; // below, a share of one position says nothing
+const fewVerdicts = 20; // with fewer, the share of one position says nothing
 
 /** What to do about the status that took the most samples; only what has not been done yet. */
 function remedy(status: string | undefined, policies: Policies & { orders?: string; method?: string }): string {

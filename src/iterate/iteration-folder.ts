@@ -43,9 +43,9 @@ const free: readonly string[] = [
     "evaluate",
     "video.timeoutS",
   ].map((key) => `config.${key}`),
-  ...["guards", "judge.tie", "judge.identical", "judge.unparsed"].map((key) => `config.${key}`), // they end a run, or do not
+  ...["guards", "judge.tie", "judge.identical", "judge.unparsed"].map((key) => `config.${key}`), // they decide only whether a run fails
   "config.judge.endpoint", // what matters of it is in facts.judge
-  "facts.isa", // told
+  "facts.isa", // reported as a warning
 ];
 
 /** What is known of the machine and the model once the model is loaded. */

@@ -78,7 +78,7 @@ export class Iteration extends FolderWork<IterationResult> {
   #resumed = false;
   #judgeCalls = 0;
   readonly #damage = new Map<string, Damage>(); // by path
-  #files: Record<string, string> = {}; // of the model but its weights, by their content
+  #files: Record<string, string> = {}; // hashes of the model's files, without its weights
 
   constructor(o: IterationInput) {
     super(o.folder.iteration(o.iteration));
@@ -91,8 +91,8 @@ export class Iteration extends FolderWork<IterationResult> {
     this.#resumed = found !== null;
     if (found?.stage === "done") {
       const later = await readState(join(this.#o.folder.iteration(this.#o.iteration + 1), "stage.json"));
-      if (later === null) await checkMade(this.at("model")); // of earlier ones nothing more is made
-      await this.#forgetOptimizer(); // the process may have ended before it did
+      if (later === null) await checkMade(this.at("model")); // nothing more is computed from earlier models
+      await this.#forgetOptimizer(); // an earlier process may have ended before it removed it
       await this.#evaluateFinished();
       return this.#result(found, null);
     }
@@ -102,7 +102,7 @@ export class Iteration extends FolderWork<IterationResult> {
     if ((found?.stage ?? "generate") === "generate") await proveWindow({ model, ...this.#preflight });
     await this.#enter(model);
     await this.#start(model, groups, before);
-    await this.#evaluate(model, this.#o.iteration); // unless it was, as the model that the iteration before has made
+    await this.#evaluate(model, this.#o.iteration); // does nothing if the iteration before has evaluated this model
     let at: IterationStage = found?.stage ?? "generate";
     let facts: Counts = (found?.counts as Counts | undefined) ?? {};
     if (found === null) await moveStage(this.dir, stages, "generate");
@@ -132,7 +132,7 @@ export class Iteration extends FolderWork<IterationResult> {
     const loading = { ...loadingOf(settings, folder.dir, load), templateDate, signal };
     const model = await loadModel(dir, { ...loading, onMedia: (report) => this.#media(report) });
     this.closing.keep(model, () => model[asyncDispose]());
-    internalsOf(model).inputs.told.add("endOpen"); // judge.truncated keep: the run makes such answers itself
+    internalsOf(model).inputs.told.add("endOpen"); // with judge.truncated "keep", the run itself makes such answers
     for (const content of contents.values()) await content.unchanged();
     this.#files = Object.fromEntries([...contents].map(([name, { sha256 }]) => [name, sha256]));
     return model;
@@ -291,7 +291,7 @@ export class Iteration extends FolderWork<IterationResult> {
           this.#o.signal.throwIfAborted();
           this.#o.finish.throwIfAborted();
           const result = await runGroup(group, generation);
-          for (const record of result.records) void journal.append(record).catch(() => {}); // endGroup throws it again
+          for (const record of result.records) void journal.append(record).catch(() => {}); // endGroup() throws the same failure
           await journal.endGroup(group.name);
           this.#judgeCalls += result.judgeCalls;
           this.#tell(result.outcomes);

@@ -208,7 +208,7 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
   try {
     return await work(c, folder);
   } finally {
-    await folder.close(); // a start that was refused leaves nothing
+    await folder.close(); // a refused start leaves no folder behind
   }
 }
 
@@ -220,7 +220,7 @@ async function tellUnused({ settings, prompts, config, judge, replaced }: Settle
   ]);
   const tell = (message: string) => emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
   for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
-  const foreign = judge !== "self" && settings.judge.kind === "self"; // a judge of the caller's
+  const foreign = judge !== "self" && settings.judge.kind === "self"; // the caller's own judge
   for (const unused of unusedKeys("run", resolved))
     if (!foreign || !unused.key.startsWith("judge.")) tell(unusedText(unused));
   for (const line of unusedPrompts(prompts, builtIn(settings.preset), settings.context.design === "none", foreign))
@@ -315,7 +315,7 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
     signal,
     finish: c.finish,
   });
-  for await (const event of running) if (event.type !== "warning" || event.code !== "NO_EFFECT") emit(event); // the run has told of its own keys
+  for await (const event of running) if (event.type !== "warning" || event.code !== "NO_EFFECT") emit(event); // the run has reported its own
   return (await running.result).model;
 }
 

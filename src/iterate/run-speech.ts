@@ -34,7 +34,7 @@ async function keptPrompts(dir: string, run: KeptRun): Promise<Prompts> {
   if (promptsHash(defaultPrompts) === wanted) return defaultPrompts;
   const path = run.config?.prompts;
   if (kept === null && typeof path === "string") {
-    const found = await readPrompts(path).catch(() => null); // moved, or changed: told below
+    const found = await readPrompts(path).catch(() => null); // moved or changed: reported below
     if (found && promptsHash(found) === wanted) return found;
   }
   throw new IsrDpoError(

@@ -16,7 +16,7 @@ export interface EndpointOptions {
   maxCalls?: number;
   /** Requests at once; default 4. */
   concurrency?: number;
-  /** Requests a minute, evenly spaced; default: no bound. */
+  /** Requests per minute, evenly spaced; default: no bound. */
   perMinute?: number;
   /** Longest time of one request in seconds; default 60. */
   timeoutS?: number;
@@ -155,8 +155,8 @@ export class Endpoint {
   readonly #limits: ReturnType<typeof limitsOf>;
   #running = 0;
   readonly #waiting: (() => void)[] = [];
-  #nextSlot = 0; // of perMinute
-  #quietUntil = 0; // what a 429 asked for holds for all
+  #nextSlot = 0; // when perMinute allows the next request
+  #quietUntil = 0; // the rest that a 429 asked for applies to all requests
 
   constructor({ url, keyEnv, ...limits }: EndpointOptions) {
     this.#url = addressOf(url);
@@ -238,7 +238,7 @@ export class Endpoint {
   async #enter(signal: AbortSignal): Promise<void> {
     while (this.#running >= this.#limits.concurrency) {
       signal.throwIfAborted();
-      await new Promise<void>((resolve) => this.#waiting.push(resolve)); // requests end: the turn comes
+      await new Promise<void>((resolve) => this.#waiting.push(resolve)); // resolved when a running request ends
     }
     this.#running += 1;
   }
@@ -266,7 +266,7 @@ export class Endpoint {
           ...(this.#key === undefined ? {} : { authorization: `Bearer ${this.#key}` }),
         },
         body,
-        redirect: "manual", // the key goes nowhere else
+        redirect: "manual", // a redirection must not carry the key to another place
         signal: AbortSignal.any([life, late.signal]),
       });
       const words = await this.#read(response, late);
@@ -332,7 +332,7 @@ function messageOf(words: string): string {
     const said = typeof error === "string" ? error : error?.message;
     if (typeof said === "string") return said;
   } catch {
-    // other words, as they are
+    // It is no such JSON: its text is shown as it is.
   }
   return words;
 }

@@ -266,7 +266,7 @@ class EndpointJudge implements OpenAIJudge {
       for (let next = open.shift(); next !== undefined; next = open.shift()) {
         ends.soon.throwIfAborted();
         await this.#judge(next[0], next[1], ends).catch((e) => {
-          stop.abort(e); // requests that are under way end, and their verdicts are kept; no new ones
+          stop.abort(e); // running requests finish, and their verdicts are kept; no new ones start
           throw e;
         });
       }
@@ -302,7 +302,7 @@ class EndpointJudge implements OpenAIJudge {
       const raw = rawOf(clean(words));
       if (choice) return { prefer: choice.prefer, ...(choice.tie ? { margin: 0 } : {}), raw };
       unread += 1;
-      if (unread === 1 && !last) throw new Fault(`no choice (${shown(raw, 80)})`, true); // once more, then it counts
+      if (unread === 1 && !last) throw new Fault(`no choice (${shown(raw, 80)})`, true); // asked once more, then it counts
       this.#own.unparsed += 1;
       return { prefer: null, raw };
     };

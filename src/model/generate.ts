@@ -49,7 +49,7 @@ async function resolveRequest(call: Call, field: string, value: unknown): Promis
   const words =
     r.specialTokens !== undefined && choice(at("specialTokens"), r.specialTokens, ["parse", "text"]) === "text";
   const { ids: prompt } = await resolvePrompt(call, at("prompt"), r.prompt, r.media, words);
-  const room = Math.max(1, Math.min(256, info.contextLength - prompt.length)); // the default never overflows by itself
+  const room = Math.max(1, Math.min(256, info.contextLength - prompt.length)); // the default alone never exceeds the context
   const maxTokens = r.maxTokens === undefined ? room : integer(at("maxTokens"), r.maxTokens, 1, 2 ** 31 - 1);
   const native = {
     ids: prompt,

@@ -76,7 +76,7 @@ export class Call {
   async place(field: string, media: Media): Promise<Acquired> {
     const entry = await this.#inputs.media.acquire(field, media, this.signal);
     if (this.#held.has(entry) || this.#keep?.has(entry))
-      this.#inputs.media.release([entry]); // one use a call is enough
+      this.#inputs.media.release([entry]); // one use per call is enough
     else (this.#keep ?? this.#held).add(entry);
     return entry;
   }
@@ -112,8 +112,8 @@ export function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
 }
 
 export class Inputs {
-  #barrier: Promise<unknown> = Promise.resolve(); // the last call that changes weights is submitted
-  readonly #preparing = new Set<Promise<unknown>>(); // calls behind it that are not submitted yet
+  #barrier: Promise<unknown> = Promise.resolve(); // resolves when the last call that changes weights has been submitted
+  readonly #preparing = new Set<Promise<unknown>>(); // later calls that have not been submitted yet
   /** Kinds of repairs that somebody has been told of. */
   readonly told = new Set<keyof Repairs>();
   /** One placeholder a medium: expand() repeats it. */
@@ -190,7 +190,7 @@ export class Inputs {
     if (this.host.disposed) throw disposedError("the model");
     const given = signals.filter((s) => s !== undefined);
     const signal = given.length > 0 ? AbortSignal.any(given) : undefined;
-    if (signal) setMaxListeners(0, signal); // each medium that is opened listens: many are no leak
+    if (signal) setMaxListeners(0, signal); // each medium that is being opened adds a listener: many of them are no leak
     signal?.throwIfAborted();
     const call = new Call(this, signal, keep);
     const prepared = this.#turn(alone, () => {
@@ -257,13 +257,13 @@ export async function expand(
   const original = rules.style === "original";
   for (let i = 0; i < given.length; i++) {
     const id = given[i];
-    const special = original && (id === -200 || id === -201); // of a kind that the model may lack: told below
+    const special = original && (id === -200 || id === -201); // perhaps of a kind that the model lacks, which is refused below
     if (!Number.isInteger(id) || (((id as number) < 0 || (id as number) >= info.vocabSize) && !special))
       refuse(`${idsField}[${i}]`, `an integer in [0, ${info.vocabSize})`, id);
   }
   const at = below(field, "media");
   const list = media === undefined ? [] : (array(at, media) as readonly Media[]);
-  if (rules.style === "none" && list.length > 0) await call.place(`${at}[0]`, list[0]!); // says why not
+  if (rules.style === "none" && list.length > 0) await call.place(`${at}[0]`, list[0]!); // it throws the reason
   const placed = open && !call.counting ? await call.placeAll(at, list) : call.describeAll(at, list);
   const all = Int32Array.from(given as ArrayLike<number>);
   const pieces =
@@ -282,7 +282,7 @@ interface Piece {
 /** Video-LLaVA's own code has one placeholder for both kinds. */
 const standsFor = (rules: PlaceholderRules, id: number, kind: MediaKind): boolean => id === rules[kind];
 
-/** Original layouts, and prompts of ours: a placeholder (or `perVideo` in a row) a medium. */
+/** Original layouts, and prompts of ours: a placeholder (or `perVideo` in a row) per medium. */
 function byPlaceholder(
   field: string,
   call: Call,

@@ -72,7 +72,7 @@ function handlersOf(field: string, given: Record<string, unknown>): Pick<LoadOpt
  */
 export function loadSettings(field: string, value: unknown): LoadSettings {
   const { featureCache, templateDate, signal: cancel, onProgress, onMedia, ...rest } = options(field, value, loadKeys);
-  wallClock(`${field}.templateDate`, templateDate); // else refused as a tokenizer's fault, at first use
+  wallClock(`${field}.templateDate`, templateDate); // checked here: the first use would refuse it as the tokenizer's fault
   const cached = featureCache !== undefined && featureCache !== false;
   return {
     ...resolved(field, rest, { ...loadRows, ...mediaRows }),

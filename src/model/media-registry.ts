@@ -95,8 +95,8 @@ export class MediaRegistry {
   readonly #entries = new Map<string, Entry>();
   readonly #idle = new Lru<Entry>(maxIdleBytes); // those of them that nobody uses
   readonly #opening = new Shared<Entry>();
-  #decoding = 0; // files at this moment
-  readonly #waiting: (() => void)[] = []; // for their turn to decode
+  #decoding = 0; // files that are being decoded
+  readonly #waiting: (() => void)[] = []; // calls that wait for their turn to decode
   /** A tower is being trained: its features come from pixels, never from a cache. */
   towerTrains = false;
 
@@ -132,7 +132,7 @@ export class MediaRegistry {
    * and hear of its failure together.
    */
   async acquire(field: string, given: Media, signal: AbortSignal | undefined): Promise<Entry> {
-    const media = ownedMedia(given); // its key and its pixels are of one content, whatever the caller does meanwhile
+    const media = ownedMedia(given); // a copy: its key and its pixels are of one content, whatever the caller does to its arrays
     this.tower(field, mediaKind(isFeatures(media) ? media : checkedMedia(field, media)));
     for (let changes = 0; ; ) {
       const key = await this.#keyOf(field, media, signal);
@@ -144,7 +144,7 @@ export class MediaRegistry {
         if (this.#entries.get(key) === entry) return this.#use(entry); // else it was evicted meanwhile
       } catch (e) {
         if (!isIsrDpoError(e) || e.detail?.changed !== true || ++changes > 1) throw e;
-        // its content changed between the key and the pixels: once more, under its new key
+        // The content changed between the key and the pixels: it is opened once more, under its new key.
       }
     }
   }
@@ -153,7 +153,7 @@ export class MediaRegistry {
   async #begin(field: string, key: string, media: Media, signal: AbortSignal): Promise<Entry> {
     const opening = isFeatures(media) ? this.#addFeatures(field, key, media) : this.#open(field, key, media, signal);
     const entry = await opening;
-    const before = this.#entries.get(key); // one without pixels
+    const before = this.#entries.get(key); // an entry without pixels
     if (before) {
       before.replaced = true;
       if (before.users === 0) void this.#forget([before]);
@@ -185,7 +185,7 @@ export class MediaRegistry {
   async #forget(entries: readonly Entry[]): Promise<void> {
     if (entries.length === 0 || this.#host.disposed) return;
     const firstIds = Int32Array.from(entries, (e) => e.firstId);
-    await this.#host.call("releaseMedia", { firstIds }).catch(() => undefined); // the model ends: so do they
+    await this.#host.call("releaseMedia", { firstIds }).catch(() => undefined); // a disposed model has freed them
   }
 
   async #keyOf(field: string, media: Media, signal: AbortSignal | undefined): Promise<string> {
@@ -229,7 +229,7 @@ export class MediaRegistry {
   /** One file at a time may use all threads, many at once have one each; more would take memory and end no sooner. */
   async #turn(): Promise<void> {
     if (this.#decoding < Math.max(2 * this.#settings.threads, 4)) this.#decoding += 1;
-    else await new Promise<void>((begin) => this.#waiting.push(begin)); // the one that ends leaves its place
+    else await new Promise<void>((begin) => this.#waiting.push(begin)); // a file that is done passes its place on
   }
 
   async #tell(report: MediaReport): Promise<void> {
@@ -288,7 +288,7 @@ export class MediaRegistry {
     const count = kind === "image" ? 1 : frames;
     const values = this.#vision!.original && kind === "video" ? framesFirst(opened.pixels) : asFloats(opened.pixels);
     const entry = await this.#add(key, kind, { count, values }, true);
-    // what is damaged is decoded, and told, by each process that uses it
+    // A damaged file is not cached: each process that uses it decodes it, and reports the damage.
     if (cache && opened.notes.lost + (opened.notes.damaged ?? 0) === 0)
       await cache.put(cacheKey, asDtype(await this.features(entry, "tower", signal), this.#info.dtype));
     return entry;
@@ -314,7 +314,7 @@ export class MediaRegistry {
       image: kind === "image",
       ...args,
     });
-    // pixels, features before and after the projector
+    // The entry holds pixels, and features before and after the projector.
     const widths = (this.#vision![kind]?.width ?? 0) + this.#info.width;
     const bytes = args.values.byteLength + added.rows * widths * (this.#info.dtype === "bf16" ? 2 : 4);
     return { key, kind, ...added, bytes, users: 0, hasPixels, replaced: false };

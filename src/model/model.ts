@@ -29,13 +29,13 @@ import type {
   TokenizerOptions,
 } from "../base/types.js";
 
-const internals = Symbol.for("isr-dpo.model"); // of any copy of this package in the process
+const internals = Symbol.for("isr-dpo.model"); // the same symbol in every copy of this package
 
 export interface ModelInternals {
   readonly host: Host;
   readonly width: number;
   readonly inputs: Inputs;
-  trainer: boolean; // one is alive
+  trainer: boolean; // whether one exists that is not disposed of
 }
 
 export function internalsOf(model: unknown): ModelInternals {
@@ -195,7 +195,7 @@ class LoadedModel extends TargetGenerator implements VideoLM {
       return readVisionSpec(dir, native.family, { imageSize: tower!.imageSize, frames: vision!.frames });
     });
     const features = cache && import("../video/feature-cache.js").then(({ FeatureCache }) => new FeatureCache(cache));
-    features?.catch(() => undefined); // told at first use
+    features?.catch(() => undefined); // the first use reports it
     this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features, media);
     this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer, {
       ...ends,
@@ -262,7 +262,7 @@ class LoadedModel extends TargetGenerator implements VideoLM {
       return prompt as Sequence;
     }
     return this.#inputs.run([cancel], async (call) => {
-      const original = call.rules.style === "original"; // its placeholders are one a medium in a Sequence too
+      const original = call.rules.style === "original"; // such a family has one placeholder per medium in a Sequence too
       const sequenceOf = ({ given, shown, media }: Pick<BuiltSequence, "given" | "shown" | "media">): Sequence => ({
         ids: original ? given : shown,
         ...(media.length > 0 ? { media } : {}),

@@ -372,7 +372,7 @@ async function beginning(call: Call, field: string, { ids, lossMask, media }: An
   const e = await expanded(length);
   const own = lossMask.subarray(0, length);
   const given =
-    call.rules.style === "original" // its placeholders are one a medium in a Sequence too
+    call.rules.style === "original" // such a family has one placeholder per medium in a Sequence too
       ? { ids: ids.slice(0, length), lossMask: own.slice() }
       : { ids: e.shown, lossMask: expandedMask(e, own) };
   return { ...given, ...(media.length > 0 ? { media } : {}) };

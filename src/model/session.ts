@@ -135,7 +135,7 @@ export class ModelSession extends TargetGenerator implements Session {
     const { host } = inputs;
     if (!host.disposed)
       await host.call("closeSession", { session }).catch((e) => {
-        if (!host.disposed) throw e; // else the model took the session with it
+        if (!host.disposed) throw e; // otherwise disposing of the model has closed the session too
       });
     inputs.media.release(this.#media);
     this.#media.clear();

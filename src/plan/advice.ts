@@ -79,7 +79,7 @@ async function memoryAdvice(facts: NativePlan, s: PlanSettings, memory: number):
   }
   if (!enough && taken.length > 1) lines.push(`${taken.join(" and ")}: ${verdict(await needOf(together))}`);
   const more = ranksFor(facts, s, memory);
-  if (more) lines.push(`ranks: ${more.ranks}, each with ${sizeText(memory)}: ${sizeText(more.need)} a rank: fits`);
+  if (more) lines.push(`ranks: ${more.ranks}, each with ${sizeText(memory)}: ${sizeText(more.need)} per rank: fits`);
   return lines;
 }
 

@@ -7,7 +7,7 @@ import { IsrDpoError } from "../base/errors.js";
 import type { Plan } from "./plan-result.js";
 import type { PlanSettings } from "./plan-settings.js";
 
-const keptSteps = 2; // checkpoints of training (store/checkpoints.ts)
+const keptSteps = 2; // checkpoints of training (runfolder/checkpoints.ts)
 const recordBytes = 2048; // of an item: ids, references, its journal and metrics lines
 
 /** `kept`: what stands in the folder. `most`: while a third checkpoint is written, or a new model beside the kept ones. */

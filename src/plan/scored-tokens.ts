@@ -13,7 +13,7 @@ export interface ScoredTokens {
   tokens: number;
 }
 
-const measured = 1000; // rows: enough to see what is scored, and a moment's work
+const measured = 1000; // rows: enough to show what is scored, and read in a moment
 
 /**
  * null where no rows are read, and with a note where the checkpoint's files are not all there. Throws what the run would throw

@@ -6,10 +6,10 @@ import type { PlanSettings } from "./plan-settings.js";
 
 /** Shares of the rate of one product that a whole step reaches; norms, attention and the loss run slower. */
 const efficiency = { low: 0.55, high: 0.95 };
-const adamwBytes = 28; // of an element: four arrays read, three written
+const adamwBytes = 28; // per element: four arrays are read, three are written
 
 interface Rates {
-  flops: number; // a second
+  flops: number; // per second
   bytes: number;
 }
 

@@ -10,7 +10,7 @@ import { short } from "./page/shared.js";
 import type { Alignment, Found, Iteration, RunReport } from "./read-run.js";
 import { binCount } from "./statistics.js";
 
-/** A value of each iteration, one series a run. */
+/** A value of each iteration, one series per run. */
 function byIteration(found: Found, value: (i: Iteration) => Point | number | null | undefined): Series[] {
   return seriesByRun(found.runs, (run) =>
     run.iterations.map((i) => {

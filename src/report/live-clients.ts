@@ -39,7 +39,7 @@ export class Clients {
 
   add(response: ServerResponse, snapshot: unknown): void {
     response.on("close", () => this.#open.delete(response));
-    response.on("error", () => this.#open.delete(response)); // it went away; nothing is to be done for it
+    response.on("error", () => this.#open.delete(response)); // the client is gone
     response.write(`retry: ${retryMs}\n${message(this.#id, "snapshot", snapshot)}`);
     this.#open.add(response);
   }
@@ -55,7 +55,7 @@ export class Clients {
     const open = [...this.#open];
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((done) => {
-      timer = setTimeout(done, ms); // keeps the process until the last words are out
+      timer = setTimeout(done, ms); // this timer keeps the process alive until everything is sent
     });
     const taken = open.map((c) => new Promise<void>((done) => c.on("close", done).end(done)));
     await Promise.race([Promise.all(taken), late]);

@@ -55,7 +55,7 @@ async function listen(server: Server, port: number): Promise<number> {
     });
     server.listen({ host, port, exclusive: true }, done);
   });
-  server.on("error", () => {}); // of later connections: the run goes on without its page
+  server.on("error", () => {}); // an error of a later connection: the run goes on without its page
   return (server.address() as AddressInfo).port;
 }
 
@@ -118,7 +118,7 @@ export class LiveServer {
     const address = `http://${named}${request.url}`;
     const url = request.url?.startsWith("/") && URL.canParse(address) ? new URL(address) : undefined;
     const tokens = url?.searchParams.getAll("token") ?? [];
-    // A name that somebody's DNS points here still says that another page asks.
+    // A page of another origin may reach this server by a name whose DNS points here: the Host header tells.
     if (named === undefined || !this.#hosts.includes(named)) refuse(response, { status: 403, text: "wrong host" });
     else if (origin !== undefined && origin !== `http://${named}`)
       refuse(response, { status: 403, text: "wrong origin" });

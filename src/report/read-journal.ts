@@ -93,7 +93,7 @@ export async function readJournals(dir: string): Promise<IterationRecords> {
   };
   const names = (await readdir(dir)).filter((name) => /^journal\.\d+\.log$/.test(name)).sort();
   for (const name of names) {
-    let open: JournalRecord[] = []; // since the last end
+    let open: JournalRecord[] = []; // records since the last end record
     for await (const line of scanLines(join(dir, name), maxLineBytes)) {
       const record = "text" in line ? recordOf(line.text) : null;
       if (!record) {

@@ -100,7 +100,7 @@ export async function saveStep(
     const whole: StepState = { step, cursor, metricsBytes, pairsHash, files };
     await writeAtomic(join(folder.path, stateName), `${JSON.stringify(whole, null, 2)}\n`);
   } catch (e) {
-    await folder.abandon().catch(() => {}); // the error at hand says more
+    await folder.abandon().catch(() => {}); // the error that is being thrown says more
     throw e;
   }
   await folder.commit();

@@ -6,7 +6,7 @@ import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { sha256Of } from "../base/sha256.js";
 import { guarded } from "../base/file-errors.js";
 
-const racyNs = 2_000_000_000n; // younger times may not tell two writes apart
+const racyNs = 2_000_000_000n; // times of files that are younger may not tell two writes apart
 
 /** What tells a file from one that was written or put in its place since. */
 export const stampOf = (s: BigIntStats): string => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ");

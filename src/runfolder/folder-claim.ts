@@ -192,7 +192,7 @@ export class Claim<T> {
   async tidy(folders: readonly string[]): Promise<void> {
     await removeTemporaries(folders.map((name) => join(this.dir, name)));
     const features = join(this.dir, "features");
-    for (const name of await listed(features)) if (isLeftOver(name)) await unlink(join(features, name)).catch(() => {}); // the cache counts them as nothing
+    for (const name of await listed(features)) if (isLeftOver(name)) await unlink(join(features, name)).catch(() => {}); // the cache ignores these
   }
 
   /** Lets go of the folder. What a start that came to nothing made in it is gone then; what others put there stays. */
@@ -216,7 +216,7 @@ export class Claim<T> {
     for (const name of await listed(this.dir))
       if (isTemporary(name)) await unlink(join(this.dir, name)).catch(() => {});
     const left = await listed(this.dir);
-    if (left.some((name) => name !== "lock" && name !== begunName)) return; // more came of it: the note stays
+    if (left.some((name) => name !== "lock" && name !== begunName)) return; // the folder holds more by now: the note stays
     for (const name of ["lock", begunName]) await unlink(join(this.dir, name)).catch(() => {});
     if (this.top !== undefined) await removeEmpty(this.dir, this.top);
   }

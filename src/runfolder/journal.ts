@@ -29,7 +29,7 @@ export interface OpenedJournal {
 
 export class Journal {
   readonly #file: FileHandle;
-  readonly #places = new PlaceIndex(); // of the first line of a key
+  readonly #places = new PlaceIndex(); // where the first line of each key stands
   #size = 0;
   #group = { records: 0, crc: 0 }; // appended since the last end
   #queue: Promise<unknown> = Promise.resolve();
@@ -173,13 +173,13 @@ export class Journal {
       try {
         await writeAll(this.#file, line, offset, this.path);
       } catch (e) {
-        await this.#file.truncate(offset).catch(() => {}); // else the next open() cuts it
+        await this.#file.truncate(offset).catch(() => {}); // if this fails, the next open() cuts it off
         throw e;
       }
     });
     this.#size += line.length;
     if (!known) this.#places.add(key, { offset, bytes: line.length });
-    this.#timer ??= setTimeout(() => this.sync().catch(() => {}), syncEveryMs).unref(); // a failure meets the next call
+    this.#timer ??= setTimeout(() => this.sync().catch(() => {}), syncEveryMs).unref(); // the next call throws what failed here
   }
 
   /** Makes all that was appended durable. It also happens by itself, a second after an append. */

@@ -33,7 +33,7 @@ class Lines {
     try {
       return new Lines(path, file, (await guarded(path, "stat", () => file.stat())).size);
     } catch (e) {
-      await file.close().catch(() => {}); // the error at hand says more
+      await file.close().catch(() => {}); // the error that is being thrown says more
       throw e;
     }
   }
@@ -82,7 +82,7 @@ export class MetricsWriter {
     try {
       for (const name of ["metrics.jsonl", "timings.jsonl"]) opened.push(await Lines.open(join(o.dir, name)));
       const [metrics, timings] = opened as [Lines, Lines];
-      await timings.mend(); // no checkpoint knows its length
+      await timings.mend(); // no checkpoint records its length
       return new MetricsWriter(metrics, timings, o.tensorboard);
     } catch (e) {
       for (const { file } of opened) await file.close().catch(() => {});

@@ -26,7 +26,7 @@ export class EventFile {
     try {
       await events.#append(Buffer.concat([frame(version), frame(start)]));
     } catch (e) {
-      await events.file.close().catch(() => {}); // the error at hand says more
+      await events.file.close().catch(() => {}); // the error that is being thrown says more
       throw e;
     }
     return events;

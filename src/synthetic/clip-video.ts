@@ -27,7 +27,7 @@ function encode(command: string, args: readonly string[], input: Uint8Array, sig
     });
     child.once("error", reject);
     child.once("close", (code) => resolve({ code, log }));
-    child.stdin.once("error", () => {}); // it ended without reading: the exit code says so
+    child.stdin.once("error", () => {}); // ffmpeg ended without reading: its exit code says so
     child.stdin.end(input);
   });
 }

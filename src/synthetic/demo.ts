@@ -300,7 +300,7 @@ class Demo {
       for (const design of ["fixed", "renew"] as const) await this.#share("retrospective", design);
       return ["retrospective", "fixed", "renew"] as const;
     };
-    await this.#evaluate("none", first, chance); // the start, before anything else
+    await this.#evaluate("none", first, chance); // the start model, before anything is trained
     const waiting: ContextDesign[] = [];
     const work = async () => {
       for (let next = waiting.shift(); next; next = waiting.shift()) await finish(next);
@@ -309,7 +309,7 @@ class Demo {
       waiting.push(...list);
       return work();
     });
-    const lanes = await Promise.allSettled([finish("none").then(work), contexts]); // neither is left alone
+    const lanes = await Promise.allSettled([finish("none").then(work), contexts]); // each is waited for, also when the other fails
     for (const lane of lanes) if (lane.status === "rejected") throw lane.reason;
     return this.#conclude(chance, accuracy);
   }

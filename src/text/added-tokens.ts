@@ -95,8 +95,8 @@ export class TokenFinder {
   /** Tokens with the blanks that they take along. `taken` false: a match that stays a word, and is passed over. */
   *find(text: string, taken: (found: Found) => boolean): Generator<Found> {
     if (!this.begin) return;
-    let done = 0; // what precedes it is given out
-    let looked = 0; // since the last pause
+    let done = 0; // everything before this index has been yielded
+    let looked = 0; // characters since the last pause
     for (let at = 0; ; ) {
       this.begin.lastIndex = at;
       const begin = this.begin.exec(text);

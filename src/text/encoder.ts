@@ -53,7 +53,7 @@ export class JsonEncoder {
     const { normalize } = this;
     this.stripsStart = flat(json.normalizer as Json | null, "normalizers").some((n) => n.strip_left === true);
     this.stripsMarks = flat(json.normalizer as Json | null, "normalizers").some((n) => n.type === "StripAccents");
-    const later = added.filter((t) => t.normalized); // in what the others leave, with or without a normalizer
+    const later = added.filter((t) => t.normalized); // matched in the text that the others leave, with or without a normalizer
     this.plain = new TokenFinder(added.filter((t) => !t.normalized).map((t) => [t.content, t]));
     this.normalized = new TokenFinder(later.map((t) => [normalize ? normalize(t.content) : t.content, t]));
     this.normalizedIds = later.map((t) => t.id);

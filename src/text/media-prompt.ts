@@ -16,7 +16,7 @@ export interface PlaceholderRules {
   image: number | null;
   /** Placeholder id of a video; null: the family takes none. */
   video: number | null;
-  /** original: placeholders a video. */
+  /** original: placeholders per video. */
   perVideo: number;
   /** expanded: how often the placeholder stands for one medium. */
   visualTokens(kind: "video" | "image"): number;
@@ -168,7 +168,7 @@ function* expanded(
   yield* checkPlaceholders(tokenizer, messages, ids, kinds, o.words === true);
   const media: Media[] = [];
   const out: number[] = [];
-  const copied: number[] = []; // of each id, which rendered one it is
+  const copied: number[] = []; // for each id the index of the rendered id that it copies
   ids.forEach((id, i) => {
     const medium = kinds.get(id);
     const copies = medium ? rules.visualTokens(medium.kind) : 1;

@@ -184,7 +184,7 @@ async function jsonCodec(path: string, bytes: Uint8Array, beside: Parameters<typ
   let spoken: Map<number, string>;
   try {
     encoder = new JsonEncoder(path, json, vocab, added, library);
-    for (const _ of encoder.encode("a b\n1", { special: true, literal: [], reserved: new Set() })); // what cannot encode at all is refused here
+    for (const _ of encoder.encode("a b\n1", { special: true, literal: [], reserved: new Set() })); // refused here if it cannot encode
     spoken = spokenTokens(added, encoder.normalize);
   } catch (e) {
     if (isIsrDpoError(e)) throw e;

@@ -23,7 +23,7 @@ export interface Evaluation {
   margin: number;
 }
 
-const batch = 8; // items scored in one call: bounds what waits, changes no bit
+const batch = 8; // items scored in one call: it bounds memory and changes no bit
 
 async function* batches(set: ItemSet): AsyncGenerator<{ first: number; items: TrainItem[] }> {
   for (let first = 0; first < set.length; first += batch) {
@@ -93,7 +93,7 @@ export interface EvaluatorOptions {
   /** In steps; 0: before the first and after the last. */
   every: number;
   totalSteps: number;
-  /** One line an evaluation. */
+  /** One line per evaluation. */
   path: string;
   iteration: number;
   emit: Emit;

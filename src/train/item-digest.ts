@@ -40,7 +40,7 @@ export function digested(items: AsyncIterable<TrainItem>): Digested {
   return {
     [Symbol.asyncIterator]: read,
     async sum() {
-      if (found === undefined) for await (const _ of read()); // for its sum
+      if (found === undefined) for await (const _ of read()); // reads to the end: only the hash is wanted
       return { sha256: found! };
     },
   };

@@ -82,7 +82,7 @@ function groupOf(item: TrainItem): number {
 
 /** What is kept in memory of each item. */
 interface Index {
-  ends: number[]; // byte behind its line
+  ends: number[]; // byte offset behind the line of each item
   groups: number[];
   tokens: number[];
   cut: number[]; // items that were shortened
@@ -142,7 +142,7 @@ export class ItemSet {
     if (index.held.size === 0) return ItemSet.#open(path, index, root);
     const again = emptyIndex();
     const hash = createHash("sha256");
-    for await (const _ of linesOf(source(), again, hash)); // for what it notes
+    for await (const _ of linesOf(source(), again, hash)); // reads to the end: only what it notes is wanted
     again.hash = hash.digest("hex");
     if (again.hash !== index.hash)
       throw new IsrDpoError("RUN_MISMATCH", `${path}: expected the items that the run began with, got others`, {

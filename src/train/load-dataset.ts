@@ -103,7 +103,7 @@ function unrepaired({ repairs }: FittedItem): IsrDpoError | undefined {
 function ofRow(model: VideoLM, e: unknown): unknown {
   if (!isIsrDpoError(e, "TOKENIZER")) return e;
   const { tokenizerOrNull, rules } = internalsOf(model).inputs;
-  if (!tokenizerOrNull || (rules.style !== "original" && !tokenizerOrNull.template)) return e; // no row can help
+  if (!tokenizerOrNull || (rules.style !== "original" && !tokenizerOrNull.template)) return e; // leaving rows out would not help
   const { message, hint, detail } = e;
   return new IsrDpoError("DATA_INVALID", message, {
     ...(hint === undefined ? {} : { hint }),
@@ -266,7 +266,7 @@ export async function gather(
   o: GatherOptions,
 ): Promise<{ set: ItemSet; counts: GatherCounts }> {
   const { inputs } = internalsOf(o.model);
-  for (const kind of Object.keys(repairTexts) as (keyof Repairs)[]) inputs.told.add(kind); // told here
+  for (const kind of Object.keys(repairTexts) as (keyof Repairs)[]) inputs.told.add(kind); // this call reports them itself
   const quiet = { ...o, onSkip: () => {}, onNote: () => {} };
   const root = rootOf(o);
   const found = resumed ? await ItemSet.reopen(path, () => counted(sourceOf(quiet), noCounts()), root) : null;

@@ -27,12 +27,12 @@ function encode(item: number, { chosen, rejected }: Reference): Buffer {
   return bytes;
 }
 
-const maxTokens = 1 << 24; // of a side: beyond, a header is damage
+const maxTokens = 1 << 24; // per side: a larger number means a damaged header
 
 export class ReferenceStore {
   readonly #path: string;
   readonly #file: FileHandle;
-  readonly #starts: number[]; // of the record of item i
+  readonly #starts: number[]; // byte offset of the record of each item
   #end: number;
 
   private constructor(path: string, file: FileHandle, starts: number[], end: number) {

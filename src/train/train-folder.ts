@@ -13,7 +13,7 @@ export const free: readonly string[] = [
   "config.load.featureCache",
   ...["config.model", "config.videos"], // known by their content
   "config.saveEverySteps",
-  "facts.isa", // told
+  "facts.isa", // reported as a warning
 ];
 
 export const engineVersion = (): string =>

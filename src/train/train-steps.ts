@@ -159,7 +159,7 @@ class Stepper {
       }
       await s.evaluator?.at(total, s.signal);
     } catch (e) {
-      // Told to stop: what was computed is kept. After a failure the checkpoint before it is what stands.
+      // When the run is told to stop, what was computed is kept. After a failure the last checkpoint stays the newest.
       if ((s.signal.aborted || s.finish.aborted) && s.trainer.step === this.#recorded)
         await this.#save().catch(() => {});
       throw e;
@@ -224,7 +224,7 @@ export async function metricsOf(dir: string): Promise<StepMetrics[]> {
       path,
     });
   };
-  // A line of clocks that a full disk tore is no result.
+  // A line of timings that a full disk cut off is ignored: times are no result.
   for (const { step, seconds: s } of await jsonLines(join(dir, "timings.jsonl"), () => {})) seconds.set(step!, s!);
   for (const { epoch: _, truncated: __, ...values } of await jsonLines(path, corrupt))
     all.push({ ...values, seconds: seconds.get(values.step!) ?? 0 } as unknown as StepMetrics);

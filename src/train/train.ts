@@ -51,17 +51,17 @@ interface DataFacts {
 const factsOf = ({ items, itemsSha256, skippedRows, truncated, counts }: Record<string, unknown>): DataFacts =>
   ({ items, itemsSha256, skippedRows, truncated, counts: counts ?? {} }) as DataFacts;
 
-const iteration = 0; // of the events of a run without iterations
+const iteration = 0; // the number in the events of a run without iterations
 
 class TrainRun extends FolderWork<IterationResult> {
   readonly #s: TrainSettings;
   readonly #signal: AbortSignal;
   readonly #emit: Emit;
-  #begun: TrainStage | null = null; // the stage that an earlier process had come to
+  #begun: TrainStage | null = null; // the stage that an earlier process had reached
   #claim!: Claim<RunFile>;
   #watched: Content[] = []; // files that must stay as they are until they have been read
   #inputs: Inputs = {};
-  readonly #items: Digested | null; // data of a program
+  readonly #items: Digested | null; // data that a program gave
   #templateDate = "";
 
   constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
@@ -93,7 +93,7 @@ class TrainRun extends FolderWork<IterationResult> {
     const inputs: Record<string, { sha256: string; path: string }> = {};
     const look = async (name: string, path: string) => {
       const place = await stat(path).catch(() => null);
-      if (place && !place.isFile() && !this.#claim.found) return; // its reader says what it expects
+      if (place && !place.isFile() && !this.#claim.found) return; // the reader of such a file refuses it in its own words
       this.#watch(inputs, name, await Content.of(path));
     };
     if (typeof data === "string") await look("data", data);
@@ -144,7 +144,7 @@ class TrainRun extends FolderWork<IterationResult> {
     if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
     const trainer = await openTrainer(model, options);
     this.closing.keep(trainer, () => trainer[asyncDispose]());
-    if (!known) await this.#openRun(model); // only now: what was refused before may be corrected and asked again
+    if (!known) await this.#openRun(model); // only now: after a refusal up to here, the options may still be corrected
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
     if (stage === null) await moveStage(this.dir, stages, at, { ...facts });
     if (at === "score") {
@@ -269,7 +269,7 @@ class TrainRun extends FolderWork<IterationResult> {
     if (model.info.visualTokens === null) return;
     const some = [...new Set([0, set.length >> 1, set.length - 1])];
     const media = (await set.items(some)).flatMap((item) => mediaFiles(item).slice(0, 1));
-    for (const m of media) await model.encode(m, { stage: "tower", signal: this.#signal }); // kept for the steps
+    for (const m of media) await model.encode(m, { stage: "tower", signal: this.#signal }); // the features stay cached for the steps
   }
 
   async #references(name: string): Promise<ReferenceStore> {

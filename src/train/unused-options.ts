@@ -23,7 +23,7 @@ export function unusedOptions({ givenTrainer, load }: TrainSettings): string[] {
 /** The options that have no effect with a model that takes no media. */
 export function unusedOfTextModel({ load, runDir }: TrainSettings): string[] {
   const cache = load.featureCache;
-  const own = cache && resolve(cache.dir) === resolve(join(runDir, "features")); // what a configuration file comes to
+  const own = cache && resolve(cache.dir) === resolve(join(runDir, "features")); // the value that a configuration file resolves to
   return [
     ...(load.visionTower === undefined ? [] : ["load.visionTower"]),
     ...(cache && !own ? ["load.featureCache"] : []),

@@ -28,7 +28,7 @@ function killGroup(pid: number): void {
   try {
     process.kill(process.platform === "win32" ? pid : -pid, "SIGKILL");
   } catch {
-    // it has ended by itself
+    // The process has ended already.
   }
 }
 
@@ -90,7 +90,7 @@ class Log {
 }
 
 function environment(): NodeJS.ProcessEnv {
-  const { FFREPORT: _, ...env } = process.env; // would write a file of its own
+  const { FFREPORT: _, ...env } = process.env; // with FFREPORT, ffmpeg would write a file of its own
   return { ...env, AV_LOG_FORCE_NOCOLOR: "1" };
 }
 

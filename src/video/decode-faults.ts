@@ -40,7 +40,7 @@ export class LogReader {
   readonly #stream: string;
   readonly #until: number | undefined;
   readonly #rough: boolean;
-  #begun = false; // what is said before, while the file is opened, is said again
+  #begun = false; // messages of opening the file come again later, so that these do not count
   #number = true; // the next print is a frame's number, not its time
 
   constructor({ codec, format, stream, rough }: Probe, until?: number) {
@@ -78,7 +78,7 @@ export class LogReader {
     const error = /\[(error|fatal|panic)\]/.test(line);
     const corrupt = /corrupt decoded frame|concealing \d+ DC/.test(line);
     if (truncation.test(line)) this.cut = true;
-    if (this.#rough && this.stamps.length === 0) return; // of pictures that are never shown
+    if (this.#rough && this.stamps.length === 0) return; // the complaint is about pictures that are never shown
     if ((!error && !corrupt) || harmless.test(line) || !this.#isOurs(line)) return;
     this.faults.push({ at: this.stamps.length, frame: corrupt || !this.#isContainer(line), error });
   }

@@ -44,7 +44,7 @@ const types = ["f32", "bf16", "u8", "i32"] as const;
 const arrays = { f32: Float32Array, bf16: Uint16Array, u8: Uint8Array, i32: Int32Array };
 const maxBytesOfFile = 2 ** 31;
 const staleMs = 3_600_000;
-const scanEvery = 64; // puts: other processes fill the folder too
+const scanEvery = 64; // puts from one scan to the next: other processes fill the folder too
 
 const refused: FileErrorOptions = {
   full: "make room, or bound the cache with maxBytes",
@@ -82,7 +82,7 @@ export class FeatureCache {
   readonly #dir: string;
   readonly #maxBytes: number;
   #counts = { hits: 0, misses: 0, corrupt: 0 };
-  #bytes = 0; // of the folder, as of the last look and what was put since
+  #bytes = 0; // size of the folder at the last scan, plus what was put since
   #putsUntilScan = 0;
 
   constructor(o: FeatureCacheOptions) {
@@ -114,7 +114,7 @@ export class FeatureCache {
     if (found) {
       this.#counts.hits++;
       const now = new Date();
-      await utimes(path, now, now).catch(() => {}); // a folder that may only be read serves all the same
+      await utimes(path, now, now).catch(() => {}); // a folder that may only be read can still be used
       return found;
     }
     this.#counts.misses++;

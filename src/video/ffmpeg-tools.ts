@@ -52,8 +52,8 @@ function identityOf(command: string): string {
 
 /** Options for one and the same thing, newest first: what a binary does not know is not tried again. */
 const frameSync = [
-  ["-fps_mode", "passthrough"], // from 5.1 on
-  ["-vsync", "passthrough"], // before, and gone some day
+  ["-fps_mode", "passthrough"], // from ffmpeg 5.1 on
+  ["-vsync", "passthrough"], // before that; newer releases may drop it
 ] as const;
 const syncOf = new Map<string, number>();
 
@@ -108,7 +108,7 @@ async function describe(tools: Tools): Promise<FfmpegReport | null> {
     );
     return { ok: ended?.code === 0, out };
   };
-  // -version comes after all options have been looked up: an unknown one fails first
+  // ffmpeg looks up all options before it shows its version: an unknown one fails first.
   const first = await ask(...frameSync[0], "-version");
   const { ok, out } = first.ok ? first : await ask("-version");
   if (!ok) return null;

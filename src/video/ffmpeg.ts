@@ -64,7 +64,7 @@ async function pass(path: string, probed: Probe, o: DecodeOptions, p: PassOption
   const sync = passthrough(ffmpeg);
   const reader = new PpmReader(p.room);
   const log = new LogReader(probed, p.until);
-  // print() says the number and the time of each frame; times of the output only have to rise, for no muxer to complain
+  // print() writes the number and the time of each frame. Times of the output only have to rise, so that no muxer complains.
   const filter = `select='print(n)*0+print(pts)*0+(${p.select})',settb=1/1000,setpts=N*4000000`;
   const args = [
     ...["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+verbose", "-threads", String(p.threads)],
@@ -83,7 +83,7 @@ async function pass(path: string, probed: Probe, o: DecodeOptions, p: PassOption
   if (ended.killed === "output")
     throw unreadable(
       path,
-      `frames of more than ${o.maxBytes} bytes or ${maxSide} pixels a side`,
+      `frames of more than ${o.maxBytes} bytes or ${maxSide} pixels per side`,
       { maxBytes: o.maxBytes },
       "take fewer frames, or make the video smaller with `ffmpeg -i FILE -vf scale=W:H OUT.mp4`",
     );
@@ -115,7 +115,7 @@ async function decodePart(path: string, probed: Probe, part: Part, o: DecodeOpti
     if (stamps[start + i - part.sure] !== pts[i]) return { problem: "its frames are not where the container says" };
   if (!whole) return { problem: "its frames are not where the container says" };
   if (got.log.restarted) return { problem: "its size or pixel format changes" };
-  const from = part.begin === 0 ? 0 : Math.max(start - 24, 0); // before that, what refers to frames that were not decoded
+  const from = part.begin === 0 ? 0 : Math.max(start - 24, 0); // frames before that may refer to frames that were not decoded
   if (got.log.faults.some(({ at }) => at >= from && at <= start + last - part.sure))
     return { problem: "the decoder reported errors" };
   return { frames: got.frames, decoded: stamps.length };

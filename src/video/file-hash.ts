@@ -34,7 +34,7 @@ export async function identityOf(path: string): Promise<string | null> {
 
 const known = new Lru<string>(65536);
 const running = new Shared<string>();
-const tickMs = 20; // two changes within a tick of the system's clock have one time
+const tickMs = 20; // two changes within one tick of the system's clock have the same time
 
 /**
  * SHA-256 of a file's content, remembered while its path, number, size and times stay what they are; asked for by many at

@@ -136,7 +136,7 @@ function unreadable(path: string, what: string, cause?: unknown, hint?: string):
 /** As Pillow: 16-bit grey is cut off at 255, not scaled. */
 function fromGrey16(data: Buffer, pixels: number): Uint8Array {
   const out = new Uint8Array(pixels * 3);
-  const step = data.length / 2 / pixels; // in numbers: grey alone, or grey and alpha
+  const step = data.length / 2 / pixels; // numbers per pixel: grey alone, or grey and alpha
   for (let i = 0; i < pixels; i++) out.fill(Math.min(data.readUInt16LE(i * step * 2), 255), i * 3, i * 3 + 3);
   return out;
 }
@@ -166,7 +166,7 @@ async function rgbOf(path: string, { load, facts }: Decodable): Promise<Uint8Arr
     const inks = await load().pipelineColourspace("cmyk").toColourspace("cmyk").raw().toBuffer();
     return fromCmyk(inks);
   }
-  // of greys with an alpha of their own Pillow takes the upper byte, as below
+  // Of greys with an alpha channel Pillow takes the upper byte, as below.
   if (space === "grey16" && depth === "ushort" && (await headOf(path))[pngColourType] === 0)
     return fromGrey16(
       await load().pipelineColourspace("grey16").toColourspace("grey16").raw({ depth: "ushort" }).toBuffer(),
@@ -192,7 +192,7 @@ export async function readImage(path: string): Promise<Frame> {
       make(path, { limitInputPixels: maxPixels, failOn: "error", ignoreIcc: true, sequentialRead: true });
     const found = await load().metadata();
     const { width, height } = found;
-    if (width > maxSide || height > maxSide) throw new Error(`${width} x ${height}, above ${maxSide} pixels a side`);
+    if (width > maxSide || height > maxSide) throw new Error(`${width} x ${height}, above ${maxSide} pixels per side`);
     const data = await rgbOf(path, { load, facts: found });
     if (data.length !== width * height * 3) throw new Error(`${data.length / (width * height)} bytes per pixel`);
     return { data, height, width };

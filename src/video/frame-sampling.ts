@@ -71,7 +71,7 @@ function byTime(clip: Timeline & { times: Float64Array }, rule: SamplingRule, wh
   if (window && window[0] >= seconds) beyond(where, window, seconds);
   const from = window ? window[0] : 0;
   const begin = begunBy(times, from) - 1;
-  let end = count; // the first that begins when the window is over
+  let end = count; // the first frame that begins after the window
   if (window) for (end = begunBy(times, window[1]); end > begin + 1 && times[end - 1]! >= window[1]; end--);
   if (wish === undefined) return linspace(end - begin - 1, frames).map((k) => begin + k);
   const until = window ? Math.min(window[1], seconds) : seconds;
@@ -84,7 +84,7 @@ function byTime(clip: Timeline & { times: Float64Array }, rule: SamplingRule, wh
   return linspace(candidates.length - 1, frames).map((k) => candidates[k]!);
 }
 
-const rounding = 1e-6; // of seconds made from ticks
+const rounding = 1e-6; // the error of seconds that are computed from ticks
 
 /** Begin and end of a stretch: of frames that begin in its seconds where the rate varies; never empty. */
 function stretchOf(clip: Timeline, [index, of]: readonly [number, number]): [from: number, to: number] {

@@ -200,7 +200,7 @@ async function lookOf(picked: Picked, kind: "video" | "image", spec: VisionSpec,
 
 const stretches = new Lru<readonly Look[]>(192 << 20);
 const reading = new Shared<readonly Look[]>();
-const stretchBytes = { frames: 512 << 20, pixels: 96 << 20 }; // of all looks at a clip, as they come and as they are kept
+const stretchBytes = { frames: 512 << 20, pixels: 96 << 20 }; // of all looks at a clip: its decoded frames, and the pixels that are kept
 const stretchFrames = 4096;
 
 /** All stretches of a clip, read in one pass; undefined where that is too much at once. */
@@ -285,7 +285,7 @@ export async function openMedia(media: Media, spec: VisionSpec, o: MediaOptions 
       const opened = await openSource(source, spec, bounds);
       if ((await identitiesOf(paths)) === before) return opened;
     } catch (e) {
-      // half of one file and half of another cannot be read either
+      // The file changed while it was read: half of one content and half of another cannot be read either.
       if (!isIsrDpoError(e) || (await identitiesOf(paths)) === before) throw e;
     }
   }

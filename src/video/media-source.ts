@@ -82,7 +82,7 @@ async function sourceAt(path: string, given: GivenKind, sample: unknown, spec: V
   const { image, other } = await kindOfFile(path).catch((cause) => {
     throw new IsrDpoError("MEDIA_UNREADABLE", `${path}: expected a readable file, got ${cause.code}`, { path, cause });
   });
-  // a GIF is a video as well; what else is a picture is none, whatever ffmpeg makes of it
+  // A GIF is a video as well. Any other picture is none, whatever ffmpeg makes of it.
   if (!image && other && (given === "image" || other !== "a GIF")) throw otherPicture(path, other);
   const found = image ? "image" : "video";
   if (given !== undefined && given !== found)
@@ -171,7 +171,7 @@ export function pathsOf(source: Source): string[] {
 /** Which video or image, which frames of it, and what is done with them: equal keys mean equal pixels. */
 export async function keyOf(source: Source, spec: VisionSpec, signal?: AbortSignal): Promise<string> {
   const { type, size, crop, resize, mean, std } = spec;
-  // version: other frames or pixels for what was asked before, so that features of older releases are not taken for these
+  // `version` grows when the same request gives other frames or pixels, so that features of older releases are not used for it.
   const recipe = { kind: source.kind, type, size, crop, resize, mean, std };
   const about = (facts: object, ...parts: ArrayBufferView[]) =>
     hashOf([JSON.stringify({ version: 2, from: source.from, ...recipe, ...facts }), ...parts]);

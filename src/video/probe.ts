@@ -70,7 +70,7 @@ class Packets {
   readonly pts: number[] = [];
   readonly key: boolean[] = [];
   shown = 0;
-  last = Number.NaN; // time at which the last one is shown
+  last = Number.NaN; // time at which the last packet is shown
   #begin: number | undefined; // time of the first packet, NaN where decoding cannot begin there
   rough = false;
   plain = true; // every shown packet has a time, and there are not too many to keep
@@ -79,7 +79,7 @@ class Packets {
     const flags = fields.get("flags") ?? "";
     this.#begin ??= flags.includes("K") ? Number(fields.get("pts")) : Number.NaN;
     this.rough ||= !(Number(fields.get("pts")) >= this.#begin) && fields.get("pts") !== "N/A";
-    if (flags.includes("D") || fields.get("size") === "0") return; // decoded and not shown, or nothing
+    if (flags.includes("D") || fields.get("size") === "0") return; // a packet that is decoded and not shown, or an empty one
     this.shown++;
     const pts = Number(fields.get("pts") ?? Number.NaN); // "N/A" is none
     if (!(pts <= this.last) && Number.isFinite(pts)) this.last = pts;

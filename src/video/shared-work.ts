@@ -32,7 +32,7 @@ export class Shared<T> {
   #start(key: string, work: (signal: AbortSignal) => Promise<T>): Running<T> {
     const controller = new AbortController();
     const promise = work(controller.signal);
-    promise.catch(() => {}); // those who wait hear of it
+    promise.catch(() => {}); // the callers that wait get the failure
     const running = { promise, controller, waiting: 0 };
     this.#running.set(key, running);
     return running;

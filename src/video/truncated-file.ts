@@ -19,7 +19,7 @@ export interface Container {
   cut: boolean;
 }
 
-const byHeader = ["matroska", "webm", "flv", "ivf", "mxf"]; // others sum up, or guess, from what is there
+const byHeader = ["matroska", "webm", "flv", "ivf", "mxf"]; // of others the length is added up or guessed from what is there
 const ofPieces = ["mov", "mp4"]; // their index can be of the whole file, or of a piece
 
 /** Seconds that may be missing without being missed: a last picture that stays, a rounded duration. */

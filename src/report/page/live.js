@@ -113,7 +113,7 @@ import { bytes, duration, short, visible } from "./shared.js";
     if (p && p.total > 0) {
       [bar.max, bar.value] = [p.total, p.done];
       parts.push(`${count(p.done)} of ${count(p.total)}`);
-      if (p.perSecond >= 1) parts.push(`${short(p.perSecond)} a second`);
+      if (p.perSecond >= 1) parts.push(`${short(p.perSecond)} per second`);
       else if (p.perSecond > 0) parts.push(`${short(1 / p.perSecond)} s each`);
       if (p.perSecond > 0 && p.done < p.total) parts.push(`${duration(p.secondsLeft)} left`);
     }
@@ -131,7 +131,7 @@ import { bytes, duration, short, visible } from "./shared.js";
       ...(paired ? [["accuracy", percent(m.accuracy)]] : []),
       ["learning rate", short(m.learningRate)],
       ["gradient norm", short(m.gradNorm)],
-      ["tokens a second", count(Math.round(m.tokensPerSecond))],
+      ["tokens per second", count(Math.round(m.tokensPerSecond))],
       ...(m.shareOfPeak > 0 ? [["of peak", percent(m.shareOfPeak)]] : []),
       ["memory", bytes(m.memoryBytes)],
     ];
@@ -285,7 +285,7 @@ import { bytes, duration, short, visible } from "./shared.js";
     if (state.outcome) showOutcome();
   }
 
-  /** At most two pictures a second. */
+  /** At most two drawings per second. */
   function soon() {
     if (waiting || !state) return;
     waiting = true;

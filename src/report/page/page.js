@@ -349,7 +349,7 @@ import { visible } from "./shared.js";
     try {
       history.replaceState(null, "", hashOf(i));
     } catch {
-      // some places that show files do not let a page change its address
+      // Some places that show files do not let a page change its address.
     }
     if (go || stacked()) byId("detail").focus({ preventScroll: !stacked() });
   }

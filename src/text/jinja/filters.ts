@@ -335,7 +335,7 @@ function summed(v: Value, [attribute, start = 0]: readonly Value[]): Value {
   if (typeof start === "string") throw new JinjaFault("sum() can't sum strings");
   const read = getter(given(attribute), undefined);
   let total: Value = start;
-  let [float, lost] = [false, 0]; // Python adds floats with what rounding has lost
+  let [float, lost] = [false, 0]; // Python's sum() makes up for what rounding has lost
   for (const item of walk(v)) {
     const x = read(item);
     float ||= x instanceof Float;

@@ -142,7 +142,7 @@ class Lexer {
     this.at = from;
     const end = this.match(commentEnd);
     if (!end && from >= this.source.length) {
-      this.at = from; // jinja2 does not mind
+      this.at = from; // jinja2 accepts it
       return;
     }
     if (!end) throw new JinjaFault("a comment that does not end (#} is missing)", this.lineOf(begin));
