@@ -146,10 +146,7 @@ Napi::Value media_features(const Napi::CallbackInfo& info) {
     std::vector<float> values = m.media.features(m, first, stage, job.cancel);
     const int64_t rows = m.media.get(first).rows, cols = static_cast<int64_t>(values.size()) / rows;
     return [shape = std::vector<int64_t>{rows, cols}, values = std::move(values)](Napi::Env env) -> Napi::Value {
-      Napi::Object o = Napi::Object::New(env);
-      o.Set("shape", shape_to_js(env, shape));
-      o.Set("data", to_js(env, values));
-      return o;
+      return array_to_js(env, shape, values);
     };
   });
 }
@@ -265,10 +262,7 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
     Model& m = job.engine.loaded();
     const std::vector<float> values = m.parameter(name);   // NOT_FOUND
     return [shape = m.shape_of(name), values](Napi::Env env) -> Napi::Value {
-      Napi::Object o = Napi::Object::New(env);
-      o.Set("shape", shape_to_js(env, shape));
-      o.Set("data", to_js(env, values));
-      return o;
+      return array_to_js(env, shape, values);
     };
   });
 }

@@ -101,9 +101,8 @@ class Backend {
   virtual double sum_squares(std::span<const Flat> arrays) = 0;                 // waits; float64, array by array, ascending
 };
 
-// On `device`, which is the host or has memory that the host's threads can read.
+// On `device`, which is the host, has memory that the host's threads can read, or only counts: then calls take their memory
+// and compute nothing.
 std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads, Device& device = host_device());
-// The same on a device that only counts: calls take their memory and compute nothing.
-std::unique_ptr<Backend> make_measuring_backend(Isa level, int threads, Device& device);
 
 }  // namespace isr

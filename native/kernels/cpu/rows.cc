@@ -24,7 +24,7 @@ void with_types(DType a, DType b, F&& f) {
 }
 
 // y[i] (+)= row index[i] of the n_rows rows at x; -1 is a row of zeros.
-void gather(Tensor y, bool accumulate, Tensor x, Ints index, int threads) {
+void gather(Tensor y, bool accumulate, Tensor x, Ints index, const Crew& threads) {
   ISR_ASSERT(index.n == y.rows && y.cols == x.cols, "gather: ", index.n, " indices for ", y.rows,
              " rows; widths ", y.cols, " and ", x.cols);
   with_types(y.dtype, x.dtype, [&](auto to, auto from) {

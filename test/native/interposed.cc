@@ -1,4 +1,4 @@
-#include "kernels/interposed.h"
+#include "interposed.h"
 
 #include <vector>
 
