@@ -38,7 +38,7 @@ std::vector<T> copied(std::span<const T> all) {
 const void* address(const Tensor& t) { return t.data; }
 const void* address(const Ints& i) { return i.data; }
 const void* address(const void* p) { return p; }
-const void* address(const KvStore& kv) { return kv.pages; }
+const void* address(const KvStore& kv) { return kv.blocks[0]; }
 
 }  // namespace
 
