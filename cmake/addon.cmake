@@ -26,7 +26,7 @@ if(NODE_API_INCLUDE)
   endfunction()
   add_addon(addon)
   if(BUILD_TESTING)   # whose device "cpu" is the far one (test/native/far.h); ISR_DPO_PREBUILD=build/far chooses it
-    add_addon(far_addon test/native/far.cc test/native/far_addon.cc)
+    add_addon(far_addon test/native/far.cc test/native/interposed.cc test/native/far_addon.cc)
     set_target_properties(far_addon PROPERTIES
       EXCLUDE_FROM_ALL ON LIBRARY_OUTPUT_DIRECTORY ${PROJECT_SOURCE_DIR}/build/far/build/Release)
   endif()

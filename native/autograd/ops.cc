@@ -41,12 +41,13 @@ Ints resident(Backend& be, Arena& arena, std::span<const int32_t> values) {
   return {p, static_cast<int64_t>(values.size())};
 }
 
-RowIndex row_index(Backend& be, Arena& arena, std::span<const int32_t> rows, int64_t input_rows, int64_t per_row) {
+RowIndex row_index(Backend& be, Arena& arena, std::span<const int32_t> rows, int64_t input_rows, int64_t per_row, bool backward) {
+  for (const int32_t of : rows) ISR_ASSERT(of >= -1 && of < input_rows, "index ", of, " of ", input_rows, " rows");
+  if (!backward) return {resident(be, arena, rows), {}, per_row};
   std::vector<int32_t> owner(static_cast<size_t>(input_rows), -1);
   for (size_t i = 0; i < rows.size(); ++i) {
     const int32_t of = rows[i];
     if (of == -1) continue;
-    ISR_ASSERT(of >= 0 && of < input_rows, "index ", of, " of ", input_rows, " rows");
     int32_t& to = owner[static_cast<size_t>(of)];
     ISR_ASSERT(to == -1, "row ", of, " is gathered twice: its gradient would be lost");
     to = static_cast<int32_t>(static_cast<int64_t>(i) / per_row);

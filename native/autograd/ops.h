@@ -25,11 +25,11 @@ struct Ctx {
 // Indices that an op reads, forward and backward. Resident, and made once for each batch: ops keep no memory of their own.
 struct RowIndex {
   Ints rows;                       // of the input, in the order of the result; -1: a row of zeros
-  Ints owner;                      // of each input row: the result row that reads it, -1: none. Read in backward alone
+  Ints owner;                      // of each input row: the result row that reads it, -1: none. Empty where there is no backward
   int64_t per_row = 1;             // input rows for each result row
 };
-// In the arena. BUG: an index outside [0, input_rows), or one twice: its gradient would be lost.
-RowIndex row_index(Backend& be, Arena& arena, std::span<const int32_t> rows, int64_t input_rows, int64_t per_row = 1);
+// In the arena. BUG: an index outside [0, input_rows), or one twice where `backward` comes: its gradient would be lost.
+RowIndex row_index(Backend& be, Arena& arena, std::span<const int32_t> rows, int64_t input_rows, int64_t per_row = 1, bool backward = true);
 Ints resident(Backend& be, Arena& arena, std::span<const int32_t> values);
 // (rows, cols) as float32 to the host; waits.
 void download_f32(Backend& be, Arena& arena, float* host, Tensor rows);

@@ -226,6 +226,13 @@ Napi::Value shape_to_js(Napi::Env env, const std::vector<int64_t>& shape) {
   return array;
 }
 
+Napi::Object array_to_js(Napi::Env env, const std::vector<int64_t>& shape, const std::vector<float>& values) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("shape", shape_to_js(env, shape));
+  o.Set("data", to_js(env, values));
+  return o;
+}
+
 Napi::Object to_js(Napi::Env env, const StepMetrics& m) {
   Napi::Object o = Napi::Object::New(env);
   const auto set = [&](const char* key, double value) { o.Set(key, value); };

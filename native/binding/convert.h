@@ -50,6 +50,7 @@ Napi::Value to_js(Napi::Env env, const std::vector<std::string>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<std::vector<float>>& lists);
 Napi::Object to_js(Napi::Env env, const StepMetrics& m);
 Napi::Value shape_to_js(Napi::Env env, const std::vector<int64_t>& shape);
+Napi::Object array_to_js(Napi::Env env, const std::vector<int64_t>& shape, const std::vector<float>& values);   // {shape, data}
 
 // `items` of a failure: indices of the call's items that it is about; nothing where there are none.
 void set_items(Napi::Object o, const std::vector<int64_t>& items);

@@ -9,33 +9,33 @@ namespace {
 
 constexpr int kProgress = 1;   // event kind: only the newest is kept
 
-Napi::Object describe_tower(Napi::Env env, const VisionConfig& v, bool image) {
+Napi::Object describe_tower(Napi::Env env, const Family& family, const VisionConfig& v, bool image) {
   const TowerConfig& t = image ? *v.image : *v.video;
   Napi::Object o = Napi::Object::New(env);
-  o.Set("imageSize", static_cast<double>(t.image));
-  o.Set("rowsAFrame", static_cast<double>(v.rows(image, v.grid(image, 1))));
+  o.Set("imageSize", static_cast<double>(t.frame.h));   // and so wide: config.json knows no other frames
+  o.Set("rowsAFrame", static_cast<double>(v.rows(image, family.grid(t, 1))));
   o.Set("frames", static_cast<double>(image ? 1 : t.frames));   // of a clip; 0: any number
   o.Set("width", static_cast<double>(t.width));
   return o;
 }
 
-Napi::Object describe_vision(Napi::Env env, const VisionConfig& v) {
+Napi::Object describe_vision(Napi::Env env, const Family& family, const VisionConfig& v) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("original", v.original);
   o.Set("imageToken", v.image_token);
   o.Set("videoToken", v.video_token);
   o.Set("perVideo", static_cast<double>(v.per_video));
   o.Set("frames", static_cast<double>(v.frames));
-  if (v.image) o.Set("image", describe_tower(env, v, true));
-  if (v.video) o.Set("video", describe_tower(env, v, false));
+  if (v.image) o.Set("image", describe_tower(env, family, v, true));
+  if (v.video) o.Set("video", describe_tower(env, family, v, false));
   return o;
 }
 
-Napi::Object describe(Napi::Env env, const ModelConfig& model, const std::string& family, int64_t parameters) {
+Napi::Object describe(Napi::Env env, const ModelConfig& model, const Family& family, int64_t parameters) {
   const DecoderConfig& config = model.decoder;
   Napi::Object o = Napi::Object::New(env);
-  if (model.vision) o.Set("vision", describe_vision(env, *model.vision));
-  o.Set("family", family);
+  if (model.vision) o.Set("vision", describe_vision(env, family, *model.vision));
+  o.Set("family", family.name);
   o.Set("modelType", config.model_type);
   o.Set("parameters", static_cast<double>(parameters));
   o.Set("contextLength", static_cast<double>(config.context));
@@ -49,7 +49,7 @@ Napi::Object describe(Napi::Env env, const ModelConfig& model, const std::string
 Napi::Value inspect(const Napi::CallbackInfo& info) {
   return submit_beside(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext&) -> ToJs {
     return [r = Model::inspect(dir)](Napi::Env env) -> Napi::Value {
-      Napi::Object o = describe(env, r.config, r.family, r.parameters);
+      Napi::Object o = describe(env, r.config, *r.family, r.parameters);
       Napi::Array parts = Napi::Array::New(env, r.parts.size());
       for (size_t i = 0; i < r.parts.size(); ++i) {
         Napi::Object part = Napi::Object::New(env);
@@ -85,9 +85,9 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     };
     job.engine.model = Model::load(dir, options);
     const Model& m = job.engine.loaded();
-    return [config = ModelConfig{m.config, m.vision ? std::optional(m.vision->config) : std::nullopt}, family = m.family, parameters = m.parameters, dtype = m.dtype,
+    return [config = ModelConfig{m.config, m.vision ? std::optional(m.vision->config) : std::nullopt}, family = &m.declaration(), parameters = m.parameters, dtype = m.dtype,
             isa = std::string(m.backend->level())](Napi::Env env) -> Napi::Value {
-      Napi::Object o = describe(env, config, family, parameters);
+      Napi::Object o = describe(env, config, *family, parameters);
       o.Set("dtype", name_of(dtype));
       o.Set("isa", isa);
       return o;
@@ -146,10 +146,7 @@ Napi::Value media_features(const Napi::CallbackInfo& info) {
     std::vector<float> values = m.media.features(m, first, stage, job.cancel);
     const int64_t rows = m.media.get(first).rows, cols = static_cast<int64_t>(values.size()) / rows;
     return [shape = std::vector<int64_t>{rows, cols}, values = std::move(values)](Napi::Env env) -> Napi::Value {
-      Napi::Object o = Napi::Object::New(env);
-      o.Set("shape", shape_to_js(env, shape));
-      o.Set("data", to_js(env, values));
-      return o;
+      return array_to_js(env, shape, values);
     };
   });
 }
@@ -265,10 +262,7 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
     Model& m = job.engine.loaded();
     const std::vector<float> values = m.parameter(name);   // NOT_FOUND
     return [shape = m.shape_of(name), values](Napi::Env env) -> Napi::Value {
-      Napi::Object o = Napi::Object::New(env);
-      o.Set("shape", shape_to_js(env, shape));
-      o.Set("data", to_js(env, values));
-      return o;
+      return array_to_js(env, shape, values);
     };
   });
 }

@@ -90,10 +90,8 @@ Napi::Value gradients(const Napi::CallbackInfo& info) {
       Napi::Array array = Napi::Array::New(env, all.size());
       uint32_t i = 0;
       for (const auto& [name, gradient] : all) {
-        Napi::Object o = Napi::Object::New(env);
+        Napi::Object o = array_to_js(env, gradient.first, gradient.second);
         o.Set("name", name);
-        o.Set("shape", shape_to_js(env, gradient.first));
-        o.Set("data", to_js(env, gradient.second));
         array.Set(i++, o);
       }
       Napi::Object result = Napi::Object::New(env);

@@ -119,6 +119,7 @@ class Measuring final : public Device {
   void synchronize() override {}
   size_t memory() const override { return machine_memory(); }
   bool separate_blocks() const override { return true; }
+  bool only_counts() const override { return true; }
 
  private:
   char* space_ = nullptr;

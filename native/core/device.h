@@ -21,13 +21,14 @@ class Device {
   virtual void synchronize() = 0;
   virtual size_t memory() const = 0;                                   // bytes that jobs may plan with
   virtual bool separate_blocks() const { return false; }               // whether an arena asks for each block by itself
+  virtual bool only_counts() const { return false; }                   // nothing is there to compute with: see below
 };
 
 Device& host_device();
 
 // A device that only counts: addresses without memory behind them, and copies that do nothing (what is downloaded is
-// zeros). Later allocations may overlap earlier ones. For plans (train/plan.h). OUT_OF_MEMORY where the system refuses even
-// address space.
+// zeros). Later allocations may overlap earlier ones. A backend on it takes the memory that calls need and computes nothing.
+// For plans (train/plan.h). OUT_OF_MEMORY where the system refuses even address space.
 std::unique_ptr<Device> make_measuring_device();
 
 }  // namespace isr

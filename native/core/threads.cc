@@ -18,7 +18,6 @@
 namespace isr {
 namespace {
 
-thread_local bool dry_run = false;
 thread_local bool in_region = false;      // set on callers while they are in one, always on pool threads
 thread_local const std::atomic<bool>* cancel_flag = nullptr;
 
@@ -174,7 +173,7 @@ std::atomic<bool> pool_started{false};
 }  // namespace
 
 void parallel(int threads, int64_t n, int64_t grain, ParallelBody body) {
-  if (n <= 0 || dry_run) return;
+  if (n <= 0) return;
   if (grain < 1) grain = 1;
   ISR_ASSERT(!in_region, "parallel regions do not nest");
   check_cancelled();
@@ -208,9 +207,6 @@ CancelScope::~CancelScope() { cancel_flag = before_; }
 void check_cancelled() {
   if (cancel_flag && cancel_flag->load(std::memory_order_relaxed)) throw Cancelled();
 }
-
-DryRun::DryRun() { dry_run = true; }
-DryRun::~DryRun() { dry_run = false; }
 
 int pool_threads() { return pool_started.load() ? Pool::instance().workers() : 0; }
 

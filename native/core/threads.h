@@ -36,6 +36,17 @@ using ParallelBody = FunctionRef<void(int64_t begin, int64_t end, int worker)>;
 // then no chunk has run.
 void parallel(int threads, int64_t n, int64_t grain, ParallelBody body);
 
+// The threads of a backend. Idle: its device only counts (core/device.h), so regions run nothing, and kernels ask for their
+// memory without computing.
+struct Crew {
+  int threads = 1;
+  bool idle = false;
+  operator int() const { return threads; }
+};
+inline void parallel(const Crew& crew, int64_t n, int64_t grain, ParallelBody body) {
+  if (!crew.idle) parallel(crew.threads, n, grain, body);
+}
+
 // How many workers a region has at most: never more than it has chunks.
 inline int workers_of(int threads, int64_t n, int64_t grain) {
   const int64_t chunks = grain < 1 ? n : n / grain + (n % grain != 0);
@@ -65,14 +76,6 @@ inline int64_t grain_for(int threads, int64_t n, int64_t min_grain = 1) {
   const int64_t g = n / (4 * threads);
   return g < min_grain ? min_grain : g;
 }
-
-// While one lives, parallel() of its thread runs nothing: kernels ask for their memory and compute nothing (the measuring
-// backend, kernels/cpu.cc).
-struct DryRun {
-  DryRun();
-  ~DryRun();
-  DryRun(const DryRun&) = delete;
-};
 
 int pool_threads();   // threads started so far besides callers; 0 before first use
 

@@ -21,7 +21,7 @@ class ModelStepper final : public Stepper {
     ArenaScope scope(model_.arena());
     Tape tape(model_.arena(), false);
     Ctx c{*model_.backend, tape, cancel_, {}};
-    const Tensor hidden = decoder_cached(c, model_, batch, model_.media.rows_of(c, model_, batch.ids, false), kv);   // (T, C)
+    const Tensor hidden = hidden_states(c, model_, batch, model_.media.rows_of(c, model_, batch.ids, false), kv);   // (T, C)
     for (size_t i = 0; i < draws.size(); i += kDrawGroup) draw(ids, logp, c, hidden, draws, i, std::min(kDrawGroup, draws.size() - i));
   }
 

@@ -6,7 +6,8 @@
 namespace isr {
 namespace {
 
-constexpr int64_t kFirstPages = 16;
+constexpr int kFirstBits = 4;
+constexpr int64_t kFirstPages = int64_t{1} << kFirstBits;
 
 int32_t common(const int32_t* a, const int32_t* b, int64_t n) {
   int32_t i = 0;
@@ -20,6 +21,8 @@ KvCache::KvCache(int64_t layers, int64_t page_bytes, uint64_t budget, bool keep,
     : device_(device), layers_(layers), page_bytes_(page_bytes), keep_(keep) {
   ISR_ASSERT(layers > 0 && page_bytes > 0, "KV cache of ", layers, " layers, ", page_bytes, " bytes per page");
   budget_pages_ = static_cast<int64_t>(std::min<uint64_t>(budget / this->page_bytes(), std::numeric_limits<int32_t>::max()));
+  store_.page_bytes = page_bytes;
+  store_.first_bits = kFirstBits;
 }
 
 // ---- branches
@@ -88,9 +91,8 @@ bool KvCache::settle(Branch& b) {
   if (b.source < 0) return true;
   if (node(b.source).computed < b.source_tokens) return false;
   const int32_t own = b.nodes[static_cast<size_t>(b.matched)];
-  const KvStore kv = store();
   for (int64_t layer = 0; layer < layers_; ++layer)
-    device_.copy(kv.page(layer, own), kv.page(layer, b.source), static_cast<size_t>(page_bytes_));
+    device_.copy(store_.page(layer, own), store_.page(layer, b.source), static_cast<size_t>(page_bytes_));
   node(own).computed = b.source_tokens;
   cached_tokens_ += b.source_tokens;
   release(b.source);
@@ -249,17 +251,21 @@ void KvCache::expect(int64_t pages) {
   if (wanted > capacity_) grow(wanted);
 }
 
-// Memory is touched first when a page is written, so a large capacity costs nothing by itself. What can fail comes first;
-// and as `free_` has room for every page, giving pages back allocates nothing.
+// As many pages as all blocks before it, so that pages never move and no memory is taken twice. On the host memory is touched
+// first when a page is written, so a large block costs nothing by itself.
+void KvCache::add_block() {
+  const int64_t count = std::min(budget_pages_ - store_.page_count, std::max(kFirstPages, store_.page_count));
+  pool_.emplace_back(device_, static_cast<size_t>(count) * page_bytes());
+  store_.blocks[pool_.size() - 1] = pool_.back().data<char>();
+  store_.page_count += count;
+}
+
+// What can fail comes first; and as `free_` has room for every page, giving pages back allocates nothing.
 void KvCache::grow(int64_t capacity) {
-  Buffer bigger(device_, static_cast<size_t>(capacity) * page_bytes());
   std::vector<int32_t> free;
   free.reserve(static_cast<size_t>(capacity));
   nodes_.reserve(static_cast<size_t>(capacity));
-  for (int64_t layer = 0; layer < layers_ && capacity_ > 0; ++layer)
-    device_.copy(bigger.data<char>() + layer * capacity * page_bytes_, pool_.data<char>() + layer * capacity_ * page_bytes_,
-                 static_cast<size_t>(capacity_ * page_bytes_));
-  pool_ = std::move(bigger);
+  while (store_.page_count < capacity) add_block();
   nodes_.resize(static_cast<size_t>(capacity));
   for (int64_t i = capacity; i-- > capacity_;) free.push_back(static_cast<int32_t>(i));
   free.insert(free.end(), free_.begin(), free_.end());
@@ -274,7 +280,8 @@ void KvCache::drop_idle() {
 void KvCache::release_pool() {
   drop_idle();
   ISR_ASSERT(used_pages() == 0 && reserved_ == 0, used_pages(), " pages are still in use");
-  pool_ = Buffer();
+  pool_.clear();
+  store_.page_count = 0;
   nodes_ = {};
   free_ = std::vector<int32_t>();
   capacity_ = 0;

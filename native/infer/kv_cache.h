@@ -58,10 +58,10 @@ class KvCache {
   void drop_idle();                            // drops every page that no branch uses
   void release_pool();                         // and gives the memory back; no branch may be open
 
-  KvStore store() const { return {pool_.data<char>(), page_bytes_, capacity_}; }
+  const KvStore& store() const { return store_; }
   int64_t budget_pages() const { return budget_pages_; }
   uint64_t page_bytes() const { return static_cast<uint64_t>(layers_ * page_bytes_); }   // of all layers
-  uint64_t bytes() const { return pool_.bytes(); }
+  uint64_t bytes() const { return static_cast<uint64_t>(store_.page_count) * page_bytes(); }   // of the pool
   int64_t cached_tokens() const { return cached_tokens_; }
   int64_t used_pages() const { return capacity_ - static_cast<int64_t>(free_.size()); }
   int64_t idle_pages() const { return idle_; }
@@ -92,12 +92,14 @@ class KvCache {
   void remove_idle(int32_t i);
   void fold(Branch& b);
   void grow(int64_t capacity);
+  void add_block();
 
   Device& device_;
   int64_t layers_, page_bytes_, budget_pages_;
   bool keep_;
   int64_t capacity_ = 0, idle_ = 0, reserved_ = 0, cached_tokens_ = 0;
-  Buffer pool_;                                // (layers, capacity) pages
+  std::vector<Buffer> pool_;                   // the store's blocks
+  KvStore store_;                              // page_count >= capacity: blocks double the pool
   std::vector<Node> nodes_;                    // node i owns page i
   std::vector<int32_t> free_;                  // low pages last: they are taken first
   int32_t roots_ = -1;

@@ -4,6 +4,7 @@
 // counted from the sequence's root), so the arithmetic of a row is a function of its own tokens alone, wherever spans
 // begin and end and whether keys come from the batch or from cache pages.
 #pragma once
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -69,10 +70,23 @@ AttentionPlan plan_attention(std::span<const Span> spans, bool causal);
 // attention could read beyond the tokens present. A branch that starts inside a page copies its parent's whole page and
 // appends at the next slot; what the copy holds from there on is overwritten or masked, never seen. Rows of one page are
 // listed in ascending slot order.
+//
+// A pool is one block of memory, or blocks that double it: pages [0, 2^first_bits) stand in the first, and each further one
+// holds as many pages as all before it; the last may be cut short. So a pool grows without moving a page. A block is
+// (layers, its pages) of page_bytes, whose layout is the backend's.
 struct KvStore {
-  char* pages = nullptr;            // (layers, page_count) blocks of page_bytes, the layout inside is the backend's
-  int64_t page_bytes = 0, page_count = 0;
-  char* page(int64_t layer, int64_t index) const { return pages + (layer * page_count + index) * page_bytes; }
+  static constexpr int kBlocks = 32;
+  char* blocks[kBlocks] = {};
+  int64_t page_bytes = 0, page_count = 0;   // of a page of one layer; pages of all blocks
+  int first_bits = 62;
+
+  KvStore() = default;
+  KvStore(char* pages, int64_t page_bytes, int64_t page_count) : blocks{pages}, page_bytes(page_bytes), page_count(page_count) {}
+  char* page(int64_t layer, int64_t index) const {
+    const int block = std::bit_width(static_cast<uint64_t>(index >> first_bits));
+    const int64_t begin = block == 0 ? 0 : int64_t{1} << (first_bits + block - 1), size = block == 0 ? int64_t{1} << first_bits : begin;
+    return blocks[block] + (layer * (size < page_count - begin ? size : page_count - begin) + index - begin) * page_bytes;
+  }
 };
 
 struct KvRow { int32_t page, slot; };   // where a batch row's key and value go: slot = logical index % 64

@@ -70,8 +70,8 @@ class Backend {
   virtual void act_backward(Tensor dpre, Tensor dy, Tensor pre, Act act) = 0;   // not SwiGlu; dpre may be dy
   virtual void add(Tensor y, bool accumulate, Tensor a) = 0;                    // y (+)= a; types may differ (a cast)
 
-  // ---- rotary positions: the table (T, D/2, 2) of cos and sin, computed in float64; then in place on x (T, heads*D), halves
-  // paired (i, i + D/2)
+  // ---- rotary positions (P, T), axis by axis: the table (T, D/2, 2) of cos and sin, computed in float64; then in place on
+  // x (T, heads*D), halves paired (i, i + D/2)
   virtual void rope_table(float* table, Ints positions, const RopeFrequencies& f) = 0;
   virtual void rope(Tensor x, const float* table, int64_t heads, int64_t head_size, bool inverse) = 0;
 
@@ -82,8 +82,8 @@ class Backend {
   virtual void embedding_forward(Tensor y, Tensor table, Ints ids) = 0;            // y (T, C), table (V, C)
   // dw (V, C); '=' zeroes absent rows; rows of one id are added in ascending t
   virtual void embedding_backward(float* dw, bool accumulate, Tensor dy, Ints ids, int64_t vocab) = 0;
-  // y (frames * (S/p)^2, 3 p p): squares of pixels (frames, 3, S, S), row by row; (channel, y, x) runs along a row
-  virtual void patchify(Tensor y, const float* pixels, int64_t frames, int64_t side, int64_t patch) = 0;
+  // y (frames * h/p * w/p, 3 p p): squares of pixels (frames, 3, h, w), row by row; (channel, y, x) runs along a row
+  virtual void patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) = 0;
 
   // ---- head. x (R, C): hidden rows of scored tokens; targets (R) in [0, V); logp, lse, dlogp (R). Logits are never whole
   virtual void token_logp_forward(float* logp, float* lse, Tensor x, const Matrix& head, Ints targets) = 0;
@@ -101,9 +101,8 @@ class Backend {
   virtual double sum_squares(std::span<const Flat> arrays) = 0;                 // waits; float64, array by array, ascending
 };
 
-// On `device`, which is the host or has memory that the host's threads can read.
+// On `device`, which is the host, has memory that the host's threads can read, or only counts: then calls take their memory
+// and compute nothing.
 std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads, Device& device = host_device());
-// The same on a device that only counts: calls take their memory and compute nothing.
-std::unique_ptr<Backend> make_measuring_backend(Isa level, int threads, Device& device);
 
 }  // namespace isr

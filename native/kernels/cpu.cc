@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "kernels/cpu_base.h"
-#include "kernels/interposed.h"
 
 namespace isr {
 namespace cpu {
@@ -59,24 +58,6 @@ std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads, Device& device
     case Isa::Avx2: return cpu::avx2::make(threads, device);
     default: return cpu::generic::make(threads, device);
   }
-}
-
-namespace {
-
-class MeasuringBackend final : public Interposed {
- public:
-  using Interposed::Interposed;
-  void launch(Call call) override {
-    const DryRun nothing_is_computed;
-    call(*inner_);
-  }
-  void wait() override {}
-};
-
-}  // namespace
-
-std::unique_ptr<Backend> make_measuring_backend(Isa level, int threads, Device& device) {
-  return std::make_unique<MeasuringBackend>(make_cpu_backend(level, threads, device));
 }
 
 }  // namespace isr

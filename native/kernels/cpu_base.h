@@ -16,7 +16,7 @@ struct Packed {
 
 class CpuBase : public Backend {
  public:
-  CpuBase(int threads, Device& device) : threads(threads), scratch(device), device_(device) {}
+  CpuBase(int threads, Device& device) : threads{threads, device.only_counts()}, scratch(device), device_(device) {}
   Device& device() final { return device_; }
   Arena& workspace() final { return scratch; }
   std::unique_ptr<Matrix> matrix(const MatrixShape& s, void* memory) final;
@@ -27,8 +27,8 @@ class CpuBase : public Backend {
   virtual void pack(const Packed& w, int64_t row0, Tensor rows) const = 0;
   virtual void unpack(Tensor rows, const Packed& w, int64_t row0) const = 0;
 
-  const int threads;   // of a region
-  Arena scratch;       // taken on the calling thread, before a region
+  const Crew threads;   // of a region
+  Arena scratch;        // taken on the calling thread, before a region
 
  private:
   Device& device_;

@@ -55,9 +55,12 @@ struct GradPart {                 // where the gradient of one part of a stacked
   bool accumulate_bias = false;   // of db
 };
 
-struct RopeFrequencies {          // angle of pair i at position p: p * inverse[i]; cos and sin are multiplied by `factor`
-  std::span<const double> inverse;
+// Angle of pair i of token t: positions[axis[i]][t] * inverse[i], of positions (P, T); cos and sin are multiplied by `factor`.
+struct RopeFrequencies {
+  std::span<const double> inverse;        // (D/2)
   double factor = 1;
+  int64_t axes = 1;                       // P
+  std::span<const int32_t> axis = {};     // (D/2), each in [0, P); not read where P is 1
 };
 
 struct SampleOptions {            // one row's draw

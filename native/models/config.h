@@ -19,6 +19,7 @@ struct RopeConfig {
   double attention_factor = 1;              // yarn: of the rotated queries and keys
   bool truncate = true;                     // yarn: the two pairs that the betas stand for are whole numbers
   int64_t original_context = 0;
+  std::vector<int32_t> axis;                // (D/2): which axis of its position a pair turns by (models/positions.h); empty: there is one
   bool operator==(const RopeConfig&) const = default;
 };
 
@@ -39,24 +40,31 @@ struct Grid {
   auto operator<=>(const Grid&) const = default;
 };
 
+struct FrameSize {                          // in pixels
+  int64_t h = 0, w = 0;
+  int64_t values() const { return 3 * h * w; }
+};
+
 // A CLIP vision transformer; with `frames` a LanguageBind one: every layer attends over time first.
 struct TowerConfig {
-  int64_t width = 0, layers = 0, heads = 0, mlp_width = 0, image = 0, patch = 0;
+  int64_t width = 0, layers = 0, heads = 0, mlp_width = 0, patch = 0;
+  FrameSize frame;                          // multiples of `patch`
+  bool class_token = true;                  // a row before a frame's patches
   int64_t run = 0;                          // layers computed: the features are the output of the last of them
   int64_t frames = 0;                       // of a clip, for attention over time; 0: frames are independent
   Act act = Act::QuickGelu;
   float eps = 1e-5f;
-  Grid grid(int64_t frame_count) const { return {frame_count, image / patch, image / patch}; }
-  int64_t tokens(const Grid& g) const { return g.frame() + 1; }   // of a frame, with the class token, which comes first
+  Grid grid(int64_t frame_count) const { return {frame_count, frame.h / patch, frame.w / patch}; }
+  int64_t tokens(const Grid& g) const { return g.frame() + (class_token ? 1 : 0); }   // rows of a frame
   int64_t patches() const { return grid(1).frame(); }
-  int64_t tokens() const { return patches() + 1; }
+  int64_t tokens() const { return tokens(grid(1)); }
 };
 
 // How media become rows of the decoder.
 struct VisionConfig {
   bool original = false;                    // placeholders outside the vocabulary (-200, -201); else token ids, one per row
   std::optional<TowerConfig> image, video;  // absent: such media are refused
-  bool image_cls = false, video_cls = false;   // whether the class token's row stays
+  bool image_cls = false, video_cls = false;   // whether the class token's row stays, if there is one
   int64_t pool = 1;                         // stride of average pooling over a frame's patches (video)
   int64_t projector_layers = 2;
   Act projector_act = Act::GeluErf;
@@ -68,8 +76,7 @@ struct VisionConfig {
 
   const TowerConfig& tower(bool is_image) const { return is_image ? *image : *video; }
   int64_t stride(bool is_image) const { return is_image ? 1 : pool; }
-  bool keeps_class(bool is_image) const { return is_image ? image_cls : video_cls; }
-  Grid grid(bool is_image, int64_t frame_count) const { return tower(is_image).grid(frame_count); }
+  bool keeps_class(bool is_image) const { return (is_image ? image_cls : video_cls) && tower(is_image).class_token; }
   // Rows of the decoder that one medium takes.
   int64_t rows(bool is_image, const Grid& g) const {
     const int64_t s = stride(is_image);

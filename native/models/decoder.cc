@@ -55,13 +55,14 @@ std::vector<double> inverse_frequencies(const DecoderConfig& config) {
 }
 
 // (T, D/2, 2) cos, sin of `positions`; from the tape's arena.
-const float* rope_table(Ctx& c, Model& m, const PositionRows& axes) {
-  ISR_ASSERT(axes.size() == 1, "rotary embeddings over ", axes.size(), " axes");
-  const std::vector<int32_t>& positions = axes[0];
+const float* rope_table(Ctx& c, Model& m, const PositionRows& positions) {
+  const RopeConfig& rope = m.config.rope;
   if (m.rope_frequencies.empty()) m.rope_frequencies = inverse_frequencies(m.config);
-  const auto rows = static_cast<int64_t>(positions.size());
-  float* table = c.tape.arena().allocate_n<float>(rows * m.config.head_size);
-  c.be.rope_table(table, resident(c.be, c.tape.arena(), positions), {m.rope_frequencies, m.config.rope.attention_factor});
+  float* table = c.tape.arena().allocate_n<float>(static_cast<int64_t>(positions[0].size()) * m.config.head_size);
+  std::vector<int32_t> joined;   // of several axes
+  for (size_t axis = 0; positions.size() > 1 && axis < positions.size(); ++axis) joined.insert(joined.end(), positions[axis].begin(), positions[axis].end());
+  const std::vector<int32_t>& all = positions.size() > 1 ? joined : positions[0];
+  c.be.rope_table(table, resident(c.be, c.tape.arena(), all), {m.rope_frequencies, rope.attention_factor, static_cast<int64_t>(positions.size()), rope.axis});
   return table;
 }
 
@@ -84,23 +85,22 @@ std::vector<MediaRun> media_runs(std::vector<int32_t>& text, int64_t vocab, std:
   return runs;
 }
 
+// The decoder's input as embedding() takes it.
+struct TokenRows { Ints ids; std::vector<MediaRun> media; };
+TokenRows token_rows(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<const MediaRows> media) {
+  std::vector<int32_t> text(ids.begin(), ids.end());
+  std::vector<MediaRun> runs = media_runs(text, m.config.vocab, media);
+  return {resident(c.be, c.tape.arena(), text), std::move(runs)};
+}
+
 // One block: attention and mlp, each on a normalised input and added to the residual stream.
-template <class Attend>
-Tensor decoder_block(Ctx& c, Layer& l, Tensor x, float eps, const AttentionShape& s, const float* rope, Attend&& attend) {
+Tensor decoder_block(Ctx& c, Layer& l, Tensor x, float eps, const Pass& pass, int64_t index) {
   c.check_cancel();
   Tensor normed = rms_norm(c, x, *l.attention_norm, eps);
-  Tensor attended = attend(c, qkv(c, normed, l.qkv, s, rope));
+  Tensor attended = pass.attend(c, qkv(c, normed, l.qkv, pass.shape, pass.rope), index);
   x = linear(c, attended, l.out, Act::None, x);
   Tensor inner = swiglu(c, rms_norm(c, x, *l.mlp_norm, eps), l.gate_up);
   return linear(c, inner, l.down, Act::None, x);
-}
-
-// Without a tape nothing inside a block is kept: its result replaces x.
-template <class Block>
-Tensor run_quietly(Ctx& c, Tensor x, Block&& block) {
-  ArenaScope inside(c.tape.arena());
-  c.be.add(x, false, block(c, x));
-  return x;
 }
 
 }  // namespace
@@ -109,63 +109,57 @@ AttentionShape attention_shape(const DecoderConfig& c) {
   return {c.heads, c.kv_heads, c.head_size, static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_size)))};
 }
 
+Tensor Pass::attend(Ctx& c, Tensor qkv, int64_t layer) const {
+  if (!kv) return attention(c, qkv, *plan, shape);
+  ISR_ASSERT(!c.tape.recording(), "cached attention is not differentiated");
+  const int64_t q_cols = shape.heads * shape.head_size, kv_cols = shape.kv_heads * shape.head_size;
+  c.be.kv_append(*kv, layer, qkv.columns(q_cols, kv_cols), qkv.columns(q_cols + kv_cols, kv_cols), *plan, shape);
+  Tensor out = c.tape.alloc(qkv.rows, q_cols, qkv.dtype, false);
+  c.be.attention_cached(out, qkv.columns(0, q_cols), *kv, layer, *plan, shape);
+  return out;
+}
+
 ResidentBatch make_resident(Ctx& c, Model& m, const Batch& batch, std::span<const MediaRows> media) {
   ResidentBatch r;
   r.plan = c.be.prepare(batch.plan);
   r.rope = rope_table(c, m, batch.positions);
-  std::vector<int32_t> text = batch.ids;
-  r.media = media_runs(text, m.config.vocab, media);
-  r.ids = resident(c.be, c.tape.arena(), text);
-  r.scored = row_index(c.be, c.tape.arena(), batch.scored_index, batch.tokens());
+  TokenRows rows = token_rows(c, m, batch.ids, media);
+  r.ids = rows.ids;
+  r.media = std::move(rows.media);
+  r.scored = row_index(c.be, c.tape.arena(), batch.scored_index, batch.tokens(), 1, c.tape.recording());
   r.targets = resident(c.be, c.tape.arena(), batch.scored_target);
   return r;
 }
 
 Tensor embed_tokens(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<const MediaRows> media) {
   ISR_ASSERT(!c.tape.recording(), "a recorded batch is made resident");
-  std::vector<int32_t> text(ids.begin(), ids.end());
-  const std::vector<MediaRun> runs = media_runs(text, m.config.vocab, media);
-  return embedding(c, *m.token_embedding, resident(c.be, c.tape.arena(), text), runs, m.dtype);
+  const TokenRows rows = token_rows(c, m, ids, media);
+  return embedding(c, *m.token_embedding, rows.ids, rows.media, m.dtype);
 }
 
-Tensor decoder_forward(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing) {
-  const AttentionShape s = attention_shape(m.config);
-  const float eps = m.config.norm_eps;
-  const float* rope = batch.rope;
-  const Prepared& plan = *batch.plan;
-  group_begin(c, m.shared_group);
-  Tensor x = embedding(c, *m.token_embedding, batch.ids, batch.media, m.dtype);
-  for (Layer& layer : m.layers) {
-    const auto block = [&layer, &plan, s, eps, rope](Ctx& inner, Tensor in) {
-      return decoder_block(inner, layer, in, eps, s, rope, [&plan, &s](Ctx& c2, Tensor projected) { return attention(c2, projected, plan, s); });
-    };
-    group_begin(c, layer.group);
-    if (!c.tape.recording()) x = run_quietly(c, x, block);
-    else x = checkpointing ? checkpoint(c, x, block) : block(c, x);
-  }
-  return rms_norm(c, x, *m.final_norm, eps);
-}
-
-Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv) {
-  ISR_ASSERT(!c.tape.recording(), "cached attention is not differentiated");
-  const AttentionShape s = attention_shape(m.config);
-  const float eps = m.config.norm_eps;
-  const float* rope = rope_table(c, m, batch.positions);
-  const int64_t q_cols = s.heads * s.head_size, kv_cols = s.kv_heads * s.head_size;
-  const std::unique_ptr<Prepared> plan = c.be.prepare(batch.plan);
-  Tensor x = embed_tokens(c, m, batch.ids, media);
+Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass) {
   int64_t index = 0;
-  for (Layer& layer : m.layers) {
-    const auto attend = [&](Ctx& inner, Tensor p) {
-      inner.be.kv_append(kv, index, p.columns(q_cols, kv_cols), p.columns(q_cols + kv_cols, kv_cols), *plan, s);
-      Tensor out = inner.tape.alloc(p.rows, q_cols, p.dtype, false);
-      inner.be.attention_cached(out, p.columns(0, q_cols), kv, index, *plan, s);
-      return out;
-    };
-    run_quietly(c, x, [&](Ctx& inner, Tensor in) { return decoder_block(inner, layer, in, eps, s, rope, attend); });
+  for (Layer& layer : n.layers) {
+    x = pass.block(c, layer.group, x, [&layer, pass, index, eps = config.norm_eps](Ctx& inner, Tensor in) {
+      return decoder_block(inner, layer, in, eps, pass, index);
+    });
     ++index;
   }
-  return rms_norm(c, x, *m.final_norm, eps);
+  return rms_norm(c, x, *n.final_norm, config.norm_eps);
+}
+
+Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing) {
+  const Pass pass{attention_shape(m.config), batch.rope, batch.plan.get(), nullptr, checkpointing};
+  group_begin(c, m.shared_group);
+  const Tensor x = embedding(c, *m.token_embedding, batch.ids, batch.media, m.dtype);
+  return m.declaration().forward.decoder(c, m, m.config, x, pass);
+}
+
+Tensor hidden_states(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv) {
+  const float* rope = rope_table(c, m, batch.positions);
+  const std::unique_ptr<Prepared> plan = c.be.prepare(batch.plan);
+  const Pass pass{attention_shape(m.config), rope, plan.get(), &kv, false};
+  return m.declaration().forward.decoder(c, m, m.config, embed_tokens(c, m, batch.ids, media), pass);
 }
 
 Tensor logits(Ctx& c, Model& m, Tensor hidden) {

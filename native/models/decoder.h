@@ -1,5 +1,5 @@
-// The decoder: one forward for Llama- and Qwen2-type models, in training (a packed batch under a tape) and in generation
-// (rows appended to a KV cache).
+// Decoders. A family's forward (Forward::decoder, models/family.h) is written once; here is what it runs in: in training a
+// packed batch under a tape, in generation rows that are appended to a KV cache.
 #pragma once
 #include <span>
 
@@ -9,6 +9,27 @@
 namespace isr {
 
 AttentionShape attention_shape(const DecoderConfig& config);
+
+// One pass through a decoder's blocks. What it points to lives until the tape has run backwards.
+struct Pass {
+  AttentionShape shape;
+  const float* rope = nullptr;                // (T, D/2, 2), for qkv()
+  const Prepared* plan = nullptr;             // of the batch; cached: of the rows and their pages
+  const KvStore* kv = nullptr;                // null: keys and values are rows of the batch
+  bool checkpointing = false;                 // keep blocks' inputs only
+
+  // (T, (H + 2K) D) = [q | k | v] to (T, H D). Cached: keys and values are appended to the layer's pages first.
+  Tensor attend(Ctx& c, Tensor qkv, int64_t layer) const;
+  // f(c, x), of the same shape as x: the block that reads `group`'s parameters. f may run again, and after this returned.
+  template <class F>
+  Tensor block(Ctx& c, Group* group, Tensor x, F&& f) const {
+    group_begin(c, group);
+    if (c.tape.recording()) return checkpointing ? checkpoint(c, x, f) : f(c, x);
+    ArenaScope inside(c.tape.arena());        // nothing inside a block is kept: its result replaces x
+    c.be.add(x, false, f(c, x));
+    return x;
+  }
+};
 
 // A batch where kernels and closures can read it: in the tape's arena, so it ends with the tape's scope.
 struct ResidentBatch {
@@ -26,7 +47,7 @@ ResidentBatch make_resident(Ctx& c, Model& m, const Batch& batch, std::span<cons
 Tensor embed_tokens(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<const MediaRows> media);
 
 // Hidden states after the final norm, (T, C). `checkpointing`: keep block inputs only.
-Tensor decoder_forward(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing);
+Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing);
 
 // Cached: rows (T) of several sequences are appended to their pages, then attended. Not recorded.
 struct CachedBatch {
@@ -34,7 +55,7 @@ struct CachedBatch {
   PositionRows positions = PositionRows(1);   // (P, T)
   CachedPlan plan;
 };
-Tensor decoder_cached(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv);
+Tensor hidden_states(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv);
 
 // Logits (R, V) f32 of hidden rows (R, C).
 Tensor logits(Ctx& c, Model& m, Tensor hidden);

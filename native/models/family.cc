@@ -45,13 +45,20 @@ const Families& all_families() {
   static const Spellings hf_projector{{"multi_modal_projector.", "model.multi_modal_projector."}, "linear_1.weight"};
   static const Roots both_towers{hf_decoder, hf_head, hf_projector, Spellings{tower_names("image_tower"), kTower}, Spellings{tower_names("video_tower"), kTower}};
   static const Roots one_tower{hf_decoder, hf_head, hf_projector, none, Spellings{tower_names("vision_tower"), kTower}};
+  static const Forward reads{.decoder = decoder_forward}, sees{.decoder = decoder_forward, .tower = tower_features, .projector = project};
   static const Families all{
-      {"llama", "llama", "LlamaForCausalLM", read_llama, decoder_parts, text, kTypical, {}},
-      {"qwen2", "qwen2", "Qwen2ForCausalLM", read_qwen2, decoder_parts, text, kTypical, {}},
-      {"llava_hound", "llava_llama", "LlavaLlamaForCausalLM", read_llava_hound, original_video_parts, original, kTypical, {}},
-      {"video_llava_original", "llava", "LlavaLlamaForCausalLM", read_video_llava_original, original_video_parts, original, kTypical, {}},
-      {"video_llava", "video_llava", "VideoLlavaForConditionalGeneration", read_video_llava, video_parts, both_towers, kTypical, {}},
-      {"llava_next_video", "llava_next_video", "LlavaNextVideoForConditionalGeneration", read_llava_next_video, video_parts, one_tower, kTypical, {"image_newline"}},
+      {.name = "llama", .model_type = "llama", .architecture = "LlamaForCausalLM",
+       .read = read_llama, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
+      {.name = "qwen2", .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
+       .read = read_qwen2, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
+      {.name = "llava_hound", .model_type = "llava_llama", .architecture = "LlavaLlamaForCausalLM",
+       .read = read_llava_hound, .parts = original_video_parts, .forward = sees, .roots = original, .typical = kTypical},
+      {.name = "video_llava_original", .model_type = "llava", .architecture = "LlavaLlamaForCausalLM",
+       .read = read_video_llava_original, .parts = original_video_parts, .forward = sees, .roots = original, .typical = kTypical},
+      {.name = "video_llava", .model_type = "video_llava", .architecture = "VideoLlavaForConditionalGeneration",
+       .read = read_video_llava, .parts = video_parts, .forward = sees, .roots = both_towers, .typical = kTypical},
+      {.name = "llava_next_video", .model_type = "llava_next_video", .architecture = "LlavaNextVideoForConditionalGeneration",
+       .read = read_llava_next_video, .parts = video_parts, .forward = sees, .roots = one_tower, .typical = kTypical, .unread = {"image_newline"}},
   };
   return all;
 }

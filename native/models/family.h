@@ -1,5 +1,5 @@
-// The family table: how a config.json becomes a ModelConfig, which parts the model has, and where checkpoints keep them.
-// A new family is a file beside llama.cc and llava.cc and a row in family.cc.
+// The family table: how a config.json becomes a ModelConfig, which parts the model has, what is computed with them, and
+// where checkpoints keep them. A new family is a file beside llama.cc and llava.cc and a row in family.cc.
 #pragma once
 #include <array>
 #include <string>
@@ -12,7 +12,10 @@
 namespace isr {
 
 class Parts;
+struct Ctx;
 struct Network;
+struct Pass;
+struct Vision;
 
 // Where names of tensors begin.
 enum class Root : uint8_t { Decoder, Head, Projector, ImageTower, VideoTower };
@@ -31,17 +34,32 @@ struct Spellings {
   std::string probe;
 };
 
+// What a family computes with its network.
+struct Forward {
+  // Hidden states (T, C) after the final norm, of token and media rows x (T, C); models/decoder.h says how blocks run.
+  Tensor (*decoder)(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass);
+  // A medium's features, (rows, width of its tower), from its pixels (frames, 3, h, w), on the host; then its rows of the
+  // decoder, (rows, C). Null: a text family.
+  Tensor (*tower)(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing) = nullptr;
+  Tensor (*projector)(Ctx& c, Vision& v, Tensor features) = nullptr;
+};
+
+inline Grid grid_of_frames(const TowerConfig& tower, int64_t frames) { return tower.grid(frames); }
+
 struct Family {
   const char* name;                                                    // of the family, as users see it
   const char* model_type;                                              // config.json's model_type
   const char* architecture;                                            // as in its "architectures"
   ModelConfig (*read)(const Json& config, const std::string& path);    // INVALID_CONFIG, CHECKPOINT_UNSUPPORTED
   void (*parts)(Parts& parts, Network& network, const ModelConfig& config);   // declares every parameter (models/parts.h)
+  Forward forward;
+  // Positions (P, S) of a sequence; `vision` is null for a text model. Null: tokens stand where they are counted.
+  SequencePositions (*positions)(std::span<const int32_t> ids, std::span<const PlacedMedium> media, const VisionConfig* vision) = nullptr;
+  // Patches (t, h, w) of a medium of so many frames, as its tower cuts it.
+  Grid (*grid)(const TowerConfig& tower, int64_t frames) = grid_of_frames;
   std::array<Spellings, kRoots> roots;                                 // by Root
   std::string typical;                                                 // tensor below the decoder's root whose type is the checkpoint's
-  std::vector<std::string> unread;                                     // ends of tensor names that belong to the model and are not computed with
-  // Positions of a sequence; `vision` is null for a text model. Null: tokens stand where they are counted.
-  SequencePositions (*positions)(std::span<const int32_t> ids, std::span<const PlacedMedium> media, const VisionConfig* vision) = nullptr;
+  std::vector<std::string> unread = {};                                // ends of tensor names that belong to the model and are not computed with
   const Spellings& root(Root root) const { return roots[static_cast<size_t>(root)]; }
 };
 
@@ -61,6 +79,11 @@ ModelConfig read_llava_next_video(const Json& config, const std::string& path);
 void decoder_parts(Parts& parts, Network& network, const ModelConfig& config);
 void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
 void video_parts(Parts& parts, Network& network, const ModelConfig& config);
+
+// decoder.cc: Llama's and Qwen2's. vision.cc: towers and projectors of the LLaVA line.
+Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass);
+Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing);
+Tensor project(Ctx& c, Vision& v, Tensor features);
 
 // A CLIP-like vision_config; what published files leave out takes the default of transformers' CLIPVisionConfig.
 class ConfigReader;

@@ -110,7 +110,7 @@ TowerConfig read_tower(const ConfigReader& config, Act fallback_act) {
   t.layers = config.integer("num_hidden_layers", 1, 1024, 12);
   t.heads = config.integer("num_attention_heads", 1, 4096, 12);
   t.mlp_width = config.integer("intermediate_size", 1, 4 * kMaxTowerWidth, 3072);
-  t.image = config.integer("image_size", 1, kMaxPixels, 224);
+  t.frame.h = t.frame.w = config.integer("image_size", 1, kMaxPixels, 224);
   t.patch = config.integer("patch_size", 1, kMaxPixels, 32);
   t.eps = static_cast<float>(config.number("layer_norm_eps", 0, 1, 1e-5));
   t.act = config.has("hidden_act") ? read_act(config, "hidden_act", "") : fallback_act;
@@ -118,7 +118,7 @@ TowerConfig read_tower(const ConfigReader& config, Act fallback_act) {
   if (config.boolean("add_time_attn", false)) t.frames = config.integer("num_frames", 1, 4096, 8);
   if (t.width % t.heads != 0) config.invalid("num_attention_heads", concat("a divisor of hidden_size (", t.width, ")"));
   if (t.width / t.heads > 256) config.invalid("num_attention_heads", "a head size of 256 at most");
-  if (t.patch > t.image) config.invalid("patch_size", concat("at most image_size (", t.image, ")"));
+  if (t.patch > t.frame.h) config.invalid("patch_size", concat("at most image_size (", t.frame.h, ")"));
   if (config.integer("num_channels", 1, 64, 3) != 3) config.invalid("num_channels", "3");
   return t;
 }
@@ -159,7 +159,7 @@ ModelConfig read_llava_next_video(const Json& json, const std::string& path) {
     config.unsupported("vision_feature_select_strategy \"full\"", "the class token has no place in a pooled grid");
   if (const std::string mode = config.text("spatial_pool_mode", "average"); mode != "average")
     config.unsupported(concat("spatial_pool_mode \"", mode, "\""), "supported is average");
-  v.pool = config.integer("spatial_pool_stride", 1, v.video->image / v.video->patch, 2);
+  v.pool = config.integer("spatial_pool_stride", 1, v.video->grid(1).h, 2);
   check_keys(config, Keys::Video, &out.decoder, out.decoder.notes);
   return out;
 }

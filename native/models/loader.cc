@@ -158,7 +158,7 @@ class Loader {
   void outline() {
     m_.threads = options_.threads > 0 ? options_.threads : machine_threads();
     m_.counting = make_measuring_device();
-    m_.backend = make_measuring_backend(chosen_isa(), m_.threads, *m_.counting);
+    m_.backend = make_cpu_backend(chosen_isa(), m_.threads, *m_.counting);
     m_.activations.emplace(*m_.counting);
     make_params();
     allocate();
@@ -204,6 +204,7 @@ class Loader {
   void make_params() {
     m_.parts_.emplace(names_, m_.dtype);
     family_.parts(*m_.parts_, m_, config_);
+    ISR_ASSERT(family_.forward.decoder && (!m_.vision || (family_.forward.tower && family_.forward.projector)), family_.name, " declares no forward");
     m_.parts_->bind(m_.params);
     for (Param& p : m_.params) m_.by_name[p.name] = &p;
   }
@@ -359,7 +360,7 @@ CheckpointReport Model::inspect(const std::string& dir) {
   const Settled settled = settle_tensors(config, names, sources, places);
   const Checkpoint& file = sources.files[0];
   CheckpointReport out;
-  out.family = config.family->name;
+  out.family = config.family;
   if (!settled.foreign.empty())
     config.model.decoder.notes.push_back(concat("loading refuses ", settled.foreign.size(), " tensors: ", listed(settled.foreign), "; ", kForeign));
   std::unordered_set<std::string> expected, second;

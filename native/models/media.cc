@@ -69,21 +69,21 @@ const Medium& MediaStore::add_pixels(Model& m, bool image, int64_t frames, std::
   if (image && frames != 1) fail("INVALID_ARGUMENT", "media: expected one image, got ", frames);
   if (!image && t.frames > 0 && frames != t.frames)
     throw Error("INVALID_ARGUMENT", concat("media: this model's tower takes clips of ", t.frames, " frames, got ", frames), "its attention over time has one embedding a frame");
-  if (frames < 1 || static_cast<int64_t>(pixels.size()) != frames * 3 * t.image * t.image)
-    fail("INVALID_ARGUMENT", "media: expected pixels (", frames, ", 3, ", t.image, ", ", t.image, "), got ", pixels.size(), " values");
+  if (frames < 1 || static_cast<int64_t>(pixels.size()) != frames * t.frame.values())
+    fail("INVALID_ARGUMENT", "media: expected pixels (", frames, ", 3, ", t.frame.h, ", ", t.frame.w, "), got ", pixels.size(), " values");
   Medium medium;
-  medium.image = image, medium.grid = v.grid(image, frames), medium.rows = v.rows(image, medium.grid), medium.pixels = std::move(pixels);
+  medium.image = image, medium.grid = m.declaration().grid(t, frames), medium.rows = v.rows(image, medium.grid), medium.pixels = std::move(pixels);
   return insert(m, std::move(medium));
 }
 
 const Medium& MediaStore::add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values) {
   const VisionConfig& v = vision_of(m, image);
   const TowerConfig& t = m.vision->tower(image)->config;
-  const int64_t width = stage == Stage::Tower ? t.width : m.config.width, a_frame = v.rows(image, v.grid(image, 1));
-  if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != v.rows(image, v.grid(image, t.frames))) || static_cast<int64_t>(values.size()) != rows * width)
+  const int64_t width = stage == Stage::Tower ? t.width : m.config.width, a_frame = v.rows(image, m.declaration().grid(t, 1));
+  if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != a_frame * t.frames) || static_cast<int64_t>(values.size()) != rows * width)
     fail("INVALID_ARGUMENT", "media: expected features of (frames x ", a_frame, ", ", width, "), got ", rows, " rows and ", values.size(), " values");
   Medium medium;
-  medium.image = image, medium.grid = v.grid(image, rows / a_frame), medium.rows = rows;
+  medium.image = image, medium.grid = m.declaration().grid(t, rows / a_frame), medium.rows = rows;
   (stage == Stage::Tower ? medium.tower : medium.projected) = stored(m, values);
   medium.tower_version = m.vision_version;
   medium.projected_version = m.projector_version;
@@ -114,8 +114,7 @@ void MediaStore::need_tower(Ctx& c, Model& m, Medium& x) {
                 "give the video itself");
   ArenaScope scope(c.tape.arena());
   ++passes;
-  const Tensor hidden = tower_forward(c, *m.vision->tower(x.image), x.pixels.data(), x.grid, m.dtype, false);
-  x.tower = copy_of(c, select_features(c, *m.vision, x.image, hidden, x.grid));
+  x.tower = copy_of(c, m.declaration().forward.tower(c, *m.vision, x.image, x.pixels.data(), x.grid, m.dtype, false));
   x.tower_version = m.vision_version;
 }
 
@@ -123,7 +122,7 @@ void MediaStore::need_projected(Ctx& c, Model& m, Medium& x) {
   if (x.projected && x.projected_version == m.projector_version) return;
   need_tower(c, m, x);
   ArenaScope scope(c.tape.arena());
-  x.projected = copy_of(c, project(c, *m.vision, kept(m, x.tower, x.rows)));
+  x.projected = copy_of(c, m.declaration().forward.projector(c, *m.vision, kept(m, x.tower, x.rows)));
   x.projected_version = m.projector_version;
 }
 
@@ -177,14 +176,14 @@ std::vector<MediaRows> MediaStore::rows_of(Ctx& c, Model& m, std::span<const int
     if (vision) {
       if (x->pixels.empty()) throw Error("INVALID_ARGUMENT", "media: features are given, but the tower is trained", "give the video itself, or train without `vision`");
       ++passes;
-      features = select_features(c, *m.vision, x->image, tower_forward(c, *m.vision->tower(x->image), x->pixels.data(), x->grid, m.dtype, checkpointing), x->grid);
+      features = m.declaration().forward.tower(c, *m.vision, x->image, x->pixels.data(), x->grid, m.dtype, checkpointing);
     } else {
       Tape quiet(c.tape.arena(), false);
       Ctx inner{c.be, quiet, c.cancel, {}};
       need_tower(inner, m, *x);
       features = kept(m, x->tower, x->rows);
     }
-    all.push_back({x->first_id, project(c, *m.vision, features)});
+    all.push_back({x->first_id, m.declaration().forward.projector(c, *m.vision, features)});
   }
   return all;
 }

@@ -19,14 +19,14 @@ struct Medium {
   bool image = false;
   Grid grid;                                 // of its patches
   int64_t rows = 0;                          // of the decoder
-  std::vector<float> pixels;                 // (t, 3, S, S), on the host; empty where only features were given
+  std::vector<float> pixels;                 // (frames, 3, h, w), on the host; empty where only features were given
   Buffer tower, projected;                   // (rows, tower's width), (rows, C) in the model's type, resident
   uint64_t tower_version = 0, projected_version = 0;   // of the weights they were computed with
 };
 
 class MediaStore {
  public:
-  // pixels (frames, 3, S, S). INVALID_ARGUMENT: the model takes no such media, another size or number of frames.
+  // pixels (frames, 3, h, w) of the tower's frame size. INVALID_ARGUMENT: the model takes no such media, another size or number of frames.
   const Medium& add_pixels(Model& m, bool image, int64_t frames, std::vector<float> pixels);
   enum class Stage { Tower, Projected };
   // Features (rows, tower's width | C), f32, as `features` gave them.

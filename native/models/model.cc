@@ -46,7 +46,7 @@ void Model::source_values(const Param& p, int64_t begin, int64_t count, float* d
 }
 
 SequencePositions Model::positions(std::span<const int32_t> ids) const {
-  if (!family_ || !family_->positions) return {};
+  if (!family_->positions) return {};
   return family_->positions(ids, media.placed(ids, config.vocab), vision ? &vision->config : nullptr);
 }
 

@@ -27,7 +27,7 @@ struct LoadOptions {
 
 struct CheckpointReport {                     // `inspect`: no weights are read
   ModelConfig config;
-  std::string family;
+  const Family* family = nullptr;             // of all_families()
   int64_t parameters = 0;
   struct Part { std::string name; int64_t parameters; std::vector<std::string> dtypes; };
   std::vector<Part> parts;
@@ -68,6 +68,7 @@ class Model : public Machine, public Network {
   const std::vector<Weight*>& weights() const { return parts_->weights(); }   // every packed matrix
   using Part = isr::Part;
   std::vector<std::vector<Param*>> groups(Part part) const { return parts_->groups(part); }   // parameters updated together
+  const Family& declaration() const { return *family_; }
   SequencePositions positions(std::span<const int32_t> ids) const;          // by the family's rule
   Positioner positioner() const { return [this](std::span<const int32_t> ids) { return positions(ids); }; }
   std::vector<float> parameter(const std::string& name);                    // float32 copy

@@ -30,6 +30,11 @@ struct SequencePositions {
 using Positioner = std::function<SequencePositions(std::span<const int32_t> ids)>;
 inline SequencePositions by_index(std::span<const int32_t>) { return {}; }
 
+// Which axis of its position each rotary pair reads (RopeConfig::axis), where axis a has pairs[a] of them. In sections: first
+// those of axis 0, then those of axis 1, ... Interleaved: pair i is axis i % P's while that has pairs left, else axis 0's.
+std::vector<int32_t> rope_sections(std::span<const int64_t> pairs);
+std::vector<int32_t> rope_interleaved(std::span<const int64_t> pairs);
+
 using PositionRows = std::vector<std::vector<int32_t>>;   // (P, T) of a batch: one vector an axis
 
 }  // namespace isr

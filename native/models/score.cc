@@ -32,7 +32,7 @@ ForwardResult forward(Model& m, const ForwardRequest& request, const std::atomic
   Tape tape(m.arena(), false);
   Ctx c{*m.backend, tape, cancel, {}};
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, false));
-  const Tensor hidden = decoder_forward(c, m, there, false).row_range(request.begin, count);
+  const Tensor hidden = hidden_states(c, m, there, false).row_range(request.begin, count);
   if (request.hidden) {
     out.hidden.resize(static_cast<size_t>(count * hidden.cols));
     download_f32(c.be, m.arena(), out.hidden.data(), hidden);
@@ -61,7 +61,7 @@ std::vector<std::vector<float>> sequence_log_probs(Model& m, const std::vector<S
     Tape tape(m.arena(), false);
     Ctx c{*m.backend, tape, cancel, {}};
     const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, false));
-    const Tensor hidden = decoder_forward(c, m, there, false);
+    const Tensor hidden = hidden_states(c, m, there, false);
     const TokenLogp head = token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
     std::vector<float> logp(batch.scored.size());
     download_f32(c.be, m.arena(), logp.data(), head.logp);

@@ -64,7 +64,7 @@ TowerConfig from_shapes(const Checkpoint& file, const std::string& prefix) {
   const int64_t tokens = shape("embeddings.position_embedding.weight", 2)[0];
   int64_t side = 1;
   while ((side + 1) * (side + 1) <= tokens - 1) ++side;
-  t.image = side * t.patch;
+  t.frame.h = t.frame.w = side * t.patch;
   t.mlp_width = shape("encoder.layers.0.mlp.fc1.weight", 2)[0];
   t.heads = std::max<int64_t>(1, t.width / 64);
   t.act = Act::GeluErf;

@@ -29,7 +29,7 @@ std::unique_ptr<Tower> tower_parts(Parts& p, Root root, const TowerConfig& t) {
   p.begin(root);
   p.group("embeddings");
   p.block("embeddings.");
-  p.vector("class_embedding", t.width, tower->class_embedding);
+  if (t.class_token) p.vector("class_embedding", t.width, tower->class_embedding);
   p.matrix(tower->patch, {{"patch_embedding", t.width}}, {3, t.patch, t.patch}, false);
   p.table("position_embedding.weight", {t.tokens(), t.width}, tower->position_embedding);
   p.block("pre_layrnorm.");   // the name is misspelt in every checkpoint

@@ -7,11 +7,11 @@ namespace {
 
 // (frames * patches, 3 p p): pixels as rows for a product with the patch embedding.
 Tensor patchify(Ctx& c, const float* pixels, int64_t frames, const TowerConfig& t, DType dtype) {
-  const int64_t count = frames * 3 * t.image * t.image;
+  const int64_t count = frames * t.frame.values();
   Tensor y = c.tape.alloc(frames * t.patches(), 3 * t.patch * t.patch, dtype, false);
   float* there = c.tape.arena().allocate_n<float>(count);
   c.be.device().upload(there, pixels, static_cast<size_t>(count) * sizeof(float));
-  c.be.patchify(y, there, frames, t.image, t.patch);
+  c.be.patchify(y, there, frames, t.frame.h, t.frame.w, t.patch);
   return y;
 }
 
@@ -40,10 +40,10 @@ Tensor tower_layer(Ctx& c, TowerLayer& l, const TowerPlan& plan, Tensor x, const
 }
 
 Tensor embed_patches(Ctx& c, Tower& tower, const TowerPlan& plan, const float* pixels, int64_t frames, DType dtype) {
-  Tensor patches = linear(c, patchify(c, pixels, frames, tower.config, dtype), tower.patch);
-  Tensor x = add(c, gather_rows(c, patches, plan.patch_rows), embedding(c, *tower.class_embedding, plan.class_rows, patches.cols, dtype));
-  x = add(c, x, embedding(c, *tower.position_embedding, plan.positions, patches.cols, dtype));
-  return layer_norm(c, x, *tower.pre_norm.w, *tower.pre_norm.b, tower.config.eps);
+  Tensor x = linear(c, patchify(c, pixels, frames, tower.config, dtype), tower.patch);
+  if (tower.class_embedding) x = add(c, gather_rows(c, x, plan.patch_rows), embedding(c, *tower.class_embedding, plan.class_rows, x.cols, dtype));
+  x = add(c, x, embedding(c, *tower.position_embedding, plan.positions, x.cols, dtype));
+  return tower.pre_norm.w ? layer_norm(c, x, *tower.pre_norm.w, *tower.pre_norm.b, tower.config.eps) : x;
 }
 
 AttentionPlan spans_of(int64_t count, int64_t rows) {
@@ -57,11 +57,11 @@ AttentionPlan spans_of(int64_t count, int64_t rows) {
 const TowerPlan& Tower::plan(Backend& be, const Grid& grid) {
   if (const auto found = plans_.find(grid); found != plans_.end()) return *found->second;
   std::vector<int32_t> patch_rows, class_rows, positions, times, by_place, by_frame;
-  const int64_t frames = grid.t, n = config.tokens(grid), rows = frames * n;
+  const int64_t frames = grid.t, n = config.tokens(grid), rows = frames * n, patches = grid.frame(), before = n - patches;
   for (int64_t f = 0; f < frames; ++f)
     for (int64_t i = 0; i < n; ++i) {
-      patch_rows.push_back(i == 0 ? -1 : static_cast<int32_t>(f * (n - 1) + i - 1));
-      class_rows.push_back(i == 0 ? 0 : -1);
+      patch_rows.push_back(i < before ? -1 : static_cast<int32_t>(f * patches + i - before));
+      class_rows.push_back(i < before ? 0 : -1);
       positions.push_back(static_cast<int32_t>(i));
       times.push_back(static_cast<int32_t>(f));
       by_frame.push_back(static_cast<int32_t>(i * frames + f));
@@ -71,8 +71,10 @@ const TowerPlan& Tower::plan(Backend& be, const Grid& grid) {
   if (!memory_) memory_.emplace(be.device());
   auto plan = std::make_unique<TowerPlan>();
   TowerPlan& p = *plan;
-  p.patch_rows = row_index(be, *memory_, patch_rows, frames * (n - 1));
-  p.class_rows = resident(be, *memory_, class_rows);
+  if (config.class_token) {
+    p.patch_rows = row_index(be, *memory_, patch_rows, frames * patches);
+    p.class_rows = resident(be, *memory_, class_rows);
+  }
   p.positions = resident(be, *memory_, positions);
   p.within_frames = spans_of(frames, n);
   p.spatial = be.prepare(p.within_frames);
@@ -94,13 +96,13 @@ const RowIndex& Vision::selection(Backend& be, bool is_image, const Grid& grid) 
 }
 
 std::vector<int32_t> selected_rows(const VisionConfig& config, bool is_image, const Grid& grid) {
-  const int64_t n = config.tower(is_image).tokens(grid), s = config.stride(is_image);
+  const int64_t n = config.tower(is_image).tokens(grid), before = n - grid.frame(), s = config.stride(is_image);
   std::vector<int32_t> rows;
   for (int64_t f = 0; f < grid.t; ++f) {
     if (config.keeps_class(is_image)) rows.push_back(static_cast<int32_t>(f * n));
     for (int64_t y = 0; y < grid.h / s; ++y)
       for (int64_t x = 0; x < grid.w / s; ++x)
-        for (int64_t k = 0; k < s * s; ++k) rows.push_back(static_cast<int32_t>(f * n + 1 + (y * s + k / s) * grid.w + x * s + k % s));
+        for (int64_t k = 0; k < s * s; ++k) rows.push_back(static_cast<int32_t>(f * n + before + (y * s + k / s) * grid.w + x * s + k % s));
   }
   return rows;
 }
@@ -136,6 +138,10 @@ Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid
 Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, const Grid& grid) {
   const RowIndex& rows = v.selection(c.be, is_image, grid);
   return rows.per_row == 1 ? gather_rows(c, hidden, rows) : mean_rows(c, hidden, rows);
+}
+
+Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing) {
+  return select_features(c, v, is_image, tower_forward(c, *v.tower(is_image), pixels, grid, dtype, checkpointing), grid);
 }
 
 Tensor project(Ctx& c, Vision& v, Tensor features) {

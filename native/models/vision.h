@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "autograd/ops.h"
-#include "models/config.h"
+#include "models/family.h"
 
 namespace isr {
 
@@ -23,7 +23,7 @@ struct TowerLayer {
 
 // Where rows go, for one grid. Resident, and kept with the tower: recorded ops read it in backward.
 struct TowerPlan {
-  RowIndex patch_rows;                      // (T n): row among the patches, -1 for the class token
+  RowIndex patch_rows;                      // (T n): row among the patches, -1 for the class token; empty without one
   Ints class_rows, positions, times;        // (T n): 0 or -1; token in the frame; frame
   RowIndex by_place, by_frame;              // (T n): to place-major order and back
   AttentionPlan within_frames, over_time;
@@ -32,9 +32,9 @@ struct TowerPlan {
 
 struct Tower {
   TowerConfig config;
-  Param* class_embedding = nullptr;
-  Param* position_embedding = nullptr;
-  LayerNorm pre_norm;
+  Param* class_embedding = nullptr;         // null: no class token (TowerConfig::class_token)
+  Param* position_embedding = nullptr;      // (tokens of a frame, C)
+  LayerNorm pre_norm;                       // null: none
   Weight patch;
   std::deque<TowerLayer> layers;
   const TowerPlan& plan(Backend& be, const Grid& grid);
@@ -61,12 +61,10 @@ struct Vision {
 // the stride x stride of one row stand one behind another.
 std::vector<int32_t> selected_rows(const VisionConfig& config, bool is_image, const Grid& grid);
 
-// Hidden states (t n, C) of the last layer computed. pixels (t, 3, S, S) f32, on the host. `hidden`: if given, gets the states
+// Hidden states (t n, C) of the last layer computed. pixels (t, 3, h, w) f32, on the host. `hidden`: if given, gets the states
 // before the first layer and behind each, as float32.
 Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid, DType dtype, bool checkpointing,
                      std::vector<std::vector<float>>* hidden = nullptr);
 // Class tokens dropped or kept, patches pooled: what goes into the projector, (rows, C).
 Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, const Grid& grid);
-Tensor project(Ctx& c, Vision& v, Tensor features);   // (rows, width of the decoder)
-
 }  // namespace isr

@@ -81,10 +81,10 @@ uint64_t file_bytes(const Config& file, ModelConfig config) {
 // ---- one step's items
 int64_t frames_of(const VisionConfig& v) { return v.video ? v.frames : 1; }
 
-void guess_lengths(const PlanRequest& q, PlanReport& r) {
+void guess_lengths(const Model& m, const PlanRequest& q, PlanReport& r) {
   const std::optional<VisionConfig>& v = r.config.vision;
   const bool seen = v && (v->video || v->image);
-  if (seen) r.media_tokens = v->rows(!v->video, v->grid(!v->video, frames_of(*v)));
+  if (seen) r.media_tokens = v->rows(!v->video, m.declaration().grid(v->tower(!v->video), frames_of(*v)));
   const int64_t answers = q.supervised ? 1 : 2, context = r.config.decoder.context;
   r.tokens = q.tokens > 0 ? q.tokens : std::min(context, r.media_tokens + (r.media_tokens > 0 ? 256 : 768));
   if (r.tokens <= r.media_tokens + answers)
@@ -124,7 +124,7 @@ std::vector<SequenceInput> micro_batch(Model& m, const PlanRequest& q, PlanRepor
       const bool image = !r.config.vision->video;
       const TowerConfig& t = m.vision->tower(image)->config;
       const int64_t frames = frames_of(*r.config.vision);
-      first = m.media.add_pixels(m, image, frames, std::vector<float>(static_cast<size_t>(frames * 3 * t.image * t.image))).first_id;
+      first = m.media.add_pixels(m, image, frames, std::vector<float>(static_cast<size_t>(frames * t.frame.values()))).first_id;
     }
     for (int32_t side = 0; side < answers; ++side) all.push_back(sequence_of(m, r, first, answers, static_cast<int32_t>(i), side));
   }
@@ -140,7 +140,7 @@ void go_through(Model& m, const PlanRequest& q, const std::vector<SequenceInput>
   Tape tape(m.arena(), true);
   Ctx c{*m.backend, tape, nullptr, {}};
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, r.checkpointing));
-  const Tensor hidden = decoder_forward(c, m, there, r.checkpointing);
+  const Tensor hidden = hidden_states(c, m, there, r.checkpointing);
   token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
   tape.backward();
   r.activations = m.arena().peak();
@@ -154,7 +154,7 @@ void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
   const auto element = static_cast<int64_t>(size_of(m.dtype));
   r.tower_bytes = r.media_tokens * t.width * element;
   const bool tower = q.trainer.train_vision, projector = q.trainer.train_projector;   // trained: its output is an activation
-  const int64_t pixels = frames_of(v) * 3 * t.image * t.image * 4;
+  const int64_t pixels = frames_of(v) * t.frame.values() * 4;
   r.media = static_cast<uint64_t>(2 * pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element));
 }
 
@@ -247,8 +247,8 @@ PlanReport plan_training(const std::string& dir, const PlanRequest& q) {
   r.dtype = m.dtype;
   r.threads = m.threads;
   r.parameters = m.parameters;
-  r.checkpoint_bytes = file_bytes(read_config(dir), r.config);
-  guess_lengths(q, r);
+  r.checkpoint_bytes = file_bytes(read_config(dir, q.load.families ? *q.load.families : all_families()), r.config);
+  guess_lengths(m, q, r);
   count_weights(m, r);
   std::deque<Group> groups;
   count_training(m, parts_of(m, q.trainer), groups, r);

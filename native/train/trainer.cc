@@ -106,7 +106,7 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   Ctx c{*m.backend, tape, cancel, {}};
   const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), device.memory());
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, again));
-  const Tensor hidden = decoder_forward(c, m, there, again);
+  const Tensor hidden = hidden_states(c, m, there, again);
   const TokenLogp head = token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
   std::vector<float> logp(batch.scored.size()), dlogp(batch.scored.size());
   device.download(logp.data(), head.logp.data, logp.size() * sizeof(float));

@@ -248,19 +248,24 @@ TEST("attention: a packed tree has the bits of the tree alone, and of each of it
     }
 }
 
-// A page pool whose fresh pages are full of NaN, and sequences that fork from each other inside a page.
+// A page pool in several blocks whose fresh pages are full of NaN, and sequences that fork from each other inside a page.
 struct Cache {
   Backend& backend;
   AttentionShape s;
   KvStore store;
-  std::vector<char> memory;
+  std::vector<std::vector<char>> memory;   // of blocks
   int32_t used = 0;
   struct Branch { std::vector<int32_t> pages; int32_t length = 0; };
 
   Cache(Backend& b, const AttentionShape& s, DType t, int64_t pages) : backend(b), s(s) {
-    store = {nullptr, static_cast<int64_t>(b.kv_page_bytes(s, t)), pages};
-    memory.assign(static_cast<size_t>(2 * pages * store.page_bytes), static_cast<char>(0xff));  // two layers; the second is used
-    store.pages = memory.data();
+    store.page_bytes = static_cast<int64_t>(b.kv_page_bytes(s, t));
+    store.first_bits = 1;
+    while (store.page_count < pages) {
+      const int64_t count = std::min(pages - store.page_count, std::max<int64_t>(2, store.page_count));
+      memory.emplace_back(static_cast<size_t>(2 * count * store.page_bytes), static_cast<char>(0xff));  // two layers; the second is used
+      store.blocks[memory.size() - 1] = memory.back().data();
+      store.page_count += count;
+    }
   }
   Branch fork(const Branch& from) {
     Branch to = from;

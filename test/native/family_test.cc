@@ -4,53 +4,12 @@
 
 #include "check.h"
 #include "infer/generator.h"
-#include "models/config_reader.h"
 #include "models/score.h"
-#include "seeded_model.h"
+#include "toy_family.h"
 #include "train/trainer.h"
 
 namespace isr::test {
 namespace {
-
-// Keys of its own, no defaults; the decoder is Llama's.
-ModelConfig read_toy(const Json& json, const std::string& path) {
-  const ConfigReader config(json, path);
-  DecoderConfig c;
-  c.width = config.integer("wide", 1, 4096);
-  c.layers = config.integer("deep", 1, 64);
-  c.heads = c.kv_heads = config.integer("heads", 1, 64);
-  c.head_size = c.width / c.heads;
-  c.mlp_width = config.integer("inner", 1, 4096);
-  c.vocab = config.integer("words", 1, 4096);
-  c.context = 128;
-  c.tied = true;
-  c.end_tokens = {2};
-  return {c, {}};
-}
-
-void toy_parts(Parts& p, Network& n, const ModelConfig& config) {
-  const DecoderConfig& c = config.decoder;
-  p.begin(Root::Decoder);
-  p.group("shared");
-  p.block("words.");
-  p.table("table", {c.vocab, c.width}, n.token_embedding);
-  for (int64_t i = 0; i < c.layers; ++i) {
-    Layer& l = n.layers.emplace_back();
-    p.group(concat("layer ", i));
-    p.block(concat("blocks.", i, "."));
-    p.matrix(l.qkv, {{"qkv", 3 * c.width}}, {c.width}, false);   // one tensor where Llama has three
-    p.matrix(l.out, {{"out", c.width}}, {c.width}, false);
-    p.vector("before", c.width, l.attention_norm);
-    p.matrix(l.gate_up, {{"gate", c.mlp_width}, {"up", c.mlp_width}}, {c.width}, false, true);
-    p.matrix(l.down, {{"down", c.width}}, {c.mlp_width}, false);
-    p.vector("between", c.width, l.mlp_norm);
-  }
-  p.group("shared");
-  p.block("last.");
-  p.vector("norm", c.width, n.final_norm);
-  p.begin(Root::Head);
-  p.tie(n.head, n.token_embedding);
-}
 
 // Every second position stays empty.
 SequencePositions doubled(std::span<const int32_t> ids, std::span<const PlacedMedium>, const VisionConfig*) {
@@ -71,51 +30,60 @@ SequencePositions paused(std::span<const int32_t> ids, std::span<const PlacedMed
   return p;
 }
 
+// Rotary pairs over three axes, in both layouts. Their positions: an axis counts twice as fast as the one before it.
+const std::vector<int32_t> kSections{0, 0, 1, 2}, kInterleaved{0, 1, 2, 0};
+ModelConfig read_sections(const Json& json, const std::string& path) {
+  ModelConfig c = read_toy(json, path);
+  c.decoder.rope.axis = rope_sections(std::vector<int64_t>{2, 1, 1});
+  return c;
+}
+ModelConfig read_interleaved(const Json& json, const std::string& path) {
+  ModelConfig c = read_toy(json, path);
+  c.decoder.rope.axis = rope_interleaved(std::vector<int64_t>{2, 1, 1});
+  return c;
+}
+SequencePositions faster(std::span<const int32_t> ids, std::span<const PlacedMedium>, const VisionConfig*) {
+  SequencePositions p;
+  p.axes = 3;
+  for (int axis = 0; axis < 3; ++axis)
+    for (size_t t = 0; t < ids.size(); ++t) p.values.push_back(static_cast<int32_t>(t) << axis);
+  return p;
+}
+// Words stand at one place of all axes, as text does; a pause at three, and behind it a gap.
+SequencePositions spread(std::span<const int32_t> ids, std::span<const PlacedMedium>, const VisionConfig*) {
+  SequencePositions p;
+  p.axes = 3;
+  for (int32_t axis = 0; axis < 3; ++axis) {
+    p.shift = 0;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      p.values.push_back(static_cast<int32_t>(t) + p.shift + (ids[t] == kPause ? 9 * axis : 0));
+      if (ids[t] == kPause) p.shift += kGap;
+    }
+  }
+  return p;
+}
+
 const Families& with_toy() {
   static const Families all = [] {
     Families rows = all_families();
     const Spellings none, decoder{{"toy.", "older_toy."}, "words.table"}, head{{"toy_head."}, "weight"};
-    const auto row = [&](const char* name, auto* positions) {
-      rows.push_back({name, name, "ToyForCausalLM", read_toy, toy_parts, {decoder, head, none, none, none}, "blocks.0.down.weight", {}, positions});
+    const auto row = [&](const char* name, decltype(Family::read) read, decltype(Family::positions) positions) {
+      rows.push_back({.name = name, .model_type = name, .architecture = "ToyForCausalLM", .read = read, .parts = toy_parts, .forward = {.decoder = decoder_forward},
+                      .positions = positions, .roots = {decoder, head, none, none, none}, .typical = "blocks.0.down.weight"});
     };
-    row("toy", decltype(Family::positions){});
-    row("doubled", doubled);
-    row("paused", paused);
+    row("toy", read_toy, nullptr);
+    row("doubled", read_toy, doubled);
+    row("paused", read_toy, paused);
+    row("sections", read_sections, faster);
+    row("interleaved", read_interleaved, faster);
+    row("spread", read_interleaved, spread);
     return rows;
   }();
   return all;
 }
 
-constexpr int64_t kWide = 32, kDeep = 2, kInner = 48, kWords = 96;
-
-// Vectors are near 1, as norms are.
-std::vector<float> values_of(const TensorSpec& t, uint64_t seed) {
-  int64_t n = 1;
-  for (int64_t d : t.shape) n *= d;
-  std::vector<float> x = random_values(n, seed, 0.2f);
-  if (t.shape.size() == 1)
-    for (float& v : x) v += 1;
-  return x;
-}
-
-NewTensor tensor(const std::string& name, std::vector<int64_t> shape, std::vector<float> values) {
-  return {name, FileDType::F32, std::move(shape), nullptr, [values = std::move(values)](uint64_t begin, uint64_t count, void* dst) {
-            std::copy_n(reinterpret_cast<const char*>(values.data()) + begin, count, static_cast<char*>(dst));
-          }};
-}
-
 void write_toy(const std::string& dir, const std::string& root = "toy.", const std::string& more = "", const std::string& type = "toy") {
-  make_folders(dir);
-  write_file_atomic(dir + "/config.json", concat("{\"model_type\":\"", type, "\",\"architectures\":[\"ToyForCausalLM\"],\"wide\":", kWide, ",\"deep\":", kDeep,
-                                                 ",\"heads\":4,\"inner\":", kInner, ",\"words\":", kWords, "}"));
-  const Config config = read_config(dir, with_toy());
-  Names names = default_names(*config.family);
-  names.prefixes[0] = root;
-  std::vector<NewTensor> tensors;
-  uint64_t seed = 1;
-  for (const TensorSpec& t : expected_tensors(*config.family, names, config.model)) tensors.push_back(tensor(t.name, t.shape, values_of(t, seed++)));
-  if (!more.empty()) tensors.push_back(tensor(more, {4}, {1, 2, 3, 4}));
-  write_safetensors(dir + "/model.safetensors", tensors, {{"format", "pt"}});
+  write_declared(dir, toy_config(type), with_toy(), root, more);
 }
 
 // A Llama of the same shape, made of the toy's values.
@@ -171,6 +139,34 @@ std::vector<std::string> names(const std::vector<std::vector<Param*>>& groups, s
 }
 
 using Words = std::vector<std::string>;
+
+// Draws, and the sequences that they make with their prompt; and how far scoring is from drawing, at most.
+struct Drawn { std::vector<GeneratedSequence> drawn; std::vector<SequenceInput> sequences; };
+Drawn draw(Model& m) {
+  GenerateRequest request;
+  request.ids = {5, 8, kPause, 9, 4, kPause, 7, 20, 31, kPause, 11, 6};
+  request.copies = 2;
+  request.sampling.max_tokens = 12;
+  request.sampling.suppress = {kPause};
+  Drawn d{Generator(m, 1 << 24, false).generate({request, request}, {}, nullptr), {}};
+  CHECK(d.drawn.size() == 4);
+  for (const GeneratedSequence& g : d.drawn) {
+    SequenceInput& s = d.sequences.emplace_back();
+    s.ids = request.ids;
+    s.ids.insert(s.ids.end(), g.ids.begin(), g.ids.end());
+    std::vector<uint8_t> scored(s.ids.size(), 0);
+    std::fill(scored.begin() + static_cast<std::ptrdiff_t>(request.ids.size()), scored.end(), uint8_t{1});
+    s.targets = targets_of(s.ids, scored);
+  }
+  return d;
+}
+double apart(Model& m, const Drawn& d) {
+  const auto logp = sequence_log_probs(m, d.sequences, true, 4096, nullptr);
+  double most = 0;
+  for (size_t i = 0; i < logp.size(); ++i)
+    for (size_t t = 0; t < logp[i].size(); ++t) most = std::max(most, std::abs(static_cast<double>(logp[i][t]) - static_cast<double>(d.drawn[i].logp[t])));
+  return most;
+}
 
 }  // namespace
 
@@ -263,31 +259,45 @@ TEST("family: its rule of positions reaches outputs, scoring and generation") {
 
   write_toy(dir.path + "/paused", "toy.", "", "paused");
   const auto model = Model::load(dir.path + "/paused", toy_options());
-  GenerateRequest request;
-  request.ids = {5, 8, kPause, 9, 4, kPause, 7, 20, 31, kPause, 11, 6};
-  request.copies = 2;
-  request.sampling.max_tokens = 12;
-  request.sampling.suppress = {kPause};
-  const std::vector<GeneratedSequence> drawn = Generator(*model, 1 << 24, false).generate({request, request}, {}, nullptr);
-  CHECK(drawn.size() == 4);
-  std::vector<SequenceInput> sequences;
-  for (const GeneratedSequence& g : drawn) {
-    SequenceInput& s = sequences.emplace_back();
-    s.ids = request.ids;
-    s.ids.insert(s.ids.end(), g.ids.begin(), g.ids.end());
-    std::vector<uint8_t> scored(s.ids.size(), 0);
-    std::fill(scored.begin() + static_cast<std::ptrdiff_t>(request.ids.size()), scored.end(), uint8_t{1});
-    s.targets = targets_of(s.ids, scored);
+  const Drawn drawn = draw(*model);
+  CHECK(apart(*model, drawn) < 1e-5, apart(*model, drawn));
+  CHECK(apart(*plain, drawn) > 1e-3, apart(*plain, drawn), ": the rule matters");
+}
+
+TEST("family: rotary pairs turn by the axis that the family gives them, in outputs, scoring and generation") {
+  const ScratchFolder dir;
+  write_toy(dir.path + "/plain");
+  const auto plain = Model::load(dir.path + "/plain", toy_options());
+  const std::vector<float> straight = logits_of(*plain);
+  const std::vector<double> frequencies = plain->rope_frequencies;
+  const struct { const char* type; const std::vector<int32_t>& axis; } layouts[] = {{"sections", kSections}, {"interleaved", kInterleaved}};
+  for (const auto& layout : layouts) {
+    write_toy(dir.path + "/" + layout.type, "toy.", "", layout.type);
+    const auto model = Model::load(dir.path + "/" + layout.type, toy_options());
+    for (size_t pair = 0; pair < frequencies.size(); ++pair) plain->rope_frequencies[pair] = frequencies[pair] * (1 << layout.axis[pair]);
+    const std::vector<float> logits = logits_of(*model);
+    CHECK(logits == logits_of(*plain), layout.type, ": twice the position is twice the pair's frequency");
+    CHECK(logits != straight, layout.type);
   }
-  const auto most = [&](Model& m) {
-    const auto logp = sequence_log_probs(m, sequences, true, 4096, nullptr);
-    double difference = 0;
-    for (size_t i = 0; i < drawn.size(); ++i)
-      for (size_t t = 0; t < logp[i].size(); ++t) difference = std::max(difference, std::abs(static_cast<double>(logp[i][t]) - static_cast<double>(drawn[i].logp[t])));
-    return difference;
-  };
-  CHECK(most(*model) < 1e-5, most(*model));
-  CHECK(most(*plain) > 1e-3, most(*plain), ": the rule matters");
+  plain->rope_frequencies = frequencies;
+  write_toy(dir.path + "/spread", "toy.", "", "spread");
+  const auto model = Model::load(dir.path + "/spread", toy_options());
+  const Drawn drawn = draw(*model);
+  CHECK(apart(*model, drawn) < 1e-5, apart(*model, drawn));
+  write_toy(dir.path + "/paused", "toy.", "", "paused");
+  const auto first_axis = Model::load(dir.path + "/paused", toy_options());
+  CHECK(apart(*first_axis, drawn) > 1e-4, apart(*first_axis, drawn), ": the other axes matter");
+}
+
+TEST("positions: sections and interleaved pairs, as published models lay them out") {
+  const std::vector<int64_t> contiguous{16, 24, 24}, mixed{24, 20, 20};
+  const std::vector<int32_t> sections = rope_sections(contiguous), interleaved = rope_interleaved(mixed);
+  CHECK(sections.size() == 64 && interleaved.size() == 64);
+  for (size_t i = 0; i < 64; ++i) {
+    CHECK(sections[i] == (i < 16 ? 0 : i < 40 ? 1 : 2), i, ": ", sections[i]);
+    CHECK(interleaved[i] == (i < 60 ? static_cast<int32_t>(i % 3) : 0), i, ": ", interleaved[i]);
+  }
+  CHECK(rope_sections(std::vector<int64_t>{2, 1, 1}) == kSections && rope_interleaved(std::vector<int64_t>{2, 1, 1}) == kInterleaved);
 }
 
 TEST("family: a rule of positions is told where media stand") {
@@ -302,7 +312,7 @@ TEST("family: a rule of positions is told where media stand") {
   const std::vector<PlacedMedium> placed = m->media.placed(ids, m->config.vocab);
   CHECK(placed.size() == 2 && placed[0].begin == 2 && placed[0].rows == 3 && placed[0].from == 0);
   CHECK(placed.size() == 2 && placed[1].begin == 6 && placed[1].rows == clip.rows - 3 && placed[1].from == 3);
-  CHECK(placed.size() == 2 && placed[1].grid == m->vision->config.grid(false, 8));
+  CHECK(placed.size() == 2 && placed[1].grid == m->declaration().grid(m->vision->config.tower(false), 8));
 }
 
 TEST("family: positions of several axes stand one axis behind another in a batch") {

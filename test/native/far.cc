@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "kernels/devices.h"
-#include "kernels/interposed.h"
+#include "interposed.h"
 
 namespace isr::test {
 namespace {

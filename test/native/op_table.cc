@@ -187,6 +187,34 @@ void add_norms(Rows& all) {
                  }});
 }
 
+// Axes of positions, and which of them each of four pairs turns by: written out, in both layouts.
+void add_rope(Rows& all) {
+  struct Axes { const char* name; std::vector<int32_t> axis; };
+  static const Axes layouts[] = {{"", {0, 0, 0, 0}}, {", three axes in sections", {0, 0, 1, 2}}, {", three axes interleaved", {0, 1, 2, 0}}};
+  static const std::vector<int32_t> positions{0, 3, 1000, 7, 65000, 5, 0, 2, 64000, 1, 9, 1, 0, 11, 4095};   // (3, 5)
+  static const std::vector<double> frequencies{1, 0.3, 0.01, 1e-4};
+  for (const Axes& l : layouts)
+    for (bool inverse : {false, true})
+      all.push_back({"rope", concat(inverse ? "back" : "forth", l.name), {{"x", kT, 3 * 8}}, {{"y", kT, 3 * 8}, {"table", kT, 8, As::Float32}},
+                     [&l, inverse](OpCall& c) {
+                       const bool one = l.axis.back() == l.axis[1];
+                       const std::vector<int32_t> given(positions.begin(), one ? positions.begin() + kT : positions.end());
+                       if (one) c.be.rope_table(c.out[1].f32(), c.ints(given), {frequencies, 1.5});
+                       else c.be.rope_table(c.out[1].f32(), c.ints(given), {frequencies, 1.5, 3, l.axis});
+                       c.be.add(c.out[0], false, c.in[0]);
+                       c.be.rope(c.out[0], c.out[1].f32(), 3, 8, inverse);
+                     },
+                     [&l, inverse](const Values& v) -> Values {
+                       Vec<double> table;
+                       for (size_t t = 0; t < kT; ++t)
+                         for (size_t i = 0; i < 4; ++i) {
+                           const double angle = positions[static_cast<size_t>(l.axis[i]) * kT + t] * frequencies[i];
+                           table.insert(table.end(), {1.5 * std::cos(angle), 1.5 * std::sin(angle)});
+                         }
+                       return {reference::rope(v[0], table, 3, 8, inverse), table};
+                     }});
+}
+
 void add_activations(Rows& all) {
   for (const ActRow& act : kActs) {
     if (!act.f) continue;
@@ -204,20 +232,7 @@ void add_activations(Rows& all) {
                  [](const Values& v) -> Values {
                    return {reference::row_gradient([](const Vec<Complex>& z, size_t) { return reference::swiglu(z, kC); }, v[1], v[0], kT)};
                  }});
-  for (bool inverse : {false, true})
-    all.push_back({"rope", inverse ? "back" : "forth", {{"x", kT, 3 * 8}}, {{"y", kT, 3 * 8}, {"table", kT, 8, As::Float32}},
-                   [inverse](OpCall& c) {
-                     const std::vector<double> frequencies{1, 0.3, 0.01, 1e-4};
-                     c.be.rope_table(c.out[1].f32(), c.ints({0, 3, 1000, 7, 65000}), {frequencies, 1.5});
-                     c.be.add(c.out[0], false, c.in[0]);
-                     c.be.rope(c.out[0], c.out[1].f32(), 3, 8, inverse);
-                   },
-                   [inverse](const Values& v) -> Values {
-                     Vec<double> table;
-                     for (double p : {0, 3, 1000, 7, 65000})
-                       for (double w : {1.0, 0.3, 0.01, 1e-4}) table.insert(table.end(), {1.5 * std::cos(p * w), 1.5 * std::sin(p * w)});
-                     return {reference::rope(v[0], table, 3, 8, inverse), table};
-                   }});
+  add_rope(all);
 }
 
 // ---- rows by index
@@ -263,12 +278,12 @@ void add_rows(Rows& all) {
   }
   all.push_back({"embedding_forward", "", {{"table", 11, kC}}, {{"y", 5, kC}}, [](OpCall& c) { c.be.embedding_forward(c.out[0], c.in[0], c.ints(ids)); },
                  [](const Values& v) -> Values { return {reference::gather(v[0], ids, kC)}; }});
-  all.push_back({"patchify", "", {{"pixels", 2 * 3 * 6, 6, As::Float32}}, {{"y", 2 * 4, 27}}, [](OpCall& c) { c.be.patchify(c.out[0], c.f32(0), 2, 6, 3); },
+  all.push_back({"patchify", "wider than high", {{"pixels", 2 * 3 * 6, 9, As::Float32}}, {{"y", 2 * 6, 27}}, [](OpCall& c) { c.be.patchify(c.out[0], c.f32(0), 2, 6, 9, 3); },
                  [](const Values& v) -> Values {
                    Vec<double> y;
-                   for (size_t row = 0; row < 8; ++row)
+                   for (size_t row = 0; row < 12; ++row)
                      for (size_t i = 0; i < 27; ++i)
-                       y.push_back(v[0][((row / 4 * 3 + i / 9) * 6 + row / 2 % 2 * 3 + i / 3 % 3) * 6 + row % 2 * 3 + i % 3]);
+                       y.push_back(v[0][((row / 6 * 3 + i / 9) * 6 + row / 3 % 2 * 3 + i / 3 % 3) * 9 + row % 3 * 3 + i % 3]);
                    return {y};
                  }});
 }

@@ -105,6 +105,9 @@ const std::vector<int32_t> kIds{3, 0, 18, 3, 7, 3, 0, 11, 18}, kIndex{8, 2, 5}, 
 const std::vector<int32_t> kPlaces{5, -1, 0, 5, 2}, kGroups{8, 2, 5, 0, 7, 1};
 const std::vector<int32_t> kMixed{3, -1, -1, -1, 0, -1, -1, -1, -1, 3}, kMixedRows{3, V, V + 1, V + 2, 0, V, V + 1, V + 4, V + 5, 3};
 
+const std::vector<int32_t> kPositions{0, 1, 2, 2, 2, 2, 5, 6, 7, 0, 1, 2, 3, 2, 3, 5, 6, 7}, kAxis{0, 1, 0};   // (2, T)
+const std::vector<double> kFrequencies{1, 0.5, 0.02};
+
 const std::vector<float>& rope_values() {   // (T, D/2, 2)
   static const std::vector<float> table = [] {
     std::vector<float> t;
@@ -132,8 +135,8 @@ Vec<Complex> columns(const Vec<Complex>& x, size_t width, size_t begin, size_t c
   for (size_t t = 0; t < x.size() / width; ++t) y.insert(y.end(), x.begin() + static_cast<int64_t>(t * width + begin), x.begin() + static_cast<int64_t>(t * width + begin + count));
   return y;
 }
-Vec<Complex> rotate_qk(const Vec<Complex>& y) {   // (T, (H + 2K) D): the first H + K heads are rotated
-  const Vec<double> table(rope_values().begin(), rope_values().end());
+Vec<Complex> rotate_qk(const Vec<Complex>& y, const std::vector<float>& values) {   // (T, (H + 2K) D): the first H + K heads are rotated
+  const Vec<double> table(values.begin(), values.end());
   const size_t width = 48, turned = 36;
   const Vec<Complex> qk = reference::rope(columns(y, width, 0, turned), table, 6, 6, false);
   Vec<Complex> out = y;
@@ -181,7 +184,22 @@ const std::vector<OpCase>& table() {
        [](const Inputs& in) { return reference::swiglu(reference::linear(in[0], joined(in[1], in[2]), joined(in[3], in[4]), C), F); }},
       {"qkv", {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"bq", Kind::Vector, 1, 24}, {"bk", Kind::Vector, 1, 12}, {"bv", Kind::Vector, 1, 12}},
        [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}, {4, 5, 6}), kShape, rope_values().data()); },
-       [](const Inputs& in) { return rotate_qk(reference::linear(in[0], joined(joined(in[1], in[2]), in[3]), joined(joined(in[4], in[5]), in[6]), C)); }},
+       [](const Inputs& in) { return rotate_qk(reference::linear(in[0], joined(joined(in[1], in[2]), in[3]), joined(joined(in[4], in[5]), in[6]), C), rope_values()); }},
+      {"qkv, positions of two axes", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, 48, C}},
+       [](Run& r) {
+         float* const table = r.arena.allocate_n<float>(T * 6);
+         r.backend->rope_table(table, r.ints(kPositions), {kFrequencies, 1, 2, kAxis});
+         return qkv(r.ctx, r.x(0), r.weight({1}), kShape, table);
+       },
+       [](const Inputs& in) {
+         std::vector<float> values;
+         for (size_t t = 0; t < T; ++t)
+           for (size_t pair : {0, 1, 2}) {
+             const double angle = kPositions[pair == 1 ? T + t : t] * kFrequencies[pair];
+             values.insert(values.end(), {static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))});
+           }
+         return rotate_qk(reference::linear(in[0], in[1], {}, C), values);
+       }},
       {"attention", {{"qkv", Kind::Activation, T, 48}},
        [](Run& r) {
          static const AttentionPlan plan = plan_attention(kSpans, true);

@@ -295,18 +295,18 @@ TEST("rope_table: cosines and sines of every position, in float64") {
 }
 
 TEST("patchify: a row is one square of a frame, channel by channel") {
-  constexpr int64_t kFrames = 2, kSide = 6, kPatch = 3, kAcross = kSide / kPatch;
-  const Vec<float> pixels = random_values(kFrames * 3 * kSide * kSide, 1);
+  constexpr int64_t kFrames = 2, kHeight = 9, kWidth = 6, kPatch = 3, kDown = kHeight / kPatch, kAcross = kWidth / kPatch;
+  const Vec<float> pixels = random_values(kFrames * 3 * kHeight * kWidth, 1);
   for (const Isa isa : levels())
     for (const DType dtype : {DType::F32, DType::BF16}) {
-      Stored y(dtype, kFrames * kAcross * kAcross, 3 * kPatch * kPatch);
-      make_cpu_backend(isa, 2)->patchify(y.tensor(), pixels.data(), kFrames, kSide, kPatch);
+      Stored y(dtype, kFrames * kDown * kAcross, 3 * kPatch * kPatch);
+      make_cpu_backend(isa, 2)->patchify(y.tensor(), pixels.data(), kFrames, kHeight, kWidth, kPatch);
       Stored want = y;
       for (int64_t row = 0; row < y.rows; ++row)
         for (int64_t c = 0; c < y.cols; ++c) {
-          const int64_t frame = row / (kAcross * kAcross), py = row / kAcross % kAcross, px = row % kAcross;
+          const int64_t frame = row / (kDown * kAcross), py = row / kAcross % kDown, px = row % kAcross;
           const int64_t channel = c / (kPatch * kPatch), dy = c / kPatch % kPatch, dx = c % kPatch;
-          want.set(row, c, pixels[static_cast<size_t>(((frame * 3 + channel) * kSide + py * kPatch + dy) * kSide + px * kPatch + dx)]);
+          want.set(row, c, pixels[static_cast<size_t>(((frame * 3 + channel) * kHeight + py * kPatch + dy) * kWidth + px * kPatch + dx)]);
         }
       CHECK(y.bytes == want.bytes, name_of(isa), " ", name_of(dtype));
     }

@@ -109,10 +109,12 @@ TEST("vision: without temporal attention and embedding the tower is the plain on
 }
 
 TEST("vision: rows of a medium follow its grid") {
-  struct Row { const char* name; int64_t pool; bool cls; Grid grid; std::vector<int32_t> rows; };
+  struct Row { const char* name; int64_t pool; bool cls; Grid grid; std::vector<int32_t> rows; bool token = true; };
   const Row table[] = {
       {"all patches of a wide frame", 1, false, {1, 1, 3}, {1, 2, 3}},
       {"with the class token", 1, true, {1, 2, 1}, {0, 1, 2}},
+      {"of a tower without one", 1, true, {2, 1, 2}, {0, 1, 2, 3}, false},
+      {"of a tower without one, pooled", 2, false, {1, 2, 4}, {0, 1, 4, 5, 2, 3, 6, 7}, false},
       {"two frames", 1, false, {2, 1, 2}, {1, 2, 4, 5}},
       {"pooled 2 x 2, wider than high", 2, false, {1, 2, 4}, {1, 2, 5, 6, 3, 4, 7, 8}},
       {"pooled, what fills no group is left out", 2, false, {1, 3, 2}, {1, 2, 3, 4}},
@@ -120,6 +122,7 @@ TEST("vision: rows of a medium follow its grid") {
   for (const Row& r : table) {
     VisionConfig v;
     v.video = TowerConfig{};
+    v.video->class_token = r.token;
     v.pool = r.pool;
     v.video_cls = r.cls;
     CHECK(selected_rows(v, false, r.grid) == r.rows, r.name);

@@ -223,7 +223,7 @@ void backward_task(const BackwardCall& f, Task<P>& t, int64_t tree, int64_t kv_h
 }
 
 template <class P, class In>
-void backward(const BackwardCall& f, int threads, Arena& scratch) {
+void backward(const BackwardCall& f, const Crew& threads, Arena& scratch) {
   const AttentionPlan& plan = f.plan;
   const int dp = head_padded(f.s);
   int64_t tiles = 0, rows = 0;  // of the largest tree

@@ -108,7 +108,7 @@ int64_t make_items(Part* parts, Item* items, const CachedPlan& plan, int64_t gro
 }
 
 template <class P>
-void cached(CachedCall f, int threads, Arena& scratch) {
+void cached(CachedCall f, const Crew& threads, Arena& scratch) {
   int64_t most = 0, work = 0;
   for (const CachedSequence& seq : f.plan.sequences) {
     ISR_ASSERT(seq.rows > 0 && int64_t{seq.pages} * kKeyBlock >= seq.logical + seq.rows, seq.pages, " pages for ", seq.logical + seq.rows, " keys");

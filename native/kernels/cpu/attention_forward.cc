@@ -65,7 +65,7 @@ Order order_of(int64_t i, int64_t heads, int64_t tree_begin, int64_t tree_end) {
 }
 
 template <class P>
-void forward(const ForwardCall& f, int threads, Arena& scratch) {
+void forward(const ForwardCall& f, const Crew& threads, Arena& scratch) {
   const AttentionPlan& plan = f.plan;
   const int dp = head_padded(f.s);
   const int64_t tiles = static_cast<int64_t>(plan.tiles.size()), blocks = static_cast<int64_t>(plan.blocks.size());

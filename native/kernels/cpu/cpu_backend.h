@@ -49,7 +49,7 @@ class CpuBackend final : public CpuBase {
   void pool_rows(Tensor y, bool accumulate, Tensor x, Ints index, int64_t n, float scale) override;
   void embedding_forward(Tensor y, Tensor table, Ints ids) override;
   void embedding_backward(float* dw, bool accumulate, Tensor dy, Ints ids, int64_t vocab) override;
-  void patchify(Tensor y, const float* pixels, int64_t frames, int64_t side, int64_t patch) override;
+  void patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) override;
   // token_logp.cc
   void token_logp_forward(float* logp, float* lse, Tensor x, const Matrix& head, Ints targets) override;
   void token_logp_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, const float* dlogp, Tensor x, const Matrix& head,

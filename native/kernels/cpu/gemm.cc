@@ -33,40 +33,38 @@ inline __attribute__((always_inline)) void write_sums(float* c, const vf (*s)[2]
   for (int r = 0; r < R; ++r) store(c + r * kPanel, s[r][0]), store(c + r * kPanel + kLanes, s[r][1]);
 }
 
-template <int R>
-void multiply_f32(const float* a, const float* b, int64_t units, float* c, bool first) {
-  vf s[R][2];
-  read_sums<R>(s, c, first);
-  for (int64_t u = 0; u < units; ++u, a += R, b += kPanel) {
-    const vf b0 = load(b), b1 = load(b + kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const vf x = broadcast(a[r]);
-      s[r][0] = fma(x, b0, s[r][0]);
-      s[r][1] = fma(x, b1, s[r][1]);
-    }
-  }
-  write_sums<R>(c, s);
-}
-
+// One float32 or one bfloat16 pair of a row against a unit's columns.
+struct Single {
+  static vf spread(float x) { return broadcast(x); }
+  static vf add(vf sum, vf a, vf b) { return fma(a, b, sum); }
+};
 #if ISR_LEVEL == 3
-vf dot_pairs(vf sum, vf a, vf b) { return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512)a, (__m512bh)(__m512)b); }
+struct Pair {
+  static vf spread(float x) { return (vf)_mm512_set1_ps(x); }
+  static vf add(vf sum, vf a, vf b) { return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512)a, (__m512bh)(__m512)b); }
+};
+#endif
 
-template <int R>
-void multiply_pairs(const float* a, const float* b, int64_t units, float* c, bool first) {
+template <class Step, int R>
+inline __attribute__((always_inline)) void multiply(const float* a, const float* b, int64_t units, float* c, bool first) {
   vf s[R][2];
   read_sums<R>(s, c, first);
   for (int64_t u = 0; u < units; ++u, a += R, b += kPanel) {
     const vf b0 = load(b), b1 = load(b + kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const vf x = (vf)_mm512_set1_ps(a[r]);
-      s[r][0] = dot_pairs(s[r][0], x, b0);
-      s[r][1] = dot_pairs(s[r][1], x, b1);
+      const vf x = Step::spread(a[r]);
+      s[r][0] = Step::add(s[r][0], x, b0);
+      s[r][1] = Step::add(s[r][1], x, b1);
     }
   }
   write_sums<R>(c, s);
 }
+template <int R>
+void multiply_f32(const float* a, const float* b, int64_t units, float* c, bool first) { multiply<Single, R>(a, b, units, c, first); }
+#if ISR_LEVEL == 3
+template <int R>
+void multiply_pairs(const float* a, const float* b, int64_t units, float* c, bool first) { multiply<Pair, R>(a, b, units, c, first); }
 #endif
 
 // a: two float32 a row and unit, [2 units][rows]; b: a bfloat16 pair a lane and unit, even k in the low half.
@@ -206,7 +204,7 @@ double microseconds(const Product& p) {  // a lower estimate: 50 multiply-adds a
 
 void run_product(CpuBackend& backend, const Product& p, Finish finish) {
   if (p.tile_count == 0 || p.panel_count == 0) return;
-  const int threads = backend.threads;
+  const Crew& threads = backend.threads;
   const Blocking b = choose_blocking(p, threads);
   const bool passes = b.units_per_pass < p.units;
   const int64_t floats = passes ? b.tiles * b.panels * kTileFloats : kTileFloats;

@@ -54,7 +54,7 @@ void finish_tile(const Target& target, int rows, int64_t k, int64_t column, bool
   }
 }
 
-void bias_gradients(int threads, std::span<const GradPart> parts, const Tensor& dy) {
+void bias_gradients(const Crew& threads, std::span<const GradPart> parts, const Tensor& dy) {
   int64_t column = 0;
   for (const GradPart& part : parts) {
     const int64_t strips = part.db ? (part.rows + kStrip - 1) / kStrip : 0;
@@ -96,7 +96,7 @@ RowTable row_table(Arena& scratch, const Tensor& x) {
 // dW (+)= dY^T X over one run of tokens.
 void multiply_run(CpuBackend& backend, const Tiles& plan, const Tensor& dy, const Tensor& x, bool add) {
   const Kernel kernel = dy.dtype == DType::F32 ? Kernel::F32 : kBf16Kernel;
-  const int threads = backend.threads;
+  const Crew& threads = backend.threads;
   const int64_t units = units_of(dy.rows, kernel), pitch = tile_pitch(units, kernel), panel_pitch = scratch_panel_pitch(units);
   const int64_t panels = (x.cols + kPanel - 1) / kPanel;
   ArenaScope scope(backend.scratch);

@@ -96,7 +96,7 @@ void backward_chunk(const NormBackward& n, int64_t chunk) {
   }
 }
 
-void sum_chunks(float* out, bool accumulate, const float* chunks, int64_t count, int64_t C, int threads) {
+void sum_chunks(float* out, bool accumulate, const float* chunks, int64_t count, int64_t C, const Crew& threads) {
   if (!out) return;
   const int64_t grain = row_grain(threads, (C + kLanes - 1) / kLanes, count * kLanes);
   parallel(threads, (C + kLanes - 1) / kLanes, grain, [&](int64_t begin, int64_t end, int) {
@@ -110,7 +110,7 @@ void sum_chunks(float* out, bool accumulate, const float* chunks, int64_t count,
   });
 }
 
-void norm_backward(NormBackward n, float* dw, float* db, bool accumulate_w, int threads, Arena& scratch) {
+void norm_backward(NormBackward n, float* dw, float* db, bool accumulate_w, const Crew& threads, Arena& scratch) {
   const int64_t T = n.x.rows, C = n.x.cols, chunks = (T + kChunkRows - 1) / kChunkRows;
   ISR_ASSERT(n.dy.dtype == n.x.dtype && (!n.dx || n.dx.dtype == n.x.dtype), "norm backward: one dtype");
   ArenaScope scope(scratch);

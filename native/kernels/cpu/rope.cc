@@ -31,19 +31,30 @@ void rope_row(T* x, const float* table, int64_t heads, int64_t half, bool invers
   }
 }
 
-}  // namespace
-
-void CpuBackend::rope_table(float* table, Ints positions, const RopeFrequencies& f) {
+// position(t, pair): of row t, as that pair reads it.
+template <class F>
+void fill_table(const Crew& threads, float* table, int64_t rows, const RopeFrequencies& f, F&& position) {
   const auto half = static_cast<int64_t>(f.inverse.size());
-  parallel(threads, positions.n, row_grain(threads, positions.n, 16 * half), [&](int64_t begin, int64_t end, int) {
+  parallel(threads, rows, row_grain(threads, rows, 16 * half), [&](int64_t begin, int64_t end, int) {
     float* p = table + begin * 2 * half;
     for (int64_t t = begin; t < end; ++t)
-      for (int64_t i = 0; i < half; ++i) {
-        const double angle = positions.data[t] * f.inverse[static_cast<size_t>(i)];
+      for (size_t i = 0; i < f.inverse.size(); ++i) {
+        const double angle = position(t, i) * f.inverse[i];
         *p++ = static_cast<float>(std::cos(angle) * f.factor);
         *p++ = static_cast<float>(std::sin(angle) * f.factor);
       }
   });
+}
+
+}  // namespace
+
+void CpuBackend::rope_table(float* table, Ints positions, const RopeFrequencies& f) {
+  ISR_ASSERT(f.axes > 0 && positions.n % f.axes == 0 && (f.axes == 1 || f.axis.size() == f.inverse.size()), "rope_table: ", positions.n,
+             " positions over ", f.axes, " axes, ", f.axis.size(), " of ", f.inverse.size(), " pairs have an axis");
+  for (const int32_t axis : f.axis) ISR_ASSERT(f.axes == 1 || (axis >= 0 && axis < f.axes), "rope_table: axis ", axis, " of ", f.axes);
+  const int64_t rows = positions.n / f.axes;
+  if (f.axes == 1) return fill_table(threads, table, rows, f, [&](int64_t t, size_t) { return positions.data[t]; });
+  fill_table(threads, table, rows, f, [&](int64_t t, size_t pair) { return positions.data[f.axis[pair] * rows + t]; });
 }
 
 void CpuBackend::rope(Tensor x, const float* table, int64_t heads, int64_t head_size, bool inverse) {

@@ -24,7 +24,7 @@ void with_types(DType a, DType b, F&& f) {
 }
 
 // y[i] (+)= row index[i] of the n_rows rows at x; -1 is a row of zeros.
-void gather(Tensor y, bool accumulate, Tensor x, Ints index, int threads) {
+void gather(Tensor y, bool accumulate, Tensor x, Ints index, const Crew& threads) {
   ISR_ASSERT(index.n == y.rows && y.cols == x.cols, "gather: ", index.n, " indices for ", y.rows,
              " rows; widths ", y.cols, " and ", x.cols);
   with_types(y.dtype, x.dtype, [&](auto to, auto from) {
@@ -112,19 +112,19 @@ void CpuBackend::embedding_backward(float* dw, bool accumulate, Tensor dy, Ints 
 }
 
 // A convolution whose stride is its size, as rows for a product.
-void CpuBackend::patchify(Tensor y, const float* pixels, int64_t frames, int64_t image, int64_t patch) {
-  const int64_t side = image / patch, plane = image * image;
-  ISR_ASSERT(image % patch == 0 && y.rows == frames * side * side && y.cols == 3 * patch * patch, "patchify: (", y.rows, ", ",
-             y.cols, ") from ", frames, " frames of ", image, ", patches of ", patch);
+void CpuBackend::patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) {
+  const int64_t strips = height / patch, side = width / patch, plane = height * width;   // strips a frame, patches a strip
+  ISR_ASSERT(height % patch == 0 && width % patch == 0 && y.rows == frames * strips * side && y.cols == 3 * patch * patch, "patchify: (",
+             y.rows, ", ", y.cols, ") from ", frames, " frames of ", height, " x ", width, ", patches of ", patch);
   with_type(y.dtype, [&](auto type) {
     using E = decltype(type);
-    parallel(threads, frames * side, 1, [&](int64_t begin, int64_t end, int) {
+    parallel(threads, frames * strips, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t strip = begin; strip < end; ++strip) {
-        const int64_t frame = strip / side, py = strip % side;
+        const int64_t frame = strip / strips, py = strip % strips;
         for (int64_t px = 0; px < side; ++px)
           for (int64_t ch = 0; ch < 3; ++ch)
             for (int64_t dy = 0; dy < patch; ++dy) {
-              const float* from = pixels + (frame * 3 + ch) * plane + (py * patch + dy) * image + px * patch;
+              const float* from = pixels + (frame * 3 + ch) * plane + (py * patch + dy) * width + px * patch;
               move_row(row_of<E>(y, strip * side + px) + (ch * patch + dy) * patch, false, from, patch);
             }
       }

@@ -1,4 +1,4 @@
-#include "kernels/interposed.h"
+#include "interposed.h"
 
 #include <vector>
 
@@ -38,7 +38,7 @@ std::vector<T> copied(std::span<const T> all) {
 const void* address(const Tensor& t) { return t.data; }
 const void* address(const Ints& i) { return i.data; }
 const void* address(const void* p) { return p; }
-const void* address(const KvStore& kv) { return kv.pages; }
+const void* address(const KvStore& kv) { return kv.blocks[0]; }
 
 }  // namespace
 
@@ -128,7 +128,9 @@ void Interposed::add(Tensor y, bool accumulate, Tensor a) {
 // ---- rotary positions, rows by index
 void Interposed::rope_table(float* table, Ints positions, const RopeFrequencies& f) {
   check(table, positions);
-  launch([=, inverse = copied(f.inverse), factor = f.factor](Backend& be) { be.rope_table(table, positions, {inverse, factor}); });
+  launch([=, inverse = copied(f.inverse), axis = copied(f.axis), factor = f.factor, axes = f.axes](Backend& be) {
+    be.rope_table(table, positions, {inverse, factor, axes, axis});
+  });
 }
 void Interposed::rope(Tensor x, const float* table, int64_t heads, int64_t head_size, bool inverse) {
   check(x, table);
@@ -150,9 +152,9 @@ void Interposed::embedding_backward(float* dw, bool accumulate, Tensor dy, Ints 
   check(dw, dy, ids);
   launch([=](Backend& be) { be.embedding_backward(dw, accumulate, dy, ids, vocab); });
 }
-void Interposed::patchify(Tensor y, const float* pixels, int64_t frames, int64_t side, int64_t patch) {
+void Interposed::patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) {
   check(y, pixels);
-  launch([=](Backend& be) { be.patchify(y, pixels, frames, side, patch); });
+  launch([=](Backend& be) { be.patchify(y, pixels, frames, height, width, patch); });
 }
 
 // ---- head
