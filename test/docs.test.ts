@@ -11,6 +11,7 @@ import * as assert from "uvu/assert";
 import { exists, ordered } from "./helpers/assert.js";
 import { readExamples, readPairs, readSamples } from "../src/index.js";
 import { all, rowsFile } from "./helpers/data.js";
+import { memoized } from "./helpers/memoized.js";
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const read = (path: string) => readFileSync(join(top, path), "utf8");
@@ -105,20 +106,22 @@ test("every error code has a row, and no other", () => {
 const fenced = (page: string, info: string) =>
   [...read(page).matchAll(new RegExp(`\`\`\`${info}\n([\\s\\S]*?)\`\`\``, "g"))].map(([, text]) => text!);
 
-test("the rows that docs/data.md shows are read, and its bad rows refused in its words", async () => {
-  const readers: Record<string, (path: string) => AsyncIterable<unknown>> = {
-    pairs: readPairs,
-    examples: readExamples,
-    samples: readSamples,
-  };
-  for (const [kind, reader] of Object.entries(readers)) {
+const readers: [kind: string, read: (path: string) => AsyncIterable<unknown>][] = [
+  ["pairs", readPairs],
+  ["examples", readExamples],
+  ["samples", readSamples],
+];
+for (const [kind, reader] of readers)
+  test(`the ${kind} that docs/data.md shows are read`, async () => {
     const blocks = fenced("docs/data.md", `jsonl ${kind}`);
     ordered(blocks.length, ">", 0, kind);
     for (const block of blocks) {
       const rows = block.trim().split("\n");
       assert.is((await all(reader(rowsFile(rows)))).length, rows.length, block);
     }
-  }
+  });
+
+test("the bad rows that docs/data.md shows are refused in its words", async () => {
   const [refused] = fenced("docs/data.md", "jsonl pairs refused");
   const [messages] = fenced("docs/data.md", "text");
   const good = { video: "v.mp4", prompt: "p", chosen: "c", rejected: "r" };
@@ -159,34 +162,36 @@ test("the README shows the examples as they are", () => {
   assert.equal(blocks, [example("iterate.mjs")]);
 });
 
-test("the README's gains and their standard errors are those of the measured seeds", () => {
+const measuredSeeds = memoized(() => {
   const seeds = [...read("bench/results/2026-11-25-world.txt").matchAll(/, seed \d+: (.*)/g)].map(
     ([, figures]) => new Map([...figures!.matchAll(/([a-z ]+) (\d+\.\d)/g)].map(([, name, x]) => [name!.trim(), +x!])),
   );
   assert.is(seeds.length, 10);
-  const difference = (a: string, b: string): [mean: number, error: number] => {
-    const each = seeds.map((figures) => figures.get(a)! - figures.get(b)!);
-    const mean = each.reduce((x, y) => x + y) / each.length;
-    const squares = each.reduce((sum, x) => sum + (x - mean) ** 2, 0);
-    return [mean, Math.sqrt(squares / (each.length - 1) / each.length)];
-  };
-  const rows: [row: string, design: string][] = [
-    ...["retrospective", "fixed", "renew", "none"].map((name): [string, string] => [`\`${name}\``, name]),
-    ["another clip", "wrong caption"],
-    ["a random judge", "random judge"],
-    ["knows the truth", "truth judge"],
-  ];
-  const table = read("README.md")
-    .split("\n")
-    .filter((line) => line.includes(" ± "));
-  for (const [row, design] of rows) {
+  return seeds;
+});
+const difference = (a: string, b: string): [mean: number, error: number] => {
+  const each = measuredSeeds().map((figures) => figures.get(a)! - figures.get(b)!);
+  const mean = each.reduce((x, y) => x + y) / each.length;
+  const squares = each.reduce((sum, x) => sum + (x - mean) ** 2, 0);
+  return [mean, Math.sqrt(squares / (each.length - 1) / each.length)];
+};
+const designs: [row: string, design: string][] = [
+  ...["retrospective", "fixed", "renew", "none"].map((name): [string, string] => [`\`${name}\``, name]),
+  ["another clip", "wrong caption"],
+  ["a random judge", "random judge"],
+  ["knows the truth", "truth judge"],
+];
+for (const [row, design] of designs)
+  test(`the README's gains and their standard errors are those of the measured seeds: ${design}`, () => {
+    const table = read("README.md")
+      .split("\n")
+      .filter((line) => line.includes(" ± "));
     const shown = table.find((line) => line.includes(row))!.matchAll(/(-?\d+\.\d) ± (\d+\.\d)/g);
     const measured = [difference(design, "start"), difference("retrospective", design)];
     for (const [i, [, ...pair]] of [...shown].entries())
       for (const [j, value] of pair.entries())
         assert.ok(Math.abs(+value! - measured[i]![j]!) < 0.051, `${row}: ${value}, measured ${measured[i]![j]}`);
-  }
-});
+  });
 
 const examples = readdirSync(join(top, "examples"));
 const wrongArguments: [what: string, args: string[]][] = [

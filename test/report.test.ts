@@ -24,6 +24,7 @@ import {
   writeRun,
   writeTraining,
 } from "./helpers/run-folder.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("report");
 
@@ -197,21 +198,25 @@ test("accuracy, intervals and chance come from the evaluation files", async () =
   assert.is(chart.reference?.y, 0.2);
 });
 
-test("without evaluations, contexts, margins or metrics the page says so", async () => {
+/** The report of a run that holds nothing but an empty iteration. */
+const bare = memoized(async () => {
   const dir = join(temporaryFolder(), "run");
   await writeRun(dir, { design: "none", samples, iterations: [{ t: 1, records: [] }] });
-  const { missing } = await writeReport(dir);
-  for (const about of [
-    /^Accuracy by iteration: No evaluation of a model/,
-    /^Win rates: /,
-    /^Words by benchmark: /,
-    /^Typical margin: /,
-    /^Curves of training: /,
-  ])
-    assert.ok(
-      missing.some((m) => about.test(m)),
-      `${about}: ${missing.join("; ")}`,
-    );
+  return { dir, ...(await writeReport(dir)) };
+});
+for (const [what, about] of [
+  ["evaluations", /^Accuracy by iteration: No evaluation of a model/],
+  ["verdicts", /^Win rates: /],
+  ["answers to evaluate", /^Words by benchmark: /],
+  ["margins", /^Typical margin: /],
+  ["metrics", /^Curves of training: /],
+] as const)
+  test(`without ${what} the page says so`, async () => {
+    some((await bare()).missing, (m) => about.test(m), String(about));
+  });
+
+test("the page of a run that holds nothing", async () => {
+  const { dir } = await bare();
   const html = readFileSync(join(dir, "report.html"), "utf8");
   assert.match(html, /compares two models head to head/);
 });
@@ -430,13 +435,15 @@ const spans: readonly [low: number, high: number, wanted: number, whole: boolean
 for (const [low, high, wanted, whole, expected] of spans)
   test(`ticks from ${low} to ${high}`, () => assert.equal(ticks(low, high, wanted, whole), expected));
 
-test("no folder of a run: NOT_FOUND", async () => {
-  for (const dir of [temporaryFolder(), join(temporaryFolder(), "nowhere")]) {
+for (const [what, dir] of [
+  ["an empty folder", temporaryFolder()],
+  ["no folder", join(temporaryFolder(), "nowhere")],
+] as const)
+  test(`no folder of a run: NOT_FOUND: ${what}`, async () => {
     const e = await caught(() => report(dir));
     assert.is(e.code, "NOT_FOUND");
     assert.type(e.hint, "string");
-  }
-});
+  });
 
 test("isr-dpo report: path on stdout, what is missing on stderr", async () => {
   const dir = join(temporaryFolder(), "run");

@@ -49,9 +49,9 @@ inline void record_failure(const std::string& said) {
 // The parts are written to a message, which is made only for a failure. A comparison's two sides are in it without being named.
 #define CHECK(cond, ...)                                                                                        \
   do {                                                                                                          \
-    if (const ::isr::test::Outcome check_outcome_ = ::isr::test::Decomposer() <=> cond; !check_outcome_.holds)   \
-      ::isr::test::record_failure(::isr::test::failure_text(__FILE__, __LINE__, #cond, check_outcome_.sides,    \
-                                                            ::isr::concat(__VA_ARGS__)));                       \
+    if (const ::isr::compared::Outcome outcome_ = ::isr::compared::Decomposer() <=> cond; !outcome_.holds)      \
+      ::isr::test::record_failure(                                                                              \
+          ::isr::test::failure_text(__FILE__, __LINE__, #cond, outcome_.sides, ::isr::concat(__VA_ARGS__)));    \
   } while (0)
 
 // The code of the error that f throws; "" if it throws none.

@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace isr::test {
+namespace isr::compared {   // not isr::test: its names are those of the tests
 
 // How much of a text or a list a message shows, and where a longer one begins to be shown.
 constexpr size_t kTextShown = 200, kListShown = 8;
@@ -161,4 +161,4 @@ struct Outcome {
   Outcome(const Comparison<A, B>& c) : holds(c.holds), sides(c.holds ? "" : c.text()) {}
 };
 
-}  // namespace isr::test
+}  // namespace isr::compared
