@@ -155,32 +155,37 @@ test("counts are those that the iteration itself goes by", async () => {
   assert.equal([judge.first / judge.preferring, judge.preferring, status.pair! / 200], [first, verdicts, usable]);
 });
 
-test("the page's columns are the journal's records", async () => {
+const columns = memoized(async () => {
   const dir = join(temporaryFolder(), "run");
   const contexts = samples.map(({ video }) => ({ video, text: `context of ${video}` }));
   await writeRun(dir, { design: "renew", samples, iterations: [{ t: 4, records: counted(), contexts }] });
   const path = await report(dir);
-  assert.is(path, join(dir, "report.html"));
   const data = dataOf(readFileSync(path, "utf8"));
+  return { dir, path, data, it: data.runs[0].iterations[0] };
+});
+
+test("the page is of the run that the journal is of", async () => {
+  const { dir, path, data, it } = await columns();
+  assert.is(path, join(dir, "report.html"));
   assert.equal(
     data.ids,
     rows.map(([id]) => id),
   );
-  const [{ name, iterations }] = data.runs;
-  assert.is(name, "renew");
-  const [it] = iterations;
-  assert.is(it.t, 4);
-  rows.forEach(([id, words, verdicts, status, chosen], i) => {
+  assert.equal([data.runs.length, data.runs[0].name, data.runs[0].iterations.length, it.t], [1, "renew", 1, 4]);
+});
+
+for (const [i, [id, words, verdicts, status, chosen]] of rows.entries())
+  test(`the page's columns are the journal's records: ${id}`, async () => {
+    const { data, it } = await columns();
     assert.is(data.statuses[it.status[i]], status, id);
     assert.is(it.chosen[i], chosen ?? -1, id);
     assert.is(data.texts[it.a[i]].split(/\s+/).length, words[0], id);
     assert.is(data.texts[it.b[i]].split(/\s+/).length, words[1], id);
     assert.is(data.texts[data.question[i]], `what is ${id}?`);
     assert.is(data.texts[it.context[data.video[i]]], `context of ${id}.mp4`);
-    const columns = verdicts.map(([choice, margin]) => [choice === "none" ? -1 : Number(choice), margin ?? null, -1]);
-    assert.equal([it.first[i], it.second[i]], columns.length === 0 ? [0, 0] : columns, id);
+    const orders = verdicts.map(([choice, margin]) => [choice === "none" ? -1 : Number(choice), margin ?? null, -1]);
+    assert.equal([it.first[i], it.second[i]], orders.length === 0 ? [0, 0] : orders, id);
   });
-});
 
 test("accuracy, intervals and chance come from the evaluation files", async () => {
   const dir = join(temporaryFolder(), "run");
