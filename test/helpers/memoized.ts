@@ -1,6 +1,9 @@
-// What tests share: prepared by the first that asks for it.
+// What tests share: made by the first that asks for it.
 
-/** `make`, run once: everybody gets what it gave, so that where it fails each test that needs it fails, and says why. */
+/**
+ * `make`, run once, when it is first asked for. Everybody gets what it gave; where it throws, or gives a promise that rejects,
+ * each test that needs it fails with that, and the others do not.
+ */
 export function memoized<T>(make: () => T): () => T {
   let made: { value: T } | { error: unknown } | undefined;
   return () => {
@@ -12,18 +15,5 @@ export function memoized<T>(make: () => T): () => T {
       }
     if ("error" in made) throw made.error;
     return made.value;
-  };
-}
-
-/** The same for each of several, by its name. */
-export function memoizedEach<T>(make: (name: string) => T): (name: string) => T {
-  const found = new Map<string, () => T>();
-  return (name) => {
-    if (!found.has(name))
-      found.set(
-        name,
-        memoized(() => make(name)),
-      );
-    return found.get(name)!();
   };
 }
