@@ -163,15 +163,14 @@ const turns: readonly [name: string, t: ModelTokenizer, rules: PlaceholderRules,
   ["a chat template", qwen, none, "Here.<|im_end|>", "A man.<|im_end|>Here.<|im_end|>"],
 ];
 for (const [name, t, rules, last, all] of turns)
-  test(`what is scored of several turns: ${name}`, () => {
-    for (const [which, expected] of [
-      ["last", last],
-      ["all", all],
-    ] as const) {
+  for (const [which, expected] of [
+    ["last", last],
+    ["all", all],
+  ] as const)
+    test(`what is scored of several turns: ${name}, ${which}`, () => {
       const { ids, lossMask } = answeredPrompt(t, rules, talk, "Here.", { turns: which, ends: new Set([t.endId!]) });
       assert.is(t.decode(ids.filter((_, i) => lossMask[i])), expected);
-    }
-  });
+    });
 
 test("a template that writes earlier turns anew: the last alone can be scored, and the refusal says so", async () => {
   const t = await withTemplate(

@@ -22,19 +22,20 @@ async function* parts(): AsyncGenerator<Uint8Array> {
   yield Buffer.from("text");
 }
 
-test("a file gets its new content, of every kind of data", async () => {
-  const path = join(temporaryFolder(), "a");
-  for (const [data, text] of [
-    ["é\n", "é\n"],
-    [Buffer.from("bytes"), "bytes"],
-    [parts(), "new text"],
-    ["", ""],
-  ] as const) {
+const contents: [what: string, data: Parameters<typeof writeAtomic>[1], text: string][] = [
+  ["a text", "é\n", "é\n"],
+  ["bytes", Buffer.from("bytes"), "bytes"],
+  ["parts", parts(), "new text"],
+  ["nothing", "", ""],
+];
+for (const [what, data, text] of contents)
+  test(`a file gets its new content: ${what}`, async () => {
+    const path = join(temporaryFolder(), "a");
+    writeFileSync(path, "old");
     await writeAtomic(path, data);
     assert.is(readFileSync(path, "utf8"), text);
-  }
-  assert.equal(readdirSync(join(path, "..")), ["a"]);
-});
+    assert.equal(readdirSync(join(path, "..")), ["a"]);
+  });
 
 for (const [code, expected] of faults)
   test(`a file under ${code} at every call`, async () => {
@@ -150,13 +151,16 @@ test("folders are made with their parents", async () => {
   await rejects(() => makeFolders(join(dir, "file", "d")), "NOT_FOUND", /expected to make it/, "under a file");
 });
 
+for (const text of ["", "{", "[]", "null", "1", "[".repeat(200_000)])
+  test(`a state file that holds ${JSON.stringify(text.slice(0, 5))} is an error`, async () => {
+    const path = join(temporaryFolder(), "s.json");
+    writeFileSync(path, text);
+    await rejects(() => readState(path), "JOURNAL_CORRUPT", /expected a JSON object/, text.slice(0, 5));
+  });
+
 test("state files: a JSON object, nothing, or an error", async () => {
   const path = join(temporaryFolder(), "s.json");
   assert.is(await readState(path), null);
-  for (const text of ["", "{", "[]", "null", "1", "[".repeat(200_000)]) {
-    writeFileSync(path, text);
-    await rejects(() => readState(path), "JOURNAL_CORRUPT", /expected a JSON object/, text.slice(0, 5));
-  }
   await rejects(() => readState(join(path, "..")), "JOURNAL_CORRUPT", /no regular file/, "a folder");
   writeFileSync(path, '{"a":1}');
   assert.equal(await readState(path), { a: 1 });

@@ -92,23 +92,22 @@ const calls: [string, Numbers, (given: Numbers) => Promise<unknown>][] = [
 ];
 
 for (const [name, from, call] of calls)
-  test(`${name}: memory that is lost right after the call`, async () => {
-    const want = await call(from.slice());
-    for (const [way, make] of ways) {
+  for (const [way, make] of ways)
+    test(`${name}: memory that is lost right after the call: ${way}`, async () => {
+      const want = await call(from.slice());
       const [given, lose] = make(from);
       const running = call(given);
       lose();
       if (way === "memory that is written") given.fill(77);
       assert.equal(await running, want, `${name}: ${way}`);
-    }
-  });
+    });
 
-test("media: memory that is lost is a typed error or the result, and the model lives", async () => {
-  const dir = fileURLToPath(new URL("./golden/llava_hound/policy", import.meta.url));
-  await using model = await loadModel(dir);
-  const bytes = Uint8Array.from({ length: 32 * 32 * 3 * 8 }, (_, i) => (i * 11) % 256);
-  const want = await model.preprocess({ frames: bytes.slice(), width: 32, height: 32 });
-  for (const [way, make] of ways) {
+for (const [way, make] of ways)
+  test(`media: memory that is lost is a typed error or the result, and the model lives: ${way}`, async () => {
+    const dir = fileURLToPath(new URL("./golden/llava_hound/policy", import.meta.url));
+    await using model = await loadModel(dir);
+    const bytes = Uint8Array.from({ length: 32 * 32 * 3 * 8 }, (_, i) => (i * 11) % 256);
+    const want = await model.preprocess({ frames: bytes.slice(), width: 32, height: 32 });
     const [given, lose] = make(bytes);
     const media = { frames: given as Uint8Array, width: 32, height: 32 };
     const running = [model.preprocess(media), model.encode(media)];
@@ -117,8 +116,8 @@ test("media: memory that is lost is a typed error or the result, and the model l
     assert.is(pixels!.status, "fulfilled", way);
     assert.equal((pixels as PromiseFulfilledResult<unknown>).value, want, way);
     if (features!.status === "rejected") isError(features!.reason, undefined, way);
-  }
-});
+    assert.equal(await model.preprocess({ frames: bytes.slice(), width: 32, height: 32 }), want, "the model lives");
+  });
 
 test("events that nobody takes wait in the engine, not in memory, and dispose ends the wait", async () => {
   const host = new Host("a model");
@@ -151,25 +150,25 @@ test("events that nobody takes wait in the engine, not in memory, and dispose en
   assert.is(await waiting, "DISPOSED");
 });
 
-test("dispose stops a hash, a save and whatever else is running", async () => {
-  const rows = 3000;
-  const jobs: [string, object][] = [
-    ["hash", {}],
-    ["towerHash", {}],
-    ["parameter", { name: "model.embed_tokens.weight" }],
-    [
-      "attentionForward",
-      {
-        ...{ rows, heads: 4, kvHeads: 4, headSize: 64, scale: 0.1, dtype: "f32", causal: true, backend: "reference" },
-        ...{ threads: 1, spans: Int32Array.of(0, rows, -1), lse: new Float32Array(rows * 4) },
-        ...Object.fromEntries(["q", "k", "v", "out"].map((key) => [key, new Float32Array(rows * 256)])),
-      },
-    ],
-  ];
-  for (const [job, args] of jobs) {
+const rows = 3000;
+const jobs: [string, () => object][] = [
+  ["hash", () => ({})],
+  ["towerHash", () => ({})],
+  ["parameter", () => ({ name: "model.embed_tokens.weight" })],
+  [
+    "attentionForward",
+    () => ({
+      ...{ rows, heads: 4, kvHeads: 4, headSize: 64, scale: 0.1, dtype: "f32", causal: true, backend: "reference" },
+      ...{ threads: 1, spans: Int32Array.of(0, rows, -1), lse: new Float32Array(rows * 4) },
+      ...Object.fromEntries(["q", "k", "v", "out"].map((key) => [key, new Float32Array(rows * 256)])),
+    }),
+  ],
+];
+for (const [job, args] of jobs)
+  test(`dispose stops what is running: ${job}`, async () => {
     const host = new Host("a model");
     await host.call("load", { dir: folder("text_llama"), dtype: "auto", threads: 1 });
-    const running = host.call(job as "hash", args).then(
+    const running = host.call(job as "hash", args()).then(
       () => "done",
       (e) => e.code,
     );
@@ -177,7 +176,6 @@ test("dispose stops a hash, a save and whatever else is running", async () => {
     await host.dispose();
     assert.ok(["done", "DISPOSED"].includes(await running), job);
     if (job === "attentionForward") assert.is(await running, "DISPOSED", "half a minute of work was waited for");
-  }
-});
+  });
 
 test.run();

@@ -265,10 +265,10 @@ for (const [what, base, edit, note] of told)
     );
   });
 
-notes("published files and those of the golden families give no note about keys", async () => {
-  for (const base of ["text_llama", "text_llama3_rope", "text_llama_bias", "text_qwen2"] as const)
+for (const base of ["text_llama", "text_llama3_rope", "text_llama_bias", "text_qwen2"] as const)
+  notes(`a golden family gives no note about keys: ${base}`, async () => {
     assert.equal((await inspectCheckpoint(folder(base))).notes, [], base);
-});
+  });
 
 notes("settings of generation that old configs hold are no unknown keys", async () => {
   const dir = edited(
@@ -278,12 +278,16 @@ notes("settings of generation that old configs hold are no unknown keys", async 
   assert.equal((await inspectCheckpoint(dir)).notes, []);
 });
 
-notes("architectures: the model without its head, and old spellings; other heads are refused", async () => {
-  for (const name of ["LlamaModel", "LLaMAForCausalLM"]) {
-    const edit = name === "LlamaModel" ? [edits["no prefix"]!] : [];
+for (const [what, name, ...edit] of [
+  ["the model without its head", "LlamaModel", edits["no prefix"]!],
+  ["an old spelling", "LLaMAForCausalLM"],
+] as const)
+  notes(`architectures: ${what}`, async () => {
     await using model = await loadModel(edited(folder("text_llama"), config({ architectures: [name] }), ...edit));
     assert.is(model.info.family, "llama");
-  }
+  });
+
+notes("architectures: other heads are refused", async () => {
   const dir = edited(folder("text_llama"), config({ architectures: ["LlamaForSequenceClassification"] }));
   await rejects(() => loadModel(dir), "CHECKPOINT_UNSUPPORTED", /LlamaForSequenceClassification/, "another head");
 });

@@ -86,53 +86,56 @@ const stage = (name: "score" | "train" | "save"): IterationEvent => ({
 const after = (kind: "sft" | "dpo", ...events: IterationEvent[]) => events.reduce(nextState, initialState(kind));
 const wide = 120;
 
-test("the live lines", () => {
-  const rows: [string, string[], string[]][] = [
-    ["at first", liveLines(initialState("dpo"), wide), ["starting"]],
-    ["a stage", liveLines(after("dpo", stage("score")), wide), ["reference log-probs"]],
-    ["progress", liveLines(after("dpo", stage("train"), progress(10)), wide), ["███░░░░░░░░░ step 10/40  58 s left"]],
+const drawn: [string, string[], string[]][] = [
+  ["at first", liveLines(initialState("dpo"), wide), ["starting"]],
+  ["a stage", liveLines(after("dpo", stage("score")), wide), ["reference log-probs"]],
+  ["progress", liveLines(after("dpo", stage("train"), progress(10)), wide), ["███░░░░░░░░░ step 10/40  58 s left"]],
+  [
+    "a step, told before its progress",
+    liveLines(after("dpo", stage("train"), progress(10), step), 79),
     [
-      "a step, told before its progress",
-      liveLines(after("dpo", stage("train"), progress(10), step), 79),
-      [
-        "████░░░░░░░░ step 12/40  58 s left  2,048 tok/s  74 % of peak  3.0 GiB",
-        "loss 0.6543  margin 0.123  accuracy 63 %  lr 5e-7  grad 1.235",
-      ],
+      "████░░░░░░░░ step 12/40  58 s left  2,048 tok/s  74 % of peak  3.0 GiB",
+      "loss 0.6543  margin 0.123  accuracy 63 %  lr 5e-7  grad 1.235",
     ],
-    [
-      "supervised: no pairs to speak of",
-      liveLines(after("sft", stage("train"), progress(10), step), 79).slice(1),
-      ["loss 0.6543  lr 5e-7  grad 1.235"],
-    ],
-    [
-      "narrow",
-      liveLines(after("dpo", stage("train"), progress(10), step), 30),
-      ["████░░░░░░░░ step 12/40", "loss 0.6543  margin 0.123"],
-    ],
-    ["the last step", liveLines(after("dpo", stage("train"), progress(40)), wide), ["████████████ step 40/40"]],
-    ["saving", liveLines(after("dpo", progress(40), step, stage("save")), wide), ["saving the model"]],
-  ];
-  for (const [what, lines, expected] of rows) assert.equal(lines, expected, what);
+  ],
+  [
+    "supervised: no pairs to speak of",
+    liveLines(after("sft", stage("train"), progress(10), step), 79).slice(1),
+    ["loss 0.6543  lr 5e-7  grad 1.235"],
+  ],
+  [
+    "narrow",
+    liveLines(after("dpo", stage("train"), progress(10), step), 30),
+    ["████░░░░░░░░ step 12/40", "loss 0.6543  margin 0.123"],
+  ],
+  ["the last step", liveLines(after("dpo", stage("train"), progress(40)), wide), ["████████████ step 40/40"]],
+  ["saving", liveLines(after("dpo", progress(40), step, stage("save")), wide), ["saving the model"]],
+];
+for (const [what, lines, expected] of drawn) test(`the live lines: ${what}`, () => assert.equal(lines, expected));
+
+test("the live lines are never wider than the terminal", () => {
   for (let width = 1; width < wide; width++)
     for (const line of liveLines(after("dpo", stage("train"), progress(10), step), width))
       assert.ok([...line].length <= width, `${width}: ${line}`);
 });
 
-test("lines that stay", () => {
+test("the line of a step that stays", () => {
   assert.is(
     stepLine(after("dpo", progress(10), step)),
     "step 12/40  loss 0.6543  margin 0.123  accuracy 63 %  lr 5e-7  grad 1.235  2,048 tok/s  74 % of peak  3.0 GiB  58 s left",
   );
-  const evaluation = { type: "evaluation", iteration: 0, step: 4, loss: 0.5, accuracy: 0.75, margin: 1.5 } as const;
-  const rows: [IterationEvent, "sft" | "dpo", string | undefined][] = [
-    [evaluation, "dpo", "evaluation before step 4: loss 0.5000  accuracy 75.0 %  margin 1.500"],
-    [evaluation, "sft", "evaluation before step 4: loss 0.5000"],
-    [{ type: "warning", code: "BAD_ROW", message: "a\u001b[31mb", detail: null }, "sft", "warning (BAD_ROW): ab"],
-    [stage("train"), "dpo", undefined],
-    [step, "dpo", undefined],
-  ];
-  for (const [event, kind, expected] of rows) assert.is(lastingLine(event, kind), expected);
 });
+
+const evaluation = { type: "evaluation", iteration: 0, step: 4, loss: 0.5, accuracy: 0.75, margin: 1.5 } as const;
+const lasting: [IterationEvent, "sft" | "dpo", string | undefined][] = [
+  [evaluation, "dpo", "evaluation before step 4: loss 0.5000  accuracy 75.0 %  margin 1.500"],
+  [evaluation, "sft", "evaluation before step 4: loss 0.5000"],
+  [{ type: "warning", code: "BAD_ROW", message: "a\u001b[31mb", detail: null }, "sft", "warning (BAD_ROW): ab"],
+  [stage("train"), "dpo", undefined],
+  [step, "dpo", undefined],
+];
+for (const [event, kind, expected] of lasting)
+  test(`lines that stay: ${event.type}, ${kind}`, () => assert.is(lastingLine(event, kind), expected));
 
 test("the summary tells what was left out", () => {
   const result = {

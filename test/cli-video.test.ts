@@ -18,6 +18,7 @@ import { startRun } from "../src/base/run.js";
 import { root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { makeVideo } from "./helpers/video.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("cli-video");
 const golden = (family: string) => fileURLToPath(new URL(`golden/${family}/policy`, import.meta.url));
@@ -55,19 +56,19 @@ const rowsOf = (text: string) =>
     .slice(0, -1)
     .map((line) => JSON.parse(line));
 
-test("control characters and escape sequences do not reach a terminal", () => {
-  const rows: [string, string][] = [
-    ["a\tb\nc\rd\u0000\u0007\u007fe", "a\tb\ncde"],
-    ["\u001b[31mred\u001b[0m \u001b[?25lplain", "red plain"],
-    ["\u009b2Jtext", "text"],
-    ["\u001b]0;title\u0007after \u001b]8;;http://x\u001b\\link", "after link"],
-    ["\u0090payload\u009cafter", "after"],
-    ["\u001bPhidden\nshown", "\nshown"],
-    ["\u001b(Bline \u001bcdrawn", "line drawn"],
-    ["\u001b[3\u00e9t\u00e9 \u{1f600}\u202f", "\u00e9t\u00e9 \u{1f600}\u202f"],
-    ["\u001b\u001b[1mx\u0085", "x"],
-  ];
-  for (const [given, shown] of rows) {
+const wild: [string, string][] = [
+  ["a\tb\nc\rd\u0000\u0007\u007fe", "a\tb\ncde"],
+  ["\u001b[31mred\u001b[0m \u001b[?25lplain", "red plain"],
+  ["\u009b2Jtext", "text"],
+  ["\u001b]0;title\u0007after \u001b]8;;http://x\u001b\\link", "after link"],
+  ["\u0090payload\u009cafter", "after"],
+  ["\u001bPhidden\nshown", "\nshown"],
+  ["\u001b(Bline \u001bcdrawn", "line drawn"],
+  ["\u001b[3\u00e9t\u00e9 \u{1f600}\u202f", "\u00e9t\u00e9 \u{1f600}\u202f"],
+  ["\u001b\u001b[1mx\u0085", "x"],
+];
+for (const [given, shown] of wild)
+  test(`control characters and escape sequences do not reach a terminal: ${JSON.stringify(given)}`, () => {
     assert.is(printable(given), shown, JSON.stringify(given));
     const characters = [...given];
     for (let at = 0; at <= characters.length; at++) {
@@ -78,24 +79,25 @@ test("control characters and escape sequences do not reach a terminal", () => {
     const line = jsonLine({ given });
     assert.not.match(line.slice(0, -1), /\p{Cc}/u);
     assert.equal(JSON.parse(line), { given });
-  }
+  });
+
+test("float32 values are written so that they come back", () => {
   const values = Float32Array.of(-0.1, -3.20702553, -1e-30, 0);
   assert.equal(Float32Array.from(floatList(values)), values);
 });
 
-test("chat --prompt prints what model.chat answers", async () => {
-  // Which seed draws a control character depends on the instruction-set level: the first one that does is taken.
-  const drawn = (family: string) =>
-    withModel(family, async (m) => {
-      for (let seed = 0; seed < 50; seed++) {
-        const wild = { maxTokens: 60, temperature: 3, seed };
-        const answer = await m.chat([asking("What happens?", video)], wild).result;
-        if (/(?![\n\t])\p{Cc}/u.test(answer.text)) return { answer, seed };
-      }
-      throw new Error("there is something to strip");
-    });
-  for (const family of ["llava_hound", "video_llava"]) {
-    const { answer, seed } = await drawn(family);
+// Which seed draws a control character depends on the instruction-set level: the first one that does is taken.
+const strippable = (family: string) =>
+  withModel(family, async (m) => {
+    for (let seed = 0; seed < 50; seed++) {
+      const answer = await m.chat([asking("What happens?", video)], { maxTokens: 60, temperature: 3, seed }).result;
+      if (/(?![\n\t])\p{Cc}/u.test(answer.text)) return { answer, seed };
+    }
+    throw new Error("there is something to strip");
+  });
+for (const family of ["llava_hound", "video_llava"])
+  test(`chat --prompt prints what model.chat answers: ${family}`, async () => {
+    const { answer, seed } = await strippable(family);
     const flags = ["--max-tokens", "60", "--temperature", "3", "--seed", String(seed)];
     const ended = cli(["chat", golden(family), "--video", video, "--prompt", "What happens?", ...flags]);
     assert.is(ended.code, 0, ended.err);
@@ -105,8 +107,7 @@ test("chat --prompt prints what model.chat answers", async () => {
       new RegExp(`^loaded .*: ${family}, [\\d,]+ parameters, f32, [\\d.]+ s\nvideo .*clip.mp4: 8 frames \\(0 2 5`),
     );
     assert.match(ended.err, /, none repeated\n$/);
-  }
-});
+  });
 
 test("chat --json: a prompt from stdin, sampling, a system message, a short clip", async () => {
   const messages: Message[] = [{ role: "system", content: "Be brief." }, asking("Where?", other)];
@@ -152,22 +153,25 @@ test("turns share one reading of the video", async () => {
   assert.is(again - second, first);
 });
 
-test("chat: attaching, and what ends a piped conversation", () => {
-  const start = ["chat", golden("video_llava"), "--interactive", "--json", "--max-tokens", "3"];
-  const good = cli(start, `/video ${video}\nWhat?\n`);
+const piped = ["chat", golden("video_llava"), "--interactive", "--json", "--max-tokens", "3"];
+
+test("chat: attaching in a piped conversation", () => {
+  const good = cli(piped, `/video ${video}\nWhat?\n`);
   assert.is(good.code, 0, good.err);
   assert.is(rowsOf(good.out)[0].counters.towerPasses, 1);
-  for (const [line, code, message] of [
-    [`/video ${join(dir, "none.mp4")}`, 65, /NOT_FOUND: .*none\.mp4/],
-    ["/vidoe x", 2, /INVALID_ARGUMENT: .*\/vidoe\nhint: did you mean \/video\?/],
-    ["/image", 2, /INVALID_ARGUMENT: \/image: expected the path/],
-  ] as const) {
-    const ended = cli(start, `${line}\nWhat?\n`);
+});
+
+for (const [what, line, code, message] of [
+  ["a file that is not there", `/video ${join(dir, "none.mp4")}`, 65, /NOT_FOUND: .*none\.mp4/],
+  ["/vidoe", "/vidoe x", 2, /INVALID_ARGUMENT: .*\/vidoe\nhint: did you mean \/video\?/],
+  ["/image alone", "/image", 2, /INVALID_ARGUMENT: \/image: expected the path/],
+] as const)
+  test(`chat: what ends a piped conversation: ${what}`, () => {
+    const ended = cli(piped, `${line}\nWhat?\n`);
     assert.is(ended.code, code, ended.err);
     assert.match(ended.err, message);
     assert.is(ended.out, "");
-  }
-});
+  });
 
 test("a stopped answer stays in the conversation as far as it went", async () => {
   const asked: (readonly Message[])[] = [];
@@ -227,20 +231,30 @@ const badRows: [row: object | string, message: RegExp][] = [
 const jsonl = (rows: readonly (object | string)[]) =>
   rows.map((row) => `${typeof row === "string" ? row : JSON.stringify(row)}\n`).join("");
 
-test("generate: answers as the library gives them, bad rows told and left out", async () => {
-  const mixed = badRows.flatMap(([bad], i) => [bad, ...(goodRows[i] ? ["", goodRows[i]] : [])]);
-  writeFileSync(join(dir, "mixed.jsonl"), jsonl(mixed));
-  const out = join(dir, "mixed.out.jsonl");
+const mixed = badRows.flatMap(([bad], i) => [bad, ...(goodRows[i] ? ["", goodRows[i]] : [])]);
+const mixedAnswers = join(dir, "mixed.out.jsonl");
+const mixedRun = memoized(() => {
+  const path = join(dir, "mixed.jsonl");
+  writeFileSync(path, jsonl(mixed));
   const flags = ["--max-tokens", "6", "--on-error", "skip"];
-  const ended = cli(["generate", golden("llava_hound"), "--in", join(dir, "mixed.jsonl"), "--out", out, ...flags]);
-  assert.is(ended.code, 0, ended.err);
-  assert.is(ended.out, "");
-  const told = ended.err.split("\n").filter((line) => line.startsWith("skipped "));
-  badRows.forEach(([bad, message], i) => {
+  return cli(["generate", golden("llava_hound"), "--in", path, "--out", mixedAnswers, ...flags]);
+});
+
+badRows.forEach(([bad, message], i) => {
+  test(`generate: a bad row is told: row ${i}, ${message}`, () => {
+    const told = mixedRun()
+      .err.split("\n")
+      .filter((line) => line.startsWith("skipped "));
     const line = mixed.indexOf(bad) + 1;
     const about = told.find((t) => t.includes(`mixed.jsonl:${line}: `));
-    assert.match(String(about?.slice("skipped ".length)), message, `bad row ${i}`);
+    assert.match(String(about?.slice("skipped ".length)), message, told.join("\n"));
   });
+});
+
+test("generate: answers as the library gives them, bad rows counted and left out", async () => {
+  const ended = mixedRun();
+  assert.is(ended.code, 0, ended.err);
+  assert.is(ended.out, "");
   const lines = badRows.map(([bad]) => mixed.indexOf(bad) + 1).join(", ");
   assert.match(
     ended.err,
@@ -257,7 +271,7 @@ test("generate: answers as the library gives them, bad rows told and left out", 
   const completions = await withModel("llava_hound", (m) => m.generate(requests).result);
   const ids = goodRows.map((row) => row.id ?? mixed.indexOf(row) + 1);
   assert.equal(
-    rowsOf(readFileSync(out, "utf8")),
+    rowsOf(readFileSync(mixedAnswers, "utf8")),
     completions.map(({ request, copy, text, ids: tokens, logProbs, finishReason }) => ({
       ...{ id: ids[Number(request)], copy, text, ids: Array.from(tokens), logProbs: floatList(logProbs), finishReason },
     })),
@@ -280,44 +294,55 @@ test("generate: the same for any batch, through stdin and stdout, and from the f
   assert.match(again.err, /media: 0 decoded, 0 tower passes, 2 from the feature cache\n$/);
 });
 
-test("generate: an output is whole or absent", async () => {
+/** A folder with two rows, of which the second cannot be answered, and generate from that file to out.jsonl beside it. */
+function halfBad() {
   const folder = temporaryFolder();
   const [file, out] = [join(folder, "in.jsonl"), join(folder, "out.jsonl")];
-  writeFileSync(
-    file,
-    jsonl([
-      { prompt: "a", maxTokens: 2 },
-      { prompt: "b", maxTokens: 100000 },
-    ]),
-  );
+  const rows = [
+    { prompt: "a", maxTokens: 2 },
+    { prompt: "b", maxTokens: 100000 },
+  ];
+  writeFileSync(file, jsonl(rows));
   const run = (...flags: string[]) =>
     cli(["generate", golden("text_llama"), "--in", file, "--out", out, "--batch", "1", ...flags]);
+  return { folder, out, run };
+}
+
+test("generate: a row that fails leaves no output", () => {
+  const { folder, run } = halfBad();
   const failed = run();
   assert.is(failed.code, 65);
   assert.match(failed.err, /\nCONTEXT_OVERFLOW: .*in\.jsonl:2: /);
   assert.equal(readdirSync(folder), ["in.jsonl"]);
+});
 
-  const before = jsonl([{ id: "0", copy: 0, text: "an answer of before", ids: [1], logProbs: [0], end: "stop" }]);
-  for (const [kept, flags, code] of [
-    [before, [], 2],
-    [before, ["--force"], 65],
-    ["notes of mine", ["--force", "--on-error", "skip"], 2],
-    ['{"id":"mine"}\n', ["--force", "--on-error", "skip"], 2],
-    [before, ["--force", "--on-error", "skip"], 0],
-  ] as const) {
+const before = jsonl([{ id: "0", copy: 0, text: "an answer of before", ids: [1], logProbs: [0], end: "stop" }]);
+const skip = ["--force", "--on-error", "skip"];
+for (const [what, kept, flags, code] of [
+  ["answers, without --force", before, [], 2],
+  ["answers, and a row fails", before, ["--force"], 65],
+  ["what is no answers", "notes of mine", skip, 2],
+  ["rows of something else", '{"id":"mine"}\n', skip, 2],
+  ["answers, and bad rows are skipped", before, skip, 0],
+] as const)
+  test(`generate: an output that is there stays or is replaced whole: ${what}`, () => {
+    const { folder, out, run } = halfBad();
     writeFileSync(out, kept);
-    assert.is(run(...flags).code, code, `${kept} ${flags}`);
+    const ended = run(...flags);
+    assert.is(ended.code, code, ended.err);
     if (code !== 0) assert.is(readFileSync(out, "utf8"), kept);
-  }
-  assert.is(rowsOf(readFileSync(out, "utf8")).length, 1);
-  assert.equal(readdirSync(folder).sort(), ["in.jsonl", "out.jsonl"]);
+    else assert.is(rowsOf(readFileSync(out, "utf8")).length, 1);
+    assert.equal(readdirSync(folder).sort(), ["in.jsonl", "out.jsonl"]);
+  });
 
+test("generate: stopped while it waits for rows, it leaves no output", async () => {
+  const folder = temporaryFolder();
   const args = ["generate", golden("text_llama"), "--in", "-", "--out", join(folder, "never.jsonl")];
   const child = spawn(process.execPath, [...command, ...args], { cwd: root, env });
   await once(child.stderr, "data"); // loaded; it waits for rows
   child.kill("SIGINT");
   assert.equal(await once(child, "exit"), [130, null]);
-  assert.equal(readdirSync(folder).sort(), ["in.jsonl", "out.jsonl"]);
+  assert.equal(readdirSync(folder), []);
 });
 
 test("batches end where the media change, if they can", async () => {

@@ -45,39 +45,37 @@ test("inspect DIR: a checkpoint", () => {
   assert.match(text.out, /parameters +54,960/);
 });
 
-test("exit codes and where messages go", () => {
-  const broken = copyOf(folder("text_llama"));
-  writeFileSync(join(broken, "model.safetensors"), "short");
-  const other = copyOf(folder("text_llama"));
-  writeFileSync(
-    join(other, "config.json"),
-    JSON.stringify({ model_type: "mamba", architectures: ["MambaForCausalLM"] }),
-  );
-  const rows: [args: string[], code: number, message: RegExp, env?: Record<string, string>][] = [
-    [["--help"], 0, /^$/],
-    [["--version"], 0, /^$/],
-    [["inspect", "--help"], 0, /^$/],
-    [["inspct"], 2, /Did you mean inspect/],
-    [["inspect", "--jsn"], 2, /Did you mean --json/],
-    [["inspect", "a", "b"], 2, /too many arguments/],
-    [["inspect", join(temporaryFolder(), "nowhere")], 65, /NOT_FOUND: .*nowhere/],
-    [["inspect", broken], 65, /CHECKPOINT_CORRUPT: .*model\.safetensors/],
-    [["inspect", other], 65, /CHECKPOINT_UNSUPPORTED: .*mamba[\s\S]*hint:/i],
-    [
-      ["report", join(temporaryFolder(), "nowhere")],
-      65,
-      /NOT_FOUND: .*nowhere: expected the folder of a run, got nothing/,
-    ],
-    [["report", temporaryFolder()], 65, /NOT_FOUND: .*got one without iterations\/, train\/ or run\.json/],
-    [["inspect"], 78, /BINARY_MISSING[\s\S]*hint: build/, { ISR_DPO_PREBUILD: temporaryFolder() }],
-  ];
-  for (const [args, code, message, env] of rows) {
+const nowhere = join(temporaryFolder(), "nowhere");
+const broken = copyOf(folder("text_llama"));
+writeFileSync(join(broken, "model.safetensors"), "short");
+const other = copyOf(folder("text_llama"));
+writeFileSync(join(other, "config.json"), JSON.stringify({ model_type: "mamba", architectures: ["MambaForCausalLM"] }));
+const ends: [what: string, args: string[], code: number, message: RegExp, env?: Record<string, string>][] = [
+  ["--help", ["--help"], 0, /^$/],
+  ["--version", ["--version"], 0, /^$/],
+  ["a command's --help", ["inspect", "--help"], 0, /^$/],
+  ["a command that is none", ["inspct"], 2, /Did you mean inspect/],
+  ["a flag that is none", ["inspect", "--jsn"], 2, /Did you mean --json/],
+  ["too many arguments", ["inspect", "a", "b"], 2, /too many arguments/],
+  ["no folder", ["inspect", nowhere], 65, /NOT_FOUND: .*nowhere/],
+  ["a broken checkpoint", ["inspect", broken], 65, /CHECKPOINT_CORRUPT: .*model\.safetensors/],
+  ["another model", ["inspect", other], 65, /CHECKPOINT_UNSUPPORTED: .*mamba[\s\S]*hint:/i],
+  ["no run", ["report", nowhere], 65, /NOT_FOUND: .*nowhere: expected the folder of a run, got nothing/],
+  [
+    "a folder that is no run",
+    ["report", temporaryFolder()],
+    65,
+    /NOT_FOUND: .*got one without iterations\/, train\/ or run\.json/,
+  ],
+  ["no binary", ["inspect"], 78, /BINARY_MISSING[\s\S]*hint: build/, { ISR_DPO_PREBUILD: temporaryFolder() }],
+];
+for (const [what, args, code, message, env] of ends)
+  test(`exit codes and where messages go: ${what}`, () => {
     const ended = cli(args, env);
     assert.is(ended.code, code, `${args.join(" ")}: ${ended.err}`);
     assert.match(ended.err, message, args.join(" "));
     if (code !== 0) assert.is(ended.out, "", args.join(" "));
-  }
-});
+  });
 
 test("a level that the machine lacks, and one that does not exist", () => {
   const ended = cli(["inspect", "--json"], { ISR_DPO_ISA: "sse9" });

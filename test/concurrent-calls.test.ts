@@ -4,7 +4,14 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { type Completion, createTrainer, type GenerateRequest, loadModel } from "../src/index.js";
+import {
+  type Completion,
+  createTrainer,
+  type GenerateRequest,
+  loadModel,
+  type Session,
+  type VideoLM,
+} from "../src/index.js";
 import { isError, reasonOf, sameBits } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { cases, folder } from "./helpers/golden.js";
@@ -47,29 +54,29 @@ function sameCompletions(found: readonly Completion[], expected: readonly Comple
   });
 }
 
+type Ask = (model: VideoLM, session: Session, r: GenerateRequest, i: number) => PromiseLike<Completion[]>;
+const ways: [what: string, ask: Ask][] = [
+  ["all of the model", (model, _, r) => model.generate(r)],
+  ["of the model and of a session", (model, session, r, i) => (i % 2 ? session : model).generate(r)],
+  ["with budgets of their own", (model, _, r, i) => model.generate(r, { maxBytes: 2 ** (24 + (i % 3)) })],
+  ["each a moment later", (model, _, r, i) => tick(i).then(() => model.generate(r))],
+];
 for (const threads of [1, 3])
-  test(`calls at once give the bits of calls one after the other, ${threads} threads`, async () => {
-    await using model = await loadModel(folder("text_llama"), { threads });
-    const alone: Completion[][] = [];
-    for (const r of requests) alone.push(await model.generate(r));
-    await using session = model.session();
-    const ways: [string, (r: GenerateRequest, i: number) => PromiseLike<Completion[]>][] = [
-      ["all of the model", (r) => model.generate(r)],
-      ["of the model and of a session", (r, i) => (i % 2 ? session : model).generate(r)],
-      ["with budgets of their own", (r, i) => model.generate(r, { maxBytes: 2 ** (24 + (i % 3)) })],
-      ["each a moment later", (r, i) => tick(i).then(() => model.generate(r))],
-    ];
-    for (const [what, ask] of ways) {
-      const together = await Promise.all(requests.map(ask));
+  for (const [what, ask] of ways)
+    test(`calls at once give the bits of calls one after the other, ${threads} threads: ${what}`, async () => {
+      await using model = await loadModel(folder("text_llama"), { threads });
+      const alone: Completion[][] = [];
+      for (const r of requests) alone.push(await model.generate(r));
+      await using session = model.session();
+      const together = await Promise.all(requests.map((r, i) => ask(model, session, r, i)));
       together.forEach((found, i) => {
         sameCompletions(found, alone[i]!, `${what}: call ${i}`);
       });
-    }
-    assert.equal(model.load(), { queued: 0, running: 0, sequences: 0, waiting: 0 });
-  });
+      assert.equal(model.load(), { queued: 0, running: 0, sequences: 0, waiting: 0 });
+    });
 
-test("video calls at once give the bits of calls one after the other", async () => {
-  for (const family of ["video_llava", "llava_next_video"] as const) {
+for (const family of ["video_llava", "llava_next_video"] as const)
+  test(`video calls at once give the bits of calls one after the other: ${family}`, async () => {
     await using model = await loadModel(folderOf(family));
     const { cases } = videoCases(family);
     const ask = (c: (typeof cases)[number]) =>
@@ -82,8 +89,7 @@ test("video calls at once give the bits of calls one after the other", async () 
         await fresh.generate({ prompt: { ids: c.ids, media: c.media }, maxTokens: 12, minTokens: 12 }),
         `${family}: ${i}`,
       );
-  }
-});
+  });
 
 test("a short call does not wait for a long one's end, nor does what only reads the weights", async () => {
   await using model = await loadModel(folder("text_llama"));

@@ -260,16 +260,22 @@ for (const [name, row, field, message, first = good] of badRows) {
   });
 }
 
-test("bad rows of an array and of a Parquet file name their row", async () => {
+test("bad rows of an array name their row", async () => {
   const e = await caught(() => all(readPairs(rowsFile([[good, but({ chosen: "" })]], "a.json"))));
   assert.match(e.message, /a\.json: row 2: chosen/);
   assert.equal(e.detail, { row: 2, field: "chosen" });
-  for (const [text, message] of [
-    ["{}", /array of rows/],
-    ["[1", /expected JSON/],
-    [Buffer.from([255]), /UTF-8/],
-  ] as const)
+});
+
+for (const [what, text, message] of [
+  ["an object", "{}", /array of rows/],
+  ["half an array", "[1", /expected JSON/],
+  ["no UTF-8", Buffer.from([255]), /UTF-8/],
+] as const)
+  test(`a .json file that holds ${what}`, async () => {
     assert.match((await caught(() => all(readPairs(rowsFile([text], "a.json"))))).message, message);
+  });
+
+test("a Parquet file of a codec that is not read", async () => {
   const lz4 = await caught(() => all(readPairs(`${folder}pyarrow_lz4.parquet`, { onBadRow: "skip" })));
   assert.match(lz4.message, /got LZ4_RAW/);
   assert.is(lz4.code, "DATA_INVALID");
@@ -309,24 +315,23 @@ const files: readonly [name: string, bytes: Buffer, message: RegExp][] = [
   ["a footer of nothing", patched(-8, 0), /got a fault/],
 ];
 for (const [name, bytes, message] of files)
-  test(`no Parquet file: ${name}`, async () => {
-    const path = join(temporaryFolder(), "a.parquet");
-    writeFileSync(path, bytes);
-    for (const onBadRow of ["fail", "skip"] as const) {
+  for (const onBadRow of ["fail", "skip"] as const)
+    test(`no Parquet file: ${name}, onBadRow ${onBadRow}`, async () => {
+      const path = join(temporaryFolder(), "a.parquet");
+      writeFileSync(path, bytes);
       const e = await caught(() => all(readPairs(path, { onBadRow, onSkip: () => assert.unreachable() })));
       assert.equal([e.code, e.path], ["DATA_INVALID", path]);
       assert.match(e.message, message);
-    }
-  });
+    });
 
-test("Parquet: counts of rows are held against the limits and each other", async () => {
-  const row = { prompt: ["a"], chosen: ["b"], rejected: ["c"] };
-  const columnData = Object.entries(row).map(([name, data]) => ({ name, data, type: "STRING" as const }));
-  const schema = schemaFromColumnData({ columnData });
-  for (const [group, total, message] of [
-    [2n ** 20n + 1n, 2n ** 20n + 1n, /at most 1048576 rows, got 1048577/],
-    [1n, 2n, /expected 2 rows, got groups of 1/],
-  ] as const) {
+for (const [what, group, total, message] of [
+  ["the limits", 2n ** 20n + 1n, 2n ** 20n + 1n, /at most 1048576 rows, got 1048577/],
+  ["each other", 1n, 2n, /expected 2 rows, got groups of 1/],
+] as const)
+  test(`Parquet: counts of rows are held against ${what}`, async () => {
+    const row = { prompt: ["a"], chosen: ["b"], rejected: ["c"] };
+    const columnData = Object.entries(row).map(([name, data]) => ({ name, data, type: "STRING" as const }));
+    const schema = schemaFromColumnData({ columnData });
     const writer = new ByteWriter();
     const parquet = new ParquetWriter({ writer, schema });
     parquet.write({ columnData });
@@ -336,8 +341,7 @@ test("Parquet: counts of rows are held against the limits and each other", async
     const path = join(temporaryFolder(), "a.parquet");
     writeFileSync(path, writer.getBytes());
     assert.match((await caught(() => all(readPairs(path)))).message, message);
-  }
-});
+  });
 
 const unknown: readonly [name: string, row: object, message: RegExp][] = [
   [
@@ -350,13 +354,12 @@ const unknown: readonly [name: string, row: object, message: RegExp][] = [
   ["TRL or ShareGPT", { ...trl, conversations: [] }, /which fit trl and sharegpt/],
 ];
 for (const [name, row, message] of unknown)
-  test(`unknown or ambiguous format: ${name}`, async () => {
-    for (const onBadRow of ["fail", "skip"] as const) {
+  for (const onBadRow of ["fail", "skip"] as const)
+    test(`unknown or ambiguous format: ${name}, onBadRow ${onBadRow}`, async () => {
       const e = await caught(() => all(readPairs(rowsFile([row]), { onBadRow, onSkip: () => {} })));
       assert.is(e.code, "DATA_INVALID");
       assert.match(e.message, message);
-    }
-  });
+    });
 
 test("an ambiguous file is read when its format is named", async () => {
   const path = rowsFile([{ ...good, videos: ["a"] }]);
@@ -423,15 +426,14 @@ const packed: [what: string, bytes: Buffer, message: RegExp][] = [
   ["UTF-16", Buffer.from('\ufeff{"prompt": "p"}', "utf16le"), /got UTF-16 text.*iconv/s],
 ];
 for (const [what, bytes, message] of packed)
-  test(`a file that is ${what}, whatever its name: told as that, also where bad rows are skipped`, async () => {
-    for (const name of ["rows.jsonl.gz", "rows.jsonl", "rows.json", "rows.parquet", "rows"]) {
+  for (const name of ["rows.jsonl.gz", "rows.jsonl", "rows.json", "rows.parquet", "rows"])
+    test(`a file that is ${what}, named ${name}: told as that, also where bad rows are skipped`, async () => {
       const path = join(temporaryFolder(), name);
       writeFileSync(path, bytes);
       const e = await caught(() => all(readPairs(path, { onBadRow: "skip" })));
       assert.is(e.code, "DATA_INVALID", name);
       assert.match(`${e.message}\n${e.hint}`, message);
       assert.is(e.path, path);
-    }
-  });
+    });
 
 test.run();

@@ -60,14 +60,13 @@ for (const format of ["trl", "hound"] as const)
         if (count > 0) assert.equal(await all(readPairs(path, { format })), read);
       });
 
-test("rows without id, video or ids", async () => {
-  const bare = record(0, { id: undefined, video: undefined });
-  for (const ending of ["jsonl", "parquet"]) {
+for (const ending of ["jsonl", "parquet"])
+  test(`rows without id, video or ids: .${ending}`, async () => {
+    const bare = record(0, { id: undefined, video: undefined });
     const path = join(temporaryFolder(), `a.${ending}`);
     await writePairs(path, [bare, record(1, { video: undefined })], { format: "trl" });
     assert.equal(await all(readPairs(path)), [asRead(bare), asRead(record(1, { video: undefined }))]);
-  }
-});
+  });
 
 const provenance = {
   iteration: 3,
@@ -112,8 +111,8 @@ const wrong: readonly [name: string, change: Record<string, unknown>, message: R
   ["no hash", { modelHash: "" }, /modelHash/],
 ];
 for (const [name, change, message] of wrong)
-  test(`refused, and the file that stood there stays: ${name}`, async () => {
-    for (const ending of ["jsonl", "parquet"]) {
+  for (const ending of ["jsonl", "parquet"])
+    test(`refused, and the .${ending} file that stood there stays: ${name}`, async () => {
       const dir = temporaryFolder();
       const path = join(dir, `a.${ending}`);
       await writePairs(path, [record(5)], { format: "hound" });
@@ -124,8 +123,7 @@ for (const [name, change, message] of wrong)
       assert.match(e.message, message);
       assert.equal(readdirSync(dir), [`a.${ending}`]);
       assert.equal(readFileSync(path), before);
-    }
-  });
+    });
 
 const foreign: readonly [name: string, file: string, text: string][] = [
   ["notes", "a.jsonl", "notes of mine\n"],
@@ -142,23 +140,22 @@ for (const [name, file, text] of foreign)
     assert.is(readFileSync(path, "utf8"), text);
   });
 
-test("an error of the rows comes out as it is, and nothing is left", async () => {
-  const own = new Error("mine");
-  async function* broken() {
-    yield record(0);
-    throw own;
-  }
-  for (const ending of ["jsonl", "parquet"]) {
+for (const ending of ["jsonl", "parquet"])
+  test(`an error of the rows comes out as it is, and nothing is left: .${ending}`, async () => {
+    const own = new Error("mine");
+    async function* broken() {
+      yield record(0);
+      throw own;
+    }
     const dir = temporaryFolder();
     const e = await writePairs(join(dir, `a.${ending}`), broken(), { format: "trl" }).catch((e) => e);
     assert.is(e, own);
     assert.equal(readdirSync(dir), []);
-  }
-});
+  });
 
-test("no room: DISK_FULL, and nothing half written stays", () => {
-  // A limit on the size of files stands for a disk that fills up in the middle of one.
-  for (const ending of ["jsonl", "parquet"]) {
+for (const ending of ["jsonl", "parquet"])
+  test(`no room: DISK_FULL, and nothing half written stays: .${ending}`, () => {
+    // A limit on the size of files stands for a disk that fills up in the middle of one.
     const args = [
       process.execPath,
       "--import",
@@ -169,8 +166,7 @@ test("no room: DISK_FULL, and nothing half written stays", () => {
     const command = `ulimit -f 2048; exec ${args.map((a) => `'${a}'`).join(" ")}`;
     const out = execFileSync("sh", ["-c", command], { cwd: root, encoding: "utf8" });
     assert.equal(JSON.parse(out), { code: "DISK_FULL", left: [] });
-  }
-});
+  });
 
 test("paths and options", async () => {
   const dir = temporaryFolder();

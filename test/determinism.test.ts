@@ -225,15 +225,14 @@ test("swapping chosen and rejected negates the margin", async () => {
   close(b.chosenReward, a.rejectedReward, 1e-6 * Math.abs(a.rejectedReward), "reward");
 });
 
-test("the first step of an iteration has loss ln 2: the reference is its own start", async () => {
-  for (const dtype of dtypes) {
+for (const dtype of dtypes)
+  test(`the first step of an iteration has loss ln 2: the reference is its own start (${dtype})`, async () => {
     await using model = await loadModel(seededModel(), { dtype });
     await using trainer = await createTrainer(model, training);
     const { loss, margin } = await trainer.trainStep(batch(0));
     assert.is(Math.fround(loss), Math.fround(Math.LN2), dtype);
     assert.is(margin, 0, dtype);
-  }
-});
+  });
 
 test("training reaches generation: a prefix that a session kept is not used with new weights", async () => {
   await using model = await loadModel(seededModel());

@@ -12,6 +12,7 @@ import { exists, ordered } from "./helpers/assert.js";
 import { renamings } from "../src/base/renamed.js";
 import { readExamples, readPairs, readSamples } from "../src/index.js";
 import { all, rowsFile } from "./helpers/data.js";
+import { memoized } from "./helpers/memoized.js";
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const read = (path: string) => readFileSync(join(top, path), "utf8");
@@ -121,20 +122,22 @@ test("every error code has a row, and no other", () => {
 const fenced = (page: string, info: string) =>
   [...read(page).matchAll(new RegExp(`\`\`\`${info}\n([\\s\\S]*?)\`\`\``, "g"))].map(([, text]) => text!);
 
-test("the rows that docs/data.md shows are read, and its bad rows refused in its words", async () => {
-  const readers: Record<string, (path: string) => AsyncIterable<unknown>> = {
-    pairs: readPairs,
-    examples: readExamples,
-    samples: readSamples,
-  };
-  for (const [kind, reader] of Object.entries(readers)) {
+const readers: [kind: string, read: (path: string) => AsyncIterable<unknown>][] = [
+  ["pairs", readPairs],
+  ["examples", readExamples],
+  ["samples", readSamples],
+];
+for (const [kind, reader] of readers)
+  test(`the ${kind} that docs/data.md shows are read`, async () => {
     const blocks = fenced("docs/data.md", `jsonl ${kind}`);
     ordered(blocks.length, ">", 0, kind);
     for (const block of blocks) {
       const rows = block.trim().split("\n");
       assert.is((await all(reader(rowsFile(rows)))).length, rows.length, block);
     }
-  }
+  });
+
+test("the bad rows that docs/data.md shows are refused in its words", async () => {
   const [refused] = fenced("docs/data.md", "jsonl pairs refused");
   const [messages] = fenced("docs/data.md", "text");
   const good = { video: "v.mp4", prompt: "p", chosen: "c", rejected: "r" };
@@ -175,34 +178,36 @@ test("the README shows the examples as they are", () => {
   assert.equal(blocks, [example("iterate.mjs")]);
 });
 
-test("the README's gains and their standard errors are those of the measured seeds", () => {
+const measuredSeeds = memoized(() => {
   const seeds = [...read("bench/results/2026-11-25-world.txt").matchAll(/, seed \d+: (.*)/g)].map(
     ([, figures]) => new Map([...figures!.matchAll(/([a-z ]+) (\d+\.\d)/g)].map(([, name, x]) => [name!.trim(), +x!])),
   );
   assert.is(seeds.length, 10);
-  const difference = (a: string, b: string): [mean: number, error: number] => {
-    const each = seeds.map((figures) => figures.get(a)! - figures.get(b)!);
-    const mean = each.reduce((x, y) => x + y) / each.length;
-    const squares = each.reduce((sum, x) => sum + (x - mean) ** 2, 0);
-    return [mean, Math.sqrt(squares / (each.length - 1) / each.length)];
-  };
-  const rows: [row: string, design: string][] = [
-    ...["retrospective", "fixed", "renew", "none"].map((name): [string, string] => [`\`${name}\``, name]),
-    ["another clip", "wrong caption"],
-    ["a random judge", "random judge"],
-    ["knows the truth", "truth judge"],
-  ];
-  const table = read("README.md")
-    .split("\n")
-    .filter((line) => line.includes(" ± "));
-  for (const [row, design] of rows) {
+  return seeds;
+});
+const difference = (a: string, b: string): [mean: number, error: number] => {
+  const each = measuredSeeds().map((figures) => figures.get(a)! - figures.get(b)!);
+  const mean = each.reduce((x, y) => x + y) / each.length;
+  const squares = each.reduce((sum, x) => sum + (x - mean) ** 2, 0);
+  return [mean, Math.sqrt(squares / (each.length - 1) / each.length)];
+};
+const designs: [row: string, design: string][] = [
+  ...["retrospective", "fixed", "renew", "none"].map((name): [string, string] => [`\`${name}\``, name]),
+  ["another clip", "wrong caption"],
+  ["a random judge", "random judge"],
+  ["knows the truth", "truth judge"],
+];
+for (const [row, design] of designs)
+  test(`the README's gains and their standard errors are those of the measured seeds: ${design}`, () => {
+    const table = read("README.md")
+      .split("\n")
+      .filter((line) => line.includes(" ± "));
     const shown = table.find((line) => line.includes(row))!.matchAll(/(-?\d+\.\d) ± (\d+\.\d)/g);
     const measured = [difference(design, "start"), difference("retrospective", design)];
     for (const [i, [, ...pair]] of [...shown].entries())
       for (const [j, value] of pair.entries())
         assert.ok(Math.abs(+value! - measured[i]![j]!) < 0.051, `${row}: ${value}, measured ${measured[i]![j]}`);
-  }
-});
+  });
 
 const examples = readdirSync(join(top, "examples"));
 const wrongArguments: [what: string, args: string[]][] = [
@@ -246,38 +251,51 @@ test("the examples run", () => {
   }
 });
 
-test("the service example answers, says what was wrong, and ends in order", async () => {
+/** The service example in a process of its own, and what it says to a body that is posted. */
+const service = memoized(async () => {
   const server = spawn(process.execPath, [join(top, "examples/service.mjs"), join(top, "models/world"), "0"]);
+  process.on("exit", () => server.kill());
   const ended = once(server, "exit");
-  try {
-    const [line] = await once(server.stdout.setEncoding("utf8"), "data");
-    const url = `http://127.0.0.1:${/listening on (\d+)/.exec(line)?.[1]}`;
-    const post = async (body: string) => {
-      const response = await fetch(url, { method: "POST", body });
-      const said = (await response.json()) as Record<string, unknown>;
-      return { ...said, status: response.status } as Record<string, unknown>;
-    };
-    const answer = await post('{"ids":[1,2,3]}');
-    assert.equal([answer.status, (answer.ids as number[]).length > 0], [200, true]);
-    const { status, text, finishReason } = await post('{"text":"what happens ?"}');
-    assert.equal([status, finishReason], [200, "stop"]);
-    assert.match(String(text), /^[a-z .]+$/);
-    const refused: [body: string, status: number, code: string | undefined][] = [
-      ['{"ids":[1,1000000]}', 400, "INVALID_ARGUMENT"],
-      [JSON.stringify({ text: "what ".repeat(2000) }), 400, "CONTEXT_OVERFLOW"],
-      ["{oops", 400, undefined],
-      ["null", 400, undefined],
-      ['{"words":"what"}', 400, undefined],
-      ['{"ids":[1],"text":"what"}', 400, undefined],
-    ];
-    for (const [body, status, code] of refused) {
-      const said = await post(body);
-      assert.equal([said.status, said.code], [status, code], body.slice(0, 40));
-      assert.type(said.message, "string", body.slice(0, 40));
-    }
-  } finally {
-    server.kill();
-  }
+  const [line] = await once(server.stdout.setEncoding("utf8"), "data");
+  const url = `http://127.0.0.1:${/listening on (\d+)/.exec(line)?.[1]}`;
+  const post = async (body: string) => {
+    const response = await fetch(url, { method: "POST", body });
+    const said = (await response.json()) as Record<string, unknown>;
+    return { ...said, status: response.status } as Record<string, unknown>;
+  };
+  return { server, ended, post };
+});
+
+test("the service example answers ids", async () => {
+  const answer = await (await service()).post('{"ids":[1,2,3]}');
+  assert.is(answer.status, 200);
+  ordered((answer.ids as number[]).length, ">", 0);
+});
+
+test("the service example answers words", async () => {
+  const { status, text, finishReason } = await (await service()).post('{"text":"what happens ?"}');
+  assert.equal([status, finishReason], [200, "stop"]);
+  assert.match(String(text), /^[a-z .]+$/);
+});
+
+const refusedBodies: [what: string, body: string, status: number, code: string | undefined][] = [
+  ["an id that is none", '{"ids":[1,1000000]}', 400, "INVALID_ARGUMENT"],
+  ["a long text", JSON.stringify({ text: "what ".repeat(2000) }), 400, "CONTEXT_OVERFLOW"],
+  ["no JSON", "{oops", 400, undefined],
+  ["null", "null", 400, undefined],
+  ["another key", '{"words":"what"}', 400, undefined],
+  ["ids and words", '{"ids":[1],"text":"what"}', 400, undefined],
+];
+for (const [what, body, status, code] of refusedBodies)
+  test(`the service example says what was wrong: ${what}`, async () => {
+    const said = await (await service()).post(body);
+    assert.equal([said.status, said.code], [status, code], body.slice(0, 40));
+    assert.type(said.message, "string", body.slice(0, 40));
+  });
+
+test("the service example ends in order", async () => {
+  const { server, ended } = await service();
+  server.kill();
   assert.equal(await ended, [0, null]);
 });
 

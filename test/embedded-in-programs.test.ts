@@ -79,20 +79,19 @@ for (const [what, handler] of handlers) {
   });
 }
 
-test("onSkip and onNote that throw or reject: the reading fails with that", async () => {
-  const { writeFileSync } = await import("node:fs");
-  const path = join(temporaryFolder(), "rows.jsonl");
-  const row = { id: "same", prompt: "p", chosen: "c", rejected: "r" };
-  writeFileSync(path, ["no row", JSON.stringify(row), JSON.stringify(row)].join("\n"));
-  for (const [what, handler] of handlers)
-    for (const key of ["onSkip", "onNote"] as const) {
+for (const [what, handler] of handlers)
+  for (const key of ["onSkip", "onNote"] as const)
+    test(`${key} ${what}: the reading fails with that`, async () => {
+      const { writeFileSync } = await import("node:fs");
+      const path = join(temporaryFolder(), "rows.jsonl");
+      const row = { id: "same", prompt: "p", chosen: "c", rejected: "r" };
+      writeFileSync(path, ["no row", JSON.stringify(row), JSON.stringify(row)].join("\n"));
       const options = { onBadRow: "skip", onSkip: () => {}, onNote: () => {}, [key]: handler } as const;
       const read = async () => {
         for await (const _ of readPairs(path, options));
       };
       assert.is(await reasonOf(read), theirs, `${key} ${what}`);
-    }
-});
+    });
 
 test("a falsy reason of a handler stays what it is", async () => {
   const onProgress = () => {
@@ -289,17 +288,16 @@ for (const [what, error] of travels)
     assert.instance(parsed, IsrDpoError);
   });
 
-test("what is no error of ours stays none", () => {
-  for (const e of [
-    new Error("IsrDpoError [IO]: x"),
-    new TypeError("x"),
-    { name: "IsrDpoError", code: "ELSE" },
-    null,
-    "x",
-  ])
-    assert.is(IsrDpoError.from(e), undefined);
-  assert.is(IsrDpoError.from(structuredClone(new RangeError("y"))), undefined);
-});
+for (const e of [
+  new Error("IsrDpoError [IO]: x"),
+  new TypeError("x"),
+  { name: "IsrDpoError", code: "ELSE" },
+  null,
+  "x",
+  structuredClone(new RangeError("y")),
+])
+  test(`what is no error of ours stays none: ${e instanceof Error ? String(e) : JSON.stringify(e)}`, () =>
+    assert.is(IsrDpoError.from(e), undefined));
 
 test("a worker posts what it caught", async () => {
   const child = pathToFileURL(join(root, "test/children/errors.ts"));

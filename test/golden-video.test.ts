@@ -12,6 +12,7 @@ import {
   videoFamilies,
   videoPairs,
 } from "./helpers/golden-video.js";
+import { memoized } from "./helpers/memoized.js";
 
 const f32 = (t: Tensor | undefined) => t!.data as Float32Array;
 const total = (x: Float32Array) => x.reduce((a, b) => a + b, 0);
@@ -22,23 +23,32 @@ for (const family of videoFamilies) {
   const d = videoDpo(family);
   const everything = { vision: !isOriginal(family), projector: family !== "llava_hound", decoder: true };
 
-  test("features before and after the projector", async () => {
-    await using model = await loadModel(folderOf(family));
-    for (const c of cases) {
-      if (!c.projected) continue;
-      const parts = await Promise.all(c.media.map((m) => model.encode(m)));
-      const joined = Float32Array.from(parts.flatMap((p) => [...f32(p)]));
-      near(joined, c.projected, 1e-4, `${c.name} projected`);
-      if (c.tower) near(f32(await model.encode(c.media[0]!, { stage: "tower" })), c.tower, 1e-4, `${c.name} tower`);
-    }
-    if (!image) return;
-    near(f32(await model.encode(image.media)), image.projected, 1e-4, "image projected");
-    near(f32(await model.encode(image.media, { stage: "tower" })), image.tower, 1e-4, "image tower");
+  const policy = memoized(() => loadModel(folderOf(family)));
+  const half = memoized(() => loadModel(folderOf(family), { dtype: "bf16" }));
+
+  test("a model's dtype is its file's, or the one asked for", async () => {
+    assert.equal([(await policy()).info.dtype, (await half()).info.dtype], ["f32", "bf16"]);
   });
 
-  test("outputs and log-probs", async () => {
-    await using model = await loadModel(folderOf(family));
-    for (const c of cases) {
+  for (const c of cases.filter((c) => c.projected))
+    test(`features before and after the projector: ${c.name}`, async () => {
+      const model = await policy();
+      const parts = await Promise.all(c.media.map((m) => model.encode(m)));
+      const joined = Float32Array.from(parts.flatMap((p) => [...f32(p)]));
+      near(joined, c.projected!, 1e-4, `${c.name} projected`);
+      if (c.tower) near(f32(await model.encode(c.media[0]!, { stage: "tower" })), c.tower, 1e-4, `${c.name} tower`);
+    });
+
+  if (image)
+    test("features before and after the projector: an image", async () => {
+      const model = await policy();
+      near(f32(await model.encode(image.media)), image.projected, 1e-4, "image projected");
+      near(f32(await model.encode(image.media, { stage: "tower" })), image.tower, 1e-4, "image tower");
+    });
+
+  for (const c of cases)
+    test(`outputs and log-probs: ${c.name}`, async () => {
+      const model = await policy();
       const sequence = { ids: c.ids, media: c.media };
       const rows = (values: Float32Array, width: number): readonly [number, number] => [-values.length / width, 0];
       const logits = await model.forward(sequence, { rows: rows(c.logits, model.info.vocabSize) });
@@ -49,16 +59,18 @@ for (const family of videoFamilies) {
       const [logps] = await model.logProbs([{ ...sequence, lossMask: c.lossMask }]);
       near(logps!, c.logps, 5e-5, `${c.name} log-probs`);
       close(total(logps!), total(c.logps), 3e-4, `${c.name} summed log-prob`);
-    }
-  });
+    });
 
-  test("16 greedy tokens, alone and together; a clip is encoded and its prefix computed once", async () => {
+  const request = (c: VideoCase) => ({ prompt: { ids: c.prompt, media: c.media }, maxTokens: 16, suppress });
+  for (const c of cases)
+    test(`16 greedy tokens: ${c.name}`, async () => {
+      const [alone] = await (await policy()).generate(request(c));
+      assert.equal([...alone!.ids], [...c.generated]);
+    });
+
+  test("a clip is encoded and its prefix computed once, whatever is asked about it", async () => {
     await using model = await loadModel(folderOf(family));
-    const request = (c: VideoCase) => ({ prompt: { ids: c.prompt, media: c.media }, maxTokens: 16, suppress });
-    for (const c of cases) {
-      const [alone] = await model.generate(request(c));
-      assert.equal([...alone!.ids], [...c.generated], `${c.name} alone`);
-    }
+    for (const c of cases) await model.generate(request(c));
     const clips = new Set(
       cases.flatMap((c) => c.media.map((m) => Buffer.from(f32(m.pixels).buffer).toString("latin1"))),
     );
@@ -80,28 +92,30 @@ for (const family of videoFamilies) {
     assert.is(model.counters.towerPasses, clips.size);
   });
 
-  test("reference and policy log-probs, losses at both betas", async () => {
-    await using reference = await loadModel(folderOf(family, "reference"));
-    await using scorer = await createTrainer(reference);
-    const scores = await scorer.score(videoPairs(d, false));
-    await using model = await loadModel(folderOf(family));
-    for (const [beta, expected] of [
-      [0.1, d.facts.loss_beta_0_1],
-      [0.5, d.facts.loss_beta_0_5],
-    ] as const) {
+  const reference = memoized(async () => {
+    await using model = await loadModel(folderOf(family, "reference"));
+    await using scorer = await createTrainer(model);
+    return await scorer.score(videoPairs(d, false));
+  });
+  for (const [beta, expected] of [
+    [0.1, d.facts.loss_beta_0_1],
+    [0.5, d.facts.loss_beta_0_5],
+  ] as const)
+    test(`reference and policy log-probs, the loss at beta ${beta}`, async () => {
+      const scores = await reference();
+      await using model = await loadModel(folderOf(family));
       await using trainer = await createTrainer(model, { beta });
-      const policy = await trainer.score(videoPairs(d, false));
+      const own = await trainer.score(videoPairs(d, false));
       d.pairs.forEach((pair, i) => {
         for (const side of ["chosen", "rejected"] as const) {
           near(scores[i]![side], pair[side].reference, 5e-5, `reference ${side} ${i}`);
-          near(policy[i]![side], pair[side].policy, 5e-5, `policy ${side} ${i}`);
+          near(own[i]![side], pair[side].policy, 5e-5, `policy ${side} ${i}`);
         }
       });
       const items = videoPairs(d, false).map((pair, i) => ({ ...pair, reference: scores[i]! }));
       const { metrics } = await trainer.gradients(items, { names: [] });
       close(metrics.loss, expected, 1e-5, `loss at beta ${beta}`);
-    }
-  });
+    });
 
   for (const checkpointing of [false, true])
     test(`every gradient, checkpointing ${checkpointing}`, async () => {
@@ -188,16 +202,18 @@ for (const family of videoFamilies) {
       near(f32(g), f32(separate!.gradients.get(name)), 5e-5 * maxAbs(f32(g)) + 1e-7, name);
   });
 
-  test("bfloat16 within its own tolerances", async () => {
-    await using model = await loadModel(folderOf(family), { dtype: "bf16" });
-    assert.is(model.info.dtype, "bf16");
-    for (const c of cases) {
+  for (const c of cases)
+    test(`bfloat16 within its own tolerances: ${c.name}`, async () => {
+      const model = await half();
       const sequence = { ids: c.ids, media: c.media };
       const out = await model.forward(sequence, { rows: [-c.logits.length / model.info.vocabSize, 0] });
       near(f32(out.logits), c.logits, 0.4, `${c.name} logits`);
       const [logps] = await model.logProbs([{ ...sequence, lossMask: c.lossMask }]);
       close(total(logps!), total(c.logps), 1.0, `${c.name} summed log-prob`);
-    }
+    });
+
+  test("bfloat16 within its own tolerances: loss and gradient", async () => {
+    await using model = await loadModel(folderOf(family), { dtype: "bf16" });
     await using trainer = await createTrainer(model, { train: everything });
     const { metrics, gradients } = await trainer.gradients(videoPairs(d, true));
     close(metrics.loss, d.facts.loss_beta_0_1, 0.03, "loss");
@@ -228,5 +244,8 @@ for (const family of videoFamilies) {
     );
   });
 
+  test.after(async () => {
+    for (const model of [policy, half]) await (await model())[Symbol.asyncDispose]();
+  });
   test.run();
 }

@@ -8,6 +8,7 @@ import { dpoLoss } from "../src/native.js";
 import { close, direction, maxAbs, near, ordered, sameBits, sameBytes } from "./helpers/assert.js";
 import { copyOf } from "./helpers/files.js";
 import { bf16Case, type Case, cases, dpo, families, folder, longRun, pairs } from "./helpers/golden.js";
+import { memoized } from "./helpers/memoized.js";
 
 const f32 = (t: Tensor | undefined) => t!.data as Float32Array;
 const total = (x: Float32Array) => x.reduce((a, b) => a + b, 0);
@@ -33,10 +34,16 @@ for (const family of families) {
   const d = dpo(family);
   const { facts } = d;
 
-  test("outputs, log-probs", async () => {
-    await using model = await loadModel(folder(family));
-    assert.is(model.info.dtype, "f32");
-    for (const c of all) {
+  const policy = memoized(() => loadModel(folder(family)));
+  const half = memoized(() => loadModel(folder(family, "policy"), { dtype: "bf16" }));
+
+  test("a model's dtype is its file's, or the one asked for", async () => {
+    assert.equal([(await policy()).info.dtype, (await half()).info.dtype], ["f32", "bf16"]);
+  });
+
+  for (const c of all)
+    test(`outputs, log-probs: ${c.name}`, async () => {
+      const model = await policy();
       const out = await forwardRows(model, c);
       near(f32(out.logits), c.logits, 1e-4, `${c.name} logits`);
       near(f32(out.hidden), c.hidden, 1e-4, `${c.name} hidden`);
@@ -49,22 +56,24 @@ for (const family of families) {
       const [logps] = await model.logProbs([{ ids: c.ids, lossMask: c.lossMask }]);
       near(logps!, c.logps, 5e-5, `${c.name} log-probs`);
       close(total(logps!), total(c.logps), 3e-4, `${c.name} summed log-prob`);
-    }
-  });
+    });
 
-  test("16 greedy tokens, with and without cache, alone and together", async () => {
-    await using model = await loadModel(folder(family));
-    const request = (c: Case) => ({ prompt: { ids: c.prompt }, maxTokens: 16, suppress });
-    for (const c of all) {
+  const request = (c: Case) => ({ prompt: { ids: c.prompt }, maxTokens: 16, suppress });
+  for (const c of all)
+    test(`16 greedy tokens, with and without cache: ${c.name}`, async () => {
+      const model = await policy();
       const [alone] = await model.generate(request(c));
       assert.equal([...alone!.ids], [...c.generated], `${c.name} cached`);
       assert.is(alone!.finishReason, "length");
       assert.equal([...(await decodeAgain(model, c.prompt, suppress, 16))], [...c.generated], `${c.name} recomputed`);
-    }
-    const together = await model.generate(all.map(request));
-    all.forEach((c, i) => {
-      assert.equal([...together[i]!.ids], [...c.generated], `${c.name} in a batch`);
     });
+
+  test("16 greedy tokens, together", async () => {
+    const together = await (await policy()).generate(all.map(request));
+    assert.equal(
+      together.map((c) => [...c.ids]),
+      all.map((c) => [...c.generated]),
+    );
   });
 
   test("the older spelling of the config gives the same", async () => {
@@ -76,38 +85,40 @@ for (const family of families) {
     sameBits(f32((await forwardRows(legacy, c)).logits), f32((await forwardRows(model, c)).logits), "logits");
   });
 
-  test("reference and policy log-probs, losses at both betas, rewards", async () => {
-    await using reference = await loadModel(folder(family, "reference"));
-    await using scorer = await createTrainer(reference);
-    const scores = await scorer.score(pairs(d, false));
-    await using model = await loadModel(folder(family));
-    for (const [beta, expected] of [
-      [0.1, facts.loss_beta_0_1],
-      [0.5, facts.loss_beta_0_5],
-    ] as const) {
+  const reference = memoized(async () => {
+    await using model = await loadModel(folder(family, "reference"));
+    await using scorer = await createTrainer(model);
+    return await scorer.score(pairs(d, false));
+  });
+  for (const [beta, expected] of [
+    [0.1, facts.loss_beta_0_1],
+    [0.5, facts.loss_beta_0_5],
+  ] as const)
+    test(`reference and policy log-probs, the loss and rewards at beta ${beta}`, async () => {
+      const scores = await reference();
+      await using model = await loadModel(folder(family));
       await using trainer = await createTrainer(model, { beta });
-      const policy = await trainer.score(pairs(d, false));
+      const own = await trainer.score(pairs(d, false));
       for (const side of ["chosen", "rejected"] as const)
         d[side].forEach((row, i) => {
           near(scores[i]![side], row.reference, 5e-5, `reference ${side} ${i}`);
-          near(policy[i]![side], row.policy, 5e-5, `policy ${side} ${i}`);
+          near(own[i]![side], row.policy, 5e-5, `policy ${side} ${i}`);
         });
       const items = pairs(d, false).map((pair, i) => ({ ...pair, reference: scores[i]! }));
       const { metrics } = await trainer.gradients(items, { names: [] });
       close(metrics.loss, expected, 1e-5, `loss at beta ${beta}`);
       close(metrics.dpoLoss, expected, 1e-5, `DPO loss at beta ${beta}`);
-      if (beta !== 0.1) continue;
+      if (beta !== 0.1) return;
       const mean = (x: number[]) => x.reduce((a, b) => a + b, 0) / x.length;
       close(metrics.chosenReward, mean(facts.rewards_chosen_beta_0_1), 3e-5, "chosen reward");
       close(metrics.rejectedReward, mean(facts.rewards_rejected_beta_0_1), 3e-5, "rejected reward");
-    }
-  });
+    });
 
-  test("all loss variants", () => {
-    const logps = (side: "chosen" | "rejected", of: "policy" | "reference") => d[side].map((row) => row[of]);
-    const variants = Object.entries(facts.trl.loss_variants_at_fixed_logps);
-    ordered(variants.length, ">=", 40);
-    for (const [key, expected] of variants) {
+  const logps = (side: "chosen" | "rejected", of: "policy" | "reference") => d[side].map((row) => row[of]);
+  const variants = Object.entries(facts.trl.loss_variants_at_fixed_logps);
+  test("the table of losses is whole", () => ordered(variants.length, ">=", 40));
+  for (const [key, expected] of variants)
+    test(`loss ${key}`, () => {
       const result = dpoLoss(
         logps("chosen", "policy"),
         logps("rejected", "policy"),
@@ -116,8 +127,7 @@ for (const family of families) {
         variantOptions(key),
       );
       close(result.loss, expected, 1e-5 * Math.max(1, Math.abs(expected)), key);
-    }
-  });
+    });
 
   test("every gradient", async () => {
     await using model = await loadModel(folder(family));
@@ -150,15 +160,17 @@ for (const family of families) {
     }
   });
 
-  test("bfloat16 within its own tolerances", async () => {
-    await using model = await loadModel(folder(family), { dtype: "bf16" });
-    await using reference = await loadModel(folder(family, "reference"), { dtype: "bf16" });
-    assert.is(model.info.dtype, "bf16");
-    for (const c of all) {
+  for (const c of all)
+    test(`bfloat16 within its own tolerances: ${c.name}`, async () => {
+      const model = await half();
       near(f32((await forwardRows(model, c)).logits), c.logits, 0.4, `${c.name} logits`);
       const [logps] = await model.logProbs([{ ids: c.ids, lossMask: c.lossMask }]);
       close(total(logps!), total(c.logps), 1, `${c.name} summed log-prob`);
-    }
+    });
+
+  test("bfloat16 within its own tolerances: loss and gradient", async () => {
+    await using model = await loadModel(folder(family), { dtype: "bf16" });
+    await using reference = await loadModel(folder(family, "reference"), { dtype: "bf16" });
     await using scorer = await createTrainer(reference);
     const scores = await scorer.score(pairs(d, false));
     await using trainer = await createTrainer(model, { beta: 0.1 });
@@ -185,6 +197,9 @@ for (const family of families) {
     assert.is(report.vocabSize, all[0]!.logits.length / (all[0]!.ids.length - all[0]!.firstRow));
   });
 
+  test.after(async () => {
+    for (const model of [policy, half]) await (await model())[Symbol.asyncDispose]();
+  });
   test.run();
 }
 

@@ -311,13 +311,12 @@ const rule = (change: Partial<LookRule> = {}): LookRule => ({
   ...change,
 });
 
-test("same: the sampling of the run, or the family's", () => {
-  for (const purpose of ["response", "context", "judge"] as Purpose[]) {
+for (const purpose of ["response", "context", "judge"] as Purpose[])
+  test(`same: the sampling of the run, or the family's: ${purpose}`, () => {
     assert.is(lookOf(rule({ looks: "same" }), "v", purpose, 3), undefined);
     const sample = { frames: 8, fps: 2 };
     assert.is(lookOf(rule({ looks: "same", sample }), "v", purpose, 3), sample);
-  }
-});
+  });
 
 test("varied: one stretch, with the run's number of frames", () => {
   const look = lookOf(rule({ sample: { frames: 3 } }), "v", "judge", 1)!;
@@ -349,8 +348,9 @@ test("varied: drawn evenly, from seed, key, purpose and iteration alone", () => 
 
 // ---- groups
 
-test("videos in the order of their first sample, samples in theirs; every sample in one group", () => {
-  const list = ["b", "a", "b", "c", "a", "d", "e"].map((video, i) => ({ id: String(i), video, question: "?" }));
+const list = ["b", "a", "b", "c", "a", "d", "e"].map((video, i) => ({ id: String(i), video, question: "?" }));
+
+test("videos in the order of their first sample, samples in theirs", () => {
   assert.equal(
     byVideo(list).map((v) => [v.video, v.samples.map((s) => s.id).join("")]),
     [
@@ -361,7 +361,10 @@ test("videos in the order of their first sample, samples in theirs; every sample
       ["e", "6"],
     ],
   );
-  for (const size of [1, 2, 5, 9]) {
+});
+
+for (const size of [1, 2, 5, 9])
+  test(`every sample in one group, of at most ${size} videos`, () => {
     const groups = groupsOf(list, size);
     assert.equal(
       groups.map((g) => g.name),
@@ -372,8 +375,8 @@ test("videos in the order of their first sample, samples in theirs; every sample
       groups.flatMap((g) => g.videos),
       byVideo(list),
     );
-  }
-  assert.equal(groupsOf([], 3), []);
-});
+  });
+
+test("no samples are no groups", () => assert.equal(groupsOf([], 3), []));
 
 test.run();

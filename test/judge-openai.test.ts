@@ -330,9 +330,12 @@ test("requests a minute are spaced", () =>
     ordered(performance.now() - begin, ">", 145, "three spaces of 50 ms");
   }));
 
-test("an abort ends at once with its reason, while waiting and while asking", async () => {
-  for (const behave of [() => {}, say(429, "", { "retry-after": "60" })] as Behaviour[])
-    await against(behave, { timeoutS: 60, concurrency: 2 }, async (judge, server) => {
+for (const [what, behave] of [
+  ["asking", () => {}],
+  ["waiting", say(429, "", { "retry-after": "60" })],
+] as [string, Behaviour][])
+  test(`an abort ends at once with its reason, while ${what}`, () =>
+    against(behave, { timeoutS: 60, concurrency: 2 }, async (judge, server) => {
       const controller = new AbortController();
       const reason = new Error("enough");
       const run = judge.compare(items(6), { signal: controller.signal });
@@ -341,8 +344,7 @@ test("an abort ends at once with its reason, while waiting and while asking", as
       assert.is(await run.catch((e) => e), reason);
       assert.is(server.asks.length, 2);
       assert.is(await judge.compare(items(1), { signal: controller.signal }).catch((e) => e), reason);
-    });
-});
+    }));
 
 // ---- what is sent, and what is read
 

@@ -235,12 +235,12 @@ const prompting = async ({ responses: [a, b], sample, context }: JudgeItem): Pro
 const items = [item(["a red dog", "a cat"]), item(["no", "yes it is"]), item(["x", "y"])];
 
 for (const family of ["llava_hound", "video_llava"] as const)
-  test(`${family}: margins are differences of whole label log-probs, alike alone, together, and in a session`, async () => {
-    await using model = await loadModel(folderOf(family));
-    for (const labels of [
-      ["1", "2"],
-      ["first", "fifth one"],
-    ] as const) {
+  for (const labels of [
+    ["1", "2"],
+    ["first", "fifth one"],
+  ] as const)
+    test(`${family}, ${labels.join(" or ")}: margins are differences of whole label log-probs, alike alone, together, and in a session`, async () => {
+      await using model = await loadModel(folderOf(family));
       const o = { model, labels, method: "logprob" as const, prompt: prompting };
       const together = await selfJudge({ ...o, generator: model }).compare(items);
       for (const [i, each] of items.entries()) {
@@ -258,8 +258,7 @@ for (const family of ["llava_hound", "video_llava"] as const)
       }
       await using session = model.session();
       assert.equal(await selfJudge({ ...o, generator: session }).compare(items), together);
-    }
-  });
+    });
 
 test("method text: greedy, kept as it was said, read or not", async () => {
   await using model = await loadModel(folderOf("llava_hound"));

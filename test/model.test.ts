@@ -4,6 +4,7 @@ import * as assert from "uvu/assert";
 import { createTrainer, loadModel, type VideoLM } from "../src/index.js";
 import { excludes, includes, isError, ordered, reasonOf, rejects, sameBits } from "./helpers/assert.js";
 import { cases, folder } from "./helpers/golden.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("model");
 const { cases: all, suppress } = cases("text_llama");
@@ -32,31 +33,25 @@ test("what info says", async () => {
   assert.ok(last && last.bytes === last.totalBytes && last.bytes > 0, JSON.stringify(progress));
 });
 
-test("rows: negative from the end, 0 as the end", async () => {
-  await using model = await loadModel(folder("text_llama"));
-  const ids = all[0]!.ids;
-  const whole = (await model.forward({ ids })).logits!.data as Float32Array;
-  const rows: [readonly [number, number], number, number][] = [
-    ...(
-      [
-        [[0, 0], 0, 23],
-        [[-12, 0], 11, 23],
-        [[3, -2], 3, 21],
-        [[22, 23], 22, 23],
-        [[-1, 0], 22, 23],
-        [[5, 5], 5, 5],
-      ] as const
-    ).map(([r, a, b]): [readonly [number, number], number, number] => [r, a, b]),
-  ];
-  for (const [given, begin, end] of rows) {
+for (const [given, begin, end] of [
+  [[0, 0], 0, 23],
+  [[-12, 0], 11, 23],
+  [[3, -2], 3, 21],
+  [[22, 23], 22, 23],
+  [[-1, 0], 22, 23],
+  [[5, 5], 5, 5],
+] as const)
+  test(`rows: negative from the end, 0 as the end: [${given}] is ${begin} to ${end}`, async () => {
+    await using model = await loadModel(folder("text_llama"));
+    const ids = all[0]!.ids;
+    const whole = (await model.forward({ ids })).logits!.data as Float32Array;
     const out = await model.forward({ ids }, { rows: given, outputs: ["logits", "hidden"] });
     assert.equal(out.rows, [begin, end]);
     assert.equal(out.logits!.shape, [end - begin, 448]);
     assert.equal(out.hidden!.shape, [end - begin, 48]);
     sameBits(out.logits!.data, whole.slice(begin * 448, end * 448), `rows ${given}`);
     assert.equal(out.positions, undefined);
-  }
-});
+  });
 
 test("completions come as events, and again as the result, in the order of the requests", async () => {
   await using model = await loadModel(folder("text_llama"));
@@ -208,7 +203,7 @@ test("an aborted step leaves weights and step as they were", async () => {
   assert.is.not(await model.hash(), before);
 });
 
-test("dispose cancels, waits, and later use says DISPOSED", async () => {
+test("dispose cancels, and waits", async () => {
   const model = await loadModel(folder("text_llama"));
   const session = model.session();
   const trainer = await createTrainer(model);
@@ -219,19 +214,31 @@ test("dispose cancels, waits, and later use says DISPOSED", async () => {
   for (const failed of [await running, await queued]) isError(failed, "DISPOSED");
   await disposal;
   await model[Symbol.asyncDispose]();
-  const calls: [string, () => unknown][] = [
-    ["forward", () => model.forward({ ids: [1] })],
-    ["generate", () => model.generate({ prompt })],
-    ["session", () => model.session()],
-    ["session.generate", () => session.generate({ prompt })],
-    ["trainStep", () => trainer.trainStep([{ prompt, chosen: [3], rejected: [4] }])],
-    ["createTrainer", () => createTrainer(model)],
-    ["hash", () => model.hash()],
-  ];
-  for (const [what, call] of calls) await rejects(call, "DISPOSED", /disposed/, what);
   await trainer[Symbol.asyncDispose]();
   await session[Symbol.asyncDispose]();
 });
+
+const disposed = memoized(async () => {
+  const model = await loadModel(folder("text_llama"));
+  const found = { model, session: model.session(), trainer: await createTrainer(model) };
+  await model[Symbol.asyncDispose]();
+  return found;
+});
+type Disposed = Awaited<ReturnType<typeof disposed>>;
+const later: [string, (from: Disposed) => unknown][] = [
+  ["forward", ({ model }) => model.forward({ ids: [1] })],
+  ["generate", ({ model }) => model.generate({ prompt })],
+  ["session", ({ model }) => model.session()],
+  ["session.generate", ({ session }) => session.generate({ prompt })],
+  ["trainStep", ({ trainer }) => trainer.trainStep([{ prompt, chosen: [3], rejected: [4] }])],
+  ["createTrainer", ({ model }) => createTrainer(model)],
+  ["hash", ({ model }) => model.hash()],
+];
+for (const [what, call] of later)
+  test(`what was disposed of says so: ${what}`, async () => {
+    const from = await disposed();
+    await rejects(() => call(from), "DISPOSED", /disposed/, what);
+  });
 
 test("sessions and trainers are disposed alone; trained weights stay in the model", async () => {
   await using model = await loadModel(folder("text_llama"));

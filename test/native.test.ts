@@ -4,6 +4,7 @@ import * as assert from "uvu/assert";
 import type { Tensor } from "../src/index.js";
 import { dpoLoss, flashAttention, flashAttentionBackward, sequenceLogProbs } from "../src/native.js";
 import { close, direction, every, maxAbs, near, ordered, sameBits } from "./helpers/assert.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("native");
 
@@ -74,7 +75,7 @@ for (const [what, T, H, K, D, spanList, causal] of shapes)
       sameBits(other.out.data, cpu.out.data, "out with 3 threads");
     });
 
-test("the plain attention's gradient is that of its forward", async () => {
+const plainAttention = memoized(async () => {
   const [T, H, K, D] = [9, 2, 1, 4];
   const [q, k, v, dOut] = [random(T, H, D), random(T, K, D), random(T, K, D), random(T, H, D)];
   const spec = { spans: spans(0, 4, -1, 4, 6, 0, 6, 9, 0), causal: true, backend: "reference" as const };
@@ -84,14 +85,18 @@ test("the plain attention's gradient is that of its forward", async () => {
     const { out } = await flashAttention(q, k, v, spec);
     return toF32(out).reduce((sum, x, i) => sum + x * toF32(dOut)[i]!, 0);
   };
-  const h = 2 ** -7;
-  for (const [name, x] of [
-    ["dq", q],
-    ["dk", k],
-    ["dv", v],
-  ] as const)
-    for (const i of [0, 7, 17, x.data.length - 1]) {
-      const data = x.data as Float32Array;
+  return { q, k, v, grads, loss };
+});
+for (const [name, of] of [
+  ["dq", "q"],
+  ["dk", "k"],
+  ["dv", "v"],
+] as const)
+  test(`the plain attention's gradient is that of its forward: ${name}`, async () => {
+    const { grads, loss, ...given } = await plainAttention();
+    const h = 2 ** -7;
+    const data = given[of].data as Float32Array;
+    for (const i of [0, 7, 17, data.length - 1]) {
       const at = data[i]!;
       data[i] = at + h;
       const up = await loss();
@@ -100,7 +105,7 @@ test("the plain attention's gradient is that of its forward", async () => {
       data[i] = at;
       close(toF32(grads[name])[i]!, (up - down) / (2 * h), 2e-3, `${name}[${i}]`);
     }
-});
+  });
 
 /** The definition: log-softmax of hidden head^T at the target, and its gradient. */
 function plainLogProbs(h: Float32Array, w: Float32Array, C: number, targets: Int32Array, dlogp: Float32Array) {
@@ -151,32 +156,36 @@ for (const dtype of ["f32", "bf16"] as const)
     assert.equal(only.dHead, undefined);
   });
 
-test("dpoLoss: gradients of every loss against differences", () => {
+const rowsOfLosses = memoized(() => {
   const list = (...lengths: number[]) =>
     lengths.map((n) => Float32Array.from({ length: n }, () => -1 + 0.5 * uniform()));
   const [chosen, rejected] = [list(4, 6, 3), list(5, 2, 3)];
   const [refChosen, refRejected] = [list(4, 6, 3), list(5, 2, 3)];
-  const options: Parameters<typeof dpoLoss>[4][] = [
-    ...(
-      ["sigmoid", "ipo", "hinge", "robust", "cdpo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard"] as const
-    ).map((loss) => ({ loss })),
-    ...(["aot", "aot_unpaired", "apo_zero", "apo_down", "discopop"] as const).map((loss) => ({ loss, beta: 0.5 })),
-    { loss: "robust", labelSmoothing: 0.2 },
-    { loss: "aot", labelSmoothing: 0.1 },
-    { ldAlpha: 0.5 },
-    { sftWeight: 0.3 },
-    { divergence: "forward_kl" },
-    { divergence: "js_divergence" },
-    { loss: "exo_pair", labelSmoothing: 0.1 },
-  ];
-  for (const o of options) {
-    const value = () => dpoLoss(chosen, rejected, refChosen, refRejected, o);
-    const { dChosen, dRejected } = value();
-    for (const [x, dx, side] of [
-      [chosen, dChosen, "chosen"],
-      [rejected, dRejected, "rejected"],
-    ] as const)
-      x.forEach((row, i) => {
+  return { chosen, rejected, refChosen, refRejected };
+});
+const losses: NonNullable<Parameters<typeof dpoLoss>[4]>[] = [
+  ...(["sigmoid", "ipo", "hinge", "robust", "cdpo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard"] as const).map(
+    (loss) => ({ loss }),
+  ),
+  ...(["aot", "aot_unpaired", "apo_zero", "apo_down", "discopop"] as const).map((loss) => ({ loss, beta: 0.5 })),
+  { loss: "robust", labelSmoothing: 0.2 },
+  { loss: "aot", labelSmoothing: 0.1 },
+  { ldAlpha: 0.5 },
+  { sftWeight: 0.3 },
+  { divergence: "forward_kl" },
+  { divergence: "js_divergence" },
+  { loss: "exo_pair", labelSmoothing: 0.1 },
+];
+for (const o of losses)
+  for (const [side, gradient] of [
+    ["chosen", "dChosen"],
+    ["rejected", "dRejected"],
+  ] as const)
+    test(`dpoLoss: the gradient against differences: ${JSON.stringify(o)}, ${side}`, () => {
+      const given = rowsOfLosses();
+      const value = () => dpoLoss(given.chosen, given.rejected, given.refChosen, given.refRejected, o);
+      const dx = value()[gradient];
+      given[side].forEach((row, i) => {
         const t = row.length - 1;
         const at = row[t]!;
         const h = 2 ** -9;
@@ -188,8 +197,7 @@ test("dpoLoss: gradients of every loss against differences", () => {
         const difference = (up - down) / (2 * h);
         close(dx[i]![t]!, difference, 2e-4 * Math.max(1, Math.abs(difference)), `${JSON.stringify(o)} ${side}[${i}]`);
       });
-  }
-});
+    });
 
 test("dpoLoss: the log-ratio of equals is ln 2, and a swap mirrors it", () => {
   const same = [Float32Array.of(-1, -2)];

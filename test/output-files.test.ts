@@ -28,8 +28,8 @@ const intoFolders: Record<string, (dir: string) => Promise<unknown>> = {
   trainWorld: (out) => trainWorld({ out, share: 0.001 }),
 };
 for (const [name, write] of Object.entries(intoFolders))
-  test(`${name}: a folder with something else is refused, and stays as it was`, async () => {
-    for (const file of ["samples.jsonl", "videos/few-00000.mp4", "thesis.txt", "world.json"]) {
+  for (const file of ["samples.jsonl", "videos/few-00000.mp4", "thesis.txt", "world.json"])
+    test(`${name}: a folder with ${file} of something else is refused, and stays as it was`, async () => {
       const dir = temporaryFolder();
       mkdirSync(join(dir, "videos"));
       writeFileSync(join(dir, file), "mine");
@@ -37,8 +37,7 @@ for (const [name, write] of Object.entries(intoFolders))
       const code = file === "world.json" && name !== "trainWorld" ? "JOURNAL_CORRUPT" : "INVALID_ARGUMENT";
       await rejects(() => write(dir), code, new RegExp(dir), file);
       assert.equal(textsIn(dir), before, file);
-    }
-  });
+    });
 
 test("a world is written into a new folder, and again into its own", async () => {
   const dir = join(temporaryFolder(), "a", "world");
@@ -79,6 +78,9 @@ test("verdicts of a judge are not added to a file of something else", async () =
   assert.is(readFileSync(answers, "utf8"), "notes of mine");
 });
 
+for (const text of ["", "notes", "[1]", "null"])
+  test(`a first line without keys: ${JSON.stringify(text)}`, () => assert.equal(keysOfFirstLine(text), []));
+
 test("temporaries: a name that is new each time and known by its form; keys of a first line", async () => {
   const names = new Set(Array.from({ length: 50 }, () => temporaryOf("/a/b.json")));
   assert.is(names.size, 50);
@@ -88,7 +90,6 @@ test("temporaries: a name that is new each time and known by its form; keys of a
   }
   none(["b.tmp", "b.json.isr-dpo-0123456789ab.tmp", ".b.isr-dpo-01.tmp"], isTemporary);
   assert.equal(keysOfFirstLine('{"a":1,"b":{"c":2}}\n{"d":1}'), ["a", "b"]);
-  for (const text of ["", "notes", "[1]", "null"]) assert.equal(keysOfFirstLine(text), []);
   const path = join(temporaryFolder(), "empty");
   writeFileSync(path, "");
   for (const free of [path, join(path, "none"), temporaryFolder()]) await refuseForeignFile(free, "x", () => false);

@@ -136,13 +136,12 @@ for (const format of ["esm", "cjs"] as const)
     }
   });
 
-test("without a binary the way to build is that of the place: a clone, or somebody's node_modules", () => {
-  const dir = temporaryFolder();
-  for (const [place, way] of [
-    ["clone", /npm run build:native/],
-    ["node_modules/isr-dpo", /npm rebuild isr-dpo/],
-  ] as const) {
-    const copy = join(dir, place);
+for (const [place, way] of [
+  ["clone", /npm run build:native/],
+  ["node_modules/isr-dpo", /npm rebuild isr-dpo/],
+] as const)
+  test(`without a binary the way to build is that of the place: ${place}`, () => {
+    const copy = join(temporaryFolder(), place);
     mkdirSync(copy, { recursive: true });
     for (const part of ["src", "package.json", "tsconfig.json"])
       cpSync(join(root, part), join(copy, part), { recursive: true });
@@ -153,8 +152,7 @@ test("without a binary the way to build is that of the place: a clone, or somebo
     const told = JSON.parse(ended.out);
     isError(told, "BINARY_MISSING", ended.out + ended.err);
     assert.match(told.hint!, way);
-  }
-});
+  });
 
 test("the install script takes a binary that loads, and builds where it is told to", () => {
   const dir = temporaryFolder();

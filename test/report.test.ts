@@ -25,6 +25,7 @@ import {
   writeRun,
   writeTraining,
 } from "./helpers/run-folder.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("report");
 
@@ -155,32 +156,37 @@ test("counts are those that the iteration itself goes by", async () => {
   assert.equal([judge.first / judge.preferring, judge.preferring, status.pair! / 200], [first, verdicts, usable]);
 });
 
-test("the page's columns are the journal's records", async () => {
+const columns = memoized(async () => {
   const dir = join(temporaryFolder(), "run");
   const contexts = samples.map(({ video }) => ({ video, text: `context of ${video}` }));
   await writeRun(dir, { design: "renew", samples, iterations: [{ t: 4, records: counted(), contexts }] });
   const path = await report(dir);
-  assert.is(path, join(dir, "report.html"));
   const data = dataOf(readFileSync(path, "utf8"));
+  return { dir, path, data, it: data.runs[0].iterations[0] };
+});
+
+test("the page is of the run that the journal is of", async () => {
+  const { dir, path, data, it } = await columns();
+  assert.is(path, join(dir, "report.html"));
   assert.equal(
     data.ids,
     rows.map(([id]) => id),
   );
-  const [{ name, iterations }] = data.runs;
-  assert.is(name, "renew");
-  const [it] = iterations;
-  assert.is(it.t, 4);
-  rows.forEach(([id, words, verdicts, status, chosen], i) => {
+  assert.equal([data.runs.length, data.runs[0].name, data.runs[0].iterations.length, it.t], [1, "renew", 1, 4]);
+});
+
+for (const [i, [id, words, verdicts, status, chosen]] of rows.entries())
+  test(`the page's columns are the journal's records: ${id}`, async () => {
+    const { data, it } = await columns();
     assert.is(data.statuses[it.status[i]], status, id);
     assert.is(it.chosen[i], chosen ?? -1, id);
     assert.is(data.texts[it.a[i]].split(/\s+/).length, words[0], id);
     assert.is(data.texts[it.b[i]].split(/\s+/).length, words[1], id);
     assert.is(data.texts[data.question[i]], `what is ${id}?`);
     assert.is(data.texts[it.context[data.video[i]]], `context of ${id}.mp4`);
-    const columns = verdicts.map(([choice, margin]) => [choice === "none" ? -1 : Number(choice), margin ?? null, -1]);
-    assert.equal([it.first[i], it.second[i]], columns.length === 0 ? [0, 0] : columns, id);
+    const orders = verdicts.map(([choice, margin]) => [choice === "none" ? -1 : Number(choice), margin ?? null, -1]);
+    assert.equal([it.first[i], it.second[i]], orders.length === 0 ? [0, 0] : orders, id);
   });
-});
 
 test("accuracy, intervals and chance come from the evaluation files", async () => {
   const dir = join(temporaryFolder(), "run");
@@ -198,21 +204,25 @@ test("accuracy, intervals and chance come from the evaluation files", async () =
   assert.is(chart.reference?.y, 0.2);
 });
 
-test("without evaluations, contexts, margins or metrics the page says so", async () => {
+/** The report of a run that holds nothing but an empty iteration. */
+const bare = memoized(async () => {
   const dir = join(temporaryFolder(), "run");
   await writeRun(dir, { design: "none", samples, iterations: [{ t: 1, records: [] }] });
-  const { missing } = await writeReport(dir);
-  for (const about of [
-    /^Accuracy by iteration: No evaluation of a model/,
-    /^Win rates: /,
-    /^Words by benchmark: /,
-    /^Typical margin: /,
-    /^Curves of training: /,
-  ])
-    assert.ok(
-      missing.some((m) => about.test(m)),
-      `${about}: ${missing.join("; ")}`,
-    );
+  return { dir, ...(await writeReport(dir)) };
+});
+for (const [what, about] of [
+  ["evaluations", /^Accuracy by iteration: No evaluation of a model/],
+  ["verdicts", /^Win rates: /],
+  ["answers to evaluate", /^Words by benchmark: /],
+  ["margins", /^Typical margin: /],
+  ["metrics", /^Curves of training: /],
+] as const)
+  test(`without ${what} the page says so`, async () => {
+    some((await bare()).missing, (m) => about.test(m), String(about));
+  });
+
+test("the page of a run that holds nothing", async () => {
+  const { dir } = await bare();
   const html = readFileSync(join(dir, "report.html"), "utf8");
   assert.match(html, /compares two models head to head/);
 });
@@ -431,13 +441,15 @@ const spans: readonly [low: number, high: number, wanted: number, whole: boolean
 for (const [low, high, wanted, whole, expected] of spans)
   test(`ticks from ${low} to ${high}`, () => assert.equal(ticks(low, high, wanted, whole), expected));
 
-test("no folder of a run: NOT_FOUND", async () => {
-  for (const dir of [temporaryFolder(), join(temporaryFolder(), "nowhere")]) {
+for (const [what, dir] of [
+  ["an empty folder", temporaryFolder()],
+  ["no folder", join(temporaryFolder(), "nowhere")],
+] as const)
+  test(`no folder of a run: NOT_FOUND: ${what}`, async () => {
     const e = await caught(() => report(dir));
     assert.is(e.code, "NOT_FOUND");
     assert.type(e.hint, "string");
-  }
-});
+  });
 
 test("isr-dpo report: path on stdout, what is missing on stderr", async () => {
   const dir = join(temporaryFolder(), "run");

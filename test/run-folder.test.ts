@@ -86,8 +86,8 @@ const foreign: Record<string, Record<string, string>> = {
   "a hidden file": { ".git/HEAD": "ref" },
 };
 for (const [what, files] of Object.entries(foreign))
-  test(`a folder with ${what} is refused by every start, and stays as it was`, async () => {
-    for (const [name, start] of Object.entries(starts)) {
+  for (const [name, start] of Object.entries(starts))
+    test(`a folder with ${what} is refused, and stays as it was: ${name}`, async () => {
       const dir = put(temporaryFolder(), files);
       const before = snapshot(dir);
       const e = await caught(async () => start(dir));
@@ -96,8 +96,7 @@ for (const [what, files] of Object.entries(foreign))
         assert.ok(e.message.includes(Object.keys(files)[0]!.split("/")[0]!), e.message);
       } else if (name !== "demo") assert.is(e.code, "JOURNAL_CORRUPT", name);
       assert.equal(snapshot(dir), before, name);
-    }
-  });
+    });
 
 test("the first few names of what stands in the folder are told", async () => {
   const dir = put(temporaryFolder(), Object.fromEntries(Array.from({ length: 9 }, (_, i) => [`file${i}`, ""])));
@@ -148,15 +147,14 @@ const refused: [what: string, start: (dir: string) => PromiseLike<unknown>, code
   ["no samples", (dir) => runIterations({ ...isrOptions(data, dir), samples: [] }), "DATA_INVALID"],
 ];
 for (const [what, start, code] of refused)
-  test(`${what}: what was refused leaves nothing new, in a new folder, a deep one and an empty one`, async () => {
-    const top = temporaryFolder();
-    mkdirSync(join(top, "empty"));
-    for (const name of ["new", "a/b/new", "empty"]) {
+  for (const name of ["new", "a/b/new", "empty"])
+    test(`${what}: what was refused leaves nothing new: ${name}`, async () => {
+      const top = temporaryFolder();
+      mkdirSync(join(top, "empty"));
       const e = await caught(async () => start(join(top, name)));
       assert.is(e.code, code, e.message);
       assert.equal(snapshot(top), { "empty/": "" }, name);
-    }
-  });
+    });
 
 test("a start that was killed before it was proven may be given again", async () => {
   const dir = put(temporaryFolder(), { [begunName]: "", lock: "", "items.jsonl": "half", "mine.txt": "mine" });
@@ -219,23 +217,35 @@ test("a cache inside the model's folder is refused, as is a run there", async ()
   assert.equal(snapshot(model), before);
 });
 
-test("iterations: their inputs may not lie where they write; a model of an earlier iteration may", async () => {
-  const runDir = join(temporaryFolder(), "run");
-  const base = isrOptions(data, runDir);
-  for (const [option, o] of [
-    ["model", { model: join(runDir, "iterations/1/model") }],
-    ["prompts", { config: { ...base.config, prompts: join(runDir, "seed/prompts.json") } }],
-    ["seedData", { config: { ...base.config, seedData: join(runDir, "seed/items.jsonl") } }],
-    ["videos", { config: { ...base.config, videos: join(runDir, "features") } }],
-    ["evaluate.samples", { config: { ...base.config, evaluate: { samples: join(runDir, "evaluation/x.jsonl") } } }],
-    ["features.dir", { config: { ...base.config, features: { dir: join(runDir, "iterations/2") } } }],
-  ] as const) {
-    const e = await caught(async () =>
-      runIterations({ ...base, ...o, ...(option === "prompts" ? { prompts: {} } : {}) }),
-    );
+type IsrOptions = ReturnType<typeof isrOptions>;
+const inside: [option: string, o: (runDir: string, base: IsrOptions) => Partial<IsrOptions>][] = [
+  ["model", (runDir) => ({ model: join(runDir, "iterations/1/model") })],
+  [
+    "prompts",
+    (runDir, { config }) => ({ config: { ...config, prompts: join(runDir, "seed/prompts.json") }, prompts: {} }),
+  ],
+  ["seedData", (runDir, { config }) => ({ config: { ...config, seedData: join(runDir, "seed/items.jsonl") } })],
+  ["videos", (runDir, { config }) => ({ config: { ...config, videos: join(runDir, "features") } })],
+  [
+    "evaluate.samples",
+    (runDir, { config }) => ({ config: { ...config, evaluate: { samples: join(runDir, "evaluation/x.jsonl") } } }),
+  ],
+  [
+    "features.dir",
+    (runDir, { config }) => ({ config: { ...config, features: { dir: join(runDir, "iterations/2") } } }),
+  ],
+];
+for (const [option, o] of inside)
+  test(`iterations: their inputs may not lie where they write: ${option}`, async () => {
+    const runDir = join(temporaryFolder(), "run");
+    const base = isrOptions(data, runDir);
+    const e = await caught(async () => runIterations({ ...base, ...o(runDir, base) }));
     assert.ok(e.code === "INVALID_ARGUMENT" && e.message.startsWith(`${option}: `), `${option}: ${e.message}`);
     missing(runDir, option);
-  }
+  });
+
+test("iterations: their model may be that of an earlier iteration", async () => {
+  const base = isrOptions(data, join(temporaryFolder(), "run"));
   const [made] = await runIterations({ ...base, to: 2 });
   const [next] = await runIterations({ ...base, from: 2, to: 3, model: made!.model });
   assert.is(next!.iteration, 2);

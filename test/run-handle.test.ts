@@ -150,15 +150,15 @@ test("only awaited: events are not kept", async () => {
   assert.equal(seen, []);
 });
 
-test("only the result is asked for: events are not kept, whichever way", async () => {
-  const ways: [name: string, ask: (run: ReturnType<typeof counting>) => unknown][] = [
-    ["result", (run) => run.result],
-    ["then", (run) => run.then(() => {})],
-    ["catch", (run) => run.catch(() => {})],
-    ["finally", (run) => run.finally(() => {})],
-    ["race", (run) => Promise.race([run])],
-  ];
-  for (const [name, way] of ways) {
+const ways: [name: string, ask: (run: ReturnType<typeof counting>) => unknown][] = [
+  ["result", (run) => run.result],
+  ["then", (run) => run.then(() => {})],
+  ["catch", (run) => run.catch(() => {})],
+  ["finally", (run) => run.finally(() => {})],
+  ["race", (run) => Promise.race([run])],
+];
+for (const [name, way] of ways)
+  test(`only the result is asked for: events are not kept: ${name}`, async () => {
     const run = counting(4);
     const asked = way(run);
     for (let i = 0; i < 3; i++) await tick(); // while it goes on
@@ -167,8 +167,7 @@ test("only the result is asked for: events are not kept, whichever way", async (
     for await (const e of run) seen.push(e);
     assert.ok(seen.length < 3, `${name} kept ${seen}`);
     excludes(seen, 1, `${name} kept the first event`);
-  }
-});
+  });
 
 test("the result is asked for and the events are read in one tick: none is lost", async () => {
   const run = startRun<number, string>(undefined, async (_, emit) => {

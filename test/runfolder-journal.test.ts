@@ -51,17 +51,19 @@ function slowCrc(bytes: Uint8Array): number {
   return ~crc >>> 0;
 }
 
-test("crc32c: published vectors (RFC 3720, B.4) and the bitwise form", () => {
-  const up = Uint8Array.from({ length: 32 }, (_, i) => i);
-  const vectors: [Uint8Array, number][] = [
-    [Buffer.from("123456789"), 0xe3069283],
-    [new Uint8Array(32), 0x8a9136aa],
-    [new Uint8Array(32).fill(255), 0x62a8ab43],
-    [up, 0x46dd794e],
-    [up.slice().reverse(), 0x113fdb5c],
-    [new Uint8Array(0), 0],
-  ];
-  for (const [bytes, crc] of vectors) assert.is(crc32c(bytes), crc);
+const up = Uint8Array.from({ length: 32 }, (_, i) => i);
+const vectors: [what: string, bytes: Uint8Array, crc: number][] = [
+  ["digits", Buffer.from("123456789"), 0xe3069283],
+  ["zeros", new Uint8Array(32), 0x8a9136aa],
+  ["ones", new Uint8Array(32).fill(255), 0x62a8ab43],
+  ["upwards", up, 0x46dd794e],
+  ["downwards", up.slice().reverse(), 0x113fdb5c],
+  ["nothing", new Uint8Array(0), 0],
+];
+for (const [what, bytes, crc] of vectors)
+  test(`crc32c: published vectors (RFC 3720, B.4): ${what}`, () => assert.is(crc32c(bytes), crc));
+
+test("crc32c: the bitwise form", () => {
   const noise = Uint8Array.from({ length: 300 }, (_, i) => (i * 167 + (i >> 3)) & 255);
   for (let n = 0; n < 40; n++) {
     const part = noise.subarray(n, n + 7 * n + (n & 3));
@@ -136,21 +138,21 @@ test("a changed byte anywhere is cut at the tail and told in the middle", async 
   }
 });
 
-test("hostile tails: zeros, no newline, a line without end, many short lines", async () => {
-  const path = await written(samples.slice(0, 2));
-  const whole = readFileSync(path);
-  for (const tail of [
-    Buffer.alloc(5000),
-    Buffer.alloc(20 << 20, "x"),
-    Buffer.from("\n".repeat(10_000)),
-    Buffer.from("0 {}\n00000000 {}\n"),
-  ]) {
-    writeFileSync(path, whole);
+const tails: [what: string, tail: () => Buffer][] = [
+  ["zeros", () => Buffer.alloc(5000)],
+  ["a line without end", () => Buffer.alloc(20 << 20, "x")],
+  ["newlines", () => Buffer.from("\n".repeat(10_000))],
+  ["short lines", () => Buffer.from("0 {}\n00000000 {}\n")],
+];
+for (const [what, make] of tails)
+  test(`a hostile tail is cut off: ${what}`, async () => {
+    const path = await written(samples.slice(0, 2));
+    const whole = readFileSync(path);
+    const tail = make();
     appendFileSync(path, tail);
     const { records, cut } = await reopened(path);
     assert.equal([records.length, cut, readFileSync(path).length], [2, tail.length, whole.length]);
-  }
-});
+  });
 
 const lineOf = (json: string) => `${crc32c(Buffer.from(json)).toString(16).padStart(8, "0")} ${json}\n`;
 
@@ -193,15 +195,16 @@ test("keys: one each, and equal records only", async () => {
   assert.is(error.detail?.first, first, "the first line of the key, not the last");
 });
 
-test("records that JSON would change are refused, closed journals too", async () => {
+for (const margin of [Number.NaN, Infinity])
+  test(`a record that JSON would change is refused: ${margin}`, async () => {
+    const { journal } = await Journal.open(place());
+    const append = () => journal.append({ ...samples[3], margin } as Plain);
+    await rejects(append, "BUG", /margin: expected a finite/, `${margin}`);
+    await journal.close().catch(() => {});
+  });
+
+test("what is no record is refused, too long ones and closed journals too", async () => {
   const { journal } = await Journal.open(place());
-  for (const margin of [Number.NaN, Infinity])
-    await rejects(
-      () => journal.append({ ...samples[3], margin } as Plain),
-      "BUG",
-      /margin: expected a finite/,
-      `${margin}`,
-    );
   await rejects(() => journal.append({ type: "nothing" } as unknown as Plain), "BUG", /expected a record/, "no record");
   await journal.append({ type: "pair", sample: "null", status: "tie" });
   const long = "x".repeat(17 << 20);
@@ -218,7 +221,7 @@ test("records that JSON would change are refused, closed journals too", async ()
 const pair = (sample: string, status = "tie"): Plain => ({ type: "pair", sample, status });
 const end = (group: string, records: number, crc: string): JournalRecord => ({ type: "end", group, records, crc });
 
-test("only groups whose end holds count", async () => {
+{
   const [a, b, c] = [pair("a"), pair("b"), pair("c")];
   const sum = (...all: JournalRecord[]) => {
     let crc = 0;
@@ -237,8 +240,9 @@ test("only groups whose end holds count", async () => {
     ["no number", [a, end("0", -1, "00000000"), b, end("1", 0.5, "00000000")], []],
     ["a key twice", [a, end("0", 1, sum(a)), a, b, end("1", 2, sum(a, b))], [a, b]],
   ];
-  for (const [what, records, expected] of cases) assert.equal(finished(records), expected, what);
-});
+  for (const [what, records, expected] of cases)
+    test(`only groups whose end holds count: ${what}`, () => assert.equal(finished(records), expected));
+}
 
 test("a group begun before a resume is run again in one journal", async () => {
   const [a, b, c] = [pair("a"), pair("b"), pair("c")];

@@ -93,24 +93,35 @@ test("lines hold the numbers in their shortest form, and no clock", async () => 
   );
   assert.is(writer.bytes, text.length);
   assert.is(readFileSync(join(dir, "timings.jsonl"), "utf8"), '{"step":1,"seconds":1.5}\n{"step":2,"seconds":2}\n');
-  for (const loss of [Number.NaN, -Infinity])
-    await rejects(() => writer.add(3, { loss }, {}), "NUMERIC", /step 3: loss: expected a finite number/, `${loss}`);
-  assert.is(readFileSync(join(dir, "metrics.jsonl"), "utf8"), text);
   await writer.close();
   assert.equal(readdirSync(dir).sort(), ["metrics.jsonl", "timings.jsonl"]);
 });
 
-test("a line of clocks that a process ended inside is cut off, others stay", async () => {
-  const dir = temporaryFolder();
-  const [whole, torn] = ['{"step":0,"seconds":1}\n', '{"step":1,"sec'];
-  for (const before of [whole, ""]) {
+for (const loss of [Number.NaN, -Infinity])
+  test(`what is no finite number is refused, and not written: ${loss}`, async () => {
+    const dir = join(temporaryFolder(), "train");
+    const writer = await MetricsWriter.open({ dir });
+    await writer.add(2, { loss: 1 }, { seconds: 2 });
+    await writer.sync();
+    await rejects(() => writer.add(3, { loss }, {}), "NUMERIC", /step 3: loss: expected a finite number/, `${loss}`);
+    assert.is(readFileSync(join(dir, "metrics.jsonl"), "utf8"), '{"step":2,"loss":1}\n');
+    await writer.close();
+    assert.equal(readdirSync(dir).sort(), ["metrics.jsonl", "timings.jsonl"]);
+  });
+
+for (const [what, before] of [
+  ["others stay", '{"step":0,"seconds":1}\n'],
+  ["it was the first", ""],
+] as const)
+  test(`a line of clocks that a process ended inside is cut off: ${what}`, async () => {
+    const dir = temporaryFolder();
+    const torn = '{"step":1,"sec';
     writeFileSync(join(dir, "timings.jsonl"), before + torn);
     const writer = await MetricsWriter.open({ dir });
     await writer.add(1, { loss: 1 }, { seconds: 2 });
     await writer.close();
     assert.is(readFileSync(join(dir, "timings.jsonl"), "utf8"), `${before}{"step":1,"seconds":2}\n`);
-  }
-});
+  });
 
 test("event files: framing, checksums, version first, values", async () => {
   const [dir, tensorboard] = [temporaryFolder(), join(temporaryFolder(), "a", "b")];

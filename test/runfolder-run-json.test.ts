@@ -1,9 +1,10 @@
 // run.json: written once, then compared; what differs is listed with both values.
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { inspect } from "node:util";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { type IsrDpoError, isIsrDpoError } from "../src/index.js";
+import type { IsrDpoError } from "../src/index.js";
 import { canonicalJson, openRun, type RunOptions } from "../src/runfolder/run-json.js";
 import { isError, isNoError, rejects } from "./helpers/assert.js";
 import { withFault } from "./helpers/faults.js";
@@ -22,21 +23,17 @@ const over = (o: Over): RunOptions => ({
   facts: { ...asked.facts, ...o.facts },
 });
 
-test("canonical JSON", () => {
-  const cases: [unknown, string][] = [
-    [{ b: 1, a: [{ d: undefined, c: null }] }, '{"a":[{"c":null}],"b":1}'],
-    [{ é: 1, Z: 2, a: 3, "10": 4, "9": 5 }, '{"9":5,"10":4,"Z":2,"a":3,"é":1}'],
-    [2n ** 64n - 1n, '"18446744073709551615"'],
-    [[0.1, -0, 1e300], "[0.1,0,1e+300]"],
-    [JSON.parse('{"__proto__":{"x":1},"a":2}'), '{"__proto__":{"x":1},"a":2}'],
-  ];
-  for (const [value, text] of cases) assert.is(canonicalJson(value), text);
-  for (const value of [Number.NaN, () => 1, { a: Symbol("s") }, undefined])
-    assert.throws(
-      () => canonicalJson(value),
-      (e: unknown) => isIsrDpoError(e, "BUG"),
-    );
-});
+const canonical: [value: unknown, text: string][] = [
+  [{ b: 1, a: [{ d: undefined, c: null }] }, '{"a":[{"c":null}],"b":1}'],
+  [{ é: 1, Z: 2, a: 3, "10": 4, "9": 5 }, '{"9":5,"10":4,"Z":2,"a":3,"é":1}'],
+  [2n ** 64n - 1n, '"18446744073709551615"'],
+  [[0.1, -0, 1e300], "[0.1,0,1e+300]"],
+  [JSON.parse('{"__proto__":{"x":1},"a":2}'), '{"__proto__":{"x":1},"a":2}'],
+];
+for (const [value, text] of canonical) test(`canonical JSON: ${text}`, () => assert.is(canonicalJson(value), text));
+
+for (const value of [Number.NaN, () => 1, { a: Symbol("s") }, undefined])
+  test(`no canonical JSON: ${inspect(value)}`, () => rejects(() => canonicalJson(value), "BUG", /./, inspect(value)));
 
 test("the first start writes it, the same start reads it", async () => {
   const dir = temporaryFolder();
@@ -106,27 +103,34 @@ test("both values are told; a long list is cut", async () => {
   );
 });
 
-test("a changed file, and one of another format", async () => {
+/** A run.json in a folder of its own, as it was written but for a change. */
+async function changedFile(change: object): Promise<string> {
   const dir = temporaryFolder();
   const { run } = await openRun(dir, asked);
-  const put = (change: object) => writeFileSync(join(dir, "run.json"), JSON.stringify({ ...run, ...change }));
-  for (const change of [
-    { config: { ...run.config, model: "n" } },
-    { configSha256: "" },
-    { id: 1 },
-    { facts: null },
-    { config: [] },
-    { kind: 0 },
-  ]) {
-    put(change);
+  writeFileSync(join(dir, "run.json"), JSON.stringify({ ...run, ...change }));
+  return dir;
+}
+
+for (const change of [
+  { config: { ...JSON.parse(canonicalJson(asked.config)), model: "n" } },
+  { configSha256: "" },
+  { id: 1 },
+  { facts: null },
+  { config: [] },
+  { kind: 0 },
+])
+  test(`a changed file: ${JSON.stringify(change)}`, async () => {
+    const dir = await changedFile(change);
     await rejects(
       () => openRun(dir, asked),
       "JOURNAL_CORRUPT",
       /expected the file as it was written/,
       JSON.stringify(change),
     );
-  }
-  put({ format: 1, facts: { engine: "0.9.0" } });
+  });
+
+test("a file of another format", async () => {
+  const dir = await changedFile({ format: 1, facts: { engine: "0.9.0" } });
   await rejects(
     () => openRun(dir, asked),
     "RUN_MISMATCH",

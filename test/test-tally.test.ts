@@ -93,28 +93,26 @@ test("a build that succeeds is no test, one that fails is a failure", () => {
 
 const empty = { CHROMIUM: "", PATH: "/nonexistent" };
 
-test("without a browser the tests of pages are skipped by name, and nothing fails", () => {
-  for (const file of ["live", "report-page"]) {
+for (const file of ["live", "report-page"])
+  test(`without a browser the tests of pages are skipped by name, and nothing fails: ${file}`, () => {
     const ended = node(["--import", "tsx", `test/${file}.test.ts`], empty);
     const { failed, skipped, names } = tallyOf(ended.out, ended.code ?? 1);
     assert.is(failed, 0, ended.out + ended.err);
     assert.ok(skipped > 0 && names.every((name) => name.endsWith(": no Chromium on this machine")), ended.out);
-  }
-});
+  });
 
 test("a browser that CHROMIUM names and that does not start is a failure", () => {
   const ended = node(["--import", "tsx", "test/report-page.test.ts"], { CHROMIUM: "/bin/false" });
   ordered(tallyOf(ended.out, ended.code ?? 1).failed, ">", 0);
 });
 
-test("every file of tests runs its suites, and only helpers/optional.ts skips", () => {
-  for (const name of readdirSync(join(root, "test")).filter((file) => file.endsWith(".test.ts"))) {
+for (const name of readdirSync(join(root, "test")).filter((file) => file.endsWith(".test.ts")))
+  test(`it runs its suites, and only helpers/optional.ts skips: ${name}`, () => {
     const text = readFileSync(join(root, "test", name), "utf8");
     const suites = [...text.matchAll(/^ *const (\w+) = suite\(/gm)].map((match) => match[1]!);
     assert.ok(suites.length > 0 || /import \{[^}]*\btest\b[^}]*\} from "uvu"/.test(text), `${name} has a suite`);
     for (const one of suites) assert.ok(text.includes(`${one}.run();`), `${name}: ${one}.run()`);
     assert.not.match(text, /\.(only|skip)\(/, name);
-  }
-});
+  });
 
 test.run();

@@ -1,5 +1,5 @@
 // Prompts: the Vicuna prompt and its label rules, chat templates, placeholders and media, all equal to the references.
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
@@ -16,6 +16,7 @@ import type { Message } from "../src/base/types.js";
 import { endsWith, includes, ordered, rejects } from "./helpers/assert.js";
 import { copyOf } from "./helpers/files.js";
 import { intsOf, readSafetensors } from "./helpers/safetensors.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("text-prompt");
 const golden = fileURLToPath(new URL("golden/", import.meta.url));
@@ -66,9 +67,10 @@ interface LabelCase {
 }
 const labels = json("llava_hound/labels.json").cases as LabelCase[];
 
-test("llava_hound: text, ids with -201 and label mask of every case", () => {
-  assert.is(labels.length, 24);
-  for (const c of labels) {
+test("llava_hound: the table is whole", () => assert.is(labels.length, 24));
+
+for (const [i, c] of labels.entries())
+  test(`llava_hound: text, ids with -201 and label mask of case ${i}`, () => {
     const question = c.has_video ? user(video(), say(c.prompt)) : ask(c.prompt);
     const { text, ids, lossMask, media } = buildPrompt(llama, hound, [question, reply(c.answer)], { generate: false });
     assert.is(text, c.text);
@@ -80,8 +82,7 @@ test("llava_hound: text, ids with -201 and label mask of every case", () => {
     assert.equal([...prompt.ids, ...answer], c.input_ids);
     endsWith(prompt.text, " ASSISTANT:");
     assert.is(prompt.lossMask.indexOf(1), -1);
-  }
-});
+  });
 
 test("original layouts: placeholders first, one a frame for Video-LLaVA, none out of the text", () => {
   const around = (ids: Int32Array, id: number) => [...ids].filter((x) => x === id).length;
@@ -104,14 +105,19 @@ test("original layouts: placeholders first, one a frame for Video-LLaVA, none ou
   endsWith(plain.text, "USER:  What?  ");
 });
 
-test("the Vicuna prompt over several turns: every answer and its end token are scored", () => {
-  const turns = [system("Be short."), user(video(), say("One?")), reply("a dog"), ask("Two?"), reply("the man")];
-  for (const t of [llama, slow]) {
+for (const [what, t] of [
+  ["llama2", llama],
+  ["sentencepiece_bpe", slow],
+] as const)
+  test(`the Vicuna prompt over several turns: every answer and its end token are scored: ${what}`, () => {
+    const turns = [system("Be short."), user(video(), say("One?")), reply("a dog"), ask("Two?"), reply("the man")];
     const { text, ids, lossMask } = buildPrompt(t, hound, turns, { generate: false });
     assert.is(text, "Be short. USER: <video>\nOne? ASSISTANT: a dog</s>USER: Two? ASSISTANT: the man</s>");
     assert.is(t.decode(marked(ids, lossMask)).trim(), "a dog</s> the man</s>");
     assert.equal([...atOnce(encodeSegments(t, ["a dog"]))], [...t.encode("a dog")]);
-  }
+  });
+
+test("the Vicuna prompt with an empty system message has none", () => {
   const without = buildPrompt(llama, hound, [system(""), ask("Q")], { generate: true });
   assert.is(without.text, "USER: Q ASSISTANT:");
 });
@@ -221,22 +227,24 @@ test("answers as the template holds them, up to the end token", () => {
   assert.is(asText(llama3, none), "a dog<|eot_id|>");
   assert.is(asText(qwen, expandedQwen), "a dog<|im_end|>");
   assert.is(asText(smol, none), " a dog<end_of_utterance>");
-  for (const [t, r] of [
-    [llama, hound],
-    [llama, none],
-    [llama3, none],
-    [qwen, none],
-    [smol, none],
-  ] as const)
-    for (const text of ["a dog", "", "  two  spaces", "日本 😀", "line\nline", "No.\n\n- one"]) {
+});
+
+for (const [what, t, r] of [
+  ["the Vicuna prompt", llama, hound],
+  ["llama2", llama, none],
+  ["llama3", llama3, none],
+  ["qwen2", qwen, none],
+  ["smol", smol, none],
+] as const)
+  for (const text of ["a dog", "", "  two  spaces", "日本 😀", "line\nline", "No.\n\n- one"])
+    test(`an answer behind its prompt is the whole: ${what}, ${JSON.stringify(text)}`, () => {
       const prompt = buildPrompt(t, r, [ask("Q?")], { generate: true });
       const whole = buildPrompt(t, r, [ask("Q?"), reply(text)], { generate: false });
       const ids = answerIds(t, r, [ask("Q?")], text);
       assert.equal([...whole.ids.slice(0, prompt.ids.length + ids.length)], [...prompt.ids, ...ids]);
       assert.equal(marked(whole.ids, whole.lossMask), [...ids]);
       assert.is(ids.at(-1), t.endId);
-    }
-});
+    });
 
 // ---------- what is refused
 const wrong: [string, () => unknown, Parameters<typeof rejects>[1], RegExp][] = [
@@ -456,22 +464,29 @@ test("a template that renders the beginning of a conversation differently later 
   );
 });
 
-test("an answer begins where the ids of prompt and of prompt and answer part", async () => {
+/** Prompt and answer stand side by side: their letters merge over the border. */
+const sideBySide = memoized(() => {
   const dir = copyOf(`${golden}tokenizers/llama2`);
-  // Prompt and answer stand side by side: their letters merge over the border.
   writeFileSync(join(dir, "chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}");
-  const joined = await loadTokenizer(dir);
-  for (const [prompt, answer, from, merged] of [
-    ["I see th", "e man", 5, 1],
-    ["I see ", "1", 6, 0],
-    ["th", "e man", 1, 1], // nothing predicts the first token
-  ] as const) {
+  return loadTokenizer(dir);
+});
+for (const [prompt, answer, from, merged] of [
+  ["I see th", "e man", 5, 1],
+  ["I see ", "1", 6, 0],
+  ["th", "e man", 1, 1], // nothing predicts the first token
+] as const)
+  test(`an answer begins where the ids of prompt and of prompt and answer part: ${prompt}|${answer}`, async () => {
+    const joined = await sideBySide();
     const { ids, lossMask } = joined.applyChatTemplate([ask(prompt), reply(answer)]);
     const built = buildPrompt(joined, none, [ask(prompt), reply(answer)], { generate: false, turns: "last" });
     assert.equal([lossMask.indexOf(1), built.merged], [from, merged], prompt);
     assert.is(joined.decode(ids), prompt + answer);
-  }
-});
+  });
+
+const named = [
+  { name: "tool_use", template: "tools" },
+  { name: "default", template: "named" },
+];
 
 test("where a template is found", async () => {
   const dir = copyOf(`${golden}tokenizers/qwen2`);
@@ -481,28 +496,31 @@ test("where a template is found", async () => {
   writeFileSync(join(dir, "chat_template.json"), '{"chat_template":"processor"}');
   writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: "config" }));
   assert.is(await rendered(), "file");
-  const { rmSync } = await import("node:fs");
   rmSync(join(dir, "chat_template.jinja"));
   assert.is(await rendered(), "processor");
   rmSync(join(dir, "chat_template.json"));
   assert.is(await rendered(), "config");
-  const named = [
-    { name: "tool_use", template: "tools" },
-    { name: "default", template: "named" },
-  ];
   writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: named }));
   assert.is(await rendered(), "named");
-  writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: 5 }));
-  for (const [value, message] of [
-    [5, /expected a string or one named "default", got 5/],
-    [named.slice(0, 1), /tokenizer_config\.json: the chat template cannot be used: .*templates named "tool_use"/],
-    ["{% raw %}a", /tokenizer_config\.json:1: .*raw/],
-  ] as const) {
+});
+
+for (const [what, value, message] of [
+  ["a number", 5, /expected a string or one named "default", got 5/],
+  [
+    "none by default",
+    named.slice(0, 1),
+    /tokenizer_config\.json: the chat template cannot be used: .*templates named "tool_use"/,
+  ],
+  ["an open tag", "{% raw %}a", /tokenizer_config\.json:1: .*raw/],
+] as const)
+  test(`a template that cannot be used: ${what}`, async () => {
+    const dir = copyOf(`${golden}tokenizers/qwen2`);
+    rmSync(join(dir, "chat_template.jinja"), { force: true });
+    const config = JSON.parse(readFileSync(join(dir, "tokenizer_config.json"), "utf8"));
     writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: value }));
     const t = await loadTokenizer(dir);
     assert.is(t.decode(t.encode("a dog")), "a dog", "what needs no template works");
     await rejects(() => t.applyChatTemplate([ask("a")]), "TOKENIZER", message, String(value));
-  }
-});
+  });
 
 test.run();

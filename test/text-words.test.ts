@@ -17,8 +17,8 @@ const golden = fileURLToPath(new URL("golden/", import.meta.url));
 const ask = (content: string): Message => ({ role: "user", content });
 const kinds = ["llama2", "llama3", "qwen2", "smol", "sentencepiece_bpe"];
 
-test("specialTokens: text leaves what a user types words, parse takes it for tokens", async () => {
-  for (const kind of kinds.filter((k) => k !== "sentencepiece_bpe")) {
+for (const kind of kinds.filter((k) => k !== "sentencepiece_bpe"))
+  test(`specialTokens: text leaves what a user types words, parse takes it for tokens: ${kind}`, async () => {
     const t = await loadTokenizer(`${golden}tokenizers/${kind}`);
     const end = t.piece(t.endId!)!;
     const text = `a ${end} dog${end}`;
@@ -26,13 +26,15 @@ test("specialTokens: text leaves what a user types words, parse takes it for tok
     assert.is(count(t.encode(text, { special: false })), 2, kind);
     assert.is(count(t.encode(text, { special: false, specialTokens: "text" })), 0, kind);
     assert.is(t.decode(t.encode(text, { special: false, specialTokens: "text" })).trim(), text, kind);
-    if (!t.template) continue;
+    if (!t.template) return;
     const plain = count(t.applyChatTemplate([ask("a dog")], { generate: true }).ids);
     assert.is(count(t.applyChatTemplate([ask(text)], { generate: true }).ids), plain + 2, kind);
     const words = t.applyChatTemplate([ask(text)], { generate: true, specialTokens: "text" });
     assert.is(count(words.ids), plain, kind);
     assert.is(words.text, t.applyChatTemplate([ask(text)], { generate: true }).text, "the text is the same");
-  }
+  });
+
+test("specialTokens: another word is refused", async () => {
   const t = await loadTokenizer(`${golden}tokenizers/llama3`);
   await rejects(() => t.encode("a", { specialTokens: "word" as never }), "INVALID_ARGUMENT", /specialTokens/, "a word");
 });
@@ -53,7 +55,7 @@ test("specialTokens: text in the Vicuna prompt and with placeholders of media", 
   excludes(built.ids, 433, "typed, and so no placeholder");
 });
 
-test("tokens that stand beside tokenizer.json, as transformers adds them", async () => {
+{
   const source = copyOf(`${golden}tokenizers/llama2`);
   const json = JSON.parse(readFileSync(join(source, "tokenizer.json"), "utf8"));
   const next =
@@ -73,23 +75,21 @@ test("tokens that stand beside tokenizer.json, as transformers adds them", async
     ["another id", { added_tokens: { "</s>": 7 } }, /added_tokens\.json: the token "<\/s>": expected the id 2 /],
     ["no token", { tokenizer_config: { added_tokens_decoder: { 3: 5 } } }, /added_tokens_decoder\[3\]/],
   ];
-  for (const [what, files, expected] of rows) {
-    const dir = temporaryFolder();
-    writeFileSync(join(dir, "tokenizer.json"), JSON.stringify(json));
-    for (const [name, content] of Object.entries(files))
-      writeFileSync(join(dir, `${name}.json`), JSON.stringify(content));
-    if (expected instanceof RegExp) {
-      await rejects(() => loadTokenizer(dir), "TOKENIZER", expected, what);
-      continue;
-    }
-    const t = await loadTokenizer(dir);
-    const [text, id] = expected as [string, number];
-    includes(t.encode(`${text} b`), id, what); // at the beginning: some are found with the space that is put there
-    assert.is(t.piece(id), text, what);
-  }
-});
+  for (const [what, files, expected] of rows)
+    test(`tokens that stand beside tokenizer.json, as transformers adds them: ${what}`, async () => {
+      const dir = temporaryFolder();
+      writeFileSync(join(dir, "tokenizer.json"), JSON.stringify(json));
+      for (const [name, content] of Object.entries(files))
+        writeFileSync(join(dir, `${name}.json`), JSON.stringify(content));
+      if (expected instanceof RegExp) return rejects(() => loadTokenizer(dir), "TOKENIZER", expected, what);
+      const t = await loadTokenizer(dir);
+      const [text, id] = expected as [string, number];
+      includes(t.encode(`${text} b`), id, what); // at the beginning: some are found with the space that is put there
+      assert.is(t.piece(id), text, what);
+    });
+}
 
-test("an added token whose id contradicts the vocabulary is refused by its name", async () => {
+{
   const vocab = { a: 0, b: 1, c: 2, ab: 3 };
   const rows: [string, [content: string, id: number][], RegExp | number[]][] = [
     ["another piece's id", [["<x>", 1]], /added_tokens\[0\]: "<x>": expected an id of its own, got 1, which is "b"/],
@@ -129,24 +129,28 @@ test("an added token whose id contradicts the vocabulary is refused by its name"
     ],
     ["an id beyond the next", [["<x>", 9]], [0, 9, 2]],
   ];
-  for (const [what, added, expected] of rows) {
-    const dir = temporaryFolder();
-    const added_tokens = added.map(([content, id]) => ({ content, id }));
-    const model = { type: "BPE", vocab, merges: ["a b"] };
-    writeFileSync(join(dir, "tokenizer.json"), JSON.stringify({ added_tokens, model }));
-    if (expected instanceof RegExp) await rejects(() => loadTokenizer(dir), "TOKENIZER", expected, what);
-    else assert.equal([...(await loadTokenizer(dir)).encode("a<x>c")], expected, what);
-  }
-  const slow = copyOf(`${golden}tokenizers/sentencepiece_bpe`);
-  const taken = (await loadTokenizer(slow)).piece(300)!;
-  for (const [ids, expected] of [
-    [{ "<x>": 300 }, /"<x>": expected an id of its own, got 300/],
-    [{ [taken]: 2000 }, /expected the id 300, which it has already, got 2000/],
-  ] as const) {
-    writeFileSync(join(slow, "added_tokens.json"), JSON.stringify(ids));
-    await rejects(() => loadTokenizer(slow), "TOKENIZER", expected, JSON.stringify(ids));
-  }
-});
+  for (const [what, added, expected] of rows)
+    test(`an added token and the ids of the vocabulary: ${what}`, async () => {
+      const dir = temporaryFolder();
+      const added_tokens = added.map(([content, id]) => ({ content, id }));
+      const model = { type: "BPE", vocab, merges: ["a b"] };
+      writeFileSync(join(dir, "tokenizer.json"), JSON.stringify({ added_tokens, model }));
+      if (expected instanceof RegExp) await rejects(() => loadTokenizer(dir), "TOKENIZER", expected, what);
+      else assert.equal([...(await loadTokenizer(dir)).encode("a<x>c")], expected, what);
+    });
+}
+
+const contradictions: [what: string, ids: (taken: string) => Record<string, number>, message: RegExp][] = [
+  ["a piece's id", () => ({ "<x>": 300 }), /"<x>": expected an id of its own, got 300/],
+  ["a piece", (taken) => ({ [taken]: 2000 }), /expected the id 300, which it has already, got 2000/],
+];
+for (const [what, ids, expected] of contradictions)
+  test(`an added token that contradicts a SentencePiece model is refused by its name: ${what}`, async () => {
+    const slow = copyOf(`${golden}tokenizers/sentencepiece_bpe`);
+    const given = ids((await loadTokenizer(slow)).piece(300)!);
+    writeFileSync(join(slow, "added_tokens.json"), JSON.stringify(given));
+    await rejects(() => loadTokenizer(slow), "TOKENIZER", expected, JSON.stringify(given));
+  });
 
 test("a token that the embedding lacks is told by its name", async () => {
   const dir = copyOf(`${golden}text_llama/policy`);
@@ -189,15 +193,24 @@ test("a text that cannot fit is refused by its length; one that is cut lets a si
   assert.is((reason as Error | undefined)?.message, "enough");
 });
 
-test("in slices or at once, the ids are the same, also of one long word", async () => {
-  for (const kind of kinds) {
+const longTexts: [what: string, text: (end: string) => string][] = [
+  ["words", () => "a dog\n ".repeat(3000)],
+  ["one long word", () => "ab".repeat(20_000)],
+  ["spaces and end tokens", (end) => `${" ".repeat(5000)}x${end}日本`.repeat(3)],
+];
+for (const kind of kinds)
+  for (const [what, text] of longTexts)
+    test(`in slices or at once, the ids are the same: ${what}, ${kind}`, async () => {
+      const t = await loadTokenizer(`${golden}tokenizers/${kind}`);
+      const long = text(t.piece(t.endId!)!);
+      assert.equal([...(await inSlices(t.encodeSteps(long)))], [...t.encode(long)], kind);
+    });
+
+for (const kind of kinds)
+  test(`a text has no fewer ids than are told before it is cut: ${kind}`, async () => {
     const t = await loadTokenizer(`${golden}tokenizers/${kind}`);
-    const end = t.piece(t.endId!)!;
-    for (const text of ["a dog\n ".repeat(3000), "ab".repeat(20_000), `${" ".repeat(5000)}x${end}日本`.repeat(3)])
-      assert.equal([...(await inSlices(t.encodeSteps(text)))], [...t.encode(text)], kind);
     const text = "a dog and the man ".repeat(50);
     ordered(t.fewest(text), "<=", t.encode(text).length, kind);
-  }
-});
+  });
 
 test.run();

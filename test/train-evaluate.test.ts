@@ -12,6 +12,7 @@ import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 import { readSafetensors, writeSafetensors } from "./helpers/safetensors.js";
 import { bytesOf, eventsOf, exampleRows, idPairs, setups, textRows, videoRows } from "./helpers/training.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("training evaluation");
 const newDir = () => join(temporaryFolder(), "run");
@@ -98,30 +99,35 @@ test("supervised: before a step over the whole set, evaluation says the step's l
   ordered(found[3]!, "<", found[0]!);
 });
 
-test("stopped between evaluations, a run goes on to the same bytes and evaluates nothing twice", async () => {
-  const evalData = sets["dpo, text rows"]!;
-  const options = (runDir: string) => ({ ...setups["dpo, text rows"]!(), evalData, evalEvery: 2, runDir });
-  const straight = newDir();
-  const { events } = await eventsOf(options(straight));
-  for (const point of [0, 2, 6]) {
+const evaluated = (runDir: string) => ({
+  ...setups["dpo, text rows"]!(),
+  ...{ evalData: sets["dpo, text rows"]!, evalEvery: 2, runDir },
+});
+const straight = memoized(async () => {
+  const runDir = newDir();
+  const { events } = await eventsOf(evaluated(runDir));
+  return { events, bytes: bytesOf(runDir) };
+});
+for (const point of [0, 2, 6])
+  test(`stopped at evaluation ${point}, a run goes on to the same bytes and evaluates nothing twice`, async () => {
+    const { events, bytes } = await straight();
     const runDir = newDir();
     const told: number[] = [];
     const collect = async () => {
-      for await (const e of train(options(runDir)))
+      for await (const e of train(evaluated(runDir)))
         if (e.type === "evaluation") {
           told.push(e.step);
           if (e.step === point) break;
         }
     };
     await collect();
-    const { events: rest } = await eventsOf(options(runDir));
+    const { events: rest } = await eventsOf(evaluated(runDir));
     assert.equal(
       [...told, ...evaluations(rest).map((e) => e.step)],
       evaluations(events).map((e) => e.step),
     );
-    assert.equal(bytesOf(runDir), bytesOf(straight), `stopped at ${point}`);
-  }
-});
+    assert.equal(bytesOf(runDir), bytes, `stopped at ${point}`);
+  });
 
 test("an evaluation set with bad rows is refused before training, or told", async () => {
   const evalData = rowsFile([...textRows(2), { ...textRows(1)[0], chosen: "" }], "eval.jsonl");

@@ -18,6 +18,7 @@ import type { Sequence } from "../src/base/types.js";
 import { close, maxAbs, near, ordered } from "./helpers/assert.js";
 import { dpo, families, folder, pairs } from "./helpers/golden.js";
 import { folderOf, isOriginal, videoDpo, videoFamilies, videoPairs } from "./helpers/golden-video.js";
+import { memoized } from "./helpers/memoized.js";
 
 interface Golden {
   family: string;
@@ -119,42 +120,39 @@ for (const golden of goldens) {
   const test = suite(`packing ${golden.family}`);
   const { dir, items, loss, train } = golden;
 
-  test("preferences: every way to pack gives the golden loss and gradients", async () => {
-    await using model = await loadModel(dir);
-    const separate = valuesOf(
-      await gradientsOf(model, items, { train, sharePrefix: false, checkpointing: false, microBatchTokens: 1 }),
-    );
-    const margins: number[] = [];
-    for (const g of grid) {
-      const { reversed, ...o } = g;
-      const result = await gradientsOf(model, reversed ? [...items].reverse() : items, { ...o, train, beta: 0.1 });
-      close(result.metrics.loss, loss, 1e-5, `${nameOf(g)}: loss`);
-      assert.equal([...result.gradients.keys()].sort(), [...separate.keys()].sort());
-      sameGradients(result, separate, nameOf(g));
-      sameGradients(result, golden.gradients, `${nameOf(g)}, golden`);
-      margins.push(result.metrics.margin);
-    }
-    near(
-      margins,
-      margins.map(() => margins[0]!),
-      3e-5,
-      "margins",
-    );
-  });
+  const model = memoized(() => loadModel(dir));
+  const plain = { train, sharePrefix: false, microBatchTokens: 1 } as const;
+  const separate = memoized(async () =>
+    gradientsOf(await model(), items, { ...plain, checkpointing: false, beta: 0.1 }),
+  );
 
-  test("supervised: every way to pack gives the same loss and gradients", async () => {
-    await using model = await loadModel(dir);
-    const sequences = items.flatMap(({ chosen, rejected }) => [chosen, rejected]);
-    const o = { train, loss: "sft" } as const;
-    const separate = await gradientsOf(model, sequences, { ...o, sharePrefix: false, microBatchTokens: 1 });
-    for (const { reversed, ...g } of grid) {
-      const result = await gradientsOf(model, reversed ? [...sequences].reverse() : sequences, { ...o, ...g });
-      close(result.metrics.loss, separate.metrics.loss, 1e-5, `${nameOf({ reversed, ...g })}: loss`);
-      sameGradients(result, valuesOf(separate), nameOf({ reversed, ...g }));
-    }
-    const logProbs = await model.logProbs(sequences);
+  for (const g of grid)
+    test(`preferences: ${nameOf(g)}: the golden loss and gradients`, async () => {
+      const { reversed, ...o } = g;
+      const given = reversed ? [...items].reverse() : items;
+      const result = await gradientsOf(await model(), given, { ...o, train, beta: 0.1 });
+      close(result.metrics.loss, loss, 1e-5, `${nameOf(g)}: loss`);
+      const { metrics, gradients } = await separate();
+      close(result.metrics.margin, metrics.margin, 3e-5, "margin");
+      assert.equal([...result.gradients.keys()].sort(), [...gradients.keys()].sort());
+      sameGradients(result, valuesOf(await separate()), nameOf(g));
+      sameGradients(result, golden.gradients, `${nameOf(g)}, golden`);
+    });
+
+  const sequences = items.flatMap(({ chosen, rejected }) => [chosen, rejected]);
+  const supervised = memoized(async () => gradientsOf(await model(), sequences, { ...plain, loss: "sft" }));
+  for (const { reversed, ...g } of grid)
+    test(`supervised: ${nameOf({ reversed, ...g })}: the same loss and gradients`, async () => {
+      const given = reversed ? [...sequences].reverse() : sequences;
+      const result = await gradientsOf(await model(), given, { train, loss: "sft", ...g });
+      close(result.metrics.loss, (await supervised()).metrics.loss, 1e-5, `${nameOf({ reversed, ...g })}: loss`);
+      sameGradients(result, valuesOf(await supervised()), nameOf({ reversed, ...g }));
+    });
+
+  test("supervised: the loss is the mean over the scored tokens", async () => {
+    const logProbs = await (await model()).logProbs(sequences);
     const [total, tokens] = logProbs.reduce(([t, n], x) => [t + x.reduce((a, b) => a + b, 0), n + x.length], [0, 0]);
-    close(separate.metrics.loss, -total / tokens, 1e-5, "mean over the scored tokens");
+    close((await supervised()).metrics.loss, -total / tokens, 1e-5, "mean over the scored tokens");
   });
 
   test("a swapped pair has the negated margin, and the loss grows by it", async () => {
@@ -215,6 +213,7 @@ for (const golden of goldens) {
     sameGradients(await gradientsOf(model, family, { train, sharePrefix: false }), packed, "four answers of a prompt");
   });
 
+  test.after(async () => (await model())[Symbol.asyncDispose]());
   test.run();
 }
 

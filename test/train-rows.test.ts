@@ -246,19 +246,18 @@ test("items that share an id are all trained on, with keys of their own, counted
   assert.equal(told, [["DUPLICATE_ID", 2]]);
 });
 
-test("what the program's iterable throws ends the run as it is", async () => {
-  const mine = new Error("the database is gone");
-  async function* broken() {
-    yield idPairs(1)[0]!;
-    throw mine;
-  }
-  for (const onBadRow of ["fail", "skip"] as const) {
+for (const onBadRow of ["fail", "skip"] as const)
+  test(`what the program's iterable throws ends the run as it is: onBadRow ${onBadRow}`, async () => {
+    const mine = new Error("the database is gone");
+    async function* broken() {
+      yield idPairs(1)[0]!;
+      throw mine;
+    }
     const runDir = newDir();
     const e = await train(text({ data: broken(), onBadRow, runDir })).result.catch((x) => x);
     assert.is(e, mine);
     await train(text({ data: idPairs(4), onBadRow, runDir })); // nothing was begun
-  }
-});
+  });
 
 test("onLong: answers are cut to the context, counted in all and by step; what has no room is a bad row", async () => {
   const rows = textRows(8).map((row, i) => (i === 2 || i === 5 ? { ...row, chosen: words } : row));

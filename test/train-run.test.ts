@@ -130,19 +130,19 @@ const points: [point: RegExp, how: string][] = [
   [/^step 1$/, "break"],
   [/^train end$/, "abort"],
 ];
+const scores = (name: string) => setups[name]!().kind === "dpo"; // supervised runs score nothing
 for (const name of names)
-  test(`${name}: stopped anywhere, it goes on to the bytes of the straight run`, async () => {
-    const { events, bytes, hash } = await straight(name);
-    for (const [point, how] of points) {
-      const found = events.map(where).find((e) => point.test(e));
-      if (found === undefined) continue; // supervised runs score nothing
+  for (const [point, how] of points.filter(([point]) => scores(name) || !/score/.test(point.source)))
+    test(`${name}: stopped at ${point.source} by ${how}, it goes on to the bytes of the straight run`, async () => {
+      const { events, bytes, hash } = await straight(name);
+      const found = events.map(where).find((e) => point.test(e))!;
+      assert.type(found, "string");
       const runDir = newDir();
       await stopped(at(name, { runDir }), found, how);
       const { result } = await eventsOf(at(name, { runDir }));
       assert.equal([result.hash, result.resumed], [hash, true], `${found}, ${how}`);
       assert.equal(bytesOf(runDir), bytes, `${found}, ${how}`);
-    }
-  });
+    });
 
 test("stopped again and again, a run goes on, and says what it resumed", async () => {
   const { bytes, hash } = await straight("dpo, text rows");
@@ -166,9 +166,9 @@ test("stopped again and again, a run goes on, and says what it resumed", async (
   assert.equal(bytesOf(runDir), bytes);
 });
 
-test("a run that ended between its last step and its model saves the model of the last step", async () => {
-  const { options, hash, bytes } = await straight("dpo, pixels");
-  for (const stage of ["train", "save"]) {
+for (const stage of ["train", "save"])
+  test(`a run that ended at ${stage}, behind its last step, saves the model of that step`, async () => {
+    const { options, hash, bytes } = await straight("dpo, pixels");
     const runDir = copyOf(options.runDir);
     rmSync(join(runDir, "model"), { recursive: true });
     const { hash: _, ...facts } = JSON.parse(readFileSync(join(runDir, "stage.json"), "utf8"));
@@ -181,8 +181,7 @@ test("a run that ended between its last step and its model saves the model of th
     assert.is(events.map(where)[0], `${stage} resumed`);
     assert.is(result.hash, hash);
     assert.equal(bytesOf(runDir), bytes);
-  }
-});
+  });
 
 const paper = {
   schedule: "linear",
@@ -240,14 +239,14 @@ for (const [change, key] of changes)
     assert.equal(bytesOf(options.runDir), bytes);
   });
 
-test("what changes no result may differ: threads, how often state is saved, where the model lies", async () => {
-  const { bytes, hash } = await straight("dpo, text rows");
-  const free: Partial<TrainOptions>[] = [
-    { load: { threads: 2 } },
-    { saveEverySteps: 4 },
-    { model: copyOf(folder("text_llama")) },
-  ];
-  for (const change of free) {
+const free: [what: string, change: Partial<TrainOptions>][] = [
+  ["threads", { load: { threads: 2 } }],
+  ["how often state is saved", { saveEverySteps: 4 }],
+  ["where the model lies", { model: copyOf(folder("text_llama")) }],
+];
+for (const [what, change] of free)
+  test(`what changes no result may differ: ${what}`, async () => {
+    const { bytes, hash } = await straight("dpo, text rows");
     const runDir = newDir();
     await stopped(at("dpo, text rows", { runDir }), "step 1", "break");
     const { result } = await eventsOf(at("dpo, text rows", { ...change, runDir }));
@@ -255,8 +254,7 @@ test("what changes no result may differ: threads, how often state is saved, wher
     const found = bytesOf(runDir);
     for (const key of Object.keys(bytes).filter((k) => !k.startsWith("train/step-000005")))
       assert.is(found[key], bytes[key], key);
-  }
-});
+  });
 
 test("another model is refused by its hash", async () => {
   const { options } = await straight("dpo, ids");
@@ -320,17 +318,21 @@ test("a clip is decoded and encoded once over all epochs; a later run takes it f
   assert.equal(media(resumed.work), [0, 0, 3, 0], "the run's own folder");
 });
 
-test("reference log-probs that were lost are scored again, to the same bits, and told", async () => {
-  const { bytes } = await straight("dpo, text rows");
-  for (const spoil of [
-    (path: string) => rmSync(path),
-    (path: string) => truncateSync(path, 200),
-    (path: string) => {
+const losses: [what: string, spoil: (path: string) => void][] = [
+  ["the file", (path) => rmSync(path)],
+  ["its end", (path) => truncateSync(path, 200)],
+  [
+    "a bit",
+    (path) => {
       const found = readFileSync(path);
       found[150]! ^= 1;
       writeFileSync(path, found);
     },
-  ]) {
+  ],
+];
+for (const [what, spoil] of losses)
+  test(`reference log-probs that were lost are scored again, to the same bits, and told: ${what}`, async () => {
+    const { bytes } = await straight("dpo, text rows");
     const runDir = newDir();
     await stopped(at("dpo, text rows", { runDir }), "step 2", "break");
     spoil(join(runDir, "refs.f32"));
@@ -340,8 +342,7 @@ test("reference log-probs that were lost are scored again, to the same bits, and
       ["REFERENCES_LOST"],
     );
     assert.equal(bytesOf(runDir), bytes);
-  }
-});
+  });
 
 test("what was refused before anything was computed may be corrected in the same folder", async () => {
   const runDir = newDir();

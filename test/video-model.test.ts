@@ -10,6 +10,7 @@ import { near, rejects, sameBits, sameBytes, some } from "./helpers/assert.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folderOf, videoCases, videoDpo, type VideoFamily, videoFamilies, videoPairs } from "./helpers/golden-video.js";
 import { readSafetensors, writeSafetensors } from "./helpers/safetensors.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("video model");
 const f32 = (t: { data: unknown } | undefined) => t!.data as Float32Array;
@@ -44,20 +45,24 @@ function renamed(family: VideoFamily, rename: (name: string) => string): string 
   return dir;
 }
 
-for (const family of ["video_llava", "llava_next_video"] as const)
-  test(`${family}: every published spelling of the names gives the same logits`, async () => {
-    const names = JSON.parse(readFileSync(join(folderOf(family), "../names.json"), "utf8"));
+for (const family of ["video_llava", "llava_next_video"] as const) {
+  const expected = memoized(async () => {
     await using model = await loadModel(folderOf(family));
-    const expected = await logitsOf(model, family);
-    for (const spelling of ["hub", "v4_52", "v5_parameter"]) {
+    return await logitsOf(model, family);
+  });
+  for (const spelling of ["hub", "v4_52", "v5_parameter"])
+    test(`${family}: every published spelling of the names gives the same logits: ${spelling}`, async () => {
+      const names = JSON.parse(readFileSync(join(folderOf(family), "../names.json"), "utf8"));
       await using other = await loadModel(renamed(family, (name) => names[name][spelling]));
-      sameBits(await logitsOf(other, family), expected, spelling);
-    }
+      sameBits(await logitsOf(other, family), await expected(), spelling);
+    });
+  test(`${family}: the older spelling of the config gives the same logits`, async () => {
     const legacy = copyOf(folderOf(family));
     renameSync(join(legacy, "config.legacy.json"), join(legacy, "config.json"));
     await using old = await loadModel(legacy);
-    sameBits(await logitsOf(old, family), expected, "older config");
+    sameBits(await logitsOf(old, family), await expected(), "older config");
   });
+}
 
 for (const family of videoFamilies)
   test(`${family}: a saved checkpoint has the same bytes where nothing was trained`, async () => {
@@ -83,9 +88,9 @@ for (const family of videoFamilies)
     near(await logitsOf(again, family), await logitsOf(model, family), 0, "loaded again");
   });
 
-test("a video file is decoded, encoded and prefilled once for a whole session", async () => {
-  const video = clip(temporaryFolder());
-  for (const family of videoFamilies) {
+const video = memoized(() => clip(temporaryFolder()));
+for (const family of videoFamilies)
+  test(`${family}: a video file is decoded, encoded and prefilled once for a whole session`, async () => {
     await using model = await loadModel(folderOf(family));
     await using session = model.session();
     const ask = (text: string) => ({
@@ -93,7 +98,7 @@ test("a video file is decoded, encoded and prefilled once for a whole session", 
         {
           role: "user" as const,
           content: [
-            { type: "video" as const, media: video },
+            { type: "video" as const, media: video() },
             { type: "text" as const, text },
           ],
         },
@@ -116,11 +121,10 @@ test("a video file is decoded, encoded and prefilled once for a whole session", 
     assert.ok(second.prefillTokens - first.prefillTokens < rows, `${family}: the clip's rows were kept`);
     await model.generate(ask("Outside of the session?"));
     assert.is(model.counters.decodes, 1, "the model still has the clip");
-  }
-});
+  });
 
-test("sequence counts a file's rows without opening it, and is what generate computes", async () => {
-  for (const family of videoFamilies) {
+for (const family of videoFamilies)
+  test(`${family}: sequence counts a file's rows without opening it, and is what generate computes`, async () => {
     await using model = await loadModel(folderOf(family));
     const parts = [
       { type: "video" as const, media: { path: "not-there.mp4" } },
@@ -136,23 +140,21 @@ test("sequence counts a file's rows without opening it, and is what generate com
     assert.equal([...again.ids], [...answered.ids]);
     await rejects(() => model.generate({ prompt: messages }), "NOT_FOUND", /not-there/, "opened");
 
-    const video = clip(temporaryFolder());
     const prompt = await model.sequence("What is this?");
     const [text] = await model.generate({ prompt: "What is this?", maxTokens: 4 });
     const [ids] = await model.generate({ prompt, maxTokens: 4 });
     sameBits(ids!.logProbs, text!.logProbs, `${family}, text`);
-    const withVideo = await model.sequence([{ role: "user", content: [{ type: "video", media: video }, parts[1]!] }]);
+    const withVideo = await model.sequence([{ role: "user", content: [{ type: "video", media: video() }, parts[1]!] }]);
     const [a] = await model.generate({ prompt: withVideo, maxTokens: 4 });
-    const [b] = await model.generate({ prompt: "What is this?", media: [video], maxTokens: 4 });
+    const [b] = await model.generate({ prompt: "What is this?", media: [video()], maxTokens: 4 });
     sameBits(a!.logProbs, b!.logProbs, `${family}, video`);
-  }
-});
+  });
 
-test("what was trained is used at once, before and behind the projector", async () => {
-  const family = "video_llava";
-  const [c] = videoCases(family).cases;
-  const sequence = { ids: c!.ids, media: c!.media, lossMask: c!.lossMask };
-  for (const part of ["vision", "projector"] as const) {
+for (const part of ["vision", "projector"] as const)
+  test(`what was trained is used at once: ${part}`, async () => {
+    const family = "video_llava";
+    const [c] = videoCases(family).cases;
+    const sequence = { ids: c!.ids, media: c!.media, lossMask: c!.lossMask };
     await using model = await loadModel(folderOf(family));
     const [before] = await model.logProbs([sequence]); // its features are kept from here on
     const trainer = await createTrainer(model, { learningRate: 1e-2, train: { decoder: false, [part]: true } });
@@ -168,8 +170,7 @@ test("what was trained is used at once, before and behind the projector", async 
       trained!.some((x, i) => Math.abs(x - before![i]!) > 1e-3),
       `${part} changed the answer`,
     );
-  }
-});
+  });
 
 test("what became of a file's frames is told", async () => {
   const dir = temporaryFolder();
@@ -195,34 +196,31 @@ test("what became of a file's frames is told", async () => {
   await rejects(() => loadModel(folderOf("llava_hound"), { onMedia: 3 as never }), "INVALID_ARGUMENT", /onMedia/, "3");
 });
 
-test("features given, pixels given and the file itself: the same answer", async () => {
-  const video = clip(temporaryFolder());
-  for (const family of videoFamilies) {
+for (const family of videoFamilies)
+  test(`${family}: features given, pixels given and the file itself: the same answer`, async () => {
     await using model = await loadModel(folderOf(family));
-    const { pixels, sourceFrames } = await model.preprocess(video);
+    const file = video();
+    const { pixels, sourceFrames } = await model.preprocess(file);
     assert.is(sourceFrames.length, 8);
-    const projected = await model.encode(video);
+    const projected = await model.encode(file);
     assert.equal(projected.shape, [model.info.visualTokens, f32(projected).length / model.info.visualTokens!]);
     const answers = [];
-    const tower = await model.encode(video, { stage: "tower" });
-    for (const media of [video, { path: video }, { pixels }, projected, tower])
+    const tower = await model.encode(file, { stage: "tower" });
+    for (const media of [file, { path: file }, { pixels }, projected, tower])
       answers.push((await model.generate({ prompt: "What is this?", media: [media], maxTokens: 8 }))[0]!);
     for (const a of answers) sameBits(a.logProbs, answers[0]!.logProbs, family);
     const { image } = videoCases(family);
-    if (!image) continue;
+    if (!image) return;
     const [fromPixels] = await model.generate({ prompt: "And this?", media: [image.media], maxTokens: 8 });
     const features = await model.encode(image.media);
     const [fromFeatures] = await model.generate({ prompt: "And this?", media: [features], maxTokens: 8 });
     sameBits(fromFeatures!.logProbs, fromPixels!.logProbs, `${family}, an image's features`);
-  }
-});
+  });
 
-test("the feature cache: a second process run neither decodes nor encodes", async () => {
-  const dir = temporaryFolder();
-  const video = clip(dir);
-  const featureCache = { dir: join(dir, "features") };
-  const request = { prompt: "What is this?", media: [video], maxTokens: 8 };
-  for (const dtype of ["f32", "bf16"] as const) {
+const featureCache = { dir: join(temporaryFolder(), "features") };
+for (const dtype of ["f32", "bf16"] as const)
+  test(`the feature cache: a second process run neither decodes nor encodes: ${dtype}`, async () => {
+    const request = { prompt: "What is this?", media: [video()], maxTokens: 8 };
     await using cold = await loadModel(folderOf("llava_hound"), { featureCache, dtype });
     const [a] = await cold.generate(request);
     assert.equal([cold.counters.decodes, cold.counters.featureMisses, cold.counters.featureHits], [1, 1, 0]);
@@ -231,8 +229,7 @@ test("the feature cache: a second process run neither decodes nor encodes", asyn
     assert.equal([warm.counters.decodes, warm.counters.featureMisses, warm.counters.featureHits], [0, 0, 1]);
     assert.is(warm.counters.towerPasses, 0);
     sameBits(b!.logProbs, a!.logProbs, dtype);
-  }
-});
+  });
 
 test("towers in a folder beside the checkpoint", async () => {
   const family = "llava_hound";
@@ -284,8 +281,8 @@ test("towers without a config of their own: read from their tensors, and said so
   assert.is(model.info.visualTokens, 32);
 });
 
-test("inspect names the parts and counts them", async () => {
-  for (const family of videoFamilies) {
+for (const family of videoFamilies)
+  test(`${family}: inspect names the parts and counts them`, async () => {
     const report = await inspectCheckpoint(folderOf(family));
     assert.is(report.family, family);
     assert.equal([report.missing, report.unused], [[], []]);
@@ -298,30 +295,28 @@ test("inspect names the parts and counts them", async () => {
     await using model = await loadModel(folderOf(family));
     assert.is(model.info.parameters, report.parameters);
     assert.is(model.info.visualTokens, report.visualTokens);
-  }
-});
+  });
 
-test("bad configs of video models", async () => {
-  const rows: [VideoFamily, (config: Record<string, never>) => object, string, RegExp][] = [
-    ["llava_hound", (c) => ({ ...c, mm_projector_type: "qformer" }), "CHECKPOINT_UNSUPPORTED", /mm_projector_type/],
-    ["llava_hound", (c) => ({ ...c, mm_vision_select_layer: -9 }), "INVALID_CONFIG", /mm_vision_select_layer/],
-    ["llava_hound", (c) => ({ ...c, mm_use_x_start_end: true }), "CHECKPOINT_UNSUPPORTED", /start_end/],
-    ["video_llava", (c) => ({ ...c, vision_config: undefined }), "INVALID_CONFIG", /vision_config/],
-    ["video_llava", (c) => ({ ...c, video_token_index: 448 }), "INVALID_CONFIG", /video_token_index/],
-    ["llava_next_video", (c) => ({ ...c, spatial_pool_mode: "max" }), "CHECKPOINT_UNSUPPORTED", /spatial_pool_mode/],
-    [
-      "llava_next_video",
-      (c) => ({ ...c, projector_hidden_act: "relu" }),
-      "CHECKPOINT_UNSUPPORTED",
-      /projector_hidden_act/,
-    ],
-  ];
-  for (const [family, change, code, message] of rows) {
+const bad: [VideoFamily, (config: Record<string, never>) => object, string, RegExp][] = [
+  ["llava_hound", (c) => ({ ...c, mm_projector_type: "qformer" }), "CHECKPOINT_UNSUPPORTED", /mm_projector_type/],
+  ["llava_hound", (c) => ({ ...c, mm_vision_select_layer: -9 }), "INVALID_CONFIG", /mm_vision_select_layer/],
+  ["llava_hound", (c) => ({ ...c, mm_use_x_start_end: true }), "CHECKPOINT_UNSUPPORTED", /start_end/],
+  ["video_llava", (c) => ({ ...c, vision_config: undefined }), "INVALID_CONFIG", /vision_config/],
+  ["video_llava", (c) => ({ ...c, video_token_index: 448 }), "INVALID_CONFIG", /video_token_index/],
+  ["llava_next_video", (c) => ({ ...c, spatial_pool_mode: "max" }), "CHECKPOINT_UNSUPPORTED", /spatial_pool_mode/],
+  [
+    "llava_next_video",
+    (c) => ({ ...c, projector_hidden_act: "relu" }),
+    "CHECKPOINT_UNSUPPORTED",
+    /projector_hidden_act/,
+  ],
+];
+for (const [family, change, code, message] of bad)
+  test(`a bad config of ${family}: ${message.source}`, async () => {
     const dir = copyOf(folderOf(family));
     const path = join(dir, "config.json");
     writeFileSync(path, JSON.stringify(change(JSON.parse(readFileSync(path, "utf8")))));
     await rejects(() => loadModel(dir), code as "INVALID_CONFIG", message, String(message));
-  }
-});
+  });
 
 test.run();

@@ -10,6 +10,7 @@ import { openMedia } from "../src/video/load-media.js";
 import { isError, ordered, rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { plainSpec } from "./helpers/video.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("video pictures");
 const dir = temporaryFolder();
@@ -165,39 +166,47 @@ const encoded: [what: string, encode: () => Promise<Buffer>][] = [
   ["a JPEG XL picture", async () => Buffer.from("\xff\n\xfa\x1f\x01", "latin1")],
 ];
 
-for (const [i, [what, encode]] of encoded.entries())
-  test(`${what} (${i}) is refused by its kind, whatever it is called`, async () => {
+const spec64 = plainSpec(64, { images: true });
+const openings: [way: string, open: (name: string, frames: string) => Promise<unknown>][] = [
+  ["an image", (name) => openMedia({ kind: "image", path: name }, spec64)],
+  ["a frame", (_, frames) => openMedia(frames, spec64)],
+  ["the decoder", (name) => readImage(name)],
+  ["a path", (name) => openMedia(name, spec64)],
+];
+for (const [i, [what, encode]] of encoded.entries()) {
+  const written = memoized(async () => {
     const [name, frames] = [at(`other${i}.jpg`), at(`frames${i}`)];
     const bytes = await encode();
     writeFileSync(name, bytes);
     mkdirSync(frames);
     writeFileSync(join(frames, "1"), bytes);
-    const spec = plainSpec(64, { images: true });
-    const ways: [string, () => Promise<unknown>][] = [
-      ["an image", () => openMedia({ kind: "image", path: name }, spec)],
-      ["a frame", () => openMedia(frames, spec)],
-      ["the decoder", () => readImage(name)],
-      ...(what === "a GIF" ? [] : [["a path", () => openMedia(name, spec)] as [string, () => Promise<unknown>]]),
-    ];
-    for (const [way, call] of ways) {
-      const error = await call().catch((e: Error) => e);
+    return [name, frames] as const;
+  });
+  for (const [way, open] of openings.filter(([way]) => what !== "a GIF" || way !== "a path"))
+    test(`${what} (${i}) is refused by its kind, whatever it is called: ${way}`, async () => {
+      const [name, frames] = await written();
+      const error = await open(name, frames).catch((e: Error) => e);
       isError(error, "MEDIA_UNREADABLE", `${way}`);
       assert.match(error.message, new RegExp(`expected a JPEG or PNG image, got ${what}$`), way);
       assert.match(error.hint!, /ffmpeg -i FILE OUT\.png/, way);
-    }
-  });
+    });
+}
 
 for (const [name, encode, last] of [
   ["short.jpg", () => halves().jpeg({ progressive: true }), 2],
   ["short.png", () => halves().png(), 13],
 ] as const)
-  test(`a picture that ends early is refused, at every place: ${name}`, async () => {
-    const bytes = await encode().toBuffer();
-    for (const length of [0, 1, 3, 8, 20, bytes.length >> 1, bytes.length - last]) {
+  for (const [what, lengthOf] of [
+    ...[0, 1, 3, 8, 20].map((n) => [`${n} bytes`, () => n] as const),
+    ["its half", (n: number) => n >> 1] as const,
+    ["all but its end", (n: number) => n - last] as const,
+  ])
+    test(`a picture that ends early is refused: ${what} of ${name}`, async () => {
+      const bytes = await encode().toBuffer();
+      const length = lengthOf(bytes.length);
       writeFileSync(at(name), bytes.subarray(0, length));
       await rejects(() => readImage(at(name)), "MEDIA_UNREADABLE", /short/, `${name}, ${length} of ${bytes.length}`);
-    }
-  });
+    });
 
 const orders: [names: string[], told: boolean][] = [
   [["frame_1.png", "frame_2.png", "frame_10.png"], true],

@@ -8,6 +8,7 @@ import { openMedia } from "../src/video/load-media.js";
 import { rejects } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { ffmpeg, makeVideo, plainSpec } from "./helpers/video.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("video short");
 const dir = temporaryFolder();
@@ -45,12 +46,17 @@ const announcing: [name: string, args: readonly string[], seconds?: number][] = 
   ["begin.mp4", fast],
   ["avi.avi", ["-c:v", "mpeg4"]],
 ];
-for (const [name, args, seconds] of announcing)
-  test(`${name}, cut off: what is missing is counted, for a few frames and for many`, async () => {
+for (const [name, args, seconds] of announcing) {
+  const file = memoized(async () => {
     const path = made(name, args, seconds);
-    const full = (await openMedia(path, spec, { maxLost: 0 })).notes;
-    assert.equal({ ...full, count: 0, seeks: 0 }, { ...whole, count: 0, seeks: 0 });
-    for (const share of [0.5, 0.9]) {
+    return { path, full: (await openMedia(path, spec, { maxLost: 0 })).notes };
+  });
+  test(`${name}, whole: nothing is missing`, async () => {
+    assert.equal({ ...(await file()).full, count: 0, seeks: 0 }, { ...whole, count: 0, seeks: 0 });
+  });
+  for (const share of [0.5, 0.9])
+    test(`${name}, cut off at ${share}: what is missing is counted, for a few frames and for many`, async () => {
+      const { path, full } = await file();
       const short = cut(path, share);
       for (const sample of [{ frames: 2 }, { frames: 64 }]) {
         const { count, lost } = (await openMedia({ path: short, sample }, spec)).notes;
@@ -61,8 +67,8 @@ for (const [name, args, seconds] of announcing)
       }
       const refused = () => openMedia(short, spec, { maxLost: 0 });
       await rejects(refused, "MEDIA_UNREADABLE", /expected at most 0 % of its frames to be lost/, name);
-    }
-  });
+    });
+}
 
 const longer: [what: string, name: string, make: (path: string) => void][] = [
   ["sound that goes on", "more.mkv", () => made("more.mkv", x264, 55)],
@@ -96,14 +102,15 @@ const longer: [what: string, name: string, make: (path: string) => void][] = [
     (path) => ffmpeg("-ss", "3", "-t", "3", "-i", made("p.mkv", x264), "-c", "copy", path),
   ],
 ];
-for (const [what, name, make] of longer)
-  test(`whole: ${what}`, async () => {
-    make(at(name));
-    for (const n of [2, 64]) {
+for (const [what, name, make] of longer) {
+  const file = memoized(() => make(at(name)));
+  for (const n of [2, 64])
+    test(`whole: ${what}, ${n} frames`, async () => {
+      file();
       const { notes } = await openMedia({ path: at(name), sample: { frames: n } }, spec, { maxLost: 0 });
       const { decodeErrors, lost, damaged } = notes;
       assert.equal([decodeErrors, lost, damaged], [0, 0, undefined], `${n} frames`);
-    }
-  });
+    });
+}
 
 test.run();

@@ -22,6 +22,7 @@ import { evenly } from "../src/video/timeline.js";
 import { near, ordered, rejects, sameBits } from "./helpers/assert.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { bytesOf, countFrames, ffmpeg, makeVideo, plainSpec, selected, spaced, turnedCopy } from "./helpers/video.js";
+import { memoized } from "./helpers/memoized.js";
 
 const test = suite("video media");
 const dir = temporaryFolder();
@@ -427,14 +428,24 @@ test("bad folders and images", async () => {
   );
 });
 
-test("images: by file, by kind, refused by a model without", async () => {
+const still = memoized(async () => {
   const path = at("still.png");
   await image(64, 64, 9).toFile(path);
-  for (const media of [path, { path }, { path, kind: "image" as const }]) {
-    const { kind, pixels, sourceFrames } = await openMedia(media, spec);
+  return path;
+});
+for (const [what, media] of [
+  ["a path", (path: string) => path],
+  ["an object", (path: string) => ({ path })],
+  ["its kind", (path: string) => ({ path, kind: "image" as const })],
+] as const)
+  test(`an image by ${what}`, async () => {
+    const { kind, pixels, sourceFrames } = await openMedia(media(await still()), spec);
     assert.equal([kind, pixels.shape, [...sourceFrames]], ["image", [1, 3, 64, 64], [0]]);
     sameBits(bytesOf(pixels), noise(64, 64, 9), "image");
-  }
+  });
+
+test("images: frames of a model of clips, refused by a model without", async () => {
+  const path = await still();
   const bind = plainSpec(64, { type: "languagebind", layout: "cthw" });
   const bound = await openMedia(path, bind);
   assert.equal(bound.pixels.shape, [1, 3, 64, 64]);
@@ -474,7 +485,7 @@ test("frames in memory", async () => {
   );
 });
 
-test("pixels: shapes of either layout, and wrong ones", async () => {
+{
   const tensor = (...shape: number[]): Tensor => ({
     dtype: "f32",
     shape,
@@ -490,11 +501,12 @@ test("pixels: shapes of either layout, and wrong ones", async () => {
     [tensor(1, 3, 4, 4), bind, "image", [1, 3, 4, 4]],
     [tensor(1, 3, 4, 4), plainSpec(4, { images: false }), "video", [1, 3, 4, 4]],
   ];
-  for (const [pixels, s, kind, shape] of kinds) {
-    const opened = await openMedia({ pixels }, s);
-    assert.equal([opened.kind, opened.pixels.shape], [kind, shape]);
-    assert.is(opened.pixels.data, pixels.data);
-  }
+  for (const [pixels, s, kind, shape] of kinds)
+    test(`pixels of shape ${pixels.shape} are ${kind}, ${s.layout}`, async () => {
+      const opened = await openMedia({ pixels }, s);
+      assert.equal([opened.kind, opened.pixels.shape], [kind, shape]);
+      assert.is(opened.pixels.data, pixels.data);
+    });
   const spoiled = tensor(5, 3, 4, 4);
   (spoiled.data as Float32Array)[7] = Number.NaN;
   const wrong: [unknown, typeof clip, RegExp][] = [
@@ -507,16 +519,20 @@ test("pixels: shapes of either layout, and wrong ones", async () => {
     [{ dtype: "f32", data: new Float32Array(3) }, clip, /shape.*array/],
     [spoiled, clip, /data\[7\].*NaN/],
   ];
-  for (const [pixels, s, message] of wrong)
-    await rejects(() => openMedia({ pixels: pixels as Tensor }, s), "INVALID_ARGUMENT", message, String(message));
-  await rejects(
-    () => openMedia({ pixels: tensor(1, 3, 4, 4), kind: "video" }, bind),
-    "INVALID_ARGUMENT",
-    /shape/,
-    "kind",
-  );
-  await rejects(() => openMedia({} as never, clip), "INVALID_ARGUMENT", /path, frames or pixels/, "nothing");
-});
+  for (const [i, [pixels, s, message]] of wrong.entries())
+    test(`wrong pixels, row ${i}: ${message.source}`, () =>
+      rejects(() => openMedia({ pixels: pixels as Tensor }, s), "INVALID_ARGUMENT", message, String(message)));
+
+  test("wrong pixels: of another kind, and none", async () => {
+    await rejects(
+      () => openMedia({ pixels: tensor(1, 3, 4, 4), kind: "video" }, bind),
+      "INVALID_ARGUMENT",
+      /shape/,
+      "kind",
+    );
+    await rejects(() => openMedia({} as never, clip), "INVALID_ARGUMENT", /path, frames or pixels/, "nothing");
+  });
+}
 
 // ---------- keys
 
@@ -528,7 +544,7 @@ test("keys: the same for the same, another for anything else, without decoding",
   assert.is((await openMedia(path, spec)).key, key);
   assert.is(await mediaKey(copy, spec), key, "a key is of the content");
   const frames = noise(64, 64, 1);
-  const still = at("still.png");
+  const picture = await still();
   const all = await Promise.all([
     key,
     mediaKey({ path, sample: { frames: 4 } }, spec),
@@ -541,7 +557,7 @@ test("keys: the same for the same, another for anything else, without decoding",
     mediaKey(makeVideo(at("other.mp4"), x264, { frames: 21 }), spec),
     mediaKey(at("frames"), spec),
     mediaKey(at("mixed"), spec),
-    mediaKey(still, spec),
+    mediaKey(picture, spec),
     mediaKey({ frames, width: 64, height: 64 }, spec),
     mediaKey({ frames, width: 64, height: 64, kind: "image" }, spec),
     mediaKey({ frames, width: 32, height: 128 }, spec),
@@ -552,7 +568,7 @@ test("keys: the same for the same, another for anything else, without decoding",
   writeFileSync(copy, "something else");
   utimesSync(copy, new Date(), new Date());
   assert.is.not(await mediaKey(copy, spec), key, "a changed file is read again");
-  assert.is((await openMedia(still, spec)).key, all[11]);
+  assert.is((await openMedia(picture, spec)).key, all[11]);
   mkdirSync(at("nested/inside"), { recursive: true });
   await rejects(() => mediaKey(at("nested"), spec), "MEDIA_EMPTY", /none, but inside/, "a folder in a folder");
   await rejects(() => openMedia(at("nested"), spec), "MEDIA_EMPTY", /none, but inside/, "a folder in a folder");

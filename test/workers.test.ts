@@ -14,13 +14,15 @@ test(`${2 * rounds} workers terminated mid-job`, () => {
   assert.match(ended.out, `survived ${rounds} 5 tokens, true`);
 });
 
-test("a process that exits in the middle of a job ends as it was told", () => {
-  for (const how of ["process.exit(7)", "throw new Error('ended')"]) {
+for (const [how, code] of [
+  ["process.exit(7)", 7],
+  ["throw new Error('ended')", 1],
+] as const)
+  test(`a process that exits in the middle of a job ends as it was told: ${how}`, () => {
     const ended = script("exit.ts", [how]);
     assert.is(ended.signal, null, `${how} was killed by ${ended.signal}: ${ended.err}`);
-    assert.is(ended.code, how.startsWith("throw") ? 1 : 7, ended.err);
-  }
-});
+    assert.is(ended.code, code, ended.err);
+  });
 
 test("a process with an idle model ends by itself", () => {
   const ended = script("exit.ts", ["idle"]);

@@ -1,4 +1,4 @@
-// A test is a function with a name; a failed CHECK says where and with what, and the test goes on.
+// A test is a function with a name; a failed CHECK says where, with what and what it compared, and the test goes on.
 // main.cc runs all whose name contains argv[1] and ends with "N passed, N failed, N skipped".
 #pragma once
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "comparison.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/rng.h"
@@ -32,12 +33,25 @@ struct Register {
   static ::isr::test::Register ISR_TEST_CAT(reg_, __LINE__)(name, ISR_TEST_CAT(test_, __LINE__));        \
   static void ISR_TEST_CAT(test_, __LINE__)()
 
-#define CHECK(cond, ...)                                                                                 \
-  do {                                                                                                   \
-    if (!(cond)) {                                                                                       \
-      ++::isr::test::failures();                                                                         \
-      std::printf("  %s:%d: %s  [%s]\n", __FILE__, __LINE__, #cond, ::isr::concat(__VA_ARGS__).c_str()); \
-    }                                                                                                    \
+// Where failed checks go instead of being printed and counted, while a test of CHECK itself listens.
+inline std::vector<std::string>*& listener() { static std::vector<std::string>* none = nullptr; return none; }
+
+inline std::string failure_text(const char* file, int line, const char* condition, const std::string& sides, const std::string& message) {
+  return concat(file, ":", line, ": ", condition, sides.empty() ? "" : ": ", sides, "  [", message, "]");
+}
+
+inline void record_failure(const std::string& said) {
+  if (listener()) return listener()->push_back(said);
+  ++failures();
+  std::printf("  %s\n", said.c_str());
+}
+
+// The parts are written to a message, which is made only for a failure. A comparison's two sides are in it without being named.
+#define CHECK(cond, ...)                                                                                        \
+  do {                                                                                                          \
+    if (const ::isr::compared::Outcome outcome_ = ::isr::compared::Decomposer() <=> cond; !outcome_.holds)      \
+      ::isr::test::record_failure(                                                                              \
+          ::isr::test::failure_text(__FILE__, __LINE__, #cond, outcome_.sides, ::isr::concat(__VA_ARGS__)));    \
   } while (0)
 
 // The code of the error that f throws; "" if it throws none.
