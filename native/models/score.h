@@ -14,7 +14,7 @@ struct ForwardRequest {
 };
 struct ForwardResult {
   std::vector<float> logits, hidden;   // (end - begin, V), (end - begin, C): after the final norm
-  std::vector<int32_t> positions;      // (S)
+  std::vector<int32_t> positions;      // (S): of the first axis
 };
 ForwardResult forward(Model& m, const ForwardRequest& request, const std::atomic<bool>* cancel);
 
