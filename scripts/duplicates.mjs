@@ -49,13 +49,17 @@ export function duplicatesOf(files) {
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** The files of src/ and native/, from path to text. */
+/** Files that a script writes from rows that stand once: nobody reads or changes them line by line. */
+const made = ["src/base/option-types.ts"];
+
+/** The files of src/ and native/ that people write, from path to text. */
 export function sources() {
   const files = new Map();
   for (const folder of ["src", "native"])
     for (const entry of readdirSync(join(root, folder), { recursive: true, withFileTypes: true })) {
       const path = join(entry.parentPath ?? entry.path, entry.name);
-      if (entry.isFile() && code.test(entry.name)) files.set(path.slice(root.length), readFileSync(path, "utf8"));
+      const name = path.slice(root.length);
+      if (entry.isFile() && code.test(name) && !made.includes(name)) files.set(name, readFileSync(path, "utf8"));
     }
   return files;
 }

@@ -242,19 +242,18 @@ for (const { old, where, was, now, both, without } of [...options, ...results])
     if (both) await rejects(both[0], both[2] ?? "INVALID_ARGUMENT", both[1], "both names");
   });
 
-test("stream: true, as other programs take it, is refused with what to do instead", async () => {
-  const calls: readonly [call: () => PromiseLike<unknown>, field: string][] = [
-    [() => model.generate({ ...draw, stream: true as never }), "requests[0].stream"],
-    [() => model.chat([user(prompt)], { stream: true as never }), "options.stream"],
-    [() => answers({}, { stream: false }), "options.stream"],
-  ];
-  for (const [call, field] of calls) {
+const flags: readonly [what: string, call: () => PromiseLike<unknown>, field: string][] = [
+  ["generate()", () => model.generate({ ...draw, stream: true as never }), "requests[0].stream"],
+  ["chat()", () => model.chat([user(prompt)], { stream: true as never }), "options.stream"],
+  ["generateFile()", () => answers({}, { stream: false }), "options.stream"],
+];
+for (const [what, call, field] of flags)
+  test(`a flag as \`stream\`, as other programs take it, is refused with what to do instead: ${what}`, async () => {
     const e = (await reasonOf(call())) as IsrDpoError;
     assert.equal([e.code, e.detail?.field], ["INVALID_ARGUMENT", field]);
     assert.match(e.message, /expected a string \(it is now randomStream\), got (true|false)/);
     assert.match(e.hint ?? "", /iterate the run .* names a stream of random draws/);
-  }
-});
+  });
 
 test("an old name without a value is none", async () => {
   const expected = said(await model.generate({ ...draw, n: 2, randomStream: "s" }));
@@ -262,20 +261,26 @@ test("an old name without a value is none", async () => {
   assert.equal(said(await model.generate(request as never)), expected);
 });
 
-test("results have the new name alone in JSON, in copies and in comparisons; set under the old one, it is set", async () => {
-  const [completion] = await model.generate(draw);
-  const sequence = await model.sequence(prompt, "a red circle");
-  const rendered = tokenizer.applyChatTemplate(talk);
-  for (const [result, keys] of [
-    [completion!, ["request", "copy", "ids", "text", "logProbs", "finishReason"]],
-    [sequence, ["ids", "lossMask"]],
-    [rendered, ["text", "ids", "lossMask", "merged"]],
-  ] as const) {
+const results: readonly [what: string, made: () => object | PromiseLike<object>, keys: readonly string[]][] = [
+  [
+    "a completion",
+    async () => (await model.generate(draw))[0]!,
+    ["request", "copy", "ids", "text", "logProbs", "finishReason"],
+  ],
+  ["a sequence", () => model.sequence(prompt, "a red circle"), ["ids", "lossMask"]],
+  ["what a template gives", () => tokenizer.applyChatTemplate(talk), ["text", "ids", "lossMask", "merged"]],
+];
+for (const [what, made, keys] of results)
+  test(`${what} has the new name alone in JSON, in copies and in comparisons`, async () => {
+    const result = await made();
     assert.equal(Object.keys(result), keys);
     assert.equal(Object.keys(JSON.parse(JSON.stringify(result))), keys);
     assert.equal(Object.getOwnPropertyNames({ ...result }), keys);
     assert.equal(Object.getOwnPropertyNames(structuredClone(result)), keys);
-  }
+  });
+
+test("what is set under the old name is set", async () => {
+  const sequence = await model.sequence(prompt, "a red circle");
   sequence.scored = mask;
   assert.is(sequence.lossMask, mask);
 });

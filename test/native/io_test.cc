@@ -208,7 +208,7 @@ TEST("io safetensors: 100,000 tensors open; 200,000 are refused") {
   for (const int n : {100'000, 200'000}) {
     TempFolder dir;
     std::string header = "{";
-    for (int i = 0; i < n; ++i) header += (i ? "," : "") + entry(concat("t", i), "U8", "[1]", concat("[", i, ",", i + 1, "]"));
+    for (int i = 0; i < n; ++i) header.append(i ? "," : "") += entry(concat("t", i), "U8", "[1]", concat("[", i, ",", i + 1, "]"));
     write_file_atomic(dir / "model.safetensors", file_bytes(header + "}", static_cast<size_t>(n)));
     const double start = cpu_seconds();
     const std::string m = message_of([&] { CHECK(Checkpoint::open(dir.path()).find("t99999")->shape == std::vector<int64_t>{1}); });
