@@ -261,7 +261,7 @@ test("an old name without a value is none", async () => {
   assert.equal(said(await model.generate(request as never)), expected);
 });
 
-const results: readonly [what: string, made: () => object | PromiseLike<object>, keys: readonly string[]][] = [
+const resultKeys: readonly [what: string, made: () => object | PromiseLike<object>, keys: readonly string[]][] = [
   [
     "a completion",
     async () => (await model.generate(draw))[0]!,
@@ -270,7 +270,7 @@ const results: readonly [what: string, made: () => object | PromiseLike<object>,
   ["a sequence", () => model.sequence(prompt, "a red circle"), ["ids", "lossMask"]],
   ["what a template gives", () => tokenizer.applyChatTemplate(talk), ["text", "ids", "lossMask", "merged"]],
 ];
-for (const [what, made, keys] of results)
+for (const [what, made, keys] of resultKeys)
   test(`${what} has the new name alone in JSON, in copies and in comparisons`, async () => {
     const result = await made();
     assert.equal(Object.keys(result), keys);
