@@ -107,6 +107,7 @@ const Medium& MediaStore::get(int32_t first_id) const {
   return it->second;
 }
 
+// What a family declares (all_families() in family.cc) says how its towers see.
 void MediaStore::need_tower(Ctx& c, Model& m, Medium& x) {
   if (x.tower && x.tower_version == m.vision_version) return;
   if (x.pixels.empty())
