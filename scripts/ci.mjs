@@ -64,14 +64,20 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   // What computes; the rest does not see the level.
   const computing =
     "^(golden|golden-video|determinism|model|video-model|native|sampling-draws|checkpoints)\\.test\\.ts$";
+  const goldens = "^(golden|golden-video)\\.test\\.ts$";
   const away = "^(golden|golden-video|video-model|native|checkpoints)\\.test\\.ts$";
   const far = await buildFar(stages);
   for (const isa of far ? [undefined, ...lowerLevels()] : []) {
     const env = { ISR_DPO_PREBUILD: far, ...(isa && { ISR_DPO_ISA: isa }) };
-    await stages.stage(`on a device the host cannot read, ${isa ?? "this machine's level"}`, node, tsTests(away), {
-      ...options,
-      env,
-    });
+    await stages.stage(
+      `on a device the host cannot read, ${isa ?? "this machine's level"}`,
+      node,
+      tsTests(isa ? goldens : away),
+      {
+        ...options,
+        env,
+      },
+    );
   }
   for (const isa of lowerLevels())
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
