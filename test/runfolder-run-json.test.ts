@@ -49,6 +49,14 @@ test("the first start writes it, the same start reads it", async () => {
   assert.equal(readdirSync(dir), ["run.json"]);
 });
 
+test("a run that an earlier version recorded under an old name goes on", async () => {
+  const dir = temporaryFolder();
+  const by = (trainer: object) => over({ config: { trainer } });
+  await openRun(dir, by({ beta: 0.1, gamma: 0.5 }));
+  assert.is((await openRun(dir, by({ beta: 0.1, sftWeight: 0.5 }))).created, false);
+  await rejects(() => openRun(dir, by({ beta: 0.1, sftWeight: 1 })), "RUN_MISMATCH", /config\.trainer\.sftWeight/, "1");
+});
+
 const changes: [what: string, over: Over, keys: string[]][] = [
   ["threads", { config: { threads: 8 } }, []],
   ["logging", { config: { logging: { level: "debug", file: "x" } } }, []],
