@@ -52,8 +52,8 @@ test("the first start writes it, the same start reads it", async () => {
 test("a run that an earlier version recorded under an old name goes on", async () => {
   const dir = temporaryFolder();
   const by = (trainer: object) => over({ config: { trainer } });
-  await openRun(dir, by({ beta: 0.1, gamma: 0.5 }));
-  assert.is((await openRun(dir, by({ beta: 0.1, sftWeight: 0.5 }))).created, false);
+  const { run } = await openRun(dir, by({ beta: 0.1, gamma: 0.5 }));
+  assert.equal(await openRun(dir, by({ beta: 0.1, sftWeight: 0.5 })), { run, created: false });
   await rejects(() => openRun(dir, by({ beta: 0.1, sftWeight: 1 })), "RUN_MISMATCH", /config\.trainer\.sftWeight/, "1");
 });
 
