@@ -1,22 +1,12 @@
 // Chat templates: the checkpoint's Jinja template, which is given the messages as plain data and the special tokens by name.
 import { IsrDpoError } from "../base/errors.js";
 import type { Message } from "../base/types.js";
+import { type ChatTemplate, withoutTemplate } from "./template.js";
 import { strftime, type WallClock } from "./template-date.js";
 import { compile, JinjaFault, type Template } from "./jinja/index.js";
 
 /** Characters of a template. */
 export const maxTemplate = 1 << 20;
-
-export interface ChatTemplate {
-  readonly source: string;
-  /** Names of templates that stand beside it and are not used, such as tool_use. */
-  readonly others?: readonly string[];
-  /**
-   * The text of a conversation; `generate` adds what opens the assistant's next turn. Throws TOKENIZER with the template's
-   * own message when it refuses the conversation, and when it does not know how to render contents given as parts.
-   */
-  render(messages: readonly Message[], o: { generate: boolean }): string;
-}
 
 type PlainPart = { type: "text"; text: string } | { type: "video" | "image" };
 type PlainMessage = { role: string; content: string | PlainPart[] };
@@ -43,9 +33,6 @@ export function templateFault(path: string, line: number, what: string, hint: st
     ...(cause === undefined ? {} : { cause }),
   });
 }
-
-export const withoutTemplate =
-  "put a chat template that can be used beside the tokenizer (chat_template.jinja); prompts as ids need none";
 
 function failed(path: string, e: unknown): IsrDpoError {
   if (!(e instanceof JinjaFault)) throw e;

@@ -4,7 +4,7 @@ import { IsrDpoError } from "../base/errors.js";
 import type { Message, SpecialTokens } from "../base/types.js";
 import type { Literal } from "./added-tokens.js";
 import { atOnce, type Steps } from "./pausable.js";
-import { type ChatTemplate, withoutTemplate } from "./chat-template.js";
+import { type ChatTemplate, withoutTemplate } from "./template.js";
 import type { ModelTokenizer } from "./model-tokenizer.js";
 
 const roles = ["system", "user", "assistant"] as const;

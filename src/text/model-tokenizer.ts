@@ -3,7 +3,7 @@ import type { IsrDpoError } from "../base/errors.js";
 import type { Tokenizer } from "../base/types.js";
 import type { Literal } from "./added-tokens.js";
 import type { Parts } from "./bpe.js";
-import type { ChatTemplate } from "./chat-template.js";
+import type { ChatTemplate } from "./template.js";
 import type { StageFactory } from "./detokenizer.js";
 import type { EncodeOptions } from "./encoder.js";
 import type { Steps } from "./pausable.js";

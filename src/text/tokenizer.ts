@@ -19,7 +19,8 @@ import { withListed } from "./added-token-files.js";
 import type { PatternLibrary } from "./pre-tokenizers.js";
 import { slowCodec } from "./llama-sentencepiece.js";
 import { atOnce, type Steps } from "./pausable.js";
-import { type ChatTemplate, compileTemplate, templateFault, withoutTemplate } from "./chat-template.js";
+import { compileTemplate, templateFault } from "./chat-template.js";
+import { type ChatTemplate, withoutTemplate } from "./template.js";
 
 const wellFormed = (text: string) => (text as string & { toWellFormed(): string }).toWellFormed();
 
