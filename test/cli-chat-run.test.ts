@@ -9,7 +9,7 @@ import { defaultPrompts, type Prompts, promptsHash } from "../src/iterate/method
 import { speechOf } from "../src/iterate/run-speech.js";
 import { worldPrompts } from "../src/synthetic/world-prompts.js";
 import { rejects } from "./helpers/assert.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const test = suite("chat with a run");
@@ -62,7 +62,7 @@ async function answers(
 }
 
 const chat = (args: string[], input?: string) => {
-  const flags = ["--import", "tsx", "src/cli/main.ts", "chat", run, "--video", video, "--max-tokens", "16", ...args];
+  const flags = [...cliCommand, "chat", run, "--video", video, "--max-tokens", "16", ...args];
   return node(flags, {}, 120_000, input);
 };
 const lines = (out: string) => out.trimEnd().split("\n");
@@ -85,7 +85,7 @@ test("--prompt and each turn of a conversation stand in the response prompt; --r
 });
 
 test("inspect of a run shows its newest model, and says which; training from one names what to take", async () => {
-  const shown = node(["--import", "tsx", "src/cli/main.ts", "inspect", run]);
+  const shown = node([...cliCommand, "inspect", run]);
   assert.match(shown.out, /^model +.*run.iterations.1.model\nfamily +llava_hound /, shown.err);
   await rejects(() => loadModel(run), "NOT_FOUND", /got the folder of a run/, "a run in place of a checkpoint");
 });

@@ -11,7 +11,7 @@ import {
   type TrainItem,
   type TrainOptions,
 } from "../src/index.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { all, rowsFile } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
@@ -21,7 +21,7 @@ import { eventsOf, textRun } from "./helpers/training.js";
 
 const test = suite("cli-effects");
 const cli = (...args: string[]) => {
-  const ended = node(["--import", "tsx", "src/cli/main.ts", ...args], { NODE_NO_WARNINGS: "1" });
+  const ended = node([...cliCommand, ...args], { NODE_NO_WARNINGS: "1" });
   return { ...ended, told: namesIn(ended.err) };
 };
 const namesIn = (text: string): string[] =>

@@ -3,15 +3,14 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { writeClips } from "./helpers/train-run.js";
 
 const test = suite("cli-judge");
 const dir = temporaryFolder();
 const rows = join(dir, "rows.jsonl");
-const cli = (...args: string[]) =>
-  node(["--import", "tsx", "src/cli/main.ts", "judge", ...args], { NODE_NO_WARNINGS: "1" });
+const cli = (...args: string[]) => node([...cliCommand, "judge", ...args], { NODE_NO_WARNINGS: "1" });
 
 test.before(() => writeClips(dir, 2));
 

@@ -9,13 +9,13 @@ import { exists, includes } from "./helpers/assert.js";
 import { bytes, duration } from "../src/report/page/shared.js";
 import { initialState, lastingLine, liveLines, nextState, real, stepLine, summary } from "../src/cli/train-view.js";
 import type { IterationEvent, IterationResult, RunStepMetrics } from "../src/index.js";
-import { node, root } from "./helpers/child.js";
+import { cliCommand, node, root } from "./helpers/child.js";
 import { rowsFile } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 
 const test = suite("cli-train");
-const command = ["--import", "tsx", "src/cli/main.ts", "train"];
+const command = [...cliCommand, "train"];
 const quiet = { NODE_NO_WARNINGS: "1" };
 const model = folder("text_llama");
 const pairRows = Array.from({ length: 16 }, (_, i) => ({ prompt: `a dog ${i}?`, chosen: "It runs.", rejected: "no" }));

@@ -15,14 +15,14 @@ import { Printable, printable } from "../src/cli/terminal.js";
 import { floatList, jsonLine } from "../src/base/line-files.js";
 import { type GenerateRequest, loadModel, type Message, type VideoLM } from "../src/index.js";
 import { startRun } from "../src/base/run.js";
-import { root } from "./helpers/child.js";
+import { cliCommand, root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { makeVideo } from "./helpers/video.js";
 import { memoized } from "./helpers/memoized.js";
 
 const test = suite("cli-video");
 const golden = (family: string) => fileURLToPath(new URL(`golden/${family}/policy`, import.meta.url));
-const command = ["--import", "tsx", "src/cli/main.ts"];
+const command = [...cliCommand];
 const env = { ...process.env, NODE_NO_WARNINGS: "1" };
 const dir = temporaryFolder();
 const video = makeVideo(join(dir, "clip.mp4"));

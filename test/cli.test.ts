@@ -6,13 +6,13 @@ import * as assert from "uvu/assert";
 import { endsWith, excludes, ordered } from "./helpers/assert.js";
 import { modelFolder } from "../src/cli/newest-model.js";
 import { isIsrDpoError } from "../src/index.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 
 const test = suite("cli");
 const cli = (args: string[], env: Record<string, string> = {}) =>
-  node(["--import", "tsx", "src/cli/main.ts", ...args], { NODE_NO_WARNINGS: "1", ...env }); // newer Nodes warn of NO_COLOR beside the FORCE_COLOR that uvu sets
+  node([...cliCommand, ...args], { NODE_NO_WARNINGS: "1", ...env }); // newer Nodes warn of NO_COLOR beside the FORCE_COLOR that uvu sets
 
 test("inspect: this machine", () => {
   const ended = cli(["inspect", "--json"]);

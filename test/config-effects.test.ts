@@ -9,7 +9,7 @@ import type { Rows } from "../src/base/option-rows.js";
 import { type ConfigKind, configs, rowsBelow } from "../src/config/config-rows.js";
 import { resolveConfig } from "../src/config/read-config.js";
 import { runIterations } from "../src/index.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { clips, isrOptions } from "./helpers/isr-run.js";
@@ -132,7 +132,7 @@ test("a run tells of keys and prompts without effect, config show marks them", a
   );
   const file = join(dir, "c.yaml");
   writeFileSync(file, JSON.stringify({ ...needed.run, context: { ...context, design: "none" } }));
-  const shown = node(["--import", "tsx", "src/cli/main.ts", "config", "show", file, "--json"], {
+  const shown = node([...cliCommand, "config", "show", file, "--json"], {
     NODE_NO_WARNINGS: "1",
   });
   assert.is(shown.code, 0, shown.err);

@@ -12,7 +12,7 @@ import { kindOf, readConfig, resolveConfig, settingsOf } from "../src/config/rea
 import type { ConfigKind } from "../src/config/config-rows.js";
 import { jsonSchema } from "../src/config/schema.js";
 import { trainSettings } from "../src/train/train-options.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 
@@ -264,8 +264,7 @@ test("docs/configuration.md is what the schema says", () => {
 test("config show and config schema", async () => {
   const path = file(`${start}epochs: 3\n`);
   assert.equal([await kindOf(path), await kindOf(file(runStart))], ["train", "run"]);
-  const cli = (...args: string[]) =>
-    node(["--import", "tsx", "src/cli/main.ts", "config", ...args], { NODE_NO_WARNINGS: "1" });
+  const cli = (...args: string[]) => node([...cliCommand, "config", ...args], { NODE_NO_WARNINGS: "1" });
   const shown = cli("show", path, "--set", "trainer.beta=0.2");
   assert.match(shown.out, /^epochs +3 +file$/m);
   assert.match(shown.out, /^trainer\.beta +0\.2 +set$/m);

@@ -11,7 +11,7 @@ import { includes, ordered } from "./helpers/assert.js";
 import { openAIJudgePrompts, openaiJudge, runIterations } from "../src/index.js";
 import { defaultPrompts, endpointWords, promptsOf } from "../src/iterate/method-prompts.js";
 import { readChoice } from "../src/judge/openai-judge.js";
-import { root } from "./helpers/child.js";
+import { cliCommand, root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { clips, isrOptions } from "./helpers/isr-run.js";
 import { writeClips } from "./helpers/train-run.js";
@@ -66,7 +66,7 @@ const file = join(dir, "prompts.json");
 writeFileSync(file, JSON.stringify(words));
 
 async function cli(...args: string[]) {
-  const command = ["--import", "tsx", "src/cli/main.ts", "judge", ...args];
+  const command = [...cliCommand, "judge", ...args];
   const child = spawn(process.execPath, command, { cwd: root, env: { ...process.env, NODE_NO_WARNINGS: "1" } });
   const said = { out: "", err: "" };
   child.stdout.setEncoding("utf8").on("data", (text) => {

@@ -6,7 +6,7 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { inspectCheckpoint, type Plan, type PlanOptions, plan, train } from "../src/index.js";
 import { ordered, rejects } from "./helpers/assert.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const golden = (name: string) => fileURLToPath(new URL(`golden/${name}/policy`, import.meta.url));
@@ -240,8 +240,7 @@ for (const [what, options, code, says] of bad)
   });
 
 test("isr-dpo plan: flags, a configuration file, JSON and its exit codes", () => {
-  const cli = (...args: string[]) =>
-    node(["--import", "tsx", "src/cli/main.ts", "plan", ...args], { NODE_NO_WARNINGS: "1" });
+  const cli = (...args: string[]) => node([...cliCommand, "plan", ...args], { NODE_NO_WARNINGS: "1" });
   const model = golden("text_llama");
   const text = cli("--model", model, "--items", "10", "--run-dir", runDir);
   assert.is(text.code, 0, text.err);

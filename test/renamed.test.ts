@@ -20,7 +20,7 @@ import { type OldName, renamings } from "../src/base/renamed.js";
 import { readConfig } from "../src/config/read-config.js";
 import { dpoLoss } from "../src/native.js";
 import { excludes, reasonOf, rejects } from "./helpers/assert.js";
-import { node, root } from "./helpers/child.js";
+import { cliCommand, node, root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
 const test = suite("renamed");
@@ -297,7 +297,7 @@ test("generate --copies is -n", () => {
   writeFileSync(join(dir, "in.jsonl"), `${JSON.stringify({ prompt })}\n`);
   const cli = (...flags: string[]) =>
     node([
-      ...["--import", "tsx", "src/cli/main.ts", "generate", worldModel, "--in", join(dir, "in.jsonl"), "--out", "-"],
+      ...[...cliCommand, "generate", worldModel, "--in", join(dir, "in.jsonl"), "--out", "-"],
       ...["--max-tokens", "4", ...flags],
     ]);
   const [was, now, both] = [cli("--copies", "2"), cli("-n", "2"), cli("--copies", "2", "--n", "2")];

@@ -14,7 +14,7 @@ import { readFolder } from "../src/report/read-run.js";
 import { writeReport } from "../src/report/report.js";
 import { SampleTable } from "../src/report/judged-samples.js";
 import { ticks } from "../src/report/chart.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { caught } from "./helpers/data.js";
 import { temporaryFolder } from "./helpers/files.js";
 import {
@@ -455,8 +455,7 @@ test("isr-dpo report: path on stdout, what is missing on stderr", async () => {
   const dir = join(temporaryFolder(), "run");
   await writeRun(dir, { design: "none", samples, iterations: [{ t: 1, records: counted() }] });
   const out = join(temporaryFolder(), "page.html");
-  const cli = (...args: string[]) =>
-    node(["--import", "tsx", "src/cli/main.ts", "report", ...args], { NODE_NO_WARNINGS: "1" });
+  const cli = (...args: string[]) => node([...cliCommand, "report", ...args], { NODE_NO_WARNINGS: "1" });
   const ended = cli(dir, "--out", out, "--open", "no");
   assert.is(ended.code, 0, ended.err);
   assert.is(ended.out, `${out}\n`);

@@ -7,7 +7,7 @@ import * as assert from "uvu/assert";
 import { type RunIterationsOptions, runIterations, train, type TrainOptions } from "../src/index.js";
 import { checkMade, madeFiles } from "../src/runfolder/made-model.js";
 import { moveStage } from "../src/runfolder/stage-file.js";
-import { node } from "./helpers/child.js";
+import { cliCommand, node } from "./helpers/child.js";
 import { caught, rowsFile } from "./helpers/data.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
@@ -101,8 +101,7 @@ for (const [name, from, inside, open] of runs)
 test("chat RUN speaks with what the run has made, chat RUN/model with what is there", async () => {
   const dir = copyOf(await trained());
   flip(join(dir, "model/model.safetensors"));
-  const ask = (from: string) =>
-    node(["--import", "tsx", "src/cli/main.ts", "chat", from, "--prompt", "Who?", "--max-tokens", "1"], {});
+  const ask = (from: string) => node([...cliCommand, "chat", from, "--prompt", "Who?", "--max-tokens", "1"], {});
   const refused = ask(dir);
   assert.is(refused.code, 78, refused.err);
   assert.match(refused.err, /RUN_MISMATCH: .*model\.safetensors: expected the file that the run has made/);
