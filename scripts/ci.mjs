@@ -11,6 +11,7 @@ import { surroundings } from "./surroundings.mjs";
 const stages = new Stages();
 const options = { cwd: root, limit: 1800 };
 const node = process.execPath;
+process.env.ISR_DPO_BUILT = "1"; // npm test comes first, and builds dist
 
 async function readmeCommand() {
   const command = "npm ci && npm test";

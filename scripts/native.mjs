@@ -44,7 +44,5 @@ export function executable(dir, name) {
   return found;
 }
 
-/** Without colours: uvu would tell every process below it to colour, and newer Nodes warn where NO_COLOR says otherwise. */
-export const tsTests = (pattern = "\\.test\\.ts$") => [
-  ...["--import", "tsx", "node_modules/uvu/bin.js", "--no-color", "test", pattern],
-];
+/** Arguments of node for the TypeScript tests whose files fit a pattern; all without one. */
+export const tsTests = (pattern) => ["scripts/ts-tests.mjs", ...(pattern === undefined ? [] : [pattern])];

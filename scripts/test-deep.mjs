@@ -7,6 +7,7 @@ import { Stages } from "./stages.mjs";
 const stages = new Stages();
 const options = { cwd: root, limit: 3600 };
 const node = process.execPath;
+process.env.ISR_DPO_BUILT = "1"; // npm test comes first, and builds dist
 const fuzzSeconds = 300; // a reader
 
 const typescript = (name, pattern, env) => stages.stage(name, node, tsTests(pattern), { ...options, env });

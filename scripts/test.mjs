@@ -11,6 +11,6 @@ const dir = await buildShared(stages, kind === "ts" ? [] : ["native_tests"]);
 if (dir && kind !== "ts") await stages.stage("native tests", executable(dir, "native_tests"), filter ? [filter] : []);
 if (dir && kind !== "native") {
   await stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], { cwd: root, silentPass: true });
-  await stages.stage("TypeScript tests", process.execPath, tsTests(filter), { cwd: root });
+  await stages.stage("TypeScript tests", process.execPath, tsTests(filter), { cwd: root, env: { ISR_DPO_BUILT: "1" } });
 }
 stages.end();

@@ -1,0 +1,49 @@
+// The TypeScript tests: node scripts/ts-tests.mjs [pattern of test files]. Each file runs in a process of its own, two at a
+// time where there are two cores (most files wait for processes and files half of their time), those with kills first, for they
+// take the longest. Ends with "N passed, N failed, N skipped".
+import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { root } from "./native.mjs";
+import { closingLine, tallyOf } from "./tally.mjs";
+
+const pattern = new RegExp(process.argv[2] ?? "\\.test\\.ts$");
+const isLong = (file) => file.includes("kill");
+const waiting = readdirSync(join(root, "test"))
+  .filter((file) => file.endsWith(".test.ts") && pattern.test(file))
+  .sort((a, b) => isLong(b) - isLong(a) || (a < b ? -1 : 1));
+const sums = { passed: 0, failed: 0, skipped: 0 };
+
+/** Without colours: uvu would tell every process below it to colour, and newer Nodes warn where NO_COLOR says otherwise. */
+const commandOf = (file) => ["--import", "tsx", "node_modules/uvu/bin.js", "--no-color", "test", exactly(file)];
+const exactly = (file) => `^${file.replaceAll(".", "\\.")}$`;
+
+/** What the tests of a file print, once they have ended, and its exit status. */
+function run(file) {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, commandOf(file), { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    let output = "";
+    for (const stream of [child.stdout, child.stderr])
+      stream.setEncoding("utf8").on("data", (text) => {
+        output += text;
+      });
+    child.on("error", (error) => resolve({ output: error.message, status: 127 }));
+    child.on("close", (code, signal) =>
+      resolve({ output: signal ? `${output}\nended by ${signal}` : output, status: code ?? 128 }),
+    );
+  });
+}
+
+async function lane() {
+  for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+    const { output, status } = await run(file);
+    const tally = tallyOf(output, status);
+    for (const key of Object.keys(sums)) sums[key] += tally[key];
+    console.log(`\n${tally.failed > 0 ? `FAILED (exit status ${status}): ` : ""}${output.trim()}`);
+  }
+}
+
+await Promise.all(Array.from({ length: Math.min(2, availableParallelism()) }, lane));
+console.log(`\n${closingLine(sums)}`);
+process.exitCode = sums.failed > 0 || sums.passed + sums.skipped === 0 ? 1 : 0;
