@@ -7,10 +7,11 @@ import { Stages } from "./stages.mjs";
 const stages = new Stages();
 const options = { cwd: root, limit: 3600 };
 const node = process.execPath;
-process.env.ISR_DPO_BUILT = "1"; // npm test comes first, and builds dist
 const fuzzSeconds = 300; // a reader
 
-const typescript = (name, pattern, env) => stages.stage(name, node, tsTests(pattern), { ...options, env });
+/** npm test comes first, and builds dist; mutants do not, for the tests of a fault have to run its source. */
+const typescript = (name, pattern, env) =>
+  stages.stage(name, node, tsTests(pattern), { ...options, env: { ISR_DPO_BUILT: "1", ...env } });
 
 /** One after the other; several lanes run at once. */
 async function lane(tasks) {

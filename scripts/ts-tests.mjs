@@ -37,6 +37,7 @@ function run(file) {
 
 async function lane() {
   for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+    console.log(`begins: ${file}`); // says which one it was, should it never end
     const { output, status } = await run(file);
     const tally = tallyOf(output, status);
     for (const key of Object.keys(sums)) sums[key] += tally[key];

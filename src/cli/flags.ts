@@ -77,14 +77,14 @@ function rangeWords({ integer, min, above, max, below }: Range): string {
   return [noun, [...low, ...high].join(" and ")].join(" ").trim();
 }
 
-/**
- * The flag of an option: its meaning, its default and the numbers that it takes are those of the option's row. `unsaid`: what the
- * command does without the flag, where that is not the row's default.
- */
-export function optionFlag(flag: string, { about, fallback, shape }: Row, unsaid = fallback): Option {
+/** The flag of an option: its meaning, its default and the values that it takes are those of the option's row. */
+export function optionFlag(flag: string, { about, fallback, shape }: Row): Option {
   const meaning = about.replace(/\.$/, "").replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
-  const scalar = unsaid !== undefined && (typeof unsaid !== "object" || unsaid === null);
-  const facts = [...(shape.kind === "choice" ? [shape.of.join(", ")] : []), ...(scalar ? [`default: ${unsaid}`] : [])];
+  const scalar = fallback !== undefined && (typeof fallback !== "object" || fallback === null);
+  const facts = [
+    ...(shape.kind === "choice" ? [shape.of.join(", ")] : []),
+    ...(scalar ? [`default: ${fallback}`] : []),
+  ];
   const option = new Option(flag, facts.length === 0 ? meaning : `${meaning} (${facts.join("; ")})`);
   if (shape.kind === "choice") return option.argParser((text: string) => oneOf(text, shape.of));
   if (shape.kind !== "number") return option;

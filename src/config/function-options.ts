@@ -8,7 +8,7 @@ import type { ResolvedConfig } from "./read-config.js";
 import type { RunValues, TrainValues } from "./config-rows.js";
 
 /** A seed as the functions take it: a string of digits becomes a bigint. */
-export function seedOf(seed: number | string): number | bigint {
+function seedOf(seed: number | string): number | bigint {
   return typeof seed === "number" ? seed : BigInt(seed);
 }
 

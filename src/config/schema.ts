@@ -82,12 +82,19 @@ function schemaOf({ shape, about, presence, fallback }: Row): z.ZodType {
   return shape.kind === "group" || object ? schema.prefault(fallback ?? {}) : schema.default(fallback);
 }
 
+const made = new Map<string, z.ZodType>(); // by kind and free keys: a process may resolve many configurations
+
 /** The schema of a kind of configuration; `free`: keys at its top that a program gives elsewhere, and that may be missing. */
-export const configSchema = (kind: ConfigKind, free: readonly string[] = []): z.ZodType => {
+export function configSchema(kind: ConfigKind, free: readonly string[] = []): z.ZodType {
+  const name = [kind, ...free].join();
+  const known = made.get(name);
+  if (known) return known;
   const { shape } = configs[kind];
   if (shape.kind !== "group") throw new TypeError(`a configuration of kind ${kind} is not a group of keys`);
-  return groupOf(shape.rows, shape.rules, free);
-};
+  const schema = groupOf(shape.rows, shape.rules, free);
+  made.set(name, schema);
+  return schema;
+}
 
 /** JSON Schema of a kind, for editors. */
 export const jsonSchema = (kind: ConfigKind): object => z.toJSONSchema(configSchema(kind), { io: "input" });

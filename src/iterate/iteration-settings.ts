@@ -2,6 +2,7 @@
 import { loadOptionsOf, mediaOptionsOf } from "../config/function-options.js";
 import type { RunValues } from "../config/config-rows.js";
 import type { Without } from "../config/read-config.js";
+import type { Unused } from "../config/unused-keys.js";
 import type { TrainerSettings } from "../train/trainer-options.js";
 import type { LoadOptions } from "../base/types.js";
 
@@ -28,6 +29,12 @@ export async function settingsOf(config: Record<string, unknown>): Promise<RunSe
     train: { epochs, pairsPerStep, saveEverySteps, trainPrompt },
     trainer,
   };
+}
+
+/** Keys of the settings that differ from their default and have no effect beside the others. */
+export async function unusedSettings({ train, trainer, ...rest }: RunSettings): Promise<Unused[]> {
+  const { unusedKeys } = await import("../config/unused-keys.js");
+  return unusedKeys("run", { ...rest, train: { ...train, ...trainer } });
 }
 
 /** How every stage of a run loads its models: the configuration's values, under those that the caller gave. */

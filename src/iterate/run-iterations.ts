@@ -30,7 +30,7 @@ import { lookRuleOf } from "./frame-policy.js";
 import { preflight, proveWindow } from "./preflight.js";
 import { proveEvaluation, proveInputs } from "./check-inputs.js";
 import { builtIn, endpointWords, type Prompts, promptsOf, readPrompts, unusedPrompts } from "./method-prompts.js";
-import { type ContextDesign, loadingOf, type RunSettings, settingsOf } from "./iteration-settings.js";
+import { type ContextDesign, loadingOf, type RunSettings, settingsOf, unusedSettings } from "./iteration-settings.js";
 
 /** Options of one iteration. */
 export interface IterationOptions extends Stop {
@@ -213,15 +213,12 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
 }
 
 /** Warns of what is given and has no effect: keys beside others, and prompts that nobody will be asked. */
-async function tellUnused({ settings, prompts, config, judge, replaced }: Settled, emit: Emit): Promise<void> {
-  const { unusedKeys, unusedText } = await import("../config/unused-keys.js");
-  const { config: resolved } = (await import("../config/read-config.js")).resolveConfig("run", config, "config", [
-    "samples",
-  ]);
+async function tellUnused({ settings, prompts, judge, replaced }: Settled, emit: Emit): Promise<void> {
+  const { unusedText } = await import("../config/unused-keys.js");
   const tell = (message: string) => emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
   for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
   const foreign = judge !== "self" && settings.judge.kind === "self"; // the caller's own judge
-  for (const unused of unusedKeys("run", resolved))
+  for (const unused of await unusedSettings(settings))
     if (!foreign || !unused.key.startsWith("judge.")) tell(unusedText(unused));
   for (const line of unusedPrompts(prompts, builtIn(settings.preset), settings.context.design === "none", foreign))
     tell(line);

@@ -43,7 +43,7 @@ export const cacheRows = {
 const handlers = ["onProgress", "onMedia"] as const;
 
 /** Keys of {@link LoadOptions}. */
-export const loadKeys: readonly string[] = [
+const loadKeys: readonly string[] = [
   ...Object.keys(loadRows),
   ...Object.keys(mediaRows),
   ...["featureCache", "templateDate", "signal"],

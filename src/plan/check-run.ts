@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { asyncDispose } from "../base/addon.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { lookRuleOf } from "../iterate/frame-policy.js";
+import { unusedSettings } from "../iterate/iteration-settings.js";
 import { proveWindow } from "../iterate/preflight.js";
 import { builtIn, type Prompts, readPrompts, unusedPrompts } from "../iterate/method-prompts.js";
 import { proveInputs, provePlannedRate } from "../iterate/check-inputs.js";
@@ -80,9 +81,8 @@ async function proveRun(s: PlanSettings, reads: RunReads): Promise<string[]> {
   const emit = (e: { type: string; message?: string }) => {
     if (e.type === "warning") notes.push(e.message!);
   };
-  const { unusedKeys, unusedText } = await import("../config/unused-keys.js");
-  const { trainer, train, ...rest } = reads.settings;
-  notes.push(...unusedKeys("run", { ...rest, train: { ...train, ...trainer } }).map(unusedText));
+  const { unusedText } = await import("../config/unused-keys.js");
+  notes.push(...(await unusedSettings(reads.settings)).map(unusedText));
   provePlannedRate(reads.settings, s.items);
   await unlessElsewhere(s, notes, () => proveInputs({ settings: reads.settings, emit, signal: never }, reads.samples));
   await unlessElsewhere(s, notes, () => proveJudge(reads));

@@ -75,7 +75,7 @@ export const trainerRows = {
 };
 
 /** Names of a trainer's options, without its ranks. */
-export const trainerKeys: readonly string[] = Object.keys(trainerRows);
+const trainerKeys: readonly string[] = Object.keys(trainerRows);
 
 /** What concerns several options of a trainer, in configuration files and in calls alike. */
 export const trainerRules: readonly Rule[] = [
