@@ -12,12 +12,14 @@ endif()
 
 if(NODE_API_INCLUDE)
   file(GLOB binding_sources CONFIGURE_DEPENDS native/binding/*.cc)
+  # Compiled once for every addon: for this machine, for old ones (prebuild.cmake), and for the tests.
+  add_library(binding OBJECT ${binding_sources})
+  # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
+  target_compile_definitions(binding PUBLIC NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
+  target_include_directories(binding SYSTEM PUBLIC ${NODE_API_INCLUDE})
   function(add_addon name)
-    add_library(${name} MODULE ${binding_sources} ${ARGN})
-    # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
-    target_compile_definitions(${name} PRIVATE NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
-    target_include_directories(${name} SYSTEM PRIVATE ${NODE_API_INCLUDE})
-    target_link_libraries(${name} PRIVATE engine)
+    add_library(${name} MODULE ${ARGN})
+    target_link_libraries(${name} PRIVATE binding engine)
     # nodelete: pool threads outlive the environment that loaded the addon. exclude-libs: nothing of the engine is exported.
     # now: a binary that lacks a symbol fails to load, with a message, rather than in the middle of a job.
     target_link_options(${name} PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)

@@ -6,26 +6,38 @@
 # To be included after native_tests is defined.
 option(BUILD_FUZZ "fuzz targets under AddressSanitizer and UBSan" OFF)
 
-# add_fuzz_target(NAME SOURCES...): test/fuzz/NAME.cc with those sources, compiled apart from the engine, since every
-# object of the program needs the sanitizers.
-function(add_fuzz_target name)
-  set(sanitizers address,undefined)
+# add_fuzz_target(NAME): test/fuzz/NAME.cc with the readers. Every object of the program needs the sanitizers: the engine has
+# them where SANITIZE says so (libFuzzer needs its own besides), else the readers are compiled once more, for all targets.
+if(BUILD_FUZZ)
+  set(fuzz_sanitizers address,undefined)
+  set(fuzz_driver test/fuzz/driver.cc)
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
-    set(sanitizers ${sanitizers},fuzzer)
-    set(driver "")
-  else()
-    set(driver test/fuzz/driver.cc)
+    set(fuzz_sanitizers ${fuzz_sanitizers},fuzzer)
+    set(fuzz_driver "")
   endif()
-  add_executable(${name} test/fuzz/${name}.cc ${driver} ${ARGN})
-  target_compile_options(${name} PRIVATE -O1 -g -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
-  target_link_options(${name} PRIVATE -fsanitize=${sanitizers})
+  set(fuzz_options -O1 -g1 -fsanitize=${fuzz_sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  if(SANITIZE STREQUAL fuzz_sanitizers)
+    set(fuzz_readers engine)
+  else()
+    file(GLOB reader_sources CONFIGURE_DEPENDS native/core/*.cc native/io/*.cc)
+    add_library(fuzz_readers STATIC ${reader_sources})
+    target_compile_options(fuzz_readers PRIVATE ${fuzz_options})
+    target_link_libraries(fuzz_readers PUBLIC Threads::Threads)
+    set(fuzz_readers fuzz_readers)
+  endif()
+endif()
+
+function(add_fuzz_target name)
+  add_executable(${name} test/fuzz/${name}.cc ${fuzz_driver})
+  target_compile_options(${name} PRIVATE ${fuzz_options})
+  target_link_options(${name} PRIVATE -fsanitize=${fuzz_sanitizers})
+  target_link_libraries(${name} ${fuzz_readers})
 endfunction()
 
 if(BUILD_FUZZ)
-  file(GLOB fuzz_io CONFIGURE_DEPENDS native/core/*.cc native/io/*.cc)
-  add_fuzz_target(fuzz_json ${fuzz_io})
-  add_fuzz_target(fuzz_safetensors ${fuzz_io})
-  add_fuzz_target(fuzz_pickle ${fuzz_io})
+  add_fuzz_target(fuzz_json)
+  add_fuzz_target(fuzz_safetensors)
+  add_fuzz_target(fuzz_pickle)
 endif()
 
 if(BUILD_TESTING)

@@ -2,16 +2,16 @@
 // TypeScript tests against the addon as it is built. `static`: without the tests.
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { root, tsTests } from "./native.mjs";
+import { root, tool, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
 const stages = new Stages();
 const options = { cwd: root };
-await stages.stage("format and lint", "npx", ["--no-install", "biome", "check"], options);
+await stages.stage("format and lint", tool("biome"), ["check"], options);
 await stages.stage("the ladder", process.execPath, ["--import", "tsx", "test/layers.test.ts"], options);
 await Promise.all([
-  stages.stage("types", "npx", ["--no-install", "tsc", "-p", "."], options),
-  stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], { ...options, silentPass: true }),
+  stages.stage("types", tool("tsc"), ["-p", "."], options),
+  stages.stage("build dist", tool("tsup"), ["--silent"], { ...options, silentPass: true }),
 ]);
 // Left to npm test: what takes more than a few seconds.
 const slow = new Set([

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildFar, buildSanitized, executable, root, tsTests } from "./native.mjs";
+import { buildFar, buildSanitized, executable, root, tool, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 import { surroundings } from "./surroundings.mjs";
 
@@ -66,7 +66,7 @@ await readmeCommand().catch((error) => stages.add("README", 0, 1, 0, error.messa
 if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   await stages.stage("checks; the tests have just run", node, ["scripts/check.mjs", "static"], options);
   await stages.stage("site of docs/ and the API", "npm", ["run", "docs"], { ...options, silentPass: true });
-  await stages.stage("package layout", "npx", ["--no-install", "publint", "--strict"], options);
+  await stages.stage("package layout", tool("publint"), ["--strict"], options);
   await stages.stage("the shipped binary, for glibc 2.28", node, ["scripts/prebuilds.mjs"], options);
   // What computes; the rest does not see the level.
   const computing =

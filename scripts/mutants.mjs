@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
-import { executable, root } from "./native.mjs";
+import { executable, root, tool } from "./native.mjs";
 import { run, seconds } from "./stages.mjs";
 import { closingLine, tallyOf } from "./tally.mjs";
 
@@ -49,7 +49,7 @@ const usesBundle = ({ ts }) =>
 
 async function build(tests) {
   if (tests.some(usesBundle)) {
-    const { status, output } = await run("npx", ["--no-install", "tsup", "--silent"], quiet);
+    const { status, output } = await run(tool("tsup"), ["--silent"], quiet);
     if (status !== 0) throw new Error(`the bundle failed:\n${output.slice(-3000)}`);
   }
   const dir = join(tree, "build", "cmake");

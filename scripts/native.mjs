@@ -6,6 +6,9 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+/** A tool of devDependencies; npx would start npm first, which hangs where the home folder cannot be written. */
+export const tool = (name) => join(root, "node_modules", ".bin", name);
+
 const parallel = ["--parallel", String(availableParallelism())];
 
 /** Builds the addon, then configures its folder for `targets` too and builds those. The folder, or null after a failure. */

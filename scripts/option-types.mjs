@@ -7,6 +7,7 @@ import { cacheRows, loadRows, mediaRows } from "../src/model/load-options.ts";
 import { lossRows } from "../src/train/loss-options.ts";
 import { trainRows } from "../src/train/train-options.ts";
 import { optimizerRows, trainerRows } from "../src/train/trainer-options.ts";
+import { tool } from "./native.mjs";
 
 const width = 128;
 
@@ -105,7 +106,7 @@ const declared = (about, name, rows, inFile = false) =>
 const configDoc = (command) =>
   `Keys of a configuration file of \`isr-dpo ${command}\` ([docs/configuration.md](https://github.com/isr-dpo/isr-dpo/blob/main/docs/configuration.md)).`;
 
-export const optionTypes = () =>
+const source = () =>
   [
     "// Public types of options. This file is made from the rows of the options by `node --import tsx scripts/option-types.mjs`:",
     "// change the rows (src/config/config-rows.ts and what it imports), not this file.",
@@ -137,7 +138,9 @@ export const optionTypes = () =>
   ].join("\n");
 
 const file = fileURLToPath(new URL("../src/base/option-types.ts", import.meta.url));
-if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  writeFileSync(file, optionTypes());
-  execFileSync("npx", ["--no-install", "biome", "format", "--write", file], { stdio: "ignore" });
-}
+
+/** The file's text, formatted as the project's code is. */
+export const optionTypes = () =>
+  execFileSync(tool("biome"), ["format", "--stdin-file-path", file], { input: source(), encoding: "utf8" });
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) writeFileSync(file, optionTypes());

@@ -101,23 +101,17 @@ function writeStubs(names, dir) {
   }
 }
 
+/** Links the objects of the addon of this machine, which build.cjs has brought up to date. */
 function link(stubs) {
-  const launcher = process.env.CMAKE_CXX_COMPILER_LAUNCHER;
-  const options = [
-    "-DPREBUILD=ON",
-    `-DPREBUILD_STUBS=${stubs}`,
-    ...(launcher ? [`-DCMAKE_CXX_COMPILER_LAUNCHER=${launcher}`] : []),
-  ];
-  execFileSync("cmake", ["-S", root, "-B", build, "-DCMAKE_BUILD_TYPE=Release", ...options], {
-    stdio: ["ignore", "ignore", "inherit"],
-  });
+  const quiet = { stdio: ["ignore", "ignore", "inherit"], cwd: root };
+  const dir = join(root, "build", "cmake");
+  execFileSync(process.execPath, ["cmake/build.cjs"], { ...quiet, env: { ...process.env, SANITIZE: "" } });
+  execFileSync("cmake", ["-DPREBUILD=ON", `-DPREBUILD_STUBS=${stubs}`, dir], quiet);
   const parallel = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism());
-  execFileSync("cmake", ["--build", build, "--parallel", parallel, "--target", "addon"], {
-    stdio: ["ignore", "ignore", "inherit"],
-  });
-  const file = join(build, "isr_dpo.node");
-  if (!existsSync(file))
-    throw new Error(`${file} was not built: run npm ci first, which brings the headers of Node-API`);
+  execFileSync("cmake", ["--build", dir, "--config", "Release", "--parallel", parallel, "--target", "prebuild"], quiet);
+  const file = [build, join(build, "Release")].map((dir) => join(dir, "isr_dpo.node")).find(existsSync);
+  if (file === undefined)
+    throw new Error("the binary was not built: run npm ci first, which brings the headers of Node-API");
   return file;
 }
 
