@@ -6,7 +6,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { buildShared, executable, root } from "../scripts/native.mjs";
+import { buildShared, executable, root, tool } from "../scripts/native.mjs";
 import { run, Stages } from "../scripts/stages.mjs";
 import { makeCheckpoint } from "./checkpoint.mjs";
 import { benchDpo } from "./dpo.mjs";
@@ -56,7 +56,7 @@ function printTable() {
 if (options.out) mkdirSync(dirname(resolve(options.out)), { recursive: true });
 const stages = new Stages();
 const dir = await buildShared(stages, native ? ["native_bench"] : []);
-const dist = await stages.stage("build dist", "npx", ["--no-install", "tsup", "--silent"], {
+const dist = await stages.stage("build dist", tool("tsup"), ["--silent"], {
   cwd: root,
   silentPass: true,
 });

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildFar, buildSanitized, executable, root, tool, tsTests } from "./native.mjs";
+import { buildFar, buildSanitized, executable, machineLevels, root, tool, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 import { surroundings } from "./surroundings.mjs";
 
@@ -22,14 +22,7 @@ async function readmeCommand() {
 }
 
 /** The instruction-set levels below the machine's own, on which npm test has run. */
-function lowerLevels() {
-  const all = ["generic", "avx2", "avx512", "avx512bf16"];
-  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(" "));
-  const avx2 = flags.has("avx2") && flags.has("fma");
-  const avx512 = avx2 && ["avx512f", "avx512bw", "avx512dq", "avx512vl"].every((f) => flags.has(f));
-  const top = avx512 && flags.has("avx512_bf16") ? 3 : avx512 ? 2 : avx2 ? 1 : 0;
-  return all.slice(0, top);
-}
+const lowerLevels = machineLevels().slice(0, -1);
 
 /** The platform's own package of the newer Node: it holds the binary, so nothing has to be fetched by an install script. */
 async function newerNode() {
@@ -74,7 +67,7 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   const goldens = "^(golden|golden-video)\\.test\\.ts$";
   const away = "^(golden|golden-video|video-model|native|checkpoints)\\.test\\.ts$";
   const far = await buildFar(stages);
-  for (const isa of far ? [undefined, ...lowerLevels()] : []) {
+  for (const isa of far ? [undefined, ...lowerLevels] : []) {
     const env = { ISR_DPO_PREBUILD: far, ...(isa && { ISR_DPO_ISA: isa }) };
     await stages.stage(
       `on a device the host cannot read, ${isa ?? "this machine's level"}`,
@@ -86,7 +79,7 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
       },
     );
   }
-  for (const isa of lowerLevels())
+  for (const isa of lowerLevels)
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
   await newerNode();
   await surroundings(stages);

@@ -50,7 +50,7 @@ export function duplicatesOf(files) {
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Files that a script writes from rows that stand once: nobody reads or changes them line by line. */
-const made = ["src/base/option-types.ts"];
+const made = ["src/base/option-types.ts", "src/base/config-types.ts"];
 
 /** The files of src/ and native/ that people write, from path to text. */
 export function sources() {

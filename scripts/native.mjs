@@ -1,6 +1,6 @@
 // Builds of the native code beside the addon's own: tests and benches share the addon's objects (build/cmake), sanitizer
 // builds have a folder each (build/address, build/thread).
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -28,11 +28,23 @@ export async function buildFar(stages) {
   return (await buildShared(stages, ["native_tests", "far_addon"])) ? join(root, "build", "far") : null;
 }
 
+const levels = ["generic", "avx2", "avx512", "avx512bf16"];
+
+/** Instruction-set levels of this machine, lowest first. */
+export function machineLevels() {
+  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(" "));
+  const avx2 = flags.has("avx2") && flags.has("fma");
+  const avx512 = avx2 && ["avx512f", "avx512bw", "avx512dq", "avx512vl"].every((f) => flags.has(f));
+  const top = avx512 && flags.has("avx512_bf16") ? 3 : avx512 ? 2 : avx2 ? 1 : 0;
+  return levels.slice(0, top + 1);
+}
+
 /** A build with sanitizers, optimised a little: -O1 keeps the whole suite quick enough to run on every change. */
 export async function buildSanitized(stages, sanitize, targets) {
   const dir = join(root, "build", sanitize.split(",")[0]);
   const build = { cwd: root, silentPass: true };
   const options = [`-DSANITIZE=${sanitize}`, "-DCMAKE_BUILD_TYPE=Debug", "-DBUILD_TESTING=ON", "-DBUILD_FUZZ=ON"];
+  options.push(`-DMAX_LEVEL=${machineLevels().length - 1}`); // kernels that cannot run here take a while to instrument
   if (!(await stages.stage(`configure ${sanitize}`, "cmake", ["-G", "Ninja", "-S", ".", "-B", dir, ...options], build)))
     return null;
   const args = ["--build", dir, ...parallel, "--target", ...targets];

@@ -1,12 +1,17 @@
-// src/base/option-types.ts from the rows of the options: node --import tsx scripts/option-types.mjs. test/config.test.ts compares.
+// src/base/option-types.ts and config-types.ts from the rows of the options: node --import tsx scripts/option-types.mjs.
+// test/config.test.ts compares.
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { configs, rowsBelow } from "../src/config/config-rows.ts";
-import { cacheRows, loadRows, mediaRows } from "../src/model/load-options.ts";
+import { endpointRows, judgeFileRows } from "../src/judge/judge-options.ts";
+import { loadRows, mediaRows } from "../src/model/load-options.ts";
+import { samplingRows } from "../src/model/sampling-options.ts";
 import { lossRows } from "../src/train/loss-options.ts";
 import { trainRows } from "../src/train/train-options.ts";
 import { optimizerRows, trainerRows } from "../src/train/trainer-options.ts";
+import { frameRows } from "../src/video/frame-sampling.ts";
+import { cacheRows } from "../src/video/media-options.ts";
 import { tool } from "./native.mjs";
 
 const width = 128;
@@ -44,6 +49,10 @@ function typeOf(shape, depth, inFile) {
       return shape.type ?? "string";
     case "seed":
       return inFile ? "number | string" : "bigint | number";
+    case "ids":
+      return "Int32Array | readonly number[]";
+    case "list":
+      return `readonly ${typeOf(shape.of, depth, inFile)}[]`;
     case "constant":
       return String(shape.value);
     case "pair":
@@ -106,41 +115,60 @@ const declared = (about, name, rows, inFile = false) =>
 const configDoc = (command) =>
   `Keys of a configuration file of \`isr-dpo ${command}\` ([docs/configuration.md](https://github.com/isr-dpo/isr-dpo/blob/main/docs/configuration.md)).`;
 
-const source = () =>
-  [
-    "// Public types of options. This file is made from the rows of the options by `node --import tsx scripts/option-types.mjs`:",
-    "// change the rows (src/config/config-rows.ts and what it imports), not this file.",
+const head = [
+  "// Public types of options. This file is made from the rows of the options by `node --import tsx scripts/option-types.mjs`:",
+  "// change the rows (src/config/config-rows.ts and what it imports), not this file.",
+  "",
+];
+
+/** Types of options of functions. */
+const ofFunctions = () => [
+  declared(
+    "The loss and its parameters. A parameter that the loss does not have is INVALID_ARGUMENT.",
+    "LossOptions",
+    lossRows,
+  ),
+  declared(
+    "Options of the optimizer (AdamW), the schedule and the computation, and which parts are trained.",
+    "OptimizerOptions",
+    { ...optimizerRows, seed: trainerRows.seed },
+  ),
+  declared("Options of train() that a configuration file has, too.", "TrainRunOptions", trainRows),
+  declared("How the weights of a model are loaded, and how media are read.", "WeightOptions", {
+    ...loadRows,
+    ...mediaRows,
+  }),
+  declared("A cache of the vision tower's features on disk.", "FeatureCacheOptions", cacheRows),
+  declared(
+    "Which frames of a video the model sees. Default: as many as in the model's own recipe, evenly spread over the whole video.",
+    "FrameSampling",
+    frameRows,
+  ),
+  declared("How tokens are sampled.", "Sampling", samplingRows),
+  declared("How the rows of a file are judged.", "JudgeFileSettings", judgeFileRows),
+  declared("The address of an endpoint, and bounds of the requests to it.", "EndpointOptions", endpointRows),
+];
+
+/** Types of configuration files. */
+const ofFiles = () => [
+  declared(configDoc("train"), "TrainConfig", rowsBelow(configs.train), true),
+  declared(configDoc("run"), "RunConfig", rowsBelow(configs.run), true),
+  docstring(
+    "Options of iterations: the keys of a configuration of a run. `model`, `runDir`, `from` and `to` come from the options beside `config`.",
     "",
-    declared(
-      "The loss and its parameters. A parameter that the loss does not have is INVALID_ARGUMENT.",
-      "LossOptions",
-      lossRows,
-    ),
-    declared(
-      "Options of the optimizer (AdamW), the schedule and the computation, and which parts are trained.",
-      "OptimizerOptions",
-      { ...optimizerRows, seed: trainerRows.seed },
-    ),
-    declared("Options of train() that a configuration file has, too.", "TrainRunOptions", trainRows),
-    declared("How the weights of a model are loaded, and how media are read.", "WeightOptions", {
-      ...loadRows,
-      ...mediaRows,
-    }),
-    declared("A cache of the vision tower's features on disk.", "FeatureCacheOptions", cacheRows),
-    declared(configDoc("train"), "TrainConfig", rowsBelow(configs.train), true),
-    declared(configDoc("run"), "RunConfig", rowsBelow(configs.run), true),
-    docstring(
-      "Options of iterations: the keys of a configuration of a run. `model`, `runDir`, `from` and `to` come from the options beside `config`.",
-      "",
-    ),
-    "export type IterationConfig = Partial<RunConfig>;",
-    "",
-  ].join("\n");
+  ),
+  "export type IterationConfig = Partial<RunConfig>;",
+];
 
-const file = fileURLToPath(new URL("../src/base/option-types.ts", import.meta.url));
+const files = { "option-types.ts": ofFunctions, "config-types.ts": ofFiles };
 
-/** The file's text, formatted as the project's code is. */
-export const optionTypes = () =>
-  execFileSync(tool("biome"), ["format", "--stdin-file-path", file], { input: source(), encoding: "utf8" });
+/** The generated files, [path, text]; the text is formatted as the project's code is. */
+export const generatedTypes = () =>
+  Object.entries(files).map(([name, types]) => {
+    const path = fileURLToPath(new URL(`../src/base/${name}`, import.meta.url));
+    const input = [...head, ...types(), ""].join("\n");
+    return [path, execFileSync(tool("biome"), ["format", "--stdin-file-path", path], { input, encoding: "utf8" })];
+  });
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) writeFileSync(file, optionTypes());
+if (import.meta.url === pathToFileURL(process.argv[1]).href)
+  for (const [path, text] of generatedTypes()) writeFileSync(path, text);

@@ -3,12 +3,12 @@ export { worldModel } from "./base/addon.js";
 export * from "./train/communicator.js";
 export type { ErrorCode, ErrorFacts } from "./base/errors.js";
 export { IsrDpoError, isIsrDpoError } from "./base/errors.js";
+export type { IterationConfig, RunConfig, TrainConfig } from "./base/config-types.js";
 export type {
+  EndpointOptions,
   FeatureCacheOptions,
-  IterationConfig,
+  JudgeFileSettings,
   OptimizerOptions,
-  RunConfig,
-  TrainConfig,
   TrainRunOptions,
   WeightOptions,
 } from "./base/option-types.js";

@@ -96,9 +96,12 @@ test("old names compile, and are marked as deprecated with the new name and the 
     "Sequence.scored: Use `lossMask`; removed in 0.3. In results it is not enumerable.",
     "Tokenizer.applyChatTemplate.scored: Use `lossMask`; removed in 0.3. It is not enumerable.",
     "Tokenizer.apply: Use {@link Tokenizer.applyChatTemplate}; removed in 0.3.",
-    "Sampling.stream: Use `randomStream`; removed in 0.3.",
     "GenerateRequest.copies: Use `n`; removed in 0.3.",
     "Completion.end: Use `finishReason`; removed in 0.3. It is not enumerable.",
+  ]);
+  assert.equal(deprecated("src/base/option-types.ts"), [
+    "LossOptions.gamma: Use `sftWeight`; removed in 0.3.",
+    "Sampling.stream: Use `randomStream`; removed in 0.3.",
   ]);
   assert.equal(deprecated("src/model/generate-file.ts"), ["GenerateFileOptions.copies: Use `n`; removed in 0.3."]);
 });

@@ -70,7 +70,7 @@ const char* name_of(Isa isa) {
 }
 
 Isa machine_isa() {
-  static const Isa isa = detect();
+  static const Isa isa = std::min(detect(), static_cast<Isa>(ISR_MAX_LEVEL));
   return isa;
 }
 

@@ -53,9 +53,15 @@ std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads, Device& device
   if (!isa_supported(level))
     throw Error("DEVICE_UNAVAILABLE", concat("instruction-set level ", name_of(level), " is not available on this machine"));
   switch (level) {
+#if ISR_MAX_LEVEL >= 3
     case Isa::Avx512Bf16: return cpu::avx512bf16::make(threads, device);
+#endif
+#if ISR_MAX_LEVEL >= 2
     case Isa::Avx512: return cpu::avx512::make(threads, device);
+#endif
+#if ISR_MAX_LEVEL >= 1
     case Isa::Avx2: return cpu::avx2::make(threads, device);
+#endif
     default: return cpu::generic::make(threads, device);
   }
 }

@@ -214,6 +214,10 @@ export function packageRoot(): string {
   );
 }
 
+/** The version of this package. */
+export const packageVersion = (): string =>
+  (JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string }).version;
+
 /**
  * Folder of the model that ships with the package: 1.1 M parameters, answers about clips of coloured shapes (docs/world.md).
  * Its prompts are in `prompts.json` there. The same as `import.meta.resolve("isr-dpo/models/world")`, as a path.

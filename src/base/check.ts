@@ -221,11 +221,16 @@ export function seed(field: string, value: unknown): bigint {
   return BigInt(value as number | bigint);
 }
 
-/** Token ids as a copy of our own, each an integer in [0, vocab). */
-export function ids(field: string, value: unknown, vocab: number): Int32Array {
+/** A list of token ids, whose values are not checked. */
+export function idList(field: string, value: unknown): ArrayLike<unknown> {
   if (!(value instanceof Int32Array) && !Array.isArray(value))
     refuse(field, "token ids (Int32Array or an array of integers)", value);
-  const given = value as ArrayLike<unknown>;
+  return value as ArrayLike<unknown>;
+}
+
+/** Token ids as a copy of our own, each an integer in [0, vocab). */
+export function ids(field: string, value: unknown, vocab: number): Int32Array {
+  const given = idList(field, value);
   for (let i = 0; i < given.length; i++) {
     const id = given[i];
     if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= vocab)

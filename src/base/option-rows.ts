@@ -1,7 +1,7 @@
 // Options as data: the type, range, default and meaning of an option stand in one row. Functions check their options against
 // the rows, and the configuration file's schema and reference, the flags of the command line and the public types with their
 // docstrings are made from the same rows.
-import { array, boolean, choice, number, options, path, type Range, refuse, seed, text } from "./check.js";
+import { array, boolean, choice, idList, number, options, path, type Range, refuse, seed, text } from "./check.js";
 import { type OldName, renamed } from "./renamed.js";
 
 /** Values of an option, and how they are told from others. */
@@ -16,12 +16,17 @@ export type Shape =
       readonly expected?: string;
       readonly url?: true;
       readonly type?: string;
+      readonly empty?: true;
     }
   | { readonly kind: "seed" }
+  /** Token ids, each below a vocabulary that the row does not know. */
+  | { readonly kind: "ids" }
+  /** Any number of values of one shape. */
+  | { readonly kind: "list"; readonly of: Shape }
   /** One value. */
   | { readonly kind: "constant"; readonly value: false | null }
-  /** Two numbers; `ordered`: the first below the second. */
-  | { readonly kind: "pair"; readonly of: readonly [Range, Range]; readonly ordered?: true }
+  /** Two numbers; `ordered`: the first is below the second, in words. */
+  | { readonly kind: "pair"; readonly of: readonly [Range, Range]; readonly ordered?: string }
   /** The first shape that takes the value. */
   | { readonly kind: "either"; readonly of: readonly Shape[]; readonly expected: string }
   | { readonly kind: "group"; readonly rows: Rows; readonly rules: readonly Rule[] };
@@ -115,6 +120,16 @@ export const filePath = (about: string): Optional<string> => row({ kind: "path" 
 /** A text that is not empty. */
 export const words = (about: string): Optional<string> => row({ kind: "text" }, about);
 
+/** A text, which may be empty. */
+export const wordsOrEmpty = (about: string): Optional<string> => row({ kind: "text", empty: true }, about);
+
+/** Any number of values, each of which the row `of` takes. */
+export const listOf = <T>(about: string, of: Row<T>): Optional<readonly T[]> =>
+  row({ kind: "list", of: of.shape }, about);
+
+/** Token ids; the model that they are of checks that it has them. */
+export const tokenIds = (about: string): Optional<Int32Array | readonly number[]> => row({ kind: "ids" }, about);
+
 /** A text of a pattern; `expected` says of which, and `type` its type in TypeScript where that is narrower than string. */
 export const textLike = <T extends string = string>(
   about: string,
@@ -138,8 +153,12 @@ export const pairOf = (about: string, first: Range, second: Range): Optional<rea
   row({ kind: "pair", of: [first, second] }, about);
 
 /** Two numbers, the first of which is below the second. */
-export const interval = (about: string, first: Range, second: Range): Optional<readonly [number, number]> =>
-  row({ kind: "pair", of: [first, second], ordered: true }, about);
+export const interval = (
+  about: string,
+  first: Range,
+  second: Range,
+  ordered = "a begin before its end",
+): Optional<readonly [number, number]> => row({ kind: "pair", of: [first, second], ordered }, about);
 
 /** Options in an object of their own, which is filled up with their defaults. */
 export const group = <R extends Rows>(about: string, rows: R, ...rules: Rule[]): Row<Resolved<R>, "default"> =>
@@ -168,19 +187,22 @@ function pairValue(field: string, value: unknown, shape: Shape & { kind: "pair" 
   const given = array(field, value);
   if (given.length !== 2) refuse(field, "two numbers", value);
   const [from, to] = shape.of.map((range, i) => number(`${field}[${i}]`, given[i], range)) as [number, number];
-  if (shape.ordered && from >= to) refuse(field, "a begin before its end", value);
+  if (shape.ordered !== undefined && from >= to) refuse(field, shape.ordered, value);
   return [from, to];
 }
 
-function textValue(field: string, value: unknown, { pattern, expected, url }: Shape & { kind: "text" }): string {
+function textValue(field: string, value: unknown, { pattern, expected, url, empty }: Shape & { kind: "text" }): string {
   const given = text(field, value);
-  if (given === "") refuse(field, "a text that is not empty", value);
+  if (given === "" && !empty) refuse(field, "a text that is not empty", value);
   if (pattern && !pattern.test(given)) refuse(field, expected!, value);
   if (url && !URL.canParse(given)) refuse(field, "an address (https://...)", value);
   return given;
 }
 
-/** The value as a function takes it; INVALID_ARGUMENT that names the field. */
+/** The value of an option as a function takes it; INVALID_ARGUMENT that names the field. */
+export const checked = <T>(field: string, value: unknown, { shape }: Row<T>): T =>
+  checkedValue(field, value, shape) as T;
+
 function checkedValue(field: string, value: unknown, shape: Shape): unknown {
   switch (shape.kind) {
     case "number":
@@ -195,6 +217,10 @@ function checkedValue(field: string, value: unknown, shape: Shape): unknown {
       return textValue(field, value, shape);
     case "seed":
       return seed(field, value);
+    case "ids":
+      return idList(field, value);
+    case "list":
+      return array(field, value).map((item, i) => checkedValue(`${field}[${i}]`, item, shape.of));
     case "constant":
       return value === shape.value ? value : refuse(field, String(shape.value), value);
     case "pair":
@@ -210,7 +236,7 @@ function checkedValue(field: string, value: unknown, shape: Shape): unknown {
 function eitherValue(field: string, value: unknown, { of, expected }: Shape & { kind: "either" }): unknown {
   const types: Readonly<Record<Shape["kind"], string>> = {
     ...{ number: "number", choice: "string", flag: "boolean", path: "string", text: "string", seed: "number" },
-    ...{ constant: "none", pair: "object", either: "none", group: "object" },
+    ...{ constant: "none", pair: "object", either: "none", group: "object", ids: "object", list: "object" },
   };
   const constant = of.some((shape) => shape.kind === "constant" && shape.value === value);
   if (constant) return value;
@@ -219,7 +245,7 @@ function eitherValue(field: string, value: unknown, { of, expected }: Shape & { 
 }
 
 /**
- * Options of a function, checked by their rows and filled up with their defaults. `field` is what messages call them.
+ * Options of a function, checked by their rows and filled up with their defaults. `field` is what messages call them; "": only the keys.
  * @throws IsrDpoError INVALID_ARGUMENT: a key that no row has, with a suggestion; a value that its row does not take; a broken rule
  */
 export function resolved<R extends Rows>(
@@ -228,15 +254,16 @@ export function resolved<R extends Rows>(
   rows: R,
   rules: readonly Rule[] = [],
 ): Resolved<R> {
-  const given = options(field, renamed(field, value, ...oldNames(rows)), Object.keys(rows));
+  const given = options(field || "options", renamed(field, value, ...oldNames(rows)), Object.keys(rows));
+  const at = (key: string) => (field === "" ? key : `${field}.${key}`);
   const values: Record<string, unknown> = {};
   for (const [key, { shape, presence, fallback }] of Object.entries(rows)) {
     const filled = presence === "default" && shape.kind === "group"; // by its own rows
     const value = given[key] === undefined && filled ? {} : given[key];
-    if (value !== undefined || presence === "required") values[key] = checkedValue(`${field}.${key}`, value, shape);
+    if (value !== undefined || presence === "required") values[key] = checkedValue(at(key), value, shape);
     else if (fallback !== undefined) values[key] = fallback;
   }
   const broken = brokenRule(rules, values);
-  if (broken) refuse(`${field}.${broken.key}`, broken.expected, values[broken.key]);
+  if (broken) refuse(at(broken.key), broken.expected, values[broken.key]);
   return values as Resolved<R>;
 }

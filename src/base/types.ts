@@ -1,5 +1,7 @@
 // The values of the public functions. Tensors are row-major; lengths in tokens, times in seconds, sizes in bytes, log-probs in nats.
-import type { FeatureCacheOptions, WeightOptions } from "./option-types.js";
+import type { FeatureCacheOptions, FrameSampling, Sampling, WeightOptions } from "./option-types.js";
+
+export type { FrameSampling, Sampling };
 
 /** A row-major array of numbers. */
 export interface Tensor {
@@ -18,18 +20,6 @@ export type TokenIds = Int32Array | readonly number[];
 export interface Cancel {
   /** Cancels the call; default: the call cannot be cancelled. */
   signal?: AbortSignal;
-}
-
-/** Which frames of a video the model sees. Default: as many as in the model's own recipe, evenly spread over the whole video. */
-export interface FrameSampling {
-  /** Number of frames, 1 to 4096; default: as in the model's recipe. */
-  frames?: number;
-  /** Begin and end in seconds from the first frame; default: the whole video. */
-  window?: readonly [fromS: number, toS: number];
-  /** Frames per second to choose among, above 0 and at most 1000; default: every frame of the file. */
-  fps?: number;
-  /** In place of `window`: divides the clip into `of` stretches of equal length and uses the one with this index, from 0. */
-  part?: readonly [index: number, of: number];
 }
 
 /**
@@ -281,37 +271,6 @@ export interface ForwardOutput {
   positions?: Tensor;
   /** The ids of the sequence, with one id for each visual token. */
   ids: Int32Array;
-}
-
-/** How tokens are sampled. */
-export interface Sampling {
-  /** Divides the logits, at least 0; default 0: the most probable token is taken each time. */
-  temperature?: number;
-  /** Samples from the fewest tokens whose probabilities sum to this share, above 0 and at most 1; default 1: from all. */
-  topP?: number;
-  /** Samples from this number of most probable tokens; default 0: from all. */
-  topK?: number;
-  /** Longest answer in tokens, at least 1; default 256, or less where the context has less room. */
-  maxTokens?: number;
-  /** Texts that end an answer; they are not part of its text. Default: none. */
-  stop?: readonly string[];
-  /** Ids that are never sampled; default: none. */
-  suppress?: readonly number[];
-  /**
-   * Shortest answer in tokens; default 0. End tokens and `stopIds` are not sampled among the first `minTokens` tokens, and a
-   * stop string counts only if a later token completes it.
-   */
-  minTokens?: number;
-  /** Ids that end an answer, in addition to the model's end tokens; default: none. */
-  stopIds?: readonly number[];
-  /** Seed of the draws, default 0. A draw depends on the seed, the random stream, the copy and the position alone. */
-  seed?: bigint | number;
-  /** Name of the random stream: with the same seed, other names give other draws. Default: "". */
-  randomStream?: string;
-  /** @deprecated Use `randomStream`; removed in 0.3. */
-  stream?: string;
-  /** How special tokens in the prompt's text are read; default "parse", in chat() "text". */
-  specialTokens?: SpecialTokens;
 }
 
 /** One prompt, and how it is answered. */

@@ -6,6 +6,7 @@ import { inRange, nearest, type Range } from "../base/check.js";
 import type { Row } from "../base/option-rows.js";
 import { type ConfigKind, rowAt } from "../config/config-rows.js";
 import { loadRows } from "../model/load-options.js";
+import { samplingRows } from "../model/sampling-options.js";
 import { remarksOf } from "../model/media-registry.js";
 import { tellUnusedOfTextModel } from "./unused-flags.js";
 import { modelFolder } from "./newest-model.js";
@@ -49,23 +50,11 @@ function stopFlag(text: string, before: string[] = []): string[] {
 
 export const addSampling = (command: Command): Command =>
   command
-    .option(
-      "--max-tokens <n>",
-      "longest answer in tokens (default: 256, or less where the context has less room)",
-      wholeNumber(1),
-    )
-    .option(
-      "--temperature <t>",
-      "0 takes the most probable token each time (default: 0)",
-      realNumber("a number of at least 0", (x) => x >= 0),
-    )
-    .option(
-      "--top-p <p>",
-      "sample from the most probable tokens whose probabilities sum to this share (default: 1)",
-      realNumber("a number above 0 and at most 1", (x) => x > 0 && x <= 1),
-    )
-    .option("--top-k <k>", "sample from this number of most probable tokens; 0: from all (default: 0)", wholeNumber(0))
-    .option("--seed <s>", "seed of the draws (default: 0)", seedFlag)
+    .addOption(optionFlag("--max-tokens <n>", samplingRows.maxTokens))
+    .addOption(optionFlag("--temperature <t>", samplingRows.temperature))
+    .addOption(optionFlag("--top-p <p>", samplingRows.topP))
+    .addOption(optionFlag("--top-k <k>", samplingRows.topK))
+    .addOption(optionFlag("--seed <s>", samplingRows.seed).argParser(seedFlag))
     .option("--stop <text>", "end an answer before this text (may be given again)", stopFlag);
 
 /** A range of numbers, as messages of the command line say it. */

@@ -1,14 +1,16 @@
 // isr-dpo generate DIR: answers for a file of prompts, by generateFile().
 import { dirname, resolve } from "node:path";
 import type { Readable } from "node:stream";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { asyncDispose } from "../base/addon.js";
 import { type FrameSampling, generateFile, type VideoLM } from "../index.js";
 import { renamed } from "../base/renamed.js";
 import { answerKeys } from "../model/generate-file.js";
 import { dashed, tellUnusedOfGenerate } from "./unused-flags.js";
 import { openInput, openOutput, type Output, readUntil } from "./line-files.js";
-import { addFrames, addLoading, addSampling, frameSamplingOf, load, samplingOf, wholeNumber } from "./flags.js";
+import { addFrames, addLoading, addSampling, frameSamplingOf, load, optionFlag, samplingOf } from "./flags.js";
+import { onBadRow } from "../data/bad-rows.js";
+import { batchRow, requestRows } from "../model/sampling-options.js";
 import type { LoadFlags, SamplingFlags } from "./flag-types.js";
 import { interruption } from "./interrupt.js";
 import { say } from "./terminal.js";
@@ -20,8 +22,8 @@ interface GenerateFlags extends LoadFlags, SamplingFlags, FrameSampling {
   out: string;
   force?: boolean;
   n?: number;
-  batch: number;
-  onError: "fail" | "skip";
+  batch?: number;
+  onError?: "fail" | "skip";
 }
 
 /** How far it has come. */
@@ -45,7 +47,7 @@ async function answerRows(model: VideoLM, flags: GenerateFlags, input: Readable,
   const result = await generateFile(model, input, output, {
     ...samplingOf(flags),
     ...(frames ? { sample: frames } : {}),
-    ...{ n: flags.n ?? 1, batch: flags.batch, onBadRow: flags.onError, name: flags.in, signal },
+    ...{ n: flags.n, batch: flags.batch, onBadRow: flags.onError, name: flags.in, signal },
     folder: flags.in === "-" ? process.cwd() : dirname(resolve(flags.in)),
     onSkip: ({ code, message }) => say(`skipped ${code}: ${message}`),
     onProgress: (done) => {
@@ -87,14 +89,10 @@ export function generateCommand(): Command {
     .requiredOption("--in <file>", "file of rows {prompt, video, image, ...}; - is stdin")
     .requiredOption("--out <file>", "file of answers, in the order of the rows; - is stdout")
     .option("--force", "replace an existing output")
-    .option("-n, --n <count>", "answers per row (default: 1)", wholeNumber(1, 65536))
-    .addOption(new Option("--copies <count>").argParser(wholeNumber(1, 65536)).hideHelp())
-    .option("--batch <n>", "number of rows that are answered together", wholeNumber(1, 4096), 64)
-    .addOption(
-      new Option("--on-error <what>", "a row that cannot be answered ends the command, or is left out")
-        .choices(["fail", "skip"])
-        .default("fail"),
-    );
+    .addOption(optionFlag("-n, --n <count>", requestRows.n))
+    .addOption(optionFlag("--copies <count>", requestRows.n).hideHelp())
+    .addOption(optionFlag("--batch <n>", batchRow))
+    .addOption(optionFlag("--on-error <what>", onBadRow));
   return addLoading(addFrames(addSampling(command)))
     .exitOverride()
     .action(generate);

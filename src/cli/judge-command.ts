@@ -1,15 +1,17 @@
 // isr-dpo judge: which of two answers a model (or an endpoint) prefers, for a file of pairs, by judgeFile().
 import { dirname, resolve } from "node:path";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { asyncDispose } from "../base/addon.js";
 import { IsrDpoError } from "../base/errors.js";
 import { linesOfStream } from "../base/line-files.js";
 import type { FrameSampling } from "../base/types.js";
 import { type Judge, judgeFile, modelJudge, openaiJudge, type VideoLM } from "../index.js";
 import { endpointWords, promptsOf, readPrompts } from "../iterate/method-prompts.js";
+import { onBadRow } from "../data/bad-rows.js";
 import { statuses } from "../judge/judge.js";
+import { judgeFileRows, judgeRows } from "../judge/judge-options.js";
 import type { LoadFlags } from "./flag-types.js";
-import { addFrames, addLoading, frameSamplingOf, load, wholeNumber } from "./flags.js";
+import { addFrames, addLoading, frameSamplingOf, load, optionFlag } from "./flags.js";
 import { interruption } from "./interrupt.js";
 import { openInput, openOutput, type Output, readUntil } from "./line-files.js";
 import { say } from "./terminal.js";
@@ -19,15 +21,15 @@ interface JudgeFlags extends LoadFlags, FrameSampling {
   in: string;
   out: string;
   force?: boolean;
-  method: "text" | "logprob";
-  orders: "one" | "both";
+  method?: "text" | "logprob";
+  orders?: "one" | "both";
   prompts?: string;
   endpoint?: string;
   endpointModel?: string;
   keyEnv?: string;
   videos?: string;
-  batch: number;
-  onError: "fail" | "skip";
+  batch?: number;
+  onError?: "fail" | "skip";
 }
 
 /** Flags that only a model of our own looks at. */
@@ -85,7 +87,7 @@ async function judgeOfFile(path: string): Promise<string | undefined> {
 }
 
 /** judgeFile(), and what is said of it at the end. */
-async function judgeRows(asked: Judge, flags: JudgeFlags, output: Output, signal: AbortSignal): Promise<string> {
+async function judgeAll(asked: Judge, flags: JudgeFlags, output: Output, signal: AbortSignal): Promise<string> {
   const input = readUntil(signal, await openInput(flags.in));
   const { rows, counts, skipped } = await judgeFile(asked, input, output, {
     ...{ orders: flags.orders, batch: flags.batch, onBadRow: flags.onError, name: flags.in, signal },
@@ -108,7 +110,7 @@ async function judge(dir: string | undefined, flags: JudgeFlags, command: Comman
     const { asked } = made;
     const before = flags.force && flags.out !== "-" ? await judgeOfFile(flags.out) : undefined;
     if (before !== undefined && before !== asked.id) say(`${flags.out}: the verdicts of ${before} are replaced`);
-    const said = await judgeRows(asked, flags, output, signal);
+    const said = await judgeAll(asked, flags, output, signal);
     await output.commit();
     say(said);
   } finally {
@@ -130,23 +132,13 @@ export function judgeCommand(): Command {
     .option("--videos <dir>", "folder that video paths are relative to (default: that of the rows)")
     .option("--out <file>", "file of verdicts, one JSON object per row (default: stdout)", "-")
     .option("--force", "replace the output file")
-    .addOption(
-      new Option("--method <how>", "the choice as text, or from the labels' log-probs")
-        .choices(["text", "logprob"])
-        .default("logprob"),
-    )
-    .addOption(
-      new Option("--orders <n>", "show the answers in one order or in both").choices(["one", "both"]).default("both"),
-    )
+    .addOption(optionFlag("--method <how>", judgeRows.method.or("logprob")))
+    .addOption(optionFlag("--orders <n>", judgeFileRows.orders))
     .option("--prompts <file>", "file of prompts that replace the built-in ones")
     .option("--endpoint <url>", "OpenAI-compatible API in place of a model; it sees text alone")
     .option("--endpoint-model <name>", "the model there")
     .option("--key-env <name>", "environment variable that holds the key")
-    .addOption(
-      new Option("--on-error <what>", "a row that cannot be judged ends the command, or is left out")
-        .choices(["fail", "skip"])
-        .default("fail"),
-    )
-    .option("--batch <n>", "number of rows that are judged together", wholeNumber(1, 4096), 16);
+    .addOption(optionFlag("--on-error <what>", onBadRow))
+    .addOption(optionFlag("--batch <n>", judgeFileRows.batch));
   return addLoading(addFrames(command)).exitOverride().action(judge);
 }

@@ -1,9 +1,7 @@
 #!/usr/bin/env node
 // The command line: a file a command, each calls one exported function. Results go to stdout, everything else to stderr.
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { Command, CommanderError } from "commander";
-import { packageRoot } from "../base/addon.js";
+import { packageVersion } from "../base/addon.js";
 import { chatCommand } from "./chat-command.js";
 import { configCommand } from "./config-command.js";
 import { exitCode, report } from "./exit-code.js";
@@ -19,10 +17,9 @@ import { runCommand } from "./run-command.js";
 import { trainCommand } from "./train-command.js";
 
 async function main(): Promise<number> {
-  const { version } = JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string };
   const program = new Command("isr-dpo")
     .description("train and run video language models by iterative DPO")
-    .version(version)
+    .version(packageVersion())
     .showSuggestionAfterError()
     .exitOverride()
     .hook("preAction", (_, command) => expandHome(command))

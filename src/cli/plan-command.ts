@@ -56,16 +56,18 @@ async function configured(file: string | undefined, flags: PlanFlags): Promise<R
       set,
     );
   }
-  const unread = kind === "run" ? { samples: "-" } : { data: "-" };
-  const resolve = async <K extends "run" | "train">(k: K) =>
-    file === undefined ? resolveConfig(k, layered(set, { runDir: ".", ...unread })) : readConfig(file, k, set);
-  if (kind === "run") {
-    const { model, runDir, samples, ...rest } = (await resolve("run")).config;
-    const videos = rest.videos ?? dirname(samples);
-    return { model, runDir, config: file === undefined ? rest : { ...rest, samples, videos } };
+  if (file === undefined) set = layered(set, { runDir: "." });
+  if (what === "run") {
+    if (file === undefined) {
+      const { model, runDir, ...config } = resolveConfig("run", set, "command line", ["samples"]).config;
+      return { model, runDir, config };
+    }
+    const { model, runDir, ...config } = (await readConfig(file, "run", set)).config;
+    return { model, runDir, config: { ...config, videos: config.videos ?? dirname(config.samples) } };
   }
-  const { data, ...options } = trainOptionsOf(what as "sft" | "dpo", await resolve("train"));
-  return file === undefined ? options : { ...options, data };
+  return file === undefined
+    ? trainOptionsOf(what, resolveConfig("train", set, "command line", ["data"]))
+    : trainOptionsOf(what, await readConfig(file, "train", set));
 }
 
 /** Options of plan() from a configuration file and flags, of which the flags win. */

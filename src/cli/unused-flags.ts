@@ -1,6 +1,7 @@
 // Flags that have no effect beside the others: each is reported by name with the reason, before or after the work.
 import type { FrameSampling } from "../index.js";
 import type { LoadFlags, SamplingFlags } from "./flag-types.js";
+import { requestRows } from "../model/sampling-options.js";
 import { say } from "./terminal.js";
 
 /** Flags whose effect depends on what else is given. */
@@ -8,7 +9,11 @@ type Flags = SamplingFlags & FrameSampling & LoadFlags & { n?: number; raw?: boo
 export type Flag = keyof Flags;
 
 /** What a flag is without being given; of others, undefined. */
-const defaults: Partial<Record<Flag, unknown>> = { topP: 1, topK: 0, n: 1 };
+const defaults: Partial<Record<Flag, unknown>> = {
+  topP: requestRows.topP.fallback,
+  topK: requestRows.topK.fallback,
+  n: requestRows.n.fallback,
+};
 
 export const dashed = (flag: string): string => `--${flag.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 

@@ -1,12 +1,10 @@
 // Every key of a configuration file with its type, range, default and meaning. Checking, JSON Schema, docs/configuration.md, the
 // flags of the command line and the public types are made from these rows. Rows of functions stand beside the functions.
 import {
-  address,
   either,
   filePath,
   fileSeed,
   group,
-  interval,
   oneOf,
   only,
   real,
@@ -18,10 +16,13 @@ import {
   whole,
   words,
 } from "../base/option-rows.js";
+import { endpointRows, judgeRows } from "../judge/judge-options.js";
 import { loadRows } from "../model/load-options.js";
+import { samplingRows } from "../model/sampling-options.js";
 import { lossRows } from "../train/loss-options.js";
 import { saveEverySteps, trainRows, trainRules } from "../train/train-options.js";
 import { optimizerRows, trainerRules } from "../train/trainer-options.js";
+import { frameRows } from "../video/frame-sampling.js";
 
 const load = group("Options for loading the model.", loadRows);
 
@@ -80,13 +81,15 @@ export const trainConfig = group(
 const drop = (about: string) => oneOf(about, "drop", "fail").or("drop");
 
 const endpoint = group("The judge endpoint, for kind openai. Questions, contexts and answers are sent to it.", {
-  url: address("Base address of an OpenAI-compatible API, up to and without /chat/completions.").required(),
+  url: endpointRows.url,
   model: words("Name of the model at the endpoint.").required(),
-  keyEnv: words("Name of the environment variable that holds the key; default: no key is sent."),
-  maxCalls: whole("Budget of calls; when it is spent the run ends, and can be resumed. Default: no bound.", 1),
-  concurrency: whole("Number of concurrent calls.", 1, 256).or(4),
-  perMinute: whole("Largest number of calls per minute; default: no bound.", 1),
-  timeoutS: real("Longest time of a call in seconds.", { above: 0 }).or(60),
+  keyEnv: endpointRows.keyEnv,
+  maxCalls: endpointRows.maxCalls.meaning(
+    "Budget of requests; when it is spent the run ends, and can be resumed. Default: no bound.",
+  ),
+  concurrency: endpointRows.concurrency,
+  perMinute: endpointRows.perMinute,
+  timeoutS: endpointRows.timeoutS,
 }).optional();
 
 const endpointRules: readonly Rule[] = [
@@ -97,13 +100,9 @@ const endpointRules: readonly Rule[] = [
 ];
 
 const sampling = (tokens: string) => ({
-  maxTokens: whole(tokens, 1).or(512),
-  temperature: real("Temperature of sampling; 0 takes the most probable token each time.", { min: 0, max: 100 }).or(
-    0.7,
-  ),
-  topP: real("Samples from the most probable tokens whose probabilities sum to this share.", { above: 0, max: 1 }).or(
-    0.9,
-  ),
+  maxTokens: samplingRows.maxTokens.meaning(tokens).or(512),
+  temperature: real(samplingRows.temperature.about, { min: 0, max: 100 }).or(0.7), // in a file 70 is a slip for 0.7
+  topP: samplingRows.topP.or(0.9),
 });
 
 const context = group("The description of the video that the judge is given.", {
@@ -119,12 +118,10 @@ const judge = group(
   "The judge of the two answers, and its policies.",
   {
     kind: oneOf("The judge: the model itself, or an endpoint.", "self", "openai").or("self"),
-    method: oneOf(
-      "How the model's choice is read: from its text, or from the log-probs of the two labels.",
-      "text",
-      "logprob",
-    ).or("text"),
-    orders: oneOf("Whether answers are shown in one order (the paper) or in both.", "one", "both").or("one"),
+    method: judgeRows.method.or("text"),
+    orders: judgeRows.orders
+      .or("one")
+      .meaning("Whether each pair is judged in one order of its answers, as in the paper, or in both (see disagree)."),
     tie: drop("What happens to a pair with equal log-probs: the sample is left out, or the run ends."),
     disagree: oneOf(
       "What happens if the choice differs between the orders: the sample is left out, the run ends, or (average) the mean margin decides, which needs a judge that gives margins.",
@@ -174,13 +171,9 @@ const train = group(
 );
 
 const video = group("The frames that the model sees, and bounds for reading videos.", {
-  frames: whole("Number of frames per video; default: as in the model's family.", 1, 4096),
-  window: interval(
-    "Begin and end, in seconds, of the part that frames are taken from; default: as in the model's family.",
-    { min: 0 },
-    { above: 0 },
-  ),
-  fps: real("Frames per second to choose among; default: all frames.", { above: 0 }),
+  frames: frameRows.frames,
+  window: frameRows.window,
+  fps: frameRows.fps,
   timeoutS: mediaBounds.timeoutS,
   onError: oneOf(
     "What happens if a video cannot be read: its samples are skipped and counted, or the run ends.",

@@ -26,7 +26,10 @@ export const mediaOptionsOf = ({ timeoutS, maxLost }: TrainValues["video"]): Loa
 });
 
 /** Options of train(). INVALID_CONFIG for keys of a preference loss in a supervised run. */
-export function trainOptionsOf(kind: "sft" | "dpo", { config, sources }: ResolvedConfig<TrainValues>) {
+export function trainOptionsOf<V extends Omit<TrainValues, "data">>(
+  kind: "sft" | "dpo",
+  { config, sources }: ResolvedConfig<V>,
+) {
   const { preset: _, trainer, load, features, video, ...rest } = config;
   const { seed, ...options } = trainer;
   const entries = Object.entries(options);

@@ -29,11 +29,13 @@ function numberOf({ integer, min, max, above, below }: Range): z.ZodType {
 
 function pairOf({ of, ordered }: Shape & { kind: "pair" }): z.ZodType {
   const pair = z.tuple([numberOf(of[0]), numberOf(of[1])]);
-  return ordered ? pair.refine(([from, to]) => (from as number) < (to as number), "a begin before its end") : pair;
+  if (ordered === undefined) return pair;
+  return pair.refine(([from, to]) => (from as number) < (to as number), ordered);
 }
 
-function textOf({ pattern, expected, url }: Shape & { kind: "text" }): z.ZodType {
+function textOf({ pattern, expected, url, empty }: Shape & { kind: "text" }): z.ZodType {
   if (url) return z.url();
+  if (empty) return z.string();
   return pattern ? z.string().regex(pattern, expected) : z.string().min(1);
 }
 
@@ -62,6 +64,10 @@ function shapeOf(shape: Shape): z.ZodType {
       return textOf(shape);
     case "seed":
       return seed;
+    case "ids":
+      return z.array(z.int().min(0));
+    case "list":
+      return z.array(shapeOf(shape.of));
     case "constant":
       return shape.value === null ? z.null() : z.literal(shape.value);
     case "pair":

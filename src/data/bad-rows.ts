@@ -1,6 +1,7 @@
 // Bad rows of a file: they end the reading, or are reported and left out. And the notes of a reader about a whole file.
 import { isIsrDpoError, type IsrDpoError } from "../base/errors.js";
 import { type Place, rowError } from "../base/data-fault.js";
+import { oneOf } from "../base/option-rows.js";
 import type { Row } from "./row-fields.js";
 
 /** DUPLICATE_ID: rows share an id. MEDIA_COLUMN: a column that is not read has a name that suggests media. NO_MEDIA: some rows have no medium. */
@@ -31,6 +32,13 @@ export interface SkippedRow {
   /** Why it was left out: the message without the place. */
   reason: string;
 }
+
+/** What a row that cannot be used does. */
+export const onBadRow = oneOf(
+  "What a row that cannot be used does: it ends the call before anything is written, or is left out and counted.",
+  "fail",
+  "skip",
+).or("fail");
 
 /** Options for rows that cannot be read. */
 export interface BadRowOptions {

@@ -1,9 +1,10 @@
 // Work on the rows of a file, one result per row: what is read from and written to, and what becomes of rows that cannot be used.
 import { dirname, resolve } from "node:path";
-import { boolean, choice, path as checkPath, refuse } from "../base/check.js";
+import { path as checkPath, refuse } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { jsonLine, openInput, openOutput, type Output, readUntil } from "../base/line-files.js";
-import type { SkippedRow } from "./bad-rows.js";
+import { flag, resolved } from "../base/option-rows.js";
+import { onBadRow, type SkippedRow } from "./bad-rows.js";
 import { Reasons } from "./skip-reasons.js";
 
 /** Where rows come from: a path, or a stream of bytes. */
@@ -32,6 +33,11 @@ export interface RowWorkOptions {
   /** Ends the call with its reason. */
   signal?: AbortSignal;
 }
+
+const policies = {
+  onBadRow,
+  overwrite: flag("Whether an output file that such a call has written is replaced.").or(false),
+};
 
 export const rowWorkKeys = ["onBadRow", "onSkip", "overwrite", "name", "folder", "signal"] as const;
 
@@ -65,8 +71,7 @@ export class RowWork {
 
   /** Opens both ends; `keys`: those of a line that such a call writes. */
   static async open(from: RowSource, to: RowSink, keys: readonly string[], o: RowWorkOptions): Promise<RowWork> {
-    if (o.onBadRow !== undefined) choice("options.onBadRow", o.onBadRow, ["fail", "skip"]);
-    const overwrite = o.overwrite === undefined ? false : boolean("options.overwrite", o.overwrite);
+    const { overwrite } = resolved("options", { onBadRow: o.onBadRow, overwrite: o.overwrite }, policies);
     if (typeof from !== "string" && typeof from?.[Symbol.asyncIterator] !== "function")
       refuse("input", "a path or a stream of bytes", from);
     if (typeof to !== "string" && typeof to?.write !== "function")

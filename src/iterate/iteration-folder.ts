@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { packageVersion } from "../base/addon.js";
 import { sha256 } from "../base/sha256.js";
 import { pathOf } from "../data/row-fields.js";
 import { readLines } from "../base/lines.js";
@@ -20,7 +21,6 @@ import {
   runName,
   templateDateOf,
 } from "../runfolder/run-json.js";
-import { engineVersion } from "../train/train-folder.js";
 import type { LoadOptions } from "../base/types.js";
 import { type Prompts, promptsHash } from "./method-prompts.js";
 import type { RunSettings } from "./iteration-settings.js";
@@ -180,7 +180,7 @@ export class RunFolder {
     try {
       const { list, text } = await linesOf(o.samples);
       const { runDir: _, ...config } = o.settings;
-      const facts = { engine: engineVersion(), judge: o.judge, ranks: 1, samples: list.length };
+      const facts = { engine: packageVersion(), judge: o.judge, ranks: 1, samples: list.length };
       const inputs = {
         prompts: { sha256: promptsHash(o.prompts) },
         samples: { sha256: sha256(text) },

@@ -1,8 +1,10 @@
 // modelJudge(): a model that judges in the prompts of an iteration, outside of one.
-import { choice, object, options } from "../base/check.js";
+import { object, options } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
+import { resolved } from "../base/option-rows.js";
 import type { FrameSampling } from "../base/types.js";
 import type { Judge } from "../judge/judge.js";
+import { judgeRows } from "../judge/judge-options.js";
 import { selfJudge } from "../judge/self-judge.js";
 import type { VideoLM } from "../model/video-lm.js";
 import { type Prompts, promptsOf } from "./method-prompts.js";
@@ -35,7 +37,7 @@ export interface ModelJudgeOptions {
  */
 export function modelJudge(model: VideoLM, o: ModelJudgeOptions = {}): Judge {
   const given = options("options", o, ["method", "prompts", "sample"]);
-  const method = choice("options.method", given.method ?? "logprob", ["text", "logprob"]);
+  const { method } = resolved("options", { method: given.method }, { method: judgeRows.method.or("logprob") });
   const prompts = promptsOf(given.prompts);
   const sample = given.sample === undefined ? undefined : (object("options.sample", given.sample) as FrameSampling);
   return selfJudge({

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { asyncDispose } from "../base/addon.js";
-import type { IterationConfig } from "../base/option-types.js";
+import type { IterationConfig } from "../base/config-types.js";
 import {
   options as checkOptions,
   integer,

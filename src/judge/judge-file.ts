@@ -1,9 +1,11 @@
 // judgeFile(): which of two answers a judge prefers, for a file of pairs. A row is a line of JSON:
 //   {"id"?, "video"?, "question", "context"?, "responses": [first, second]}, or a line of pairs.jsonl.
 import { isAbsolute, resolve } from "node:path";
-import { array, choice, integer, object, options, text } from "../base/check.js";
+import { array, object, options, text } from "../base/check.js";
 import { isRowFault } from "../base/data-fault.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import { resolved } from "../base/option-rows.js";
+import type { JudgeFileSettings } from "../base/option-types.js";
 import { linesOfStream } from "../base/line-files.js";
 import { bareQuestion } from "../data/llava-hound.js";
 import { foreignPlace, hasPlace } from "../data/media-placeholders.js";
@@ -18,14 +20,10 @@ import {
   type PairStatus,
   type Verdict,
 } from "./judge.js";
+import { judgeFileRows } from "./judge-options.js";
 
 /** Options of {@link judgeFile}. Relative paths of videos start from `folder`. */
-export interface JudgeFileOptions extends RowWorkOptions {
-  /** "both" (default): each pair is judged in both orders of its answers, and orders that disagree prefer none. "one": as given. */
-  orders?: "one" | "both";
-  /** Rows that are judged at the same time; default 16. */
-  batch?: number;
-}
+export interface JudgeFileOptions extends RowWorkOptions, JudgeFileSettings {}
 
 /** What {@link judgeFile} has done. */
 export interface JudgeFileResult {
@@ -169,9 +167,8 @@ export async function judgeFile(
   output: RowSink,
   o: JudgeFileOptions = {},
 ): Promise<JudgeFileResult> {
-  const given = options("options", o, [...rowWorkKeys, "orders", "batch"]) as JudgeFileOptions;
-  const orders = choice("options.orders", given.orders ?? "both", ["one", "both"]);
-  const size = integer("options.batch", given.batch ?? 16, 1, 4096);
+  const given = options("options", o, [...rowWorkKeys, ...Object.keys(judgeFileRows)]) as JudgeFileOptions;
+  const { orders, batch: size } = resolved("options", { orders: given.orders, batch: given.batch }, judgeFileRows);
   const signal = given.signal ?? new AbortController().signal;
   const work = await RowWork.open(input, output, ["id", "prefer", "status"], given);
   const counts = new Map<PairStatus, number>();

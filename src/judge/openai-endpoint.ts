@@ -4,38 +4,11 @@
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { plural } from "../base/counts.js";
-import { integer, number, text } from "../base/check.js";
+import { text } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
-
-export interface EndpointOptions {
-  /** Base address of the API, up to and without /chat/completions. */
-  url: string;
-  /** Environment variable that holds the key; left out: none is sent. */
-  keyEnv?: string;
-  /** Requests of this process, repeated ones included; default: no bound. */
-  maxCalls?: number;
-  /** Requests at once; default 4. */
-  concurrency?: number;
-  /** Requests per minute, evenly spaced; default: no bound. */
-  perMinute?: number;
-  /** Longest time of one request in seconds; default 60. */
-  timeoutS?: number;
-  /** Longest pause inside an answer that has begun, in seconds; default 15. */
-  idleS?: number;
-  /** Requests for one answer; default 6. */
-  attempts?: number;
-  /** First wait between them, in seconds, doubled each time; default 1. A Retry-After of the server's wins over it. */
-  backoffS?: number;
-  /** Longest wait, in seconds; default 120. A server that asks for more is not waited for. */
-  maxWaitS?: number;
-  /** Bytes of an answer; default 1 MiB. */
-  maxBytes?: number;
-}
-
-export const endpointKeys = [
-  ...["url", "keyEnv", "maxCalls", "concurrency", "perMinute", "timeoutS", "idleS", "attempts", "backoffS", "maxWaitS"],
-  "maxBytes",
-];
+import { resolved } from "../base/option-rows.js";
+import type { EndpointOptions } from "../base/option-types.js";
+import { type EndpointLimits, limitRows } from "./judge-options.js";
 
 /** What was wrong with one request. */
 export class Fault extends Error {
@@ -75,25 +48,6 @@ function keyOf(name: string | undefined): string | undefined {
   if (!/^[\x21-\x7e]+$/.test(key))
     throw invalid("keyEnv", `expected visible ASCII in ${name}, got other characters`, "check how the key was copied");
   return key;
-}
-
-const seconds = (field: string, value: unknown, fallback: number): number =>
-  1000 * (value === undefined ? fallback : number(field, value, { above: 0, max: 86400 }));
-
-function limitsOf(o: Omit<EndpointOptions, "url" | "keyEnv">) {
-  const whole = (field: keyof typeof o, fallback: number, max = Number.MAX_SAFE_INTEGER) =>
-    o[field] === undefined ? fallback : integer(field, o[field], 1, max);
-  return {
-    maxCalls: whole("maxCalls", Number.MAX_SAFE_INTEGER),
-    concurrency: whole("concurrency", 4, 256),
-    perMinute: o.perMinute === undefined ? Infinity : integer("perMinute", o.perMinute, 1),
-    timeoutMs: seconds("timeoutS", o.timeoutS, 60),
-    idleMs: seconds("idleS", o.idleS, 15),
-    attempts: whole("attempts", 6, 100),
-    backoffMs: seconds("backoffS", o.backoffS, 1),
-    maxWaitMs: seconds("maxWaitS", o.maxWaitS, 120),
-    maxBytes: whole("maxBytes", 1 << 20),
-  };
 }
 
 /** A text of a server's as a message shows it: one short line without control and format characters. */
@@ -152,7 +106,7 @@ export class Endpoint {
   readonly counters: EndpointCounters = { calls: 0, repeated: 0 };
   readonly #url: URL;
   readonly #key: string | undefined;
-  readonly #limits: ReturnType<typeof limitsOf>;
+  readonly #limits: EndpointLimits;
   #running = 0;
   readonly #waiting: (() => void)[] = [];
   #nextSlot = 0; // when perMinute allows the next request
@@ -161,7 +115,7 @@ export class Endpoint {
   constructor({ url, keyEnv, ...limits }: EndpointOptions) {
     this.#url = addressOf(url);
     this.#key = keyOf(keyEnv);
-    this.#limits = limitsOf(limits);
+    this.#limits = resolved("", limits, limitRows);
     this.name = `${this.#url.host}${this.#url.pathname.replace(/\/chat\/completions$/, "")}`;
     this.concurrency = this.#limits.concurrency;
   }
@@ -180,7 +134,7 @@ export class Endpoint {
   async ask<T>(about: string, body: object, read: (answer: unknown, last: boolean) => T, ends: Ends): Promise<T> {
     const sent = JSON.stringify(body);
     const faults: string[] = [];
-    const { attempts, maxWaitMs } = this.#limits;
+    const { attempts, maxWaitS } = this.#limits;
     for (let attempt = 1; ; attempt++) {
       try {
         return read(await this.#turn(sent, attempt, ends), attempt === attempts);
@@ -188,7 +142,7 @@ export class Endpoint {
         if (!(e instanceof Fault)) throw e;
         faults.push(e.message);
         const pause = Math.max(e.afterMs ?? 0, this.#backoff(about, attempt));
-        const tooLong = pause > maxWaitMs ? `, which asks for ${Math.ceil(pause / 1000)} s of rest` : "";
+        const tooLong = pause > 1000 * maxWaitS ? `, which asks for ${Math.ceil(pause / 1000)} s of rest` : "";
         if (!e.passing || attempt === attempts || tooLong) throw this.#failed(about, faults, e.passing, tooLong);
         if (e.afterMs !== undefined) this.#quietUntil = Math.max(this.#quietUntil, performance.now() + pause);
         await wait(pause, ends.soon);
@@ -197,8 +151,8 @@ export class Endpoint {
   }
 
   #backoff(about: string, attempt: number): number {
-    const { backoffMs, maxWaitMs } = this.#limits;
-    return Math.min(maxWaitMs, backoffMs * 2 ** (attempt - 1)) * spread(about, attempt);
+    const { backoffS, maxWaitS } = this.#limits;
+    return 1000 * Math.min(maxWaitS, backoffS * 2 ** (attempt - 1)) * spread(about, attempt);
   }
 
   #failed(about: string, faults: readonly string[], passing: boolean, tooLong: string): IsrDpoError {
@@ -221,7 +175,7 @@ export class Endpoint {
     try {
       await this.#slot(ends.soon);
       const { calls } = this.counters;
-      if (calls >= this.#limits.maxCalls)
+      if (calls >= (this.#limits.maxCalls ?? Infinity))
         throw new IsrDpoError("JUDGE_FAILED", `judge ${this.name}: the budget of ${calls} calls is spent`, {
           hint: "raise judge.endpoint.maxCalls; the same command resumes",
           detail: { endpoint: this.name, maxCalls: calls },
@@ -247,16 +201,16 @@ export class Endpoint {
   async #slot(signal: AbortSignal): Promise<void> {
     const now = performance.now();
     const at = Math.max(now, this.#nextSlot);
-    this.#nextSlot = at + 60000 / this.#limits.perMinute;
+    this.#nextSlot = at + 60_000 / (this.#limits.perMinute ?? Infinity);
     await wait(at - now, signal);
     for (let rest = this.#quietUntil - performance.now(); rest > 0; rest = this.#quietUntil - performance.now())
       await wait(Math.ceil(rest), signal);
   }
 
   async #request(body: string, life: AbortSignal): Promise<unknown> {
-    const { timeoutMs } = this.#limits;
+    const { timeoutS } = this.#limits;
     const late = new AbortController();
-    const timer = setTimeout(() => late.abort(new Fault(`no answer in ${timeoutMs / 1000} s`, true)), timeoutMs);
+    const timer = setTimeout(() => late.abort(new Fault(`no answer in ${timeoutS} s`, true)), 1000 * timeoutS);
     try {
       const response = await fetch(this.#url, {
         method: "POST",
@@ -285,12 +239,12 @@ export class Endpoint {
   /** The body, within its bounds of bytes and pauses. */
   async #read({ body }: Response, late: AbortController): Promise<string> {
     if (!body) return "";
-    const { idleMs, maxBytes } = this.#limits;
+    const { idleS, maxBytes } = this.#limits;
     const reader = body.getReader();
     const chunks: Uint8Array[] = [];
     let size = 0;
-    const stalled = () => late.abort(new Fault(`an answer that stands still for ${idleMs / 1000} s`, true));
-    const timer = setTimeout(stalled, idleMs);
+    const stalled = () => late.abort(new Fault(`an answer that stands still for ${idleS} s`, true));
+    const timer = setTimeout(stalled, 1000 * idleS);
     try {
       for (;;) {
         const { done, value } = await reader.read();

@@ -6,17 +6,12 @@ import { array, object, options, path, show, text } from "../base/check.js";
 import { refuseForeignFile } from "../base/output-path.js";
 import { fill, placesOf } from "../base/templates.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import type { EndpointOptions } from "../base/option-types.js";
 import { guarded } from "../base/file-errors.js";
 import { canonicalJson } from "../runfolder/run-json.js";
-import {
-  Endpoint,
-  type EndpointCounters,
-  type EndpointOptions,
-  endpointKeys,
-  Fault,
-  shown,
-} from "./openai-endpoint.js";
+import { Endpoint, type EndpointCounters, Fault, shown } from "./openai-endpoint.js";
 import type { Judge, JudgeItem, Verdict } from "./judge.js";
+import { endpointKeys } from "./judge-options.js";
 
 /** The prompts of an endpoint. Each text must hold the placeholders that its line names. */
 export interface OpenAIJudgePrompts {

@@ -1,9 +1,10 @@
 // chat(): one request whose events are pieces of text.
 import { array, options, signalOf } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
-import { disposedMeanwhile, type GenerateTarget, generate, samplingKeys } from "./generate.js";
+import { disposedMeanwhile, type GenerateTarget, generate } from "./generate.js";
 import { renamed } from "../base/renamed.js";
 import { type Run, startRun } from "../base/run.js";
+import { samplingKeys } from "./sampling-options.js";
 import type { Cancel, Completion, Message, Sampling } from "../base/types.js";
 
 export function chat(

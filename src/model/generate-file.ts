@@ -1,14 +1,15 @@
 // generateFile(): answers for a file of prompts. Rows stream through in batches, so that neither file need fit into memory; rows
 // side by side that look at the same video are answered together and read it once.
-import { integer, object, options } from "../base/check.js";
+import { object, options } from "../base/check.js";
 import { isRowFault } from "../base/data-fault.js";
 import { type IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { floatList } from "../base/line-files.js";
+import { checked } from "../base/option-rows.js";
 import { renamed } from "../base/renamed.js";
 import type { Completion, FrameSampling, Sampling } from "../base/types.js";
 import { type RowSink, type RowSource, RowWork, type RowWorkOptions, rowWorkKeys } from "../data/row-work.js";
-import { samplingKeys } from "./generate.js";
 import { type Row, type RowOption, readRows } from "./generate-rows.js";
+import { batchRow, requestRows, samplingKeys } from "./sampling-options.js";
 import type { VideoLM } from "./video-lm.js";
 
 /** Options of {@link generateFile}; sampling options apply to rows that have none of their own. */
@@ -137,12 +138,12 @@ export async function generateFile(
 ): Promise<GenerateFileResult> {
   const known = [...samplingKeys, ...rowWorkKeys, "n", "sample", "batch", "onProgress"];
   const given = options("options", renamed("options", o, "stream", "copies"), known) as GenerateFileOptions;
-  const { n = 1, batch = 64, sample, onProgress } = given;
-  integer("options.n", n, 1, 65536);
-  integer("options.batch", batch, 1, 4096);
+  const { n = requestRows.n.fallback!, batch = batchRow.fallback!, sample, onProgress } = given;
+  checked("options.n", n, requestRows.n);
+  checked("options.batch", batch, batchRow);
   if (sample !== undefined) object("options.sample", sample);
   const signal = given.signal ?? new AbortController().signal;
-  const sampling = Object.fromEntries(Object.entries(given).filter(([k]) => (samplingKeys as string[]).includes(k)));
+  const sampling = Object.fromEntries(Object.entries(given).filter(([k]) => samplingKeys.includes(k)));
   const used = new Set<RowOption>();
   const work = await RowWork.open(input, output, answerKeys, given);
   return work.after(async () => {

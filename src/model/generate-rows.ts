@@ -1,13 +1,15 @@
 // Rows of generateFile(): one JSON object per line, checked here; the model reports later what only it can know.
 import { isAbsolute, resolve } from "node:path";
-import { array, integer, number, object, options, path as checkPath, refuse, text } from "../base/check.js";
+import { array, integer, object, options, path as checkPath, refuse } from "../base/check.js";
 import { isRowFault } from "../base/data-fault.js";
 import { countPlaces, foreignPlace } from "../data/media-placeholders.js";
 import { piecesOf } from "../data/conversation-turns.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { FrameSampling, GenerateRequest, Media, Message, Prompt, Sampling } from "../base/types.js";
 import { linesOfStream } from "../base/line-files.js";
+import { checked } from "../base/option-rows.js";
 import { renamed } from "../base/renamed.js";
+import { requestRows } from "./sampling-options.js";
 
 export interface Row {
   line: number;
@@ -18,19 +20,11 @@ export interface Row {
   looksAt: string;
 }
 
+const rowSampling = ["maxTokens", "temperature", "topP", "topK", "seed", "stop", "n"] as const;
+type RowSampling = (typeof rowSampling)[number];
+
 /** Options that rows may take. */
-export type RowOption =
-  | "maxTokens"
-  | "temperature"
-  | "topP"
-  | "topK"
-  | "seed"
-  | "stop"
-  | "n"
-  | "frames"
-  | "window"
-  | "fps"
-  | "featureCache";
+export type RowOption = RowSampling | keyof FrameSampling | "featureCache";
 
 /** What is said for rows that say nothing themselves. */
 export interface RowDefaults {
@@ -41,7 +35,7 @@ export interface RowDefaults {
   used: Set<RowOption>;
 }
 
-const keys = ["id", "prompt", "ids", "video", "image", "maxTokens", "temperature", "topP", "topK", "seed", "stop", "n"];
+const keys = ["id", "prompt", "ids", "video", "image", ...rowSampling];
 type Kind = "video" | "image";
 
 const mediaOf = (prompt: Exclude<Prompt, string>): readonly Media[] =>
@@ -149,29 +143,14 @@ class RowReader {
   }
 
   #sampling(row: Record<string, unknown>): Sampling & { n: number } {
-    const given = <T>(key: string, check: (field: string, value: unknown) => T): { [key: string]: T } =>
-      row[key] === undefined ? {} : { [key]: check(key, row[key]) };
-    const stops = (field: string, value: unknown) =>
-      (typeof value === "string" ? [value] : array(field, value)).map((s, i) => {
-        if (text(`${field}[${i}]`, s) === "") refuse(`${field}[${i}]`, "a text that is not empty", s);
-        return s as string;
-      });
-    const { sampling } = this.defaults;
-    const unsaid = (keys: readonly ("topP" | "topK" | "seed" | "temperature" | "maxTokens" | "stop" | "n")[]) =>
-      this.#take(...keys.filter((key) => row[key] === undefined));
-    unsaid(["temperature", "maxTokens", "stop", "n"]);
-    if (Number(row.temperature ?? sampling.temperature ?? 0) > 0) unsaid(["topP", "topK", "seed"]);
-    return {
-      ...sampling,
-      n: this.defaults.n,
-      ...given("maxTokens", (f, v) => integer(f, v, 1, 2 ** 31 - 1)),
-      ...given("temperature", (f, v) => number(f, v, { min: 0 })),
-      ...given("topP", (f, v) => number(f, v, { above: 0, max: 1 })),
-      ...given("topK", (f, v) => integer(f, v, 0, 2 ** 31 - 1)),
-      ...given("seed", (f, v) => integer(f, v, 0)),
-      ...given("stop", stops),
-      ...given("n", (f, v) => integer(f, v, 1, 65536)),
-    };
+    const { sampling, n } = this.defaults;
+    const unsaid = (...keys: RowSampling[]) => this.#take(...keys.filter((key) => row[key] === undefined));
+    unsaid("temperature", "maxTokens", "stop", "n");
+    if (Number(row.temperature ?? sampling.temperature ?? 0) > 0) unsaid("topP", "topK", "seed");
+    const said = rowSampling.filter((key) => row[key] !== undefined);
+    const list = typeof row.stop === "string" ? [row.stop] : row.stop;
+    const value = (key: RowSampling) => checked<unknown>(key, key === "stop" ? list : row[key], requestRows[key]);
+    return { ...sampling, n, ...Object.fromEntries(said.map((key) => [key, value(key)])) };
   }
 
   read(line: number, bytes: Buffer): Row | undefined {

@@ -1,39 +1,19 @@
 // Generation requests are validated and become one job, which shares the model's running batch. Text is reported while it
 // grows, and completions when they end.
 import type { NativeCompletion, NativeToken } from "../base/addon.js";
-import { array, choice, ids, integer, number, options, refuse, seed, signal, signalOf, text } from "../base/check.js";
+import { ids, integer, options, refuse, signal, signalOf, text } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import { oldNames, resolved } from "../base/option-rows.js";
 import type { Call, HeldMedia, Inputs } from "./inputs.js";
 import { renamed, withOldName } from "../base/renamed.js";
 import { type Run, startRun } from "../base/run.js";
+import { requestRows } from "./sampling-options.js";
 import { each, resolvePrompt } from "./sequence.js";
 import { TextBranch } from "./text-stream.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
 import type { Cancel, Completion, GenerateEvent, GenerateRequest } from "../base/types.js";
 
-export const samplingKeys = [
-  "temperature",
-  "topP",
-  "topK",
-  "maxTokens",
-  "stop",
-  "suppress",
-  "minTokens",
-  "stopIds",
-  "seed",
-  "randomStream",
-  "specialTokens",
-];
-const requestKeys = ["id", "prompt", "media", "n", ...samplingKeys];
-
-function stopStrings(field: string, value: unknown): string[] {
-  if (value === undefined) return [];
-  return array(field, value).map((s, i) => {
-    const stop = text(`${field}[${i}]`, s);
-    if (stop === "") refuse(`${field}[${i}]`, "a string that is not empty", s);
-    return stop;
-  });
-}
+const requestKeys = ["id", "prompt", "media", ...Object.keys(requestRows)];
 
 interface Request {
   native: object & { copies: number; minTokens: number };
@@ -42,32 +22,22 @@ interface Request {
 
 async function resolveRequest(call: Call, field: string, value: unknown): Promise<Request> {
   const { info } = call;
-  const r = options(field, renamed(field, value, "stream", "copies"), requestKeys);
   const at = (key: string) => `${field}.${key}`;
-  const stops = stopStrings(at("stop"), r.stop);
-  if (stops.length > 0) call.tokenizer(at("stop"));
-  const words =
-    r.specialTokens !== undefined && choice(at("specialTokens"), r.specialTokens, ["parse", "text"]) === "text";
-  const { ids: prompt } = await resolvePrompt(call, at("prompt"), r.prompt, r.media, words);
+  const given = options(field, renamed(field, value, ...oldNames(requestRows)), requestKeys);
+  const { id: _, prompt: asked, media, ...rest } = given;
+  const { n, maxTokens: most, stop = [], suppress = [], stopIds = [], ...o } = resolved(field, rest, requestRows);
+  if (stop.length > 0) call.tokenizer(at("stop"));
+  const { ids: prompt } = await resolvePrompt(call, at("prompt"), asked, media, o.specialTokens === "text");
   const room = Math.max(1, Math.min(256, info.contextLength - prompt.length)); // the default alone never exceeds the context
-  const maxTokens = r.maxTokens === undefined ? room : integer(at("maxTokens"), r.maxTokens, 1, 2 ** 31 - 1);
+  const maxTokens = most ?? room;
   const native = {
-    ids: prompt,
-    copies: r.n === undefined ? 1 : integer(at("n"), r.n, 1, 65536),
-    temperature: r.temperature === undefined ? 0 : number(at("temperature"), r.temperature, { min: 0 }),
-    topP: r.topP === undefined ? 1 : number(at("topP"), r.topP, { above: 0, max: 1 }),
-    topK: r.topK === undefined ? 0 : integer(at("topK"), r.topK, 0, 2 ** 31 - 1),
-    maxTokens,
-    minTokens: r.minTokens === undefined ? 0 : integer(at("minTokens"), r.minTokens, 0, maxTokens),
-    suppress: r.suppress === undefined ? new Int32Array(0) : ids(at("suppress"), r.suppress, info.vocabSize),
-    stopIds: Int32Array.from([
-      ...call.endsBeyond,
-      ...(r.stopIds === undefined ? [] : ids(at("stopIds"), r.stopIds, info.vocabSize)),
-    ]),
-    seed: seed(at("seed"), r.seed),
-    stream: r.randomStream === undefined ? "" : text(at("randomStream"), r.randomStream),
+    ...{ ids: prompt, copies: n, temperature: o.temperature, topP: o.topP, topK: o.topK, maxTokens },
+    minTokens: integer(at("minTokens"), o.minTokens, 0, maxTokens),
+    suppress: ids(at("suppress"), suppress, info.vocabSize),
+    stopIds: Int32Array.from([...call.endsBeyond, ...ids(at("stopIds"), stopIds, info.vocabSize)]),
+    ...{ seed: o.seed, stream: o.randomStream },
   };
-  return { native, stops };
+  return { native, stops: [...stop] };
 }
 
 const nameOf = (request: number): string => `requests[${request}]`;

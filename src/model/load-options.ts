@@ -1,9 +1,10 @@
 // Options of loadModel(): their rows, and the checks of what rows do not describe.
 import { options, refuse, show, signal } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
-import { filePath, oneOf, real, type Resolved, resolved, textLike, whole } from "../base/option-rows.js";
+import { filePath, oneOf, type Resolved, resolved, textLike, whole } from "../base/option-rows.js";
 import { wallClock } from "../text/template-date.js";
 import type { LoadOptions } from "../base/types.js";
+import { cacheRows, readRows } from "../video/media-options.js";
 
 /** How a model is loaded, in calls and in configuration files. */
 export const loadRows = {
@@ -27,18 +28,7 @@ export const loadRows = {
 };
 
 /** How files of media are read. */
-export const mediaRows = {
-  mediaTimeoutMs: whole("Milliseconds that opening and decoding one file may take.", 1, 2 ** 31 - 1).or(300_000),
-  mediaMaxLost: real(
-    "Share of the examined frames of a video that may be lost or damaged; above it the video is MEDIA_UNREADABLE. With 1, everything that can be decoded is used and losses are reported; in train() the default is 0.",
-    { min: 0, max: 1 },
-  ).or(1),
-};
-
-export const cacheRows = {
-  dir: filePath("Folder of the cache, which processes may share; it is made if it does not exist.").required(),
-  maxBytes: whole("Bound of its size in bytes; the oldest entries are deleted. Default: no bound.", 1),
-};
+export const mediaRows = { mediaTimeoutMs: readRows.timeoutMs, mediaMaxLost: readRows.maxLost };
 
 const handlers = ["onProgress", "onMedia"] as const;
 

@@ -62,13 +62,14 @@ const lockText = /^\S+ \d+ \S+ \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n/;
 
 /** Whether a lone lock is that of a start which is giving up. It is empty for a moment, as those of other programs may always be. */
 async function isOurLock(path: string): Promise<boolean> {
-  for (let tries = 0; tries < 20; tries++) {
+  const until = performance.now() + 2000; // on a busy machine the other process may wait for its turn as long
+  do {
     const facts = await lstat(path).catch(() => null);
     if (!facts) return true; // gone meanwhile: the next look will say
     if (!facts.isFile() || facts.size > 1024) return false;
     if (facts.size > 0) return lockText.test(await readText(path).catch(() => ""));
-    await sleep(5);
-  }
+    await sleep(10);
+  } while (performance.now() < until);
   return false;
 }
 

@@ -1,7 +1,7 @@
 // The whole method on the synthetic world with the model that is part of the package: the context designs side by side, each
 // model measured on clips that no training saw. The demo writes a comparison folder that the report reads. Designs that share
 // an iteration share its files.
-import type { IterationConfig } from "../base/option-types.js";
+import type { IterationConfig } from "../base/config-types.js";
 import { existsSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,7 +1,5 @@
 // The files that a training run writes in its folder, the files that it reads, and the settings that it keeps in run.json.
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { packageRoot } from "../base/addon.js";
 import { type InputPlace, refuseMeeting, samePlace } from "../runfolder/path-overlap.js";
 import { mayDiffer, readRun, runName } from "../runfolder/run-json.js";
 import type { TrainSettings } from "./train-options.js";
@@ -15,9 +13,6 @@ export const free: readonly string[] = [
   "config.saveEverySteps",
   "facts.isa", // reported as a warning
 ];
-
-export const engineVersion = (): string =>
-  (JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string }).version;
 
 const without = (value: object, ...keys: readonly string[]): Record<string, unknown> =>
   Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key)));

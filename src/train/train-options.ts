@@ -1,14 +1,9 @@
 // Options of train(), checked once. Options of the trainer and the loader are checked there.
 import { choice, object, options, path, refuse, signal } from "../base/check.js";
 import { filePath, oneOf, resolved, type Rule, whole } from "../base/option-rows.js";
+import { onBadRow } from "../data/bad-rows.js";
 import type { LoadOptions, TrainItem } from "../base/types.js";
 import { type TrainerOptions, type TrainerSettings, trainerSettings } from "./trainer-options.js";
-
-export const onBadRow = oneOf(
-  "What a row that cannot be used does: it ends the run before anything is computed, or is left out and counted.",
-  "fail",
-  "skip",
-).or("fail");
 
 export const saveEverySteps = whole(
   "Steps between checkpoints of the training state; default: about ten checkpoints per run.",
@@ -30,7 +25,9 @@ export const trainRows = {
   evalEvery: whole("Steps between evaluations; default: only before the first and after the last step.", 1),
   epochs: whole("Number of times that each row is trained on.", 1).or(1),
   itemsPerStep: whole("Rows per optimizer step.", 1).or(8),
-  onBadRow,
+  onBadRow: onBadRow.meaning(
+    "What a row that cannot be used does: it ends the run before anything is computed, or is left out and counted.",
+  ),
   onLong: oneOf(
     "What happens to an item that is longer than the model's context: it is a bad row, or its answers are cut and it is counted; prompts and visual tokens are never cut.",
     "fail",

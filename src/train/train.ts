@@ -2,7 +2,7 @@
 // is killed. Files: run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { asyncDispose } from "../base/addon.js";
+import { asyncDispose, packageVersion } from "../base/addon.js";
 import { signalOf } from "../base/check.js";
 import type { DataNote } from "../data/bad-rows.js";
 import type { SkippedRow } from "../data/bad-rows.js";
@@ -26,7 +26,7 @@ import { gather, type GatherCounts, mediaFiles, noCounts } from "./load-dataset.
 import type { ItemSet } from "./item-store.js";
 import { type TrainSettings, trainSettings } from "./train-options.js";
 import { unusedOfTextModel, unusedOptions } from "./unused-options.js";
-import { checkPlaces, configOf, engineVersion, free, ownerOf } from "./train-folder.js";
+import { checkPlaces, configOf, free, ownerOf } from "./train-folder.js";
 import { type StepPlan, stepPlan } from "./item-order.js";
 import { coalesceProgress, type Emit, published, staged } from "./progress.js";
 import { proveRate } from "./learning-rate.js";
@@ -185,7 +185,7 @@ class TrainRun extends FolderWork<IterationResult> {
 
   async #openRun(model: VideoLM): Promise<void> {
     const { isa, device, dtype, family } = model.info;
-    const facts = { engine: engineVersion(), isa, device, dtype, family, ranks: 1, modelSha256: await model.hash() };
+    const facts = { engine: packageVersion(), isa, device, dtype, family, ranks: 1, modelSha256: await model.hash() };
     const { run } = await openRun(this.dir, {
       ...{ kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: free },
       ...{ inputs: this.#inputs, templateDate: this.#templateDate },

@@ -6,11 +6,13 @@ import { lstat, mkdir, readdir, readFile, stat, unlink, utimes } from "node:fs/p
 import { join } from "node:path";
 import { sha256 } from "../base/sha256.js";
 import { type AtomicFile, writeAtomically } from "../base/atomic-files.js";
-import { integer, options, path as checkPath } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
 import { codeOf, type FileErrorOptions, guarded } from "../base/file-errors.js";
+import { resolved } from "../base/option-rows.js";
+import type { FeatureCacheOptions } from "../base/option-types.js";
 import type { Tensor } from "../base/types.js";
 import { hashOf } from "./file-hash.js";
+import { cacheRows } from "./media-options.js";
 
 /** Node's recursive mkdir says ENOENT whatever the system said: the plain one tells what is wrong. */
 async function makeFolder(dir: string): Promise<void> {
@@ -20,12 +22,6 @@ async function makeFolder(dir: string): Promise<void> {
       if (codeOf(plain) !== "EEXIST") throw plain;
     });
   });
-}
-
-export interface FeatureCacheOptions {
-  dir: string;
-  /** Largest size of all files together; the least recently used ones are deleted first. Default: no bound. */
-  maxBytes?: number;
 }
 
 export interface FeatureShape {
@@ -86,9 +82,9 @@ export class FeatureCache {
   #putsUntilScan = 0;
 
   constructor(o: FeatureCacheOptions) {
-    const known = options("featureCache", o, ["dir", "maxBytes"]);
-    this.#dir = checkPath("featureCache.dir", known.dir);
-    this.#maxBytes = known.maxBytes === undefined ? Infinity : integer("featureCache.maxBytes", known.maxBytes, 0);
+    const { dir, maxBytes = Infinity } = resolved("featureCache", o, cacheRows);
+    this.#dir = dir;
+    this.#maxBytes = maxBytes;
   }
 
   get hits(): number {

@@ -1,7 +1,8 @@
 // The frames of a clip that are used: a truncating linspace over the frames of a window. Windows and rates are in seconds as
 // shown: in a file of varying rate the times of its frames count.
-import { integer, number, options, refuse } from "../base/check.js";
+import { refuse } from "../base/check.js";
 import { IsrDpoError } from "../base/errors.js";
+import { interval, real, resolved, type Rule, whole } from "../base/option-rows.js";
 import { begunBy, durationOf, type Timeline } from "./timeline.js";
 
 export interface SamplingRule {
@@ -15,28 +16,38 @@ export interface SamplingRule {
   part?: readonly [index: number, of: number];
 }
 
+/** Which frames of a video are used. */
+export const frameRows = {
+  frames: whole("Number of frames; default: as in the model's recipe.", 1, 4096),
+  window: interval(
+    "Begin and end, in seconds from the first frame, of the part that frames are taken from; default: as in the model's recipe.",
+    { min: 0 },
+    { above: 0 },
+  ),
+  fps: real("Frames per second to choose among; default: every frame of the file.", { above: 0, max: 1000 }),
+  part: interval(
+    "`[index, of]`: divides the video into `of` stretches of equal length and uses the one with this index, from 0. It stands alone or beside `frames`.",
+    { integer: true, min: 0 },
+    { integer: true, min: 1, max: 4096 },
+    "an index below the number of stretches",
+  ),
+};
+
+const frameRules: readonly Rule[] = [
+  ({ part, window, fps }) =>
+    part !== undefined && (window !== undefined || fps !== undefined)
+      ? { key: "part", expected: "nothing beside window or fps" }
+      : undefined,
+];
+
 /** The caller's wishes over the family's rule. */
 export function readSampling(field: string, value: unknown, family: SamplingRule): SamplingRule {
-  const o = options(field, value, ["frames", "window", "fps", "part"]);
-  const rule: SamplingRule = { ...family };
-  if (o.frames !== undefined) rule.frames = integer(`${field}.frames`, o.frames, 1, 4096);
-  if (o.fps !== undefined) rule.fps = number(`${field}.fps`, o.fps, { above: 0, max: 1000 });
-  if (o.window !== undefined) {
-    if (!Array.isArray(o.window) || o.window.length !== 2) refuse(`${field}.window`, "[from, to] in seconds", o.window);
-    const [from, to] = o.window as unknown[];
-    const begin = number(`${field}.window[0]`, from, { min: 0 });
-    rule.window = [begin, number(`${field}.window[1]`, to, { above: begin })];
-  }
-  if (o.part !== undefined) {
-    if (!Array.isArray(o.part) || o.part.length !== 2) refuse(`${field}.part`, "[index, of]", o.part);
-    const [index, of] = o.part as unknown[];
-    const parts = integer(`${field}.part[1]`, of, 1, 4096);
-    rule.part = [integer(`${field}.part[0]`, index, 0, parts - 1), parts];
-    if (rule.fps !== undefined || o.window !== undefined)
-      refuse(`${field}.part`, "nothing beside window or fps", o.part);
-    delete rule.window; // a family's own
-  }
-  return rule;
+  const wishes = resolved(field, value, frameRows, frameRules);
+  const rule: SamplingRule = { ...family, ...(wishes as Partial<SamplingRule>) };
+  if (wishes.part === undefined) return rule;
+  const { window: _, ...without } = rule; // a family's own
+  if (without.fps !== undefined) refuse(`${field}.part`, "nothing beside window or fps", wishes.part);
+  return without;
 }
 
 /** `count` whole numbers from 0 to last: evenly spaced, fractions cut off, with the roundings of NumPy's linspace. */

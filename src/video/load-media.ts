@@ -1,8 +1,9 @@
 // From a Media value to the pixel values that a vision tower takes.
 import { join } from "node:path";
 import { Lru } from "../base/lru.js";
-import { integer, number, options as checkOptions, path as checkPath, signal as checkSignal } from "../base/check.js";
+import { signal as checkSignal } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
+import { type Resolved, resolved } from "../base/option-rows.js";
 import type { Media, MediaReport, Tensor } from "../base/types.js";
 import { type Decoded, type DecodeOptions, decode, type Probe, probe } from "./ffmpeg.js";
 import { readImage } from "./frame-files.js";
@@ -11,21 +12,12 @@ import { applyRecipe, type Frame } from "./preprocess.js";
 import { repeats, type SamplingRule, sampleIndices } from "./frame-sampling.js";
 import { Shared } from "./shared-work.js";
 import { keyOf, pathsOf, type Source, sourceOf } from "./media-source.js";
+import { readRows } from "./media-options.js";
 import type { VisionSpec } from "./tower-spec.js";
 import { evenly } from "./timeline.js";
 
-export interface MediaOptions {
+export interface MediaOptions extends Partial<Resolved<typeof readRows>> {
   signal?: AbortSignal;
-  /** That a file may take; default 300 000. */
-  timeoutMs?: number;
-  /** The ffmpeg binary; default: ISR_DPO_FFMPEG of the environment, else ffmpeg of PATH. */
-  ffmpeg?: string;
-  /** Largest size of the decoded frames of one clip; default 1 GiB. */
-  maxBytes?: number;
-  /** Threads that decoding may use; default 1. Pixels are the same with any number. */
-  threads?: number;
-  /** Share of the frames that may be lost or damaged, of those that were looked at; above it MEDIA_UNREADABLE. Default 1. */
-  maxLost?: number;
 }
 
 /** What is told of a medium, without where it came from. */
@@ -52,19 +44,10 @@ interface Picked {
   notes: Omit<MediaNotes, "repeated">;
 }
 
-const readBounds = (o: MediaOptions): Bounds => {
-  const known = checkOptions("options", o, ["signal", "timeoutMs", "ffmpeg", "maxBytes", "threads", "maxLost"]);
-  const timeoutMs =
-    known.timeoutMs === undefined ? 300_000 : integer("options.timeoutMs", known.timeoutMs, 1, 2 ** 31 - 1);
-  return {
-    signal: checkSignal("options.signal", known.signal),
-    timeoutMs,
-    deadline: performance.now() + timeoutMs,
-    ffmpeg: known.ffmpeg === undefined ? undefined : checkPath("options.ffmpeg", known.ffmpeg),
-    maxBytes: known.maxBytes === undefined ? 2 ** 30 : integer("options.maxBytes", known.maxBytes, 1),
-    threads: known.threads === undefined ? 1 : integer("options.threads", known.threads, 1, 256),
-    maxLost: known.maxLost === undefined ? 1 : number("options.maxLost", known.maxLost, { min: 0, max: 1 }),
-  };
+const readBounds = ({ signal, ...o }: MediaOptions): Bounds => {
+  const bounds = resolved("options", o, readRows);
+  const deadline = performance.now() + bounds.timeoutMs;
+  return { ...bounds, ffmpeg: bounds.ffmpeg, deadline, signal: checkSignal("options.signal", signal) };
 };
 
 const intact = { decodeErrors: 0, lost: 0, rotated: false };
