@@ -186,9 +186,10 @@ export function brokenRule(rules: readonly Rule[], values: Readonly<Record<strin
 function pairValue(field: string, value: unknown, shape: Shape & { kind: "pair" }): readonly [number, number] {
   const given = array(field, value);
   if (given.length !== 2) refuse(field, "two numbers", value);
-  const [from, to] = shape.of.map((range, i) => number(`${field}[${i}]`, given[i], range)) as [number, number];
-  if (shape.ordered !== undefined && from >= to) refuse(field, shape.ordered, value);
-  return [from, to];
+  const from = number(`${field}[0]`, given[0], shape.of[0]);
+  const second = shape.of[1];
+  const range = shape.ordered === undefined ? second : { ...second, above: Math.max(from, second.above ?? from) };
+  return [from, number(`${field}[1]`, given[1], range)];
 }
 
 function textValue(field: string, value: unknown, { pattern, expected, url, empty }: Shape & { kind: "text" }): string {
