@@ -47,11 +47,13 @@ const quiet = { cwd: tree, quiet: true, limit: 1800 };
 const usesBundle = ({ ts }) =>
   ts !== undefined && readFileSync(join(root, "test", ts), "utf8").match(/"dist"|dist\/|"examples"/) !== null;
 
-async function build(tests) {
+/** Builds what these tests need; `changed`: the file that is another since the last build, where it is one. */
+async function build(tests, changed) {
   if (tests.some(usesBundle)) {
     const { status, output } = await run(tool("tsup"), ["--silent"], quiet);
     if (status !== 0) throw new Error(`the bundle failed:\n${output.slice(-3000)}`);
   }
+  if (changed !== undefined && /\.(ts|mjs|html|css)$/.test(changed)) return; // nothing that is compiled
   const dir = join(tree, "build", "cmake");
   if (!existsSync(join(dir, "native_tests"))) {
     const first = await run(process.execPath, ["cmake/build.cjs"], quiet);
@@ -62,11 +64,22 @@ async function build(tests) {
   const args = ["--build", dir, "--parallel", String(availableParallelism()), "--target", ...targets];
   const { status, output } = await run("cmake", args, quiet);
   if (status !== 0) throw new Error(`the build failed:\n${output.slice(-3000)}`);
-  return dir;
 }
 
-/** Runs the test that a row names: true passed, false failed, null when it did not run. */
-async function passes(test) {
+/** Runs a file of TypeScript tests: [suite, name] of those that failed, and whether there were any. */
+async function runFile(file) {
+  const { status, output } = await run(process.execPath, ["--import", "tsx", join("test", file)], {
+    ...quiet,
+    limit: 300,
+  });
+  // uvu names failed tests only, and their suites
+  const found = output.split("\n").flatMap((line) => /^ *FAIL +(?:(\S.*?) +)?"(.*)"$/.exec(line) ?? []);
+  const failures = Array.from({ length: found.length / 3 }, (_, i) => found.slice(3 * i + 1, 3 * i + 3));
+  return { failures, ran: status === 0 && tallyOf(output, status).passed > 0 };
+}
+
+/** Runs the test that a row names: true passed, false failed, null when it did not run. `known`: of files that have run. */
+async function passes(test, known = new Map()) {
   if (test.native) {
     const program = executable(join(tree, "build", "cmake"), "native_tests");
     const { output, note } = await run(program, [test.native], { ...quiet, limit: 300 });
@@ -74,13 +87,10 @@ async function passes(test) {
     if (!line && note.startsWith("ended by SIG")) return false; // it crashed
     return line ? line.startsWith("ok") : null;
   }
-  const args = ["--import", "tsx", join("test", test.ts)];
-  const { status, output } = await run(process.execPath, args, { ...quiet, limit: 300 });
-  // uvu names failed tests only, and their suites
-  const failures = output.split("\n").flatMap((line) => /^ *FAIL +(?:(\S.*?) +)?"(.*)"$/.exec(line)?.slice(1, 3) ?? []);
-  for (let i = 0; i < failures.length; i += 2)
-    if (failures[i + 1] === test.name && (!test.suite || failures[i] === test.suite)) return false;
-  return status === 0 && tallyOf(output, status).passed > 0 ? true : null;
+  if (!known.has(test.ts)) known.set(test.ts, await runFile(test.ts));
+  const { failures, ran } = known.get(test.ts);
+  if (failures.some(([suite, name]) => name === test.name && (!test.suite || suite === test.suite))) return false;
+  return ran ? true : null;
 }
 
 const text = (test) => test.native ?? [test.ts, test.suite, test.name].filter(Boolean).join(": ");
@@ -106,16 +116,17 @@ const chosen = mutants.filter((m) => m.name.includes(process.argv[2] ?? ""));
 mkdirSync(tree, { recursive: true });
 copyTree();
 await build(chosen.map((m) => m.test));
+const known = new Map(); // without a fault each file runs once
 for (const name of new Set(chosen.map((m) => JSON.stringify(m.test)))) {
   const test = JSON.parse(name);
-  const result = await passes(test);
+  const result = await passes(test, known);
   count(result === true, `without a fault: ${text(test)}${result === null ? " (did not run)" : ""}`);
 }
 for (const mutant of chosen) {
   const started = Date.now();
   try {
     mutate(mutant);
-    await build([mutant.test]);
+    await build([mutant.test], mutant.file);
     const result = await passes(mutant.test);
     const found = result === false ? "caught by" : result === null ? "did not run:" : "NOT caught by";
     count(result === false, `${mutant.name}: ${found} ${text(mutant.test)} (${seconds(Date.now() - started)})`);
