@@ -11,13 +11,15 @@ export const tool = (name) => join(root, "node_modules", ".bin", name);
 
 const parallel = ["--parallel", String(availableParallelism())];
 
+const switches = { native_bench: "-DBUILD_BENCH=ON", cuda_tests: "-DBUILD_EMULATION=ON" };
+
 /** Builds the addon, then configures its folder for `targets` too and builds those. The folder, or null after a failure. */
 export async function buildShared(stages, targets) {
   const dir = join(root, "build", "cmake");
   const build = { cwd: root, silentPass: true };
   if (!(await stages.stage("build the addon", process.execPath, ["cmake/build.cjs"], build))) return null;
   if (!targets.length) return dir;
-  const options = [targets.includes("native_bench") ? "-DBUILD_BENCH=ON" : "-DBUILD_TESTING=ON"];
+  const options = targets.map((target) => switches[target] ?? "-DBUILD_TESTING=ON");
   if (!(await stages.stage("configure", "cmake", [...options, dir], build))) return null;
   const args = ["--build", dir, "--config", "Release", ...parallel, "--target", ...targets];
   return (await stages.stage(`build ${targets.join(", ")}`, "cmake", args, build)) ? dir : null;

@@ -100,9 +100,10 @@ for (const [code, finds] of routed)
   test(`planted: ${code} ${finds ? "is found" : "is lawful"}`, () =>
     assert.is(textsOfErrors(code).length, finds ? 1 : 0));
 
-test("imports and comments do not count", () => {
-  const text = 'import {\n  a,\n} from "a";\nimport b from "b";\n#include "c.h"\n/* one\ntwo */\nrun(); // now\n';
-  assert.equal(countedLines(text), [{ number: 8, code: "run();" }]);
+test("imports, comments and declared overrides do not count", () => {
+  const text =
+    'import {\n  a,\n} from "a";\nimport b from "b";\n#include "c.h"\n/* one\ntwo */\nvoid f(int a,\n  int b) const override;\nrun(); // now\n';
+  assert.equal(countedLines(text), [{ number: 10, code: "run();" }]);
 });
 
 test.run();

@@ -7,6 +7,10 @@
 #include "core/bf16.h"
 #include "far.h"
 #include "op_table.h"
+#if defined(ISR_CUDA_EMULATED)
+#include "emulated.h"
+#include "fibers.h"
+#endif
 
 namespace isr::test {
 namespace {
@@ -27,6 +31,11 @@ std::vector<BackendRow> backends() {
       all.push_back({concat(name_of(isa), ", ", threads, " threads"), [=] { return make_cpu_backend(isa, threads); }, 1e-11, 8, alone});
     all.push_back({concat("far, ", name_of(isa)), [isa] { return make_far_backend(isa, 2); }, 1e-11, 8, alone});
   }
+#if defined(ISR_CUDA_EMULATED)
+  for (unsigned schedule = 0; schedule < emulated::kSchedules; ++schedule)
+    all.push_back({concat("cuda, emulated, schedule ", schedule), [=] { return make_emulated_cuda(schedule); }, 1e-11, 8,
+                   schedule == 0 ? nullptr : std::function<std::unique_ptr<Backend>()>([] { return make_emulated_cuda(0); })});
+#endif
   return all;
 }
 

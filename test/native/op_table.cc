@@ -50,14 +50,51 @@ Vec<double> activated(const ActRow& a, const Vec<double>& x) {
 }
 
 // ---- products
+struct Size { int64_t M, N, K; };
+
+// dx, and dw of two parts of which the first has a bias, once of rows of 16 bytes each.
+void add_product_gradients(Rows& all) {
+  for (const Size size : {Size{9, 70, 45}, Size{130, 21, 18}, Size{130, 24, 48}}) {
+    const int64_t M = size.M, N = size.N, K = size.K, first = N / 16 * 8 + N % 8;
+    const std::string vars = concat("(", M, ", ", N, ") and (", N, ", ", K, ")");
+    for (bool accumulate : {false, true})
+      all.push_back({"gemm_nn", concat(vars, accumulate ? ", added" : ""), {{"dy", M, N}, {"w", first, K}, {"w2", N - first, K}, {"before", M, K}}, {{"dx", M, K}},
+                     [accumulate](OpCall& c) {
+                       const std::vector<Tensor> parts{c.in[1], c.in[2]};
+                       c.be.add(c.out[0], false, c.in[3]);
+                       c.be.gemm_nn(c.out[0], accumulate, c.in[0], parts);
+                     },
+                     [=](const Values& v) -> Values {
+                       Vec<double> w = v[1];
+                       w.insert(w.end(), v[2].begin(), v[2].end());
+                       const Vec<double> dx = reference::linear(v[0], transposed(w, static_cast<size_t>(K)), {}, static_cast<size_t>(N));
+                       return {accumulate ? plus(dx, v[3]) : dx};
+                     }});
+    all.push_back({"gemm_tn", vars, {{"dy", M, N}, {"x", M, K}},
+                   {{"dw", first, K, As::Float32}, {"dw2", N - first, K, As::Float32}, {"db", 1, first, As::Float32}},
+                   [=](OpCall& c) {
+                     const std::vector<GradPart> parts{{c.out[0].f32(), c.out[2].f32(), first, false, false}, {c.out[1].f32(), nullptr, N - first, false, false}};
+                     c.be.gemm_tn(parts, c.in[0], c.in[1]);
+                   },
+                   [=](const Values& v) -> Values {
+                     const auto n = static_cast<size_t>(N), k = static_cast<size_t>(K), m = static_cast<size_t>(M), cut = static_cast<size_t>(first);
+                     const Vec<double> dw = reference::linear(transposed(v[0], n), transposed(v[1], k), {}, m);
+                     Vec<double> db(cut);
+                     for (size_t t = 0; t < m; ++t)
+                       for (size_t i = 0; i < cut; ++i) db[i] += v[0][t * n + i];
+                     return {{dw.begin(), dw.begin() + static_cast<int64_t>(cut * k)}, {dw.begin() + static_cast<int64_t>(cut * k), dw.end()}, db};
+                   }});
+  }
+}
+
 void add_products(Rows& all) {
   for (const ActRow& act : kActs)
-    for (int64_t M : {1, 9}) {
-      constexpr int64_t N = 70, K = 45;
-      all.push_back({"gemm_nt", concat("act ", act.name, ", M ", M), {{"x", M, K}, {"w", N, K}, {"bias", 1, N, As::Float32}, {"residual", M, N}}, {{"y", M, N}, {"pre", M, N}},
+    for (const Size size : {Size{1, 70, 45}, Size{9, 70, 45}, Size{3, 48, 80}, Size{33, 48, 80}}) {   // rows of 16 bytes and others
+      const int64_t M = size.M, N = size.N, K = size.K;
+      all.push_back({"gemm_nt", concat("act ", act.name, ", (", M, ", ", K, ") by ", N), {{"x", M, K}, {"w", N, K}, {"bias", 1, N, As::Float32}, {"residual", M, N}}, {{"y", M, N}, {"pre", M, N}},
                      [act](OpCall& c) { c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1]), {c.f32(2), act.act, c.out[1], c.in[3]}); },
-                     [act](const Values& v) -> Values {
-                       const Vec<double> pre = reference::linear(v[0], v[1], v[2], K);
+                     [act, K](const Values& v) -> Values {
+                       const Vec<double> pre = reference::linear(v[0], v[1], v[2], static_cast<size_t>(K));
                        return {plus(activated(act, pre), v[3]), pre};
                      }});
     }
@@ -68,31 +105,7 @@ void add_products(Rows& all) {
                    const Vec<double> pre = reference::linear(v[0], v[1], {}, K);
                    return {reference::swiglu(pre, F), pre};
                  }});
-  for (bool accumulate : {false, true})
-    all.push_back({"gemm_nn", accumulate ? "added" : "written", {{"dy", 9, 70}, {"w", 30, 45}, {"w2", 40, 45}, {"before", 9, 45}}, {{"dx", 9, 45}},
-                   [accumulate](OpCall& c) {
-                     const std::vector<Tensor> parts{c.in[1], c.in[2]};
-                     c.be.add(c.out[0], false, c.in[3]);
-                     c.be.gemm_nn(c.out[0], accumulate, c.in[0], parts);
-                   },
-                   [accumulate](const Values& v) -> Values {
-                     Vec<double> w = v[1];
-                     w.insert(w.end(), v[2].begin(), v[2].end());
-                     const Vec<double> dx = reference::linear(v[0], transposed(w, 45), {}, 70);
-                     return {accumulate ? plus(dx, v[3]) : dx};
-                   }});
-  all.push_back({"gemm_tn", "two parts, one with bias", {{"dy", 130, 21}, {"x", 130, 18}}, {{"dw", 13, 18, As::Float32}, {"dw2", 8, 18, As::Float32}, {"db", 1, 13, As::Float32}},
-                 [](OpCall& c) {
-                   const std::vector<GradPart> parts{{c.out[0].f32(), c.out[2].f32(), 13, false, false}, {c.out[1].f32(), nullptr, 8, false, false}};
-                   c.be.gemm_tn(parts, c.in[0], c.in[1]);
-                 },
-                 [](const Values& v) -> Values {
-                   const Vec<double> dw = reference::linear(transposed(v[0], 21), transposed(v[1], 18), {}, 130);
-                   Vec<double> db(13);
-                   for (size_t t = 0; t < 130; ++t)
-                     for (size_t i = 0; i < 13; ++i) db[i] += v[0][t * 21 + i];
-                   return {{dw.begin(), dw.begin() + 13 * 18}, {dw.begin() + 13 * 18, dw.end()}, db};
-                 }});
+  add_product_gradients(all);
 }
 
 // ---- attention
@@ -110,6 +123,9 @@ void add_attention(Rows& all) {
   static const std::vector<Case> cases{
       {"causal tree", {{{0, 70, -1}, {70, 90, 0}, {90, 140, 0}}, true, {4, 2, 20, 0.25f}}},
       {"whole spans", {{{0, 33, -1}, {33, 99, -1}}, false, {2, 2, 16, 0.25f}}},
+      {"causal tree, D 64", {{{0, 150, -1}, {150, 170, 0}, {170, 300, 0}}, true, {4, 2, 64, 0.125f}}},
+      {"whole spans, D 72", {{{0, 33, -1}, {33, 170, -1}}, false, {2, 2, 72, 0.12f}}},
+      {"causal, D 128", {{{0, 100, -1}}, true, {2, 1, 128, 0.09f}}},
   };
   for (const Case& at : cases) {
     const AttentionProblem& a = at.a;

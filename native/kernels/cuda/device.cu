@@ -1,0 +1,125 @@
+#include "kernels/cuda/device.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace isr::cuda {
+
+void check(cudaError_t e, const char* call) {
+  if (e == cudaSuccess) return;
+  const char* code = "BUG";
+  if (e == cudaErrorMemoryAllocation) code = "OUT_OF_MEMORY";
+  if (e == cudaErrorNoDevice || e == cudaErrorInsufficientDriver || e == cudaErrorInvalidDevice) code = "DEVICE_UNAVAILABLE";
+  throw Error(code, concat("CUDA: ", call, ": ", cudaGetErrorName(e), ", ", cudaGetErrorString(e)));
+}
+
+CudaDevice::CudaDevice(int index) : index_(index) {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);
+  if (found == cudaErrorInsufficientDriver || found == cudaErrorNoDevice || (found == cudaSuccess && count == 0))
+    throw Error("DEVICE_UNAVAILABLE", "device: no usable GPU: the NVIDIA driver is missing, too old, or sees no card",
+                "nvidia-smi says what the driver sees; CUDA 12 needs driver 525 or newer; device \"cpu\" needs none");
+  check(found, "cudaGetDeviceCount");
+  if (index >= count)
+    throw Error("DEVICE_UNAVAILABLE", concat("device: expected cuda:0", count > 1 ? concat(" to cuda:", count - 1) : "", ", got cuda:", index));
+  use();
+  check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index), "cudaDeviceGetAttribute");
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  for (Slot& s : slots_) {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, kSlotBytes), "cudaMallocHost");
+    s.memory = static_cast<char*>(memory);
+    check(cudaEventCreateWithFlags(&s.done, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  }
+}
+
+CudaDevice::~CudaDevice() {
+  if (stream_) cudaStreamSynchronize(stream_);
+  for (Slot& s : slots_) {
+    if (s.done) cudaEventDestroy(s.done);
+    cudaFreeHost(s.memory);
+  }
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+// The card of the calling thread: every thread of the host has one of its own.
+void CudaDevice::use() const { check(cudaSetDevice(index_), "cudaSetDevice"); }
+
+void* CudaDevice::allocate(size_t bytes) {
+  use();
+  void* p = nullptr;
+  const cudaError_t e = cudaMalloc(&p, std::max<size_t>(bytes, 1));
+  if (e == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t available = 0, total = 0;
+    cudaMemGetInfo(&available, &total);
+    throw Error("OUT_OF_MEMORY", concat("cuda:", index_, ": ", bytes, " bytes were asked for, ", available, " of ", total, " are free"),
+                "isr-dpo plan says what a run needs; less: microBatchTokens, checkpointing: true, dtype \"bf16\", fewer parts trained");
+  }
+  check(e, "cudaMalloc");
+  check(cudaMemsetAsync(p, 0, bytes, stream_), "cudaMemsetAsync");
+  return p;
+}
+
+void CudaDevice::free(void* p, size_t) noexcept {
+  if (!p) return;
+  cudaSetDevice(index_);
+  cudaFree(p);   // waits for the card, so nobody reads it any more
+}
+
+// The slot that is being filled, with room for `bytes`.
+CudaDevice::Slot& CudaDevice::slot_with(size_t bytes) {
+  Slot* s = &slots_[slot_];
+  if (s->used + bytes <= kSlotBytes) return *s;
+  check(cudaEventRecord(s->done, stream_), "cudaEventRecord");
+  slot_ = (slot_ + 1) % slots_.size();
+  s = &slots_[slot_];
+  check(cudaEventSynchronize(s->done), "cudaEventSynchronize");
+  s->used = 0;
+  return *s;
+}
+
+void CudaDevice::upload(void* dst, const void* host, size_t bytes) {
+  use();
+  const std::lock_guard<std::mutex> hold(lock_);
+  for (size_t at = 0; at < bytes;) {
+    const size_t n = std::min(bytes - at, kSlotBytes);
+    Slot& s = slot_with(n);
+    char* const staged = s.memory + s.used;
+    std::memcpy(staged, static_cast<const char*>(host) + at, n);
+    check(cudaMemcpyAsync(static_cast<char*>(dst) + at, staged, n, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+    s.used += (n + 15) / 16 * 16;
+    at += n;
+  }
+}
+
+void CudaDevice::download(void* host, const void* src, size_t bytes) {
+  if (bytes == 0) return synchronize();
+  use();
+  check(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+void CudaDevice::copy(void* dst, const void* src, size_t bytes) {
+  use();
+  if (bytes > 0) check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_), "cudaMemcpyAsync");
+}
+
+void CudaDevice::zero(void* dst, size_t bytes) {
+  use();
+  if (bytes > 0) check(cudaMemsetAsync(dst, 0, bytes, stream_), "cudaMemsetAsync");
+}
+
+void CudaDevice::synchronize() {
+  use();
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+size_t CudaDevice::memory() const {
+  use();
+  size_t available = 0, total = 0;
+  check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
+  return available;
+}
+
+}  // namespace isr::cuda

@@ -1,0 +1,62 @@
+// A card: its memory, its one stream, and the way of bytes between it and the host.
+#pragma once
+#include <array>
+#include <mutex>
+
+#include "core/memory.h"
+#include "kernels/cuda/cuda.h"
+
+namespace isr::cuda {
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int index);   // DEVICE_UNAVAILABLE: no such card
+  ~CudaDevice() override;
+  void* allocate(size_t bytes) override;
+  void free(void* p, size_t bytes) noexcept override;
+  void upload(void* dst, const void* host, size_t bytes) override;
+  void download(void* host, const void* src, size_t bytes) override;
+  void copy(void* dst, const void* src, size_t bytes) override;
+  void zero(void* dst, size_t bytes) override;
+  void synchronize() override;
+  size_t memory() const override;
+
+  cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return multiprocessors_; }
+
+ private:
+  // Pinned memory that uploads pass through, slot by slot: a slot is used again when the copies out of it are done.
+  struct Slot {
+    char* memory = nullptr;
+    size_t used = 0;
+    cudaEvent_t done = nullptr;
+  };
+  static constexpr size_t kSlotBytes = size_t{1} << 21;
+  void use() const;
+  Slot& slot_with(size_t bytes);
+
+  const int index_;
+  cudaStream_t stream_ = nullptr;
+  int multiprocessors_ = 1;
+  std::mutex lock_;                 // of the slots: several threads may upload
+  std::array<Slot, 4> slots_;
+  size_t slot_ = 0;
+};
+
+// Copies of arrays of the host that kernels of the next calls read, in one block of the arena that is released with it.
+class Uploads {
+ public:
+  Uploads(CudaDevice& device, Arena& arena) : device_(device), arena_(arena) {}
+  template <class T>
+  const T* array(const std::vector<T>& host) {
+    T* p = arena_.allocate_n<T>(static_cast<int64_t>(host.size()));
+    device_.upload(p, host.data(), host.size() * sizeof(T));
+    return p;
+  }
+
+ private:
+  CudaDevice& device_;
+  Arena& arena_;
+};
+
+}  // namespace isr::cuda

@@ -1,0 +1,127 @@
+// cuBLASLt's calls as their documentation describes them, executed in float32 and in order: what descriptors and layouts say is what
+// is computed. Whatever the library would refuse, or need more from its caller than it was given, is an error.
+#include <cstring>
+#include <vector>
+
+#include "core/bf16.h"
+#include "emulated.h"
+#include "kernels/cuda/cuda_backend.h"
+
+namespace isr::test {
+namespace {
+
+using namespace cuda::lt;
+
+constexpr Status kBad = 7;   // CUBLAS_STATUS_INVALID_VALUE
+
+struct DescData { int compute = 0, scale = 0, trans_a = kNoTranspose, trans_b = kNoTranspose; };
+struct LayoutData { int type = 0; uint64_t rows = 0, cols = 0; int64_t ld = 0; };
+struct PreferenceData { size_t workspace = 0; uint32_t reductions = ~0u; };
+
+constexpr uint64_t kAlgo = 0x150;   // what the double knows its own choice by
+
+float value_at(const void* p, int type, int64_t i) {
+  return type == kReal32F ? static_cast<const float*>(p)[i] : bf16_to_f32(static_cast<const uint16_t*>(p)[i]);
+}
+void put(void* p, int type, int64_t i, float x) {
+  if (type == kReal32F) static_cast<float*>(p)[i] = x;
+  else static_cast<uint16_t*>(p)[i] = f32_to_bf16(x);
+}
+
+// Column-major (rows, cols) of op(x).
+struct Factor {
+  const void* data;
+  LayoutData layout;
+  bool transposed;
+  uint64_t rows() const { return transposed ? layout.cols : layout.rows; }
+  uint64_t cols() const { return transposed ? layout.rows : layout.cols; }
+  float operator()(uint64_t r, uint64_t c) const {
+    if (transposed) std::swap(r, c);
+    return value_at(data, layout.type, static_cast<int64_t>(c) * layout.ld + static_cast<int64_t>(r));
+  }
+};
+
+Status desc_set(Desc desc, int attribute, const void* value, size_t bytes) {
+  if (bytes != sizeof(int)) return kBad;
+  auto* d = static_cast<DescData*>(desc);
+  if (attribute == kDescTransA) std::memcpy(&d->trans_a, value, bytes);
+  else if (attribute == kDescTransB) std::memcpy(&d->trans_b, value, bytes);
+  else return kBad;
+  return 0;
+}
+
+Status layout_create(Layout* layout, int type, uint64_t rows, uint64_t cols, int64_t ld) {
+  if (ld < static_cast<int64_t>(rows) || rows == 0 || cols == 0) return kBad;
+  *layout = new LayoutData{type, rows, cols, ld};
+  return 0;
+}
+
+Status preference_set(Preference preference, int attribute, const void* value, size_t bytes) {
+  auto* p = static_cast<PreferenceData*>(preference);
+  if (attribute == kMaxWorkspace && bytes == sizeof p->workspace) std::memcpy(&p->workspace, value, bytes);
+  else if (attribute == kReductionMask && bytes == sizeof p->reductions) std::memcpy(&p->reductions, value, bytes);
+  else return kBad;
+  return 0;
+}
+
+Status heuristic(Handle, Desc, Layout a, Layout b, Layout, Layout d, Preference preference, int wanted, Heuristic* found, int* count) {
+  const auto type = [](Layout l) { return static_cast<LayoutData*>(l)->type; };
+  if (wanted < 1 || type(a) != type(b) || (type(d) != type(a) && type(d) != kReal32F)) return kBad;
+  *found = {};
+  found->algo.data[0] = kAlgo;
+  found->workspace = static_cast<PreferenceData*>(preference)->workspace;
+  *count = 1;
+  return 0;
+}
+
+Status matmul(Handle, Desc desc, const void* alpha, const void* a, Layout a_layout, const void* b, Layout b_layout, const void* beta, const void* c,
+              Layout c_layout, void* d, Layout d_layout, const Algo* algo, void* workspace, size_t bytes, cudaStream_t stream) {
+  const DescData how = *static_cast<DescData*>(desc);
+  const Factor first{a, *static_cast<LayoutData*>(a_layout), how.trans_a == kTranspose}, second{b, *static_cast<LayoutData*>(b_layout), how.trans_b == kTranspose};
+  const LayoutData to = *static_cast<LayoutData*>(d_layout);
+  if (how.compute != kCompute32F || how.scale != kReal32F || algo->data[0] != kAlgo || !workspace || bytes == 0) return kBad;
+  if (first.rows() != to.rows || second.cols() != to.cols || first.cols() != second.rows() || c != d || c_layout != d_layout) return kBad;
+  const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+  emulated::enqueue(stream, [=] {
+    for (uint64_t column = 0; column < to.cols; ++column)
+      for (uint64_t row = 0; row < to.rows; ++row) {
+        float sum = 0;
+        for (uint64_t k = 0; k < first.cols(); ++k) sum += first(row, k) * second(k, column);
+        const int64_t at = static_cast<int64_t>(column) * to.ld + static_cast<int64_t>(row);
+        put(d, to.type, at, scale * sum + (keep != 0 ? keep * value_at(d, to.type, at) : 0));
+      }
+  });
+  return 0;
+}
+
+template <class T>
+Status destroy(void* p) {
+  delete static_cast<T*>(p);
+  return 0;
+}
+
+const Library kDouble{
+    [] { return size_t{120405}; },
+    [](Handle* h) { *h = new int; return 0; },
+    destroy<int>,
+    [](Desc* d, int compute, int scale) { *d = new DescData{compute, scale}; return 0; },
+    desc_set,
+    destroy<DescData>,
+    layout_create,
+    destroy<LayoutData>,
+    [](Preference* p) { *p = new PreferenceData; return 0; },
+    preference_set,
+    destroy<PreferenceData>,
+    heuristic,
+    matmul,
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_emulated_cuda(unsigned schedule) {
+  use_library(&kDouble);
+  emulated::set_schedule(schedule);
+  return std::make_unique<cuda::CudaBackend>(0);
+}
+
+}  // namespace isr::test

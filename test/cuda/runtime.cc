@@ -1,0 +1,294 @@
+// CUDA's runtime without a GPU. Device memory is address space that is open while a stream works and closed otherwise; a block
+// of it ends at a page that nothing is mapped to, so that whoever reads or writes behind it faults. Streams are queues that run when
+// somebody waits for them: as late as CUDA allows, and in order.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <deque>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include "core/error.h"
+#include "include/cuda_runtime.h"
+#include "runtime.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace isr::emulated {
+
+struct Stream {
+  std::deque<std::function<void()>> queue;
+  uint64_t queued = 0, done = 0;   // numbers of what was put in and has run
+};
+struct Event {
+  Stream* stream = nullptr;
+  uint64_t after = 0;              // what has to have run
+};
+
+namespace {
+
+constexpr size_t kSpace = size_t{1} << 36, kPage = 4096, kAlign = 64;
+
+struct Machine {
+  std::recursive_mutex lock;
+  char* space = nullptr;
+  size_t end = kPage, used = 0, limit = size_t{8} << 30;
+  std::map<char*, size_t> live;               // what was given, bytes
+  std::map<size_t, std::deque<char*>> old;    // pages that were given back, by their size; the oldest is used first
+  std::map<char*, size_t> pinned;
+  std::set<Stream*> streams;
+  int devices = 1, driver = cudaSuccess, open = 0;
+
+  Machine() {
+    void* p = mmap(nullptr, kSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) fail("OUT_OF_MEMORY", "no address space for the emulated device");
+    space = static_cast<char*>(p);
+  }
+};
+
+Machine& machine() {
+  static Machine* all = new Machine;   // never destroyed: backends of other static objects may outlive it
+  return *all;
+}
+
+using Hold = std::lock_guard<std::recursive_mutex>;
+
+size_t size_of_block(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlign - 1) / kAlign * kAlign; }
+size_t pages_of(size_t bytes) { return (size_of_block(bytes) + kPage - 1) / kPage * kPage; }   // a block begins in the first of them
+char* base_of(char* p) { return machine().space + (p - machine().space) / kPage * kPage; }
+
+// Device memory is open while one lives: that of blocks which exist.
+struct Open {
+  Open() {
+    Machine& m = machine();
+    if (m.open++ > 0) return;
+    for (const auto& [p, bytes] : m.live) mprotect(base_of(p), pages_of(bytes), PROT_READ | PROT_WRITE);
+  }
+  ~Open() {
+    Machine& m = machine();
+    if (--m.open > 0) return;
+    for (const auto& [p, bytes] : m.live) mprotect(base_of(p), pages_of(bytes), PROT_NONE);
+  }
+};
+
+void drain(Stream& s, uint64_t until) {
+  const Open open;
+  while (s.done < until) {
+    const std::function<void()> work = std::move(s.queue.front());
+    s.queue.pop_front();
+    ++s.done;
+    work();
+  }
+}
+
+// Where a pointer leads: into a block of the device, and not over its end; "" for memory of the host's.
+bool on_device(const void* p, size_t bytes) {
+  Machine& m = machine();
+  char* const at = static_cast<char*>(const_cast<void*>(p));
+  if (at < m.space || at >= m.space + kSpace) return false;
+  auto block = m.live.upper_bound(at);
+  ISR_ASSERT(block != m.live.begin(), "an address of the device's that was never given");
+  --block;
+  ISR_ASSERT(at + bytes <= block->first + block->second, "an address of the device's behind the end of its block, or of one that was given back");
+  return true;
+}
+
+bool is_pinned(const void* p) {
+  Machine& m = machine();
+  char* const at = static_cast<char*>(const_cast<void*>(p));
+  auto block = m.pinned.upper_bound(at);
+  return block != m.pinned.begin() && at < std::prev(block)->first + std::prev(block)->second;
+}
+
+thread_local const char* t_next_kernel = "a kernel";
+
+}  // namespace
+
+void enqueue(Stream* stream, std::function<void()> work) {
+  ISR_ASSERT(stream, "work for the default stream, which orders itself with every other one");
+  const Hold hold(machine().lock);
+  stream->queue.push_back(std::move(work));
+  ++stream->queued;
+}
+void name_next_kernel(const char* name) { t_next_kernel = name; }
+const char* kernel_name() { return t_next_kernel; }
+
+void set_devices(int count, int driver_error) {
+  machine().devices = count;
+  machine().driver = driver_error;
+}
+void set_device_memory(size_t bytes) { machine().limit = bytes; }
+size_t device_memory_used() { return machine().used; }
+
+}  // namespace isr::emulated
+
+using namespace isr::emulated;
+
+const char* cudaGetErrorName(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady: return "cudaErrorNotReady";
+  }
+  return "an error of CUDA's";
+}
+const char* cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  Machine& m = machine();
+  if (m.driver != cudaSuccess) return static_cast<cudaError_t>(m.driver);
+  *count = m.devices;
+  return m.devices > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaSetDevice(int device) { return device >= 0 && device < machine().devices ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  const Hold hold(machine().lock);
+  *total = machine().limit;
+  *available = machine().limit - std::min(machine().used, machine().limit);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** p, size_t bytes) {
+  Machine& m = machine();
+  const Hold hold(m.lock);
+  if (m.used + bytes > m.limit) return cudaErrorMemoryAllocation;
+  const size_t pages = pages_of(bytes), size = size_of_block(bytes);
+  auto& old = m.old[pages];
+  char* base;
+  if (!old.empty() && old.size() > 16) {
+    base = old.front();
+    old.pop_front();
+  } else {
+    if (m.end + pages + kPage > kSpace) return cudaErrorMemoryAllocation;
+    base = m.space + m.end;
+    m.end += pages + kPage;
+  }
+  char* const at = base + pages - size;
+  mprotect(base, pages, PROT_READ | PROT_WRITE);
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_poison_memory_region(base, pages);
+  __asan_unpoison_memory_region(at, bytes);
+#endif
+  for (size_t i = 0; i < bytes; ++i) at[i] = static_cast<char>(0xFF);   // what nobody has written is NaN
+  if (m.open == 0) mprotect(base, pages, PROT_NONE);
+  m.live[at] = bytes;
+  m.used += bytes;
+  *p = at;
+  return cudaSuccess;
+}
+// Waits for the device, as CUDA's does.
+cudaError_t cudaFree(void* p) {
+  Machine& m = machine();
+  const Hold hold(m.lock);
+  if (!p) return cudaSuccess;
+  for (Stream* s : m.streams) drain(*s, s->queued);
+  const auto block = m.live.find(static_cast<char*>(p));
+  if (block == m.live.end()) return cudaErrorInvalidValue;
+  const size_t pages = pages_of(block->second);
+  char* const base = base_of(block->first);
+  m.used -= block->second;
+  m.live.erase(block);
+  madvise(base, pages, MADV_DONTNEED);
+  mprotect(base, pages, PROT_NONE);
+  m.old[pages].push_back(base);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** p, size_t bytes) {
+  const Hold hold(machine().lock);
+  *p = std::malloc(std::max<size_t>(bytes, 1));
+  if (!*p) return cudaErrorMemoryAllocation;
+  machine().pinned[static_cast<char*>(*p)] = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+  const Hold hold(machine().lock);
+  if (!p) return cudaSuccess;
+  if (machine().pinned.erase(static_cast<char*>(p)) == 0) return cudaErrorInvalidValue;
+  std::free(p);
+  return cudaSuccess;
+}
+
+// Memory of the host that is not pinned is read before the call returns, and written before it returns.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  const Hold hold(machine().lock);
+  const bool to_device = on_device(to, bytes), from_device = on_device(from, bytes);
+  const cudaMemcpyKind is = to_device ? (from_device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice)
+                                      : (from_device ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost);
+  if (kind != is && kind != cudaMemcpyDefault) return cudaErrorInvalidValue;
+  if (is == cudaMemcpyHostToDevice && !is_pinned(from)) {
+    const std::shared_ptr<char[]> staged(new char[std::max<size_t>(bytes, 1)]);
+    std::copy_n(static_cast<const char*>(from), bytes, staged.get());
+    enqueue(stream, [=] { std::copy_n(staged.get(), bytes, static_cast<char*>(to)); });
+    return cudaSuccess;
+  }
+  enqueue(stream, [=] { std::copy_n(static_cast<const char*>(from), bytes, static_cast<char*>(to)); });
+  if (is == cudaMemcpyDeviceToHost && !is_pinned(to)) drain(*stream, stream->queued);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+  const Hold hold(machine().lock);
+  if (!on_device(p, bytes)) return cudaErrorInvalidValue;
+  enqueue(stream, [=] { std::fill_n(static_cast<char*>(p), bytes, static_cast<char>(value)); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const Hold hold(machine().lock);
+  *stream = new Stream;
+  machine().streams.insert(*stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const Hold hold(machine().lock);
+  drain(*stream, stream->queued);
+  machine().streams.erase(stream);
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const Hold hold(machine().lock);
+  drain(*stream, stream->queued);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Hold hold(machine().lock);
+  if (event->stream) enqueue(stream, [on = event->stream, after = event->after] { drain(*on, after); });
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new Event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const Hold hold(machine().lock);
+  *event = {stream, stream->queued};
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const Hold hold(machine().lock);
+  return !event->stream || event->stream->done >= event->after ? cudaSuccess : cudaErrorNotReady;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Hold hold(machine().lock);
+  if (event->stream) drain(*event->stream, event->after);
+  return cudaSuccess;
+}
