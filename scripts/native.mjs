@@ -46,7 +46,7 @@ export async function buildSanitized(stages, sanitize, targets) {
   const dir = join(root, "build", sanitize.split(",")[0]);
   const build = { cwd: root, silentPass: true };
   const options = [`-DSANITIZE=${sanitize}`, "-DCMAKE_BUILD_TYPE=Debug", "-DBUILD_TESTING=ON", "-DBUILD_FUZZ=ON"];
-  options.push(`-DMAX_LEVEL=${machineLevels().length - 1}`); // kernels that cannot run here take a while to instrument
+  options.push("-DBUILD_EMULATION=ON", `-DMAX_LEVEL=${machineLevels().length - 1}`); // kernels that cannot run here take a while to instrument
   if (!(await stages.stage(`configure ${sanitize}`, "cmake", ["-G", "Ninja", "-S", ".", "-B", dir, ...options], build)))
     return null;
   const args = ["--build", dir, ...parallel, "--target", ...targets];

@@ -24,9 +24,10 @@ const threads = await buildSanitized(stages, "thread", ["native_tests"]);
 for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
-const addresses = await buildSanitized(stages, "address,undefined", ["native_tests"]);
+const addresses = await buildSanitized(stages, "address,undefined", ["native_tests", "cuda_tests"]);
 const fuzzers = addresses && (await buildFuzz(stages));
-if (addresses) await stages.stage("native tests, ASan + UBSan", executable(addresses, "native_tests"), [], options);
+for (const [program, part] of addresses ? [["native_tests"], ["cuda_tests", "cuda"]] : [])
+  await stages.stage(`${program}, ASan + UBSan`, executable(addresses, program), part ? [part] : [], options);
 
 const seconds = { ISR_DPO_FUZZ_SECONDS: String(fuzzSeconds) };
 const long = { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }; // two workers a round
