@@ -1,6 +1,6 @@
-# -DPREBUILD=ON, target prebuild: the addon as it is shipped, which loads on every machine with glibc 2.28 or newer. libstdc++ is linked in,
-# so that the machine's own may be older; libgcc_s is not, since every Node brings it and the unwinder has to be one with
-# Node's. PREBUILD_STUBS: a folder of symbol-only libraries that make a link on a newer glibc bind to old versions of symbols
+# -DPREBUILD=ON, target prebuild: the addon as it is shipped, which loads on every machine with glibc 2.28 or newer. libstdc++
+# is linked in, so that the machine's own may be older; libgcc_s is not, since every Node brings it and the unwinder has to be
+# one with Node's. PREBUILD_STUBS: a folder of symbol-only libraries that make a link on a newer glibc bind to old versions of symbols
 # (scripts/prebuilds.mjs writes them after a first link has told which are needed).
 option(PREBUILD "a target for the addon that old machines load" OFF)
 set(PREBUILD_STUBS "" CACHE PATH "folder of libraries that name old versions of glibc's symbols")

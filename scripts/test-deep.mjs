@@ -1,5 +1,5 @@
-// npm run test:deep: what is too long for every change. An hour to a hundred minutes on two cores: work that keeps one core busy runs in
-// two lanes side by side.
+// npm run test:deep: what is too long for every change, one to two hours on two cores. Work that keeps one core busy runs in two
+// lanes side by side.
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
 import { buildSanitized, executable, root, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";

@@ -25,8 +25,8 @@ export type Shape =
   | { readonly kind: "list"; readonly of: Shape }
   /** One value. */
   | { readonly kind: "constant"; readonly value: false | null }
-  /** Two numbers; `ordered`: the first is below the second, in words. */
-  | { readonly kind: "pair"; readonly of: readonly [Range, Range]; readonly ordered?: string }
+  /** Two numbers; `ordered`: the first below the second. */
+  | { readonly kind: "pair"; readonly of: readonly [Range, Range]; readonly ordered?: true }
   /** The first shape that takes the value. */
   | { readonly kind: "either"; readonly of: readonly Shape[]; readonly expected: string }
   | { readonly kind: "group"; readonly rows: Rows; readonly rules: readonly Rule[] };
@@ -153,12 +153,8 @@ export const pairOf = (about: string, first: Range, second: Range): Optional<rea
   row({ kind: "pair", of: [first, second] }, about);
 
 /** Two numbers, the first of which is below the second. */
-export const interval = (
-  about: string,
-  first: Range,
-  second: Range,
-  ordered = "a begin before its end",
-): Optional<readonly [number, number]> => row({ kind: "pair", of: [first, second], ordered }, about);
+export const interval = (about: string, first: Range, second: Range): Optional<readonly [number, number]> =>
+  row({ kind: "pair", of: [first, second], ordered: true }, about);
 
 /** Options in an object of their own, which is filled up with their defaults. */
 export const group = <R extends Rows>(about: string, rows: R, ...rules: Rule[]): Row<Resolved<R>, "default"> =>
@@ -188,7 +184,7 @@ function pairValue(field: string, value: unknown, shape: Shape & { kind: "pair" 
   if (given.length !== 2) refuse(field, "two numbers", value);
   const from = number(`${field}[0]`, given[0], shape.of[0]);
   const second = shape.of[1];
-  const range = shape.ordered === undefined ? second : { ...second, above: Math.max(from, second.above ?? from) };
+  const range = shape.ordered ? { ...second, above: Math.max(from, second.above ?? from) } : second;
   return [from, number(`${field}[1]`, given[1], range)];
 }
 

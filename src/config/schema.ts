@@ -29,8 +29,7 @@ function numberOf({ integer, min, max, above, below }: Range): z.ZodType {
 
 function pairOf({ of, ordered }: Shape & { kind: "pair" }): z.ZodType {
   const pair = z.tuple([numberOf(of[0]), numberOf(of[1])]);
-  if (ordered === undefined) return pair;
-  return pair.refine(([from, to]) => (from as number) < (to as number), ordered);
+  return ordered ? pair.refine(([from, to]) => (from as number) < (to as number), "a begin before its end") : pair;
 }
 
 function textOf({ pattern, expected, url, empty }: Shape & { kind: "text" }): z.ZodType {

@@ -35,7 +35,7 @@ export interface SkippedRow {
 
 /** What a row that cannot be used does. */
 export const onBadRow = oneOf(
-  "What a row that cannot be used does: it ends the call before anything is written, or is left out and counted.",
+  "What a row that cannot be used does: it ends the call, or is left out and counted.",
   "fail",
   "skip",
 ).or("fail");

@@ -4,7 +4,7 @@ import { object, options } from "../base/check.js";
 import { isRowFault } from "../base/data-fault.js";
 import { type IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { floatList } from "../base/line-files.js";
-import { checked } from "../base/option-rows.js";
+import { resolved } from "../base/option-rows.js";
 import { renamed } from "../base/renamed.js";
 import type { Completion, FrameSampling, Sampling } from "../base/types.js";
 import { type RowSink, type RowSource, RowWork, type RowWorkOptions, rowWorkKeys } from "../data/row-work.js";
@@ -138,9 +138,8 @@ export async function generateFile(
 ): Promise<GenerateFileResult> {
   const known = [...samplingKeys, ...rowWorkKeys, "n", "sample", "batch", "onProgress"];
   const given = options("options", renamed("options", o, "stream", "copies"), known) as GenerateFileOptions;
-  const { n = requestRows.n.fallback!, batch = batchRow.fallback!, sample, onProgress } = given;
-  checked("options.n", n, requestRows.n);
-  checked("options.batch", batch, batchRow);
+  const { sample, onProgress } = given;
+  const { n, batch } = resolved("options", { n: given.n, batch: given.batch }, { n: requestRows.n, batch: batchRow });
   if (sample !== undefined) object("options.sample", sample);
   const signal = given.signal ?? new AbortController().signal;
   const sampling = Object.fromEntries(Object.entries(given).filter(([k]) => samplingKeys.includes(k)));

@@ -1,15 +1,5 @@
 // Options of sampling: one row each, for calls, rows of files, configuration files and flags.
-import {
-  listOf,
-  oneOf,
-  randomSeed,
-  real,
-  type Resolved,
-  tokenIds,
-  whole,
-  words,
-  wordsOrEmpty,
-} from "../base/option-rows.js";
+import { listOf, oneOf, randomSeed, real, tokenIds, whole, words, wordsOrEmpty } from "../base/option-rows.js";
 
 /** How tokens are sampled. */
 export const samplingRows = {
@@ -55,6 +45,3 @@ export const batchRow = whole("Rows that are answered at the same time.", 1, 409
 
 /** Names of the options of sampling. */
 export const samplingKeys: readonly string[] = Object.keys(samplingRows);
-
-/** Sampling of a request, checked and filled up with its defaults. */
-export type RequestSampling = Resolved<typeof requestRows>;

@@ -29,7 +29,6 @@ export const frameRows = {
     "`[index, of]`: divides the video into `of` stretches of equal length and uses the one with this index, from 0. It stands alone or beside `frames`.",
     { integer: true, min: 0 },
     { integer: true, min: 1, max: 4096 },
-    "an index below the number of stretches",
   ),
 };
 

@@ -87,7 +87,7 @@ void drain(Stream& s, uint64_t until) {
   }
 }
 
-// Where a pointer leads: into a block of the device, and not over its end; "" for memory of the host's.
+// Whether a pointer leads into a block of the device, and what it names ends in it; false for memory of the host's.
 bool on_device(const void* p, size_t bytes) {
   Machine& m = machine();
   char* const at = static_cast<char*>(const_cast<void*>(p));
@@ -152,10 +152,6 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return m.devices > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int device) { return device >= 0 && device < machine().devices ? cudaSuccess : cudaErrorInvalidDevice; }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
-  return cudaSuccess;
-}
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   const Hold hold(machine().lock);
   *total = machine().limit;

@@ -59,11 +59,6 @@ SpanPlan::SpanPlan(CudaDevice& device, const AttentionPlan& plan) : memory(devic
   tables.causal = plan.causal;
 }
 
-static Heads heads_of(const AttentionShape& s) {
-  ISR_ASSERT(s.head_size >= 1 && s.head_size <= 256, "attention: a head of ", s.head_size);
-  return {static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.head_size), s.scale};
-}
-
 // Copies of 16 bytes need rows and heads that begin at a multiple of 16.
 static bool takes_tiles(const AttentionShape& s, std::initializer_list<Tensor> all) {
   if (s.head_size % 8 != 0 || s.head_size > 128) return false;

@@ -61,6 +61,10 @@ struct PagePlan final : Prepared {
 };
 
 struct Heads { int heads, kv_heads, size; float scale; };
+inline Heads heads_of(const AttentionShape& s) {
+  ISR_ASSERT(s.head_size >= 1 && s.head_size <= 256, "attention: a head of ", s.head_size);
+  return {static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.head_size), s.scale};
+}
 
 struct KeyPages { const Bf16 *k, *v; };   // (blocks, kv heads, 64, columns): zeros behind the keys that there are and behind D
 struct KeySums { float *dk, *dv; };       // (blocks, kv heads, 64, D): of the keys of a block, by all tiles that read it

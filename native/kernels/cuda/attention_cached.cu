@@ -70,8 +70,6 @@ __global__ void cached_rows(Rows<T> out, Rows<const T> q, Pages pages, const Cac
   sums.store(out.row(row) + head * D, h, lane);
 }
 
-Heads heads_of(const AttentionShape& s) { return {static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.head_size), s.scale}; }
-
 }  // namespace
 
 size_t CudaBackend::kv_page_bytes(const AttentionShape& s, DType dtype) const {

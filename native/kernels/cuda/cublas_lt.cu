@@ -3,9 +3,9 @@
 #include <dlfcn.h>
 #include <glob.h>
 
+#include <compare>
 #include <cstdlib>
 #include <map>
-#include <tuple>
 #include <vector>
 
 namespace isr::cuda {
@@ -116,7 +116,7 @@ class LtProducts final : public Products {
     checked(lib_.preference_set(preference_, lt::kReductionMask, &reductions, sizeof reductions), "MatmulPreferenceSetAttribute");
   }
   ~LtProducts() override {
-    for (auto& [key, p] : prepared_) lib_.desc_destroy(p.desc);
+    for (auto& [shape, p] : prepared_) lib_.desc_destroy(p.desc);
     lib_.preference_destroy(preference_);
     lib_.destroy(handle_);
   }
@@ -124,8 +124,9 @@ class LtProducts final : public Products {
   void multiply(Tensor d, bool accumulate, Tensor a, bool a_transposed, Tensor b, bool b_transposed) override {
     // Column-major d^T = op(b)^T op(a)^T: the library's first factor is b, its second a.
     const Layout first(lib_, b), second(lib_, a), to(lib_, d);
-    const Prepared& p = prepare({d.rows <= 128 ? (d.rows + 15) / 16 * 16 : d.rows, d.cols, a_transposed ? a.rows : a.cols, a.stride, b.stride, d.stride,
-                                 a_transposed, b_transposed, static_cast<int>(a.dtype), static_cast<int>(d.dtype)}, first, second, to);
+    const int64_t bucket = d.rows <= 128 ? (d.rows + 15) / 16 * 16 : d.rows;
+    const Prepared& p = prepare({bucket, d.cols, a_transposed ? a.rows : a.cols, a.stride, b.stride, d.stride, a_transposed, b_transposed, a.dtype, d.dtype},
+                                first, second, to);
     const float one = 1, beta = accumulate ? 1 : 0;
     checked(lib_.matmul(handle_, p.desc, &one, b.data, first.layout, a.data, second.layout, &beta, d.data, to.layout, d.data, to.layout, &p.algo,
                         workspace_.data(), kWorkspace, device_.stream()), "Matmul");
@@ -133,23 +134,28 @@ class LtProducts final : public Products {
 
  private:
   struct Prepared { lt::Desc desc = nullptr; lt::Algo algo{}; };
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool, int, int>;
+  struct Shape {   // of a product; rows in buckets of 16 up to 128
+    int64_t rows, cols, inner, a_stride, b_stride, d_stride;
+    bool a_transposed, b_transposed;
+    DType in, out;
+    auto operator<=>(const Shape&) const = default;
+  };
 
   // The algorithm is chosen once per shape, by the library's rules and never by timing: near-ties would differ between runs.
-  const Prepared& prepare(const Key& key, const Layout& first, const Layout& second, const Layout& to) {
-    if (const auto known = prepared_.find(key); known != prepared_.end()) return known->second;
+  const Prepared& prepare(const Shape& shape, const Layout& first, const Layout& second, const Layout& to) {
+    if (const auto known = prepared_.find(shape); known != prepared_.end()) return known->second;
     Prepared p;
     checked(lib_.desc_create(&p.desc, lt::kCompute32F, lt::kReal32F), "MatmulDescCreate");
-    const int op_first = std::get<7>(key) ? lt::kTranspose : lt::kNoTranspose, op_second = std::get<6>(key) ? lt::kTranspose : lt::kNoTranspose;
+    const int op_first = shape.b_transposed ? lt::kTranspose : lt::kNoTranspose, op_second = shape.a_transposed ? lt::kTranspose : lt::kNoTranspose;
     checked(lib_.desc_set(p.desc, lt::kDescTransA, &op_first, sizeof op_first), "MatmulDescSetAttribute");
     checked(lib_.desc_set(p.desc, lt::kDescTransB, &op_second, sizeof op_second), "MatmulDescSetAttribute");
     lt::Heuristic found{};
     int count = 0;
     checked(lib_.heuristic(handle_, p.desc, first.layout, second.layout, to.layout, to.layout, preference_, 1, &found, &count), "MatmulAlgoGetHeuristic");
     if (count == 0 || found.state != 0)
-      throw Error("BUG", concat("cuBLASLt ", lib_.version(), " knows no algorithm for a product of (", std::get<0>(key), ", ", std::get<2>(key), ") by ", std::get<1>(key)));
+      throw Error("BUG", concat("cuBLASLt ", lib_.version(), " knows no algorithm for a product of (", shape.rows, ", ", shape.inner, ") by ", shape.cols));
     p.algo = found.algo;
-    return prepared_.emplace(key, p).first->second;
+    return prepared_.emplace(shape, p).first->second;
   }
 
   const lt::Library& lib_;
@@ -157,7 +163,7 @@ class LtProducts final : public Products {
   Buffer workspace_;
   lt::Handle handle_ = nullptr;
   lt::Preference preference_ = nullptr;
-  std::map<Key, Prepared> prepared_;
+  std::map<Shape, Prepared> prepared_;
 };
 
 }  // namespace

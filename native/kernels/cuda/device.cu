@@ -23,7 +23,6 @@ CudaDevice::CudaDevice(int index) : index_(index) {
   if (index >= count)
     throw Error("DEVICE_UNAVAILABLE", concat("device: expected cuda:0", count > 1 ? concat(" to cuda:", count - 1) : "", ", got cuda:", index));
   use();
-  check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index), "cudaDeviceGetAttribute");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   for (Slot& s : slots_) {
     void* memory = nullptr;

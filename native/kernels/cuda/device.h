@@ -22,7 +22,6 @@ class CudaDevice final : public Device {
   size_t memory() const override;
 
   cudaStream_t stream() const { return stream_; }
-  int multiprocessors() const { return multiprocessors_; }
 
  private:
   // Pinned memory that uploads pass through, slot by slot: a slot is used again when the copies out of it are done.
@@ -37,13 +36,12 @@ class CudaDevice final : public Device {
 
   const int index_;
   cudaStream_t stream_ = nullptr;
-  int multiprocessors_ = 1;
   std::mutex lock_;                 // of the slots: several threads may upload
   std::array<Slot, 4> slots_;
   size_t slot_ = 0;
 };
 
-// Copies of arrays of the host that kernels of the next calls read, in one block of the arena that is released with it.
+// Copies of arrays of the host that kernels of the next calls read, in memory of an arena.
 class Uploads {
  public:
   Uploads(CudaDevice& device, Arena& arena) : device_(device), arena_(arena) {}
