@@ -1,5 +1,7 @@
 // Reads ffmpeg's log of a decode: the time of each frame, and which frames had errors. Only the decoder and the demuxer count;
-// complaints of filters, encoders and other streams say nothing about the video.
+// complaints of filters, encoders and other streams say nothing about the video. Newer releases demux, decode and filter in
+// threads of their own, each of which writes when it likes: a complaint has its place among the lines of the thread that made
+// it (`-debug_ts` writes one for each packet and each frame), so that the same file always has the same faults.
 import type { Probe } from "./video-stream.js";
 import type { LineUse } from "./bounded-process.js";
 import { truncation } from "./truncated-file.js";
@@ -14,7 +16,7 @@ export interface Faults {
 }
 
 interface Fault {
-  /** Frames that had come before. */
+  /** Frames that had been decoded before; for a fault of the container, packets that had been read. */
   at: number;
   /** Whether the fault is of a frame, rather than of the container. */
   frame: boolean;
@@ -25,6 +27,8 @@ interface Fault {
 // Said of sound streams too: edit lists, unusual but legal reference marking, messages of units that are not needed.
 const harmless =
   /Missing key frame while searching|Cannot find an index entry|mmco: unref short|number of reference frames .* exceeds max|SEI type|Late SEI|upload a sample|deprecated pixel format|non-?existing SPS|not enough frames to estimate|co located POCs|Stream discovered after head|Unsupported .*(metadata|side data|tag)/i;
+/** The line for a packet or a frame at a stage on its way. */
+const traced = /\[info\] (demuxer|decoder|[a-z_]+(?:\+[a-z]+)?) (?:->|<-) (?:ist_index:(?:0:)?(\d+) )?/;
 const printed = /^(?:\[[^\]]* @ [^\]]*\] )*\[info\] (-?\d+\.\d{6}|-?nan)$/;
 
 export class LogReader {
@@ -40,11 +44,15 @@ export class LogReader {
   readonly #stream: string;
   readonly #until: number | undefined;
   readonly #rough: boolean;
+  readonly #lead: number;
+  #packets = 0; // that were read
+  #decoded = 0; // frames that the decoder gave
   #begun = false; // messages of opening the file come again later, so that these do not count
   #number = true; // the next print is a frame's number, not its time
 
-  constructor({ codec, format, stream, rough }: Probe, until?: number) {
+  constructor({ codec, format, stream, rough, lead }: Probe, until?: number) {
     this.#rough = rough;
+    this.#lead = lead;
     this.#codec = codec;
     this.#format = format.split(",");
     this.#stream = String(stream);
@@ -59,9 +67,17 @@ export class LogReader {
   line(line: string): LineUse {
     const value = line.endsWith(".000000") || line.endsWith("nan") ? printed.exec(line)?.[1] : undefined;
     if (value !== undefined) return this.#frame(Number(value));
+    const [, stage, stream] = (line.includes("[info] ") && traced.exec(line)) || [];
+    if (stage !== undefined) return this.#passed(stage, stream);
     if (line.includes("Stream mapping:")) this.#begun = true;
     else if (this.#begun) this.#complaint(line);
     return "keep";
+  }
+
+  #passed(stage: string, stream: string | undefined): LineUse {
+    if (stage === "decoder") this.#decoded++;
+    else if (stage === "demuxer" && (stream ?? this.#stream) === this.#stream) this.#packets++;
+    return "taken";
   }
 
   #frame(value: number): LineUse {
@@ -78,9 +94,11 @@ export class LogReader {
     const error = /\[(error|fatal|panic)\]/.test(line);
     const corrupt = /corrupt decoded frame|concealing \d+ DC/.test(line);
     if (truncation.test(line)) this.cut = true;
-    if (this.#rough && this.stamps.length === 0) return; // the complaint is about pictures that are never shown
+    const frame = corrupt || !this.#isContainer(line);
+    const at = Math.max(frame ? this.#decoded : this.#packets, this.stamps.length); // without such lines: the frames printed
+    if (this.#rough && at <= (frame ? 0 : this.#lead)) return; // the complaint is about pictures that are never shown
     if ((!error && !corrupt) || harmless.test(line) || !this.#isOurs(line)) return;
-    this.faults.push({ at: this.stamps.length, frame: corrupt || !this.#isContainer(line), error });
+    this.faults.push({ at, frame, error });
   }
 
   /** Whether a line comes from our stream's decoder, its parser, or the container. */

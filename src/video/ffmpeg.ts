@@ -63,12 +63,14 @@ async function pass(path: string, probed: Probe, o: DecodeOptions, p: PassOption
   const { ffmpeg } = findTools(o.ffmpeg);
   const sync = passthrough(ffmpeg);
   const reader = new PpmReader(p.room);
-  const log = new LogReader(probed, p.until);
-  // print() writes the number and the time of each frame. Times of the output only have to rise, so that no muxer complains.
+  const log = new LogReader(p.from === undefined ? probed : { ...probed, lead: 0 }, p.until);
+  // -debug_ts writes a line for each packet that is read and each frame that is decoded; print() the number and the time of a
+  // frame. Times of the output only have to rise, so that no muxer complains.
   const filter = `select='print(n)*0+print(pts)*0+(${p.select})',settb=1/1000,setpts=N*4000000`;
   const args = [
-    ...["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+verbose", "-threads", String(p.threads)],
-    ...[...lines(p.from), "-copyts", ...input(path), "-map", `0:${probed.stream}`, "-an", "-sn", "-dn", "-vf", filter],
+    ...["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+verbose", "-debug_ts"],
+    ...["-threads", String(p.threads), ...lines(p.from), "-copyts", ...input(path), "-map", `0:${probed.stream}`],
+    ...["-an", "-sn", "-dn", "-vf", filter],
     ...[...sync, ...(p.enough === undefined ? [] : ["-frames:v", String(p.enough)])],
     ...["-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"],
   ];

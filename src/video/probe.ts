@@ -73,12 +73,18 @@ class Packets {
   last = Number.NaN; // time at which the last packet is shown
   #begin: number | undefined; // time of the first packet, NaN where decoding cannot begin there
   rough = false;
+  #lead = 0;
+  #read = 0;
+  #key: number | undefined; // time of the first key frame
   plain = true; // every shown packet has a time, and there are not too many to keep
 
   add(fields: ReadonlyMap<string, string>): void {
     const flags = fields.get("flags") ?? "";
     this.#begin ??= flags.includes("K") ? Number(fields.get("pts")) : Number.NaN;
     this.rough ||= !(Number(fields.get("pts")) >= this.#begin) && fields.get("pts") !== "N/A";
+    this.#read++;
+    if (flags.includes("K")) this.#key ??= Number(fields.get("pts"));
+    if (this.#key === undefined || Number(fields.get("pts")) < this.#key) this.#lead = this.#read;
     if (flags.includes("D") || fields.get("size") === "0") return; // a packet that is decoded and not shown, or an empty one
     this.shown++;
     const pts = Number(fields.get("pts") ?? Number.NaN); // "N/A" is none
@@ -87,6 +93,11 @@ class Packets {
     this.plain = Number.isSafeInteger(pts) && this.shown <= maxPackets;
     this.pts.push(pts);
     this.key.push(flags.includes("K"));
+  }
+
+  /** Packets up to the last one that comes before the first key frame, or is shown before it. */
+  get lead(): number {
+    return this.#key === undefined ? 0 : this.#lead;
   }
 
   /** No stamps where frames are not simply the packets: two of one time, or some before the first that can be decoded. */
@@ -184,6 +195,7 @@ const factsOf = ({ fields, packets }: Candidate) => ({
   pixels: (Number(fields.get("width")) || 0) * (Number(fields.get("height")) || 0),
   rotated: isRotated(fields),
   rough: packets.rough,
+  lead: packets.lead,
 });
 
 /** Reads the container, decoding nothing. MEDIA_UNREADABLE; MEDIA_EMPTY where there is no video in it. */

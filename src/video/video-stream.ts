@@ -31,6 +31,8 @@ export interface Probe {
   rotated: boolean;
   /** The stream begins with pictures that refer to ones before it: a recording cut out of a longer one. */
   rough: boolean;
+  /** Packets up to the last of those pictures. */
+  lead: number;
   /** Timestamps of the packets as they are shown; undefined where some have none. */
   times: Float64Array | undefined;
   /** Undefined where packets alone do not tell which frames there are. */
