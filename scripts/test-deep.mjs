@@ -5,7 +5,7 @@ import { buildSanitized, executable, root, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
 const stages = new Stages();
-const options = { cwd: root, limit: 3600 };
+const options = { cwd: root, limit: 5400 };
 const node = process.execPath;
 const fuzzSeconds = 100; // a reader
 
@@ -33,7 +33,7 @@ const seconds = { ISR_DPO_FUZZ_SECONDS: String(fuzzSeconds) };
 const long = { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }; // two workers a round
 await Promise.all([
   lane([
-    () => stages.stage("mutants", node, ["scripts/mutants.mjs"], { ...options, limit: 5400 }),
+    () => stages.stage("mutants", node, ["scripts/mutants.mjs"], options),
     () => typescript("kills, 100 instants", "^(runfolder|train|iterate)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
   ]),
   lane([
