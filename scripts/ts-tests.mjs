@@ -1,6 +1,6 @@
-// The TypeScript tests: node scripts/ts-tests.mjs [pattern of test files]. Each file runs in a process of its own, two at a
-// time where there are two cores (most files wait for processes and files half of their time), those with kills first, for they
-// take the longest. Ends with "N passed, N failed, N skipped".
+// The TypeScript tests: node scripts/ts-tests.mjs [pattern of test files]. Each file runs in a process of its own, three at a
+// time where there are two cores or more (most files wait for processes and files half of their time), those that take the
+// longest first. Ends with "N passed, N failed, N skipped".
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -9,7 +9,8 @@ import { root } from "./native.mjs";
 import { closingLine, tallyOf } from "./tally.mjs";
 
 const pattern = new RegExp(process.argv[2] ?? "\\.test\\.ts$");
-const isLong = (file) => file.includes("kill");
+const isLong = (file) =>
+  /kill|train-r|linear-time|video-(long|truncated)|synthetic-model|report-page|-pairs|-content/.test(file);
 const waiting = readdirSync(join(root, "test"))
   .filter((file) => file.endsWith(".test.ts") && pattern.test(file))
   .sort((a, b) => isLong(b) - isLong(a) || (a < b ? -1 : 1));
@@ -45,6 +46,7 @@ async function lane() {
   }
 }
 
-await Promise.all(Array.from({ length: Math.min(2, availableParallelism()) }, lane));
+const lanes = availableParallelism() > 1 ? 3 : 1;
+await Promise.all(Array.from({ length: lanes }, lane));
 console.log(`\n${closingLine(sums)}`);
 process.exitCode = sums.failed > 0 || sums.passed + sums.skipped === 0 ? 1 : 0;
