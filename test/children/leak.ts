@@ -1,8 +1,8 @@
-// N cycles of load, generate, train, dispose; prints the resident set at a fifth of them and at the end, in bytes.
+// N cycles of load, generate, train, dispose; prints the resident set behind the M-th of them and at the end, in bytes.
 import { createTrainer, loadModel } from "../../src/index.js";
 import { folder } from "../helpers/golden.js";
 
-const cycles = Number(process.argv[2]);
+const [cycles, begin] = process.argv.slice(2).map(Number) as [number, number];
 const prompt = { ids: [1, 5, 9, 12] };
 
 async function cycle(n: number): Promise<void> {
@@ -31,6 +31,6 @@ async function resident(): Promise<number> {
 let early = 0;
 for (let n = 1; n <= cycles; n++) {
   await cycle(n);
-  if (n === Math.floor(cycles / 5)) early = await resident();
+  if (n === begin) early = await resident();
 }
 console.log(JSON.stringify({ early, late: await resident() }));

@@ -185,15 +185,15 @@ void begin(Fiber& f, unsigned number, const Block& b) {
 #endif
   }
   if (!f.sp || !f.over) {   // new, or left in the middle of a kernel that failed
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(f.stack, kStack);
+    f.fake_stack = nullptr;
+#endif
     void** top = reinterpret_cast<void**>(f.stack + kStack);
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(&fiber_main);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     f.sp = top;
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(f.stack, kStack);
-    f.fake_stack = nullptr;
-#endif
   }
   f.number = number;
   f.index = {number % b.extent.x, number / b.extent.x % b.extent.y, number / (b.extent.x * b.extent.y)};
@@ -362,7 +362,7 @@ BarrierResult barrier(bool predicate) {
   return result;
 }
 
-void meet(unsigned mask, const char* operation, const void* in, void* out, const std::function<void(const Meeting&)>& combine) {
+void meet(unsigned mask, const char* operation, const void* in, void* out, Combine combine, const void* with) {
   const Unwatched unwatched;
   Block& b = *t_block;
   Warp& w = b.warps[t_fiber->number / kWarp];
@@ -383,7 +383,7 @@ void meet(unsigned mask, const char* operation, const void* in, void* out, const
   gives(&w);
   if (w.arrived == mask) {
     takes(&w);
-    combine({w.in, w.out});
+    combine(with, {w.in, w.out});
     gives(&w);
     w.arrived = 0;
     ++w.generation;

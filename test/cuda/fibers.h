@@ -51,7 +51,12 @@ struct Meeting {
   const void* const* in;   // by lane; of lanes that are not in the mask, null
   void* const* out;
 };
-void meet(unsigned mask, const char* operation, const void* in, void* out, const std::function<void(const Meeting&)>& combine);
+using Combine = void (*)(const void* with, const Meeting&);
+void meet(unsigned mask, const char* operation, const void* in, void* out, Combine combine, const void* with);
+template <class F>   // owns nothing: a thread may be left here for good when another one fails
+void meet(unsigned mask, const char* operation, const void* in, void* out, const F& combine) {
+  meet(mask, operation, in, out, [](const void* f, const Meeting& m) { (*static_cast<const F*>(f))(m); }, &combine);
+}
 
 // An asynchronous copy of 16 bytes (zeros where `valid` is false), groups of them, and the wait for all but the latest `open` groups.
 void async_copy(void* shared, const void* global, bool valid);
