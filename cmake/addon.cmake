@@ -24,7 +24,7 @@ if(NODE_API_INCLUDE)
     # now: a binary that lacks a symbol fails to load, with a message, rather than in the middle of a job.
     target_link_options(${name} PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
     set_target_properties(${name} PROPERTIES
-      OUTPUT_NAME isr_dpo PREFIX "" SUFFIX ".node" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
+      LINKER_LANGUAGE CXX OUTPUT_NAME isr_dpo PREFIX "" SUFFIX ".node" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
   endfunction()
   add_addon(addon)
   if(BUILD_TESTING)   # whose device "cpu" is the far one (test/native/far.h); ISR_DPO_PREBUILD=build/far chooses it

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildFar, buildSanitized, buildShared, executable, machineLevels, root, tool, tsTests } from "./native.mjs";
+import { buildFar, buildSanitized, executable, machineLevels, root, testEmulation, tool, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 import { surroundings } from "./surroundings.mjs";
 
@@ -79,8 +79,7 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
       },
     );
   }
-  const emulated = await buildShared(stages, ["cuda_tests"]);
-  if (emulated) await stages.stage("the CUDA backend on fibers", executable(emulated, "cuda_tests"), ["cuda"], options);
+  await testEmulation(stages);
   for (const isa of lowerLevels)
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
   await newerNode();

@@ -27,13 +27,19 @@ function writeIfChanged(path, bytes) {
   writeFileSync(path, bytes);
 }
 
+/** The bytes of a file in the copy: biome takes a configuration below another one only where it says so. */
+function copied(file) {
+  const bytes = readFileSync(join(root, file));
+  return file === "biome.json" ? Buffer.from(JSON.stringify({ root: false, ...JSON.parse(bytes) })) : bytes;
+}
+
 /** What git would track, as it is now; files that are gone are removed, so that a build's globs see the same. */
 function copyTree() {
   const git = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   const files = execFileSync("git", git, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26 }).split("\0");
   const isFile = (file) => statSync(join(root, file), { throwIfNoEntry: false })?.isFile();
-  const wanted = new Set(files.filter((file) => file && file !== "biome.json" && isFile(file))); // biome refuses a nested one
-  for (const file of wanted) writeIfChanged(join(tree, file), readFileSync(join(root, file)));
+  const wanted = new Set(files.filter((file) => file && isFile(file)));
+  for (const file of wanted) writeIfChanged(join(tree, file), copied(file));
   for (const entry of readdirSync(tree, { recursive: true, withFileTypes: true })) {
     const file = join(entry.parentPath ?? entry.path, entry.name).slice(tree.length + 1);
     if (entry.isFile() && !/^(build|dist|node_modules)\//.test(file) && !wanted.has(file)) rmSync(join(tree, file));
@@ -57,10 +63,14 @@ async function build(tests, changed) {
   const dir = join(tree, "build", "cmake");
   if (!existsSync(join(dir, "native_tests"))) {
     const first = await run(process.execPath, ["cmake/build.cjs"], quiet);
-    const configured = first.status === 0 ? await run("cmake", ["-DBUILD_TESTING=ON", dir], quiet) : first;
+    const options = ["-DBUILD_TESTING=ON", "-DBUILD_EMULATION=ON", dir];
+    const configured = first.status === 0 ? await run("cmake", options, quiet) : first;
     if (configured.status !== 0) throw new Error(`the build failed:\n${configured.output.slice(-3000)}`);
   }
-  const targets = tests.some((test) => test.ts) ? ["native_tests", "addon"] : ["native_tests"];
+  const targets = [];
+  if (tests.some((test) => test.cuda)) targets.push("cuda_tests");
+  if (tests.some((test) => !test.cuda)) targets.push("native_tests");
+  if (tests.some((test) => test.ts)) targets.push("addon");
   const args = ["--build", dir, "--parallel", String(availableParallelism()), "--target", ...targets];
   const { status, output } = await run("cmake", args, quiet);
   if (status !== 0) throw new Error(`the build failed:\n${output.slice(-3000)}`);
@@ -80,10 +90,11 @@ async function runFile(file) {
 
 /** Runs the test that a row names: true passed, false failed, null when it did not run. `known`: of files that have run. */
 async function passes(test, known = new Map()) {
-  if (test.native) {
-    const program = executable(join(tree, "build", "cmake"), "native_tests");
-    const { output, note } = await run(program, [test.native], { ...quiet, limit: 300 });
-    const line = output.split("\n").find((text) => text.slice(5).startsWith(`${test.native} (`));
+  const name = test.native ?? test.cuda;
+  if (name) {
+    const program = executable(join(tree, "build", "cmake"), test.cuda ? "cuda_tests" : "native_tests");
+    const { output, note } = await run(program, [name], { ...quiet, limit: 300 });
+    const line = output.split("\n").find((text) => text.slice(5).startsWith(`${name} (`));
     if (!line && note.startsWith("ended by SIG")) return false; // it crashed
     return line ? line.startsWith("ok") : null;
   }
@@ -93,7 +104,7 @@ async function passes(test, known = new Map()) {
   return ran ? true : null;
 }
 
-const text = (test) => test.native ?? [test.ts, test.suite, test.name].filter(Boolean).join(": ");
+const text = (test) => test.native ?? test.cuda ?? [test.ts, test.suite, test.name].filter(Boolean).join(": ");
 
 function mutate({ file, find, replace }) {
   const source = readFileSync(join(root, file), "utf8");

@@ -11,7 +11,8 @@ export const tool = (name) => join(root, "node_modules", ".bin", name);
 
 const parallel = ["--parallel", String(availableParallelism())];
 
-const switches = { native_bench: "-DBUILD_BENCH=ON", cuda_tests: "-DBUILD_EMULATION=ON" };
+const emulation = "-DBUILD_EMULATION=ON";
+const switches = { native_bench: "-DBUILD_BENCH=ON", cuda_tests: emulation, cuda_addon: emulation };
 
 /** Builds the addon, then configures its folder for `targets` too and builds those. The folder, or null after a failure. */
 export async function buildShared(stages, targets) {
@@ -28,6 +29,22 @@ export async function buildShared(stages, targets) {
 /** Where the addon is whose models live on the far device (test/native/far.h), for ISR_DPO_PREBUILD. Null after a failure. */
 export async function buildFar(stages) {
   return (await buildShared(stages, ["native_tests", "far_addon"])) ? join(root, "build", "far") : null;
+}
+
+/**
+ * Stages of the CUDA backend without a GPU: its kernels on fibers against the op table, then a model of each kind on the
+ * emulated card, to the goldens.
+ */
+export async function testEmulation(stages, filter = "cuda") {
+  const dir = await buildShared(stages, ["cuda_tests", "cuda_addon"]);
+  if (!dir) return;
+  await stages.stage("the CUDA backend on fibers", executable(dir, "cuda_tests"), [filter]);
+  const env = { ISR_DPO_PREBUILD: join(root, "build", "emulated") };
+  const all = { ISR_CUDA_FOR_CPU: "1", ISR_DPO_GOLDEN: "gqa_tied|qwen2|llava_hound|llava_next" };
+  const typescript = (name, files, more) =>
+    stages.stage(name, process.execPath, tsTests(files), { cwd: root, env: { ...env, ...more }, limit: 1800 });
+  await typescript("goldens on the emulated card", "^golden(-video)?\\.test\\.ts$", all);
+  await typescript("choosing a device", "^device\\.test\\.ts$", {});
 }
 
 const levels = ["generic", "avx2", "avx512", "avx512bf16"];

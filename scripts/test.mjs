@@ -1,6 +1,6 @@
 // npm test: builds what is out of date and runs the native and the TypeScript tests.
 //   node scripts/test.mjs [native | cuda | ts] [part of a native test's name | pattern of TypeScript test files]
-import { buildShared, executable, root, tool, tsTests } from "./native.mjs";
+import { buildShared, executable, root, testEmulation, tool, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
 const [kind = "all", filter] = process.argv.slice(2);
@@ -8,12 +8,14 @@ if (!["all", "native", "cuda", "ts"].includes(kind))
   throw new Error(`Expected native, cuda, ts or nothing but received ${kind}`);
 
 const stages = new Stages();
-const programs = kind === "ts" ? [] : [kind === "cuda" ? "cuda_tests" : "native_tests"];
-const dir = await buildShared(stages, programs);
-for (const name of dir ? programs : [])
-  await stages.stage(name.replace("_", " "), executable(dir, name), filter ? [filter] : []);
-if (dir && (kind === "all" || kind === "ts")) {
-  await stages.stage("build dist", tool("tsup"), ["--silent"], { cwd: root, silentPass: true });
-  await stages.stage("TypeScript tests", process.execPath, tsTests(filter), { cwd: root, env: { ISR_DPO_BUILT: "1" } });
+if (kind === "cuda") await testEmulation(stages, filter);
+else {
+  const dir = await buildShared(stages, kind === "ts" ? [] : ["native_tests"]);
+  if (dir && kind !== "ts") await stages.stage("native tests", executable(dir, "native_tests"), filter ? [filter] : []);
+  if (dir && kind !== "native") {
+    await stages.stage("build dist", tool("tsup"), ["--silent"], { cwd: root, silentPass: true });
+    const env = { ISR_DPO_BUILT: "1" };
+    await stages.stage("TypeScript tests", process.execPath, tsTests(filter), { cwd: root, env });
+  }
 }
 stages.end();

@@ -1,5 +1,6 @@
 // isr-dpo/native: the engine's kernels on raw tensors, and the losses as functions of log-probs.
 import { sharedHost } from "./base/addon.js";
+import { chooseDevice } from "./base/device.js";
 import { array, boolean, choice, integer, number, object, options, refuse } from "./base/check.js";
 import { IsrDpoError } from "./base/errors.js";
 import { owned } from "./base/owned-arrays.js";
@@ -21,7 +22,7 @@ export interface AttentionSpec {
   causal: boolean;
   /** Factor of the dot products, above 0; default 1 / sqrt(D). */
   scale?: number;
-  /** Implementation; default "cpu". "reference" is a plain float64 implementation for checking; "cuda" is DEVICE_UNAVAILABLE. */
+  /** Implementation; default "cpu". "cuda" computes on the first card; "reference" is a plain float64 implementation for checking. */
   backend?: "cpu" | "cuda" | "reference";
   /** Largest number of threads, 1 to 256; default: all that the machine allows. */
   threads?: number;
@@ -80,11 +81,17 @@ function checkSpans(value: unknown, rows: number): Int32Array {
   return owned(spans);
 }
 
+type Backend = "cpu" | "cuda" | "reference";
+const backendOf = (field: string, value: unknown, known: readonly Backend[]): Backend =>
+  value === undefined ? "cpu" : choice(field, value, known);
+
+/** The device of a kernel's call, asked for once its arrays have been copied; "reference" is none. */
+const deviceOf = async (field: string, backend: Backend): Promise<string> =>
+  backend === "cuda" ? await chooseDevice(field, backend) : backend;
+
 function attentionArgs(q: unknown, k: unknown, v: unknown, spec: unknown) {
   const o = options("spec", spec, ["spans", "causal", "scale", "backend", "threads"]);
-  const backend = o.backend === undefined ? "cpu" : choice("spec.backend", o.backend, ["cpu", "cuda", "reference"]);
-  if (backend === "cuda")
-    throw new IsrDpoError("DEVICE_UNAVAILABLE", "spec.backend: this binary has no CUDA", { hint: "use backend 'cpu'" });
+  const backend = backendOf("spec.backend", o.backend, ["cpu", "cuda", "reference"]);
   const Q = floatTensor("q", q, 3);
   const K = floatTensor("k", k, 3);
   const V = floatTensor("v", v, 3);
@@ -132,7 +139,8 @@ export async function flashAttention(
   const args = attentionArgs(q, k, v, spec);
   const out = zeros(args.dtype, q.shape);
   const lse = zeros("f32", [args.heads, args.rows]);
-  await sharedHost().call("attentionForward", { ...args, out: out.data, lse: lse.data });
+  const device = await deviceOf("spec.backend", args.backend);
+  await sharedHost().call("attentionForward", { ...args, device, out: out.data, lse: lse.data });
   return { out, lse };
 }
 
@@ -180,6 +188,7 @@ export async function flashAttentionBackward(
   const outputs = { dq: dq.data, dk: dk.data, dv: dv.data };
   await sharedHost().call("attentionBackward", {
     ...args,
+    device: await deviceOf("spec.backend", args.backend),
     dOut: grad.data,
     out: saved.data,
     lse: stat.data,
@@ -194,14 +203,15 @@ export async function flashAttentionBackward(
  * @param hidden - hidden states, (T, C), f32 or bf16
  * @param head - rows of the output head, (V, C), of the same type
  * @param targets - T target ids; -1: no target, and the log-prob is 0
- * @param o - `backward` (T): gradient of a loss for each log-prob; with it the gradients are computed too. `threads`: 1 to 256
- * @throws IsrDpoError INVALID_ARGUMENT: shapes, types or ids that do not fit; OUT_OF_MEMORY
+ * @param o - `backward` (T): gradient of a loss for each log-prob; with it the gradients are computed too. `threads`: 1 to 256.
+ * `backend`: "cpu" (default) or "cuda", the first card
+ * @throws IsrDpoError INVALID_ARGUMENT: shapes, types or ids that do not fit; DEVICE_UNAVAILABLE; OUT_OF_MEMORY
  */
 export async function sequenceLogProbs(
   hidden: Tensor,
   head: Tensor,
   targets: Int32Array,
-  o?: { backward?: Float32Array; threads?: number },
+  o?: { backward?: Float32Array; threads?: number; backend?: "cpu" | "cuda" },
 ): Promise<{
   /** T log-probs in nats. */
   logProbs: Float32Array;
@@ -210,7 +220,8 @@ export async function sequenceLogProbs(
   /** f32 gradient of `head`, in its shape; only with `backward`. */
   dHead?: Tensor;
 }> {
-  const given = options("options", o, ["backward", "threads"]);
+  const given = options("options", o, ["backward", "threads", "backend"]);
+  const backend = backendOf("options.backend", given.backend, ["cpu", "cuda"]);
   const h = floatTensor("hidden", hidden, 2);
   const w = floatTensor("head", head, 2);
   const [rows, width] = h.shape as [number, number];
@@ -227,7 +238,7 @@ export async function sequenceLogProbs(
     threads: threadCount("options.threads", given.threads),
   };
   if (given.backward === undefined) {
-    await sharedHost().call("sequenceLogProbs", args);
+    await sharedHost().call("sequenceLogProbs", { ...args, device: await deviceOf("options.backend", backend) });
     return { logProbs };
   }
   if (!(given.backward instanceof Float32Array) || given.backward.length !== rows)
@@ -235,6 +246,7 @@ export async function sequenceLogProbs(
   const dHidden = zeros(h.dtype, h.shape);
   const dHead = zeros("f32", w.shape);
   const extra = { backward: owned(given.backward as Float32Array), dHidden: dHidden.data, dHead: dHead.data };
-  await sharedHost().call("sequenceLogProbs", { ...args, ...extra });
+  const device = await deviceOf("options.backend", backend);
+  await sharedHost().call("sequenceLogProbs", { ...args, ...extra, device });
   return { logProbs, dHidden, dHead };
 }

@@ -121,7 +121,7 @@ for (const [way, make] of ways)
 
 test("events that nobody takes wait in the engine, not in memory, and dispose ends the wait", async () => {
   const host = new Host("a model");
-  await host.call("load", { dir: folder("text_llama"), dtype: "auto", threads: 1 });
+  await host.call("load", { dir: folder("text_llama"), device: "cpu", dtype: "auto", threads: 1 });
   const request = {
     ids: Int32Array.of(5, 6, 7),
     ...{ copies: 8, temperature: 1, topP: 1, topK: 0, maxTokens: 400, minTokens: 400 },
@@ -158,7 +158,7 @@ const jobs: [string, () => object][] = [
   [
     "attentionForward",
     () => ({
-      ...{ rows, heads: 4, kvHeads: 4, headSize: 64, scale: 0.1, dtype: "f32", causal: true, backend: "reference" },
+      ...{ rows, heads: 4, kvHeads: 4, headSize: 64, scale: 0.1, dtype: "f32", causal: true, device: "reference" },
       ...{ threads: 1, spans: Int32Array.of(0, rows, -1), lse: new Float32Array(rows * 4) },
       ...Object.fromEntries(["q", "k", "v", "out"].map((key) => [key, new Float32Array(rows * 256)])),
     }),
@@ -167,7 +167,7 @@ const jobs: [string, () => object][] = [
 for (const [job, args] of jobs)
   test(`dispose stops what is running: ${job}`, async () => {
     const host = new Host("a model");
-    await host.call("load", { dir: folder("text_llama"), dtype: "auto", threads: 1 });
+    await host.call("load", { dir: folder("text_llama"), device: "cpu", dtype: "auto", threads: 1 });
     const running = host.call(job as "hash", args()).then(
       () => "done",
       (e) => e.code,

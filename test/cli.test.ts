@@ -18,14 +18,15 @@ test("inspect: this machine", () => {
   const ended = cli(["inspect", "--json"]);
   assert.is(ended.code, 0, ended.err);
   const found = JSON.parse(ended.out);
-  assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", "cuda", "problems", "ffmpeg"]);
+  const cuda = ["cuda", "cudaLibrary", "cudaProblem"];
+  assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", ...cuda, "problems", "ffmpeg"]);
   endsWith(found.binary, ".node");
   ordered(found.threads, ">=", 1);
   ordered(found.memoryBytes, ">", 2 ** 28);
   const text = cli(["inspect"]);
   assert.match(
     text.out,
-    /binary .*\.node\ninstructions +(generic|avx2|avx512|avx512bf16)\nthreads +\d+\nmemory +[\d.]+ GiB\ncuda +none/,
+    /binary .*\.node\ninstructions +(generic|avx2|avx512|avx512bf16)\nthreads +\d+\nmemory +[\d.]+ GiB\ncuda +not used: this binary has no CUDA; /,
   );
   excludes(text.out, "\u001b[", "colours only on a terminal");
 });

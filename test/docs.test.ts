@@ -83,13 +83,13 @@ test("every npm script that a page names exists", () => {
 test("every switch that a page or script names is read somewhere", () => {
   const tree = (folder: string) =>
     readdirSync(join(top, folder), { recursive: true, withFileTypes: true })
-      .filter((e) => e.isFile() && /\.(ts|mjs|cc|c|h)$/.test(e.name))
+      .filter((e) => e.isFile() && /\.(ts|mjs|cc|cu|c|h)$/.test(e.name))
       .map((e) => readFileSync(join(e.parentPath ?? e.path, e.name), "utf8"));
   const named = [...pages.map(read), ...tree("scripts")]
     .flatMap((text) => text.match(/\bISR_DPO_[A-Z_]+\b/g) ?? [])
     .filter((name) => !name.startsWith("ISR_DPO_DEP_")); // the codes of warnings about old names
   const code = ["src", "native", "test", "bench"].flatMap(tree).join("\n");
-  const isRead = (name: string) => new RegExp(`env\\.${name}\\b|getenv\\("${name}"\\)`).test(code);
+  const isRead = (name: string) => new RegExp(`env\\.${name}\\b|getenv\\("${name}"\\)|code: "${name}"`).test(code); // or a warning's code
   ordered(named.length, ">", 3, "switches were found");
   const byNodeGypBuild = "ISR_DPO_PREBUILD"; // node-gyp-build makes this name from that of the package
   assert.equal([...new Set(named)].filter((name) => name !== byNodeGypBuild && !isRead(name)).sort(), []);

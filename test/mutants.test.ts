@@ -14,7 +14,7 @@ interface Row {
   file: string;
   find: string;
   replace: string;
-  test: { native?: string; ts?: string; name?: string };
+  test: { native?: string; cuda?: string; ts?: string; name?: string };
 }
 const rows = JSON.parse(readFileSync(join(root, "test/mutants/mutants.json"), "utf8")) as Row[];
 
@@ -29,7 +29,9 @@ test("every pattern stands once in its file, and its fault is another text", () 
 
 test("names are given once, and the files of the tests are there", () => {
   assert.is(new Set(rows.map((row) => row.name)).size, rows.length);
-  const missing = rows.filter(({ test: { native, ts } }) => (ts ? !existsSync(join(root, "test", ts)) : !native));
+  const missing = rows.filter(({ test: { native, cuda, ts } }) =>
+    ts ? !existsSync(join(root, "test", ts)) : !(native ?? cuda),
+  );
   assert.equal(
     missing.map((row) => row.name),
     [],

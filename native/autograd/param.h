@@ -39,6 +39,7 @@ struct Param {
   DType stored() const { return vector() ? DType::F32 : dtype; }   // type of `value`
   Tensor tensor() const { return view(value, stored(), rows(), cols()); }
   float* f32() const { return static_cast<float*>(value); }
+  inline bool in_matrix() const;        // `value` is the matrix's own rows
   inline const float* master() const;   // null: not trained here
 };
 
@@ -75,6 +76,11 @@ struct Group {
   int64_t size = 0;               // elements, each parameter padded to 64
   Buffer grad, master, m, v;      // (size) f32
 };
+
+inline bool Param::in_matrix() const {
+  const Tensor rows = weight && weight->matrix ? weight->matrix->in_place() : Tensor{};
+  return rows && value == rows.at(weight_row);
+}
 
 inline const float* Param::master() const { return group ? group->master.data<float>() + offset : nullptr; }
 

@@ -1,5 +1,6 @@
 // Module entry: hosts, cancellation, and facts about the machine. All state hangs on hosts, one environment each.
 #include "binding/jobs.h"
+#include "kernels/devices.h"
 
 namespace isr::binding {
 
@@ -83,6 +84,9 @@ Napi::Value machine(const Napi::CallbackInfo& info) {
   o.Set("threads", machine_threads());
   o.Set("memoryBytes", static_cast<double>(machine_memory()));
   o.Set("poolThreads", pool_threads());
+  Napi::Object devices = Napi::Object::New(info.Env());
+  for (const DeviceKind& kind : device_kinds()) devices.Set(kind.name, !kind.present || kind.present());
+  o.Set("devices", devices);
   try {
     o.Set("isa", name_of(chosen_isa()));
   } catch (const Error& e) {
@@ -90,6 +94,28 @@ Napi::Value machine(const Napi::CallbackInfo& info) {
   }
   return o;
 }
+
+// The cards of a kind of device, and what computes on them. For a process of its own: a broken driver may take it along.
+const DeviceKind& kind_of(const Napi::CallbackInfo& info) {
+  const std::string name = info[0].As<Napi::String>();
+  for (const DeviceKind& kind : device_kinds())
+    if (kind.name == name && kind.cards) return kind;
+  throw Error("DEVICE_UNAVAILABLE", concat("this binary has no devices \"", name, "\""));
+}
+
+Napi::Value cards(const Napi::CallbackInfo& info) {
+  Napi::Array all = Napi::Array::New(info.Env());
+  for (const Card& card : kind_of(info).cards()) {
+    Napi::Object o = Napi::Object::New(info.Env());
+    o.Set("name", card.name);
+    o.Set("memoryBytes", static_cast<double>(card.memory));
+    o.Set("capability", concat(card.major, ".", card.minor));
+    all.Set(all.Length(), o);
+  }
+  return all;
+}
+
+Napi::Value library(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), kind_of(info).library()); }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_as<create_host>(env, exports, "createHost");
@@ -100,6 +126,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_as<counters>(env, exports, "counters");
   export_as<load>(env, exports, "hostLoad");
   export_as<machine>(env, exports, "machine");
+  export_as<cards>(env, exports, "cards");
+  export_as<library>(env, exports, "library");
   export_model_jobs(env, exports);
   export_trainer_jobs(env, exports);
   export_kernel_jobs(env, exports);

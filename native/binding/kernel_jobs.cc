@@ -29,6 +29,7 @@ struct AttentionCall {
   int64_t T = 0;
   DType dtype = DType::F32;
   bool causal = true, reference = false;
+  std::string device_name;
   int threads = 1;
   std::vector<Span> spans;
   Tensor q, k, v, out, dout, dq, dk, dv;
@@ -40,7 +41,8 @@ struct AttentionCall {
     shape = {integer_at(args, "heads"), integer_at(args, "kvHeads"), integer_at(args, "headSize"), static_cast<float>(number_at(args, "scale"))};
     dtype = dtype_of(args);
     causal = bool_at(args, "causal");
-    reference = string_at(args, "backend") == "reference";
+    reference = string_at(args, "device") == "reference";
+    device_name = string_at(args, "device");
     threads = threads_of(args);
     const std::vector<int32_t> triples = ints_at(args, "spans");
     for (size_t i = 0; i + 2 < triples.size(); i += 3) spans.push_back({triples[i], triples[i + 1], triples[i + 2]});
@@ -68,7 +70,7 @@ Napi::Value attention_forward(const Napi::CallbackInfo& info) {
     if (c.reference) {
       reference::attention_forward(c.out, lse.data(), c.q, c.k, c.v, c.spans, c.causal, c.shape);
     } else {
-      const auto backend = make_backend("cpu", c.threads);
+      const auto backend = make_backend(c.device_name, c.threads);
       Exchange x(backend->device());
       const auto prepared = backend->prepare(plan);
       const Tensor log_sums = x.out(view(lse.data(), c.T, c.shape.heads));
@@ -92,7 +94,7 @@ Napi::Value attention_backward(const Napi::CallbackInfo& info) {
       return nothing();
     }
     std::vector<float> lse = transposed(static_cast<const float*>(c.lse.data), c.shape.heads, c.T);
-    const auto backend = make_backend("cpu", c.threads);
+    const auto backend = make_backend(c.device_name, c.threads);
     Exchange x(backend->device());
     const auto prepared = backend->prepare(plan);
     const Tensor log_sums = x.in(view(lse.data(), c.T, c.shape.heads));
@@ -108,6 +110,7 @@ struct LogProbCall {
   int64_t T = 0, C = 0, V = 0;
   DType dtype = DType::F32;
   int threads = 1;
+  std::string device_name;
   std::vector<int32_t> targets, rows, row_targets;   // rows: those with a target
   Bytes hidden, head, log_probs, backward, d_hidden, d_head;
   std::vector<Napi::Object> keep;
@@ -117,6 +120,7 @@ struct LogProbCall {
     C = integer_at(args, "width");
     V = integer_at(args, "vocab");
     dtype = dtype_of(args);
+    device_name = string_at(args, "device");
     threads = threads_of(args);
     targets = ints_at(args, "targets");
     for (size_t t = 0; t < targets.size(); ++t)
@@ -135,7 +139,7 @@ struct LogProbCall {
   void run() const {
     const int64_t R = static_cast<int64_t>(rows.size());
     if (R == 0) return;   // outputs were made as zeros
-    const auto be = make_backend("cpu", threads);
+    const auto be = make_backend(device_name, threads);
     Device& device = be->device();
     Exchange x(device);
     const MatrixShape shape{V, C, dtype, false};

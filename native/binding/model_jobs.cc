@@ -71,6 +71,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   LoadOptions options;
   options.dtype = string_at(args, "dtype");
+  options.device = string_at(args, "device");
   options.threads = static_cast<int>(integer_at(args, "threads"));
   if (has(args, "visionTower")) options.vision_tower = string_at(args, "visionTower");
   return submit(info, [options, dir = string_at(args, "dir")](JobContext& job) mutable -> ToJs {

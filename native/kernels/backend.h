@@ -20,6 +20,7 @@
 #include "core/tensor.h"
 #include "kernels/attention_plan.h"
 #include "kernels/operands.h"
+#include "kernels/pair_losses.h"
 
 namespace isr {
 
@@ -90,6 +91,9 @@ class Backend {
   // dw (V, C) or null; head_rows (V, C): the head's row-major values
   virtual void token_logp_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, const float* dlogp, Tensor x,
                                    const Matrix& head, Tensor head_rows, Ints targets, const float* lse) = 0;
+  // Preference losses of P pairs (kernels/pair_losses.h). logp, reference, dlogp (R): side s, 2 i for the chosen answer of pair i and
+  // 2 i + 1 for the rejected one, owns [sides[s], sides[s + 1]) of them. figures (P, kPairFigures) f64, rewards without per_pair
+  virtual void pair_loss(float* dlogp, double* figures, const float* logp, const float* reference, Ints sides, const PairLoss& o) = 0;
   // Waits. One draw per row of logits (M, V), which may be overwritten; `suppress` ids never come out (one list per row, or
   // none at all). host_logp: at temperature 1, untruncated, before suppression
   virtual void sample(int32_t* host_ids, float* host_logp, Tensor logits, std::span<const SampleOptions> options,

@@ -47,6 +47,46 @@ std::unique_ptr<Matrix> CpuBase::matrix(const MatrixShape& s, void* memory) { re
 std::unique_ptr<Prepared> CpuBase::prepare(const AttentionPlan& plan) { return std::make_unique<HostPlan<AttentionPlan>>(plan); }
 std::unique_ptr<Prepared> CpuBase::prepare(const CachedPlan& plan) { return std::make_unique<HostPlan<CachedPlan>>(plan); }
 
+namespace {
+
+struct SideSums { double policy = 0, reference = 0, plain = 0, plain_reference = 0; bool finite = true; };
+
+SideSums sums_of(const float* logp, const float* reference, int64_t tokens, int64_t other, const PairLoss& o) {
+  SideSums s;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const double w = token_weight(o, t, tokens, other);
+    s.policy += w * logp[t];
+    s.reference += w * reference[t];
+    s.plain += logp[t];
+    s.plain_reference += reference[t];
+    s.finite = s.finite && std::isfinite(logp[t]);
+  }
+  return s;
+}
+
+}  // namespace
+
+// A pair is one chain of sums, in ascending tokens.
+void CpuBase::pair_loss(float* dlogp, double* figures, const float* logp, const float* reference, Ints sides, const PairLoss& o) {
+  parallel(threads, sides.n / 2, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at[] = {sides.data[2 * i], sides.data[2 * i + 1]}, n[] = {at[1] - at[0], sides.data[2 * i + 2] - at[1]};
+      const SideSums c = sums_of(logp + at[0], reference + at[0], n[0], n[1], o), r = sums_of(logp + at[1], reference + at[1], n[1], n[0], o);
+      const PairPoint p = pair_point(o, c.policy - c.reference, r.policy - r.reference);
+      for (int64_t t = 0; t < n[0]; ++t)
+        dlogp[at[0] + t] = static_cast<float>(p.dc * o.per_pair * token_weight(o, t, n[0], n[1])) - static_cast<float>(o.per_chosen);
+      for (int64_t t = 0; t < n[1]; ++t) dlogp[at[1] + t] = static_cast<float>(p.dr * o.per_pair * token_weight(o, t, n[1], n[0]));
+      double* const f = figures + i * kPairFigures;
+      f[kLoss] = p.loss;
+      f[kChosenReward] = o.beta * (c.plain - c.plain_reference);
+      f[kRejectedReward] = o.beta * (r.plain - r.plain_reference);
+      f[kChosenLogp] = c.plain;
+      f[kRejectedLogp] = r.plain;
+      f[kNotFinite] = c.finite && r.finite && std::isfinite(f[kChosenReward] - f[kRejectedReward]) ? 0 : 1;
+    }
+  });
+}
+
 }  // namespace cpu
 
 std::unique_ptr<Backend> make_cpu_backend(Isa level, int threads, Device& device) {

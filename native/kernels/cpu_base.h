@@ -22,6 +22,7 @@ class CpuBase : public Backend {
   std::unique_ptr<Matrix> matrix(const MatrixShape& s, void* memory) final;
   std::unique_ptr<Prepared> prepare(const AttentionPlan& plan) final;
   std::unique_ptr<Prepared> prepare(const CachedPlan& plan) final;
+  void pair_loss(float* dlogp, double* figures, const float* logp, const float* reference, Ints sides, const PairLoss& o) final;
 
   // Rows [row0, row0 + rows.rows) of w; those of swiglu parts go where they belong.
   virtual void pack(const Packed& w, int64_t row0, Tensor rows) const = 0;

@@ -1,19 +1,32 @@
 #include "kernels/devices.h"
 
+#include <algorithm>
+#include <charconv>
+
 namespace isr {
 
 std::vector<DeviceKind>& device_kinds() {
   static std::vector<DeviceKind> all{
-      {"cpu", [](int threads) { return make_cpu_backend(chosen_isa(), threads); }},
+      {"cpu", [](int threads, int) { return make_cpu_backend(chosen_isa(), threads); }},
+#if defined(ISR_CUDA)
+      cuda_kind(),
+#endif
   };
   return all;
 }
 
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
+  const size_t colon = std::min(device.find(':'), device.size());
+  const std::string name = device.substr(0, colon);
+  int index = 0;
+  const char* const end = device.data() + device.size();
+  const bool numbered = colon < device.size();
+  const auto read = std::from_chars(device.data() + colon + (numbered ? 1 : 0), end, index);
+  const bool number = numbered && read.ec == std::errc() && read.ptr == end && index >= 0;
   std::string names;
   for (const DeviceKind& kind : device_kinds()) {
-    if (kind.name == device) return kind.make(threads);
-    names += (names.empty() ? "\"" : ", \"") + kind.name + "\"";
+    if (kind.name == name && (!numbered || (number && kind.cards))) return kind.make(threads, index);
+    names += concat(names.empty() ? "\"" : ", \"", kind.name, kind.cards ? "\", \"" + kind.name + ":N" : "", "\"");
   }
   throw Error("DEVICE_UNAVAILABLE", concat("device: expected ", names, ", got \"", device, "\""));
 }

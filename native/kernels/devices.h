@@ -8,14 +8,25 @@
 
 namespace isr {
 
+struct Card {                                            // facts that are known without a context on it
+  std::string name;
+  uint64_t memory = 0;                                   // bytes
+  int major = 0, minor = 0;                              // compute capability
+};
+
 struct DeviceKind {
-  std::string name;                                      // "cpu"
-  std::unique_ptr<Backend> (*make)(int threads);         // threads: of the host
+  std::string name;                                      // "cpu", "cuda"
+  std::unique_ptr<Backend> (*make)(int threads, int index);   // threads: of the host
+  bool (*present)() = nullptr;                           // whether it may be here, without asking a driver; null: always
+  std::vector<Card> (*cards)() = nullptr;                // devices of this kind ("cuda:0" is the first); null: one, without a number.
+                                                         // DEVICE_UNAVAILABLE says why there is none. A broken driver may hang or crash
+  std::string (*library)() = nullptr;                    // what it computes with besides: name, version and file; DEVICE_UNAVAILABLE
 };
 
 std::vector<DeviceKind>& device_kinds();                 // a new kind of device is a new row
+DeviceKind cuda_kind();                                  // of builds with CUDA (kernels/cuda/backend.cu)
 
-// DEVICE_UNAVAILABLE: no device of this name. The device lives as long as its backend.
+// "cpu", "cuda", "cuda:1". DEVICE_UNAVAILABLE: no such device. The device lives as long as its backend.
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads);
 
 // The caller's arrays for calls of a backend: themselves on the host, copies elsewhere.

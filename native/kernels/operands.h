@@ -31,6 +31,7 @@ class Matrix {
   virtual ~Matrix() = default;
   virtual void write_rows(int64_t row0, Tensor rows) = 0;
   virtual void read_rows(Tensor rows, int64_t row0) const = 0;
+  virtual Tensor in_place() const { return {}; }   // all rows, where the layout is row-major; a parameter then needs no other copy
   const MatrixShape shape;
 };
 

@@ -230,6 +230,8 @@ class Loader {
     for (Weight* w : m_.weights()) {
       w->matrix = m_.backend->matrix(w->shape, at);
       at += aligned(m_.backend->matrix_bytes(w->shape));
+      if (const Tensor rows = w->matrix->in_place())
+        for (Param* p : w->parts) p->value = rows.at(p->weight_row);
       if (w->bias.empty()) continue;
       w->bias_value = Buffer(device, static_cast<size_t>(w->n()) * sizeof(float));
       float* b = w->bias_value.data<float>();
@@ -303,7 +305,7 @@ class Loader {
       device.upload(place ? place : staging.there.data(), to, bytes);
       to = place ? place : staging.there.data();
     }
-    if (p.weight) p.weight->matrix->write_rows(p.weight_row + job.row, view(to, p.dtype, job.rows, p.cols()));
+    if (p.weight && !p.in_matrix()) p.weight->matrix->write_rows(p.weight_row + job.row, view(to, p.dtype, job.rows, p.cols()));
   }
 
   // Parameters of the model, computed with or not (layers behind the feature layer).

@@ -1,9 +1,10 @@
 // Losses as host functions of per-token log-probs (policy and reference, one array a pair and side, one value a scored
-// token). A loss is a row of the table in losses.cc: adding one touches that file and its test row.
-// Source: DPO (Rafailov et al. 2023, eq. 7) and the variants that TRL names; values pinned by the golden data.
+// token). A loss is a function of kernels/pair_losses.h and a row of the table in losses.cc, with its test row.
 #pragma once
 #include <string>
 #include <vector>
+
+#include "kernels/pair_losses.h"
 
 namespace isr {
 
@@ -28,6 +29,10 @@ struct LossResult {
 
 void check_loss_options(const LossOptions& o);                 // INVALID_ARGUMENT
 bool loss_couples_pairs(const LossOptions& o);                 // aot: needs all pairs of the step at once
+
+// For Backend::pair_loss: the loss of one pair, whose means are over `total_pairs` and `total_chosen_tokens` of the step. Not for
+// losses that couple pairs.
+PairLoss pair_loss_of(const LossOptions& o, int64_t total_pairs, int64_t total_chosen_tokens);
 
 // The loss over all pairs of a step (an optimizer step, not a micro-batch).
 LossResult preference_loss(const std::vector<PairLogps>& pairs, const LossOptions& o);

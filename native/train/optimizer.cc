@@ -120,7 +120,7 @@ AdamWItem Optimizer::item_of(const State& s) const {
   item.cols = p.cols();
   if (p.value != item.master) item.value = p.tensor();
   item.rounded = p.vector() && p.dtype == DType::BF16;
-  if (p.weight) item.matrix = p.weight->matrix.get();
+  if (p.weight && !p.in_matrix()) item.matrix = p.weight->matrix.get();
   item.matrix_row = p.weight_row;
   return item;
 }

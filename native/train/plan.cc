@@ -6,6 +6,7 @@
 
 #include "models/loader.h"
 #include "models/score.h"
+#include "train/pair_step.h"
 
 namespace isr {
 namespace {
@@ -141,7 +142,11 @@ void go_through(Model& m, const PlanRequest& q, const std::vector<SequenceInput>
   Ctx c{*m.backend, tape, nullptr, {}};
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, r.checkpointing));
   const Tensor hidden = hidden_states(c, m, there, r.checkpointing);
-  token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
+  const TokenLogp head = token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
+  if (!q.supervised) {
+    const Buffer figures(m.backend->device(), sequences.size() / 2 * kPairFigures * sizeof(double));   // the trainer's own, between steps
+    pair_answer(c, batch, head, std::vector<float>(batch.scored.size()), figures.data<double>(), {});
+  }
   tape.backward();
   r.activations = m.arena().peak();
   r.scratch = m.backend->workspace().peak();

@@ -7,6 +7,7 @@
 
 #include "models/score.h"
 #include "train/optimizer.h"
+#include "train/pair_step.h"
 #include "train/trainer_impl.h"
 
 namespace isr {
@@ -94,24 +95,19 @@ double learning_rate_at(const TrainerOptions& o, int64_t k) {
 Trainer::Impl::Impl(Model& model, const TrainerOptions& options) : m(model), o(options), optimizer(model, parts_of(model, options)) {}
 
 // ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
-void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel,
-                                const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer) {
+void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel, const Answer& answer) {
   const Batch batch = make_batch(sequences, o.share_prefix, m.positioner());
   tokens_computed += batch.tokens();
   flops += step_flops(m.config, batch.tokens(), static_cast<int64_t>(batch.scored.size()), visible_pairs(batch.plan), o.train_decoder);
   if (batch.scored.empty()) return;
   ArenaScope scope(m.arena());
   Tape tape(m.arena(), true);
-  Device& device = m.backend->device();
   Ctx c{*m.backend, tape, cancel, {}};
-  const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), device.memory());
+  const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), m.backend->device().memory());
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, again));
   const Tensor hidden = hidden_states(c, m, there, again);
   const TokenLogp head = token_logp(c, gather_rows(c, hidden, there.scored), m.head, there.targets);
-  std::vector<float> logp(batch.scored.size()), dlogp(batch.scored.size());
-  device.download(logp.data(), head.logp.data, logp.size() * sizeof(float));
-  answer(batch, logp.data(), dlogp.data());
-  device.upload(head.dlogp, dlogp.data(), dlogp.size() * sizeof(float));
+  answer(c, batch, head);
   c.check_cancel();
   tape.backward();
 }
@@ -127,66 +123,23 @@ std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPa
   return all;
 }
 
-// Per-token log-probs of a batch's sequences, two per pair.
-static std::vector<PairLogps> pair_logps(const Batch& batch, const float* logp, std::span<const TrainPair> pairs) {
-  std::vector<PairLogps> out(pairs.size());
-  for (size_t i = 0; i < batch.scored.size(); ++i) {
-    PairLogps& p = out[static_cast<size_t>(batch.scored[i].sequence / 2)];
-    (batch.scored[i].sequence % 2 == 0 ? p.chosen : p.rejected).push_back(logp[i]);
-  }
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    out[i].ref_chosen = *pairs[i].ref_chosen;
-    out[i].ref_rejected = *pairs[i].ref_rejected;
-  }
-  return out;
-}
-
-static void scatter(const Batch& batch, const LossResult& loss, size_t first_pair, float* dlogp) {
+// The gradients of a batch's log-probs, whose first pair is `first_pair` of the step.
+static std::vector<float> gradients_of(const Batch& batch, const LossResult& loss, size_t first_pair) {
   std::vector<size_t> next(batch.rows.size(), 0);
-  for (size_t i = 0; i < batch.scored.size(); ++i) {
-    const auto s = static_cast<size_t>(batch.scored[i].sequence);
-    const auto& d = (s % 2 == 0 ? loss.d_chosen : loss.d_rejected)[first_pair + s / 2];
-    dlogp[i] = d[next[s]++];
+  std::vector<float> dlogp;
+  for (const ScoredRow& row : batch.scored) {
+    const auto s = static_cast<size_t>(row.sequence);
+    dlogp.push_back((s % 2 == 0 ? loss.d_chosen : loss.d_rejected)[first_pair + s / 2][next[s]++]);
   }
+  return dlogp;
 }
 
-static bool finite(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
-}
+static void upload(Ctx& c, float* to, const std::vector<float>& from) { c.be.device().upload(to, from.data(), from.size() * sizeof(float)); }
 
-static double correlation(std::span<const std::pair<double, double>> points) {
-  const auto n = static_cast<double>(points.size());
-  double x = 0, y = 0, xx = 0, yy = 0, xy = 0;
-  for (const auto& [a, b] : points) x += a / n, y += b / n;
-  for (const auto& [a, b] : points) xx += (a - x) * (a - x), yy += (b - y) * (b - y), xy += (a - x) * (b - y);
-  return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
-}
-
-static void add_metrics(StepMetrics& t, const LossResult& loss, std::span<const PairLogps> pairs, int64_t total_pairs) {
-  const double share = 1 / static_cast<double>(total_pairs);
-  t.loss += loss.loss;
-  t.dpo_loss += loss.dpo_loss;
-  t.sft_loss += loss.sft_loss;
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    const double c = loss.chosen_reward[i], r = loss.rejected_reward[i];
-    t.chosen_reward += c * share;
-    t.rejected_reward += r * share;
-    t.margin += (c - r) * share;
-    t.accuracy += (c > r ? 1.0 : 0.0) * share;
-    for (float x : pairs[i].chosen) t.chosen_logp += x * share;
-    for (float x : pairs[i].rejected) t.rejected_logp += x * share;
-    t.chosen_tokens += static_cast<int64_t>(pairs[i].chosen.size());
-    t.rejected_tokens += static_cast<int64_t>(pairs[i].rejected.size());
-  }
-}
-
-// What a step tells of its pairs one by one, from the pair at `first` on.
-void Trainer::Impl::note_pairs(const LossResult& loss, std::span<const PairLogps> pairs, size_t first) {
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    const double margin = loss.chosen_reward[i] - loss.rejected_reward[i];
-    if (!finite(pairs[i].chosen) || !finite(pairs[i].rejected) || !std::isfinite(margin)) not_finite.push_back(static_cast<int64_t>(first + i));
-    lengths_margins.emplace_back(static_cast<double>(pairs[i].chosen.size()) - static_cast<double>(pairs[i].rejected.size()), margin);
-  }
+template <class T>
+T* Trainer::Impl::notes(size_t count) {
+  if (notes_.bytes() < count * sizeof(T)) notes_ = Buffer(m.backend->device(), count * sizeof(T));
+  return notes_.data<T>();
 }
 
 std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
@@ -241,31 +194,28 @@ StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::
   const auto total = static_cast<int64_t>(pairs.size());
   int64_t chosen_tokens = 0;
   for (const TrainPair& p : pairs) chosen_tokens += static_cast<int64_t>(p.ref_chosen->size());
-  const auto ranges = micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens);
-  StepMetrics metrics;
-  LossResult whole;
   const bool couples = loss_couples_pairs(o.loss);
+  const PairLoss loss = pair_loss_of(o.loss, total, chosen_tokens);
+  std::vector<double> figures(pairs.size() * kPairFigures);
+  LossResult whole;
   if (couples) {   // all log-probs first, then the loss, then each micro-batch again with its answer
     const std::vector<PairReference> now = score(pairs, cancel);
     std::vector<PairLogps> all;
     for (size_t i = 0; i < pairs.size(); ++i) all.push_back({now[i].chosen, now[i].rejected, *pairs[i].ref_chosen, *pairs[i].ref_rejected});
     whole = preference_loss(all, o.loss);
-    add_metrics(metrics, whole, all, total);
-    note_pairs(whole, all, 0);
+    figures = figures_of(whole, all);
   }
-  for (const auto& [begin, end] : ranges) {
+  double* const there = notes<double>(figures.size());
+  m.backend->device().zero(there, figures.size() * sizeof(double));   // pairs of which nothing is scored tell nothing
+  for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
     const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
-    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](const Batch& batch, const float* logp, float* dlogp) {
-      if (couples) return scatter(batch, whole, begin / 2, dlogp);
-      const std::vector<PairLogps> logps = pair_logps(batch, logp, part);
-      const LossResult loss = preference_loss_part(logps, o.loss, total, chosen_tokens);
-      add_metrics(metrics, loss, logps, total);
-      note_pairs(loss, logps, begin / 2);
-      scatter(batch, loss, 0, dlogp);
+    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
+      if (couples) upload(c, head.dlogp, gradients_of(batch, whole, begin / 2));
+      else pair_answer(c, batch, head, references_of(batch, part), there + begin / 2 * kPairFigures, loss);
     });
   }
-  metrics.length_margin_correlation = correlation(lengths_margins);
-  return metrics;
+  if (!couples) m.backend->device().download(figures.data(), there, figures.size() * sizeof(double));
+  return pair_metrics(figures, pairs, loss, o.loss.gamma, not_finite);
 }
 
 StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
@@ -278,19 +228,30 @@ StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequ
       if (sequences[i].targets[t] >= 0) total += sequences[i].weights.empty() ? 1 : sequences[i].weights[t];
   }
   if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
-  StepMetrics metrics;
+  std::vector<float> weights, logp;   // of the scored tokens, as the micro-batches have them
+  std::vector<int64_t> items;
+  for (size_t i = 0; i < sequences.size(); ++i)
+    for (size_t t = 0; t < sequences[i].targets.size(); ++t)
+      if (sequences[i].targets[t] >= 0) items.push_back(static_cast<int64_t>(i)), weights.push_back(sequences[i].weights.empty() ? 1 : sequences[i].weights[t]);
+  float* const there = notes<float>(items.size());
+  size_t first = 0;
   for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
-    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](const Batch& batch, const float* logp, float* dlogp) {
-      for (size_t i = 0; i < batch.scored.size(); ++i) {
-        const auto item = static_cast<int64_t>(begin) + batch.scored[i].sequence;
-        if (!std::isfinite(logp[i]) && (not_finite.empty() || not_finite.back() != item)) not_finite.push_back(item);
-        const double w = batch.scored[i].weight / total;
-        metrics.loss -= w * logp[i];
-        metrics.chosen_logp += logp[i] / static_cast<double>(sequences.size());
-        dlogp[i] = static_cast<float>(-w);
-        ++metrics.chosen_tokens;
-      }
+    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
+      std::vector<float> dlogp;
+      for (size_t i = 0; i < batch.scored.size(); ++i) dlogp.push_back(static_cast<float>(-(weights[first + i] / total)));
+      upload(c, head.dlogp, dlogp);
+      c.be.device().copy(there + first, head.logp.data, dlogp.size() * sizeof(float));
+      first += dlogp.size();
     });
+  logp.resize(items.size());
+  m.backend->device().download(logp.data(), there, logp.size() * sizeof(float));
+  StepMetrics metrics;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (!std::isfinite(logp[i]) && (not_finite.empty() || not_finite.back() != items[i])) not_finite.push_back(items[i]);
+    metrics.loss -= weights[i] / total * logp[i];
+    metrics.chosen_logp += logp[i] / static_cast<double>(sequences.size());
+    ++metrics.chosen_tokens;
+  }
   metrics.sft_loss = metrics.loss;
   return metrics;
 }
@@ -311,7 +272,6 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
   tokens_computed = 0;
   flops = 0;
   not_finite.clear();
-  lengths_margins.clear();
   optimizer.zero();
   StepMetrics metrics = work();
   metrics.compute_seconds = std::chrono::duration<double>(Clock::now() - start).count();

@@ -3,6 +3,8 @@
 #include <functional>
 #include <span>
 
+#include "autograd/ops.h"
+#include "models/batch.h"
 #include "train/optimizer.h"
 #include "train/trainer.h"
 
@@ -17,11 +19,13 @@ struct Trainer::Impl {
   std::vector<PairReference> score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
   void copy_gradients(const std::vector<std::string>& names, Gradients& out);
 
-  void micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel,
-                   const std::function<void(const Batch&, const float* logp, float* dlogp)>& answer);
+  // What makes the gradients of a micro-batch's log-probs (head.dlogp), without waiting for them.
+  using Answer = std::function<void(Ctx&, const Batch&, const TokenLogp& head)>;
+  void micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel, const Answer& answer);
+  template <class T>
+  T* notes(size_t count);                                 // resident memory that lives as long as the trainer
   void need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
   std::vector<SequenceInput> sequences_of(const std::vector<TrainPair>& pairs) const;
-  void note_pairs(const LossResult& loss, std::span<const PairLogps> pairs, size_t first);
   [[noreturn]] void refuse_not_finite(const StepMetrics& metrics) const;
 
   Model& m;
@@ -30,7 +34,7 @@ struct Trainer::Impl {
   int64_t step = 0, tokens_computed = 0;
   double flops = 0;
   std::vector<int64_t> not_finite;                        // items of this step whose log-probs or margin are not finite
-  std::vector<std::pair<double, double>> lengths_margins; // (chosen - rejected tokens, margin) of this step's pairs
+  Buffer notes_;                                          // what a step tells of its pairs or tokens, until its end
 };
 
 }  // namespace isr

@@ -25,6 +25,7 @@ export interface NativeMachine {
   threads: number;
   memoryBytes: number;
   poolThreads: number; // started so far
+  devices: Record<string, boolean>; // kinds that the binary has code for -> whether there may be one here
 }
 export interface NativeTowerFacts {
   imageSize: number;
@@ -53,6 +54,7 @@ export interface NativeCheckpoint {
   notes: string[];
 }
 export interface NativeModel extends NativeCheckpoint {
+  device: string; // "cpu", "cuda:0"; told by who chose it
   dtype: "f32" | "bf16";
   isa: string;
 }

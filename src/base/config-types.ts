@@ -138,7 +138,7 @@ export interface TrainConfig {
   /** Options for loading the model. */
   readonly load?:
     | {
-        /** Device: auto, cpu, cuda or cuda:N. This version computes on the CPU; cuda is DEVICE_UNAVAILABLE. Default: "auto". */
+        /** Device: cpu, cuda (the first card), cuda:N, or auto: the first card that can be used, else the CPU. Default: "auto". */
         readonly device?: "auto" | "cpu" | "cuda" | `cuda:${number}` | undefined;
         /** Type of the weights in memory; auto: the type of the file, where float16 becomes f32. Default: "auto". */
         readonly dtype?: "auto" | "f32" | "bf16" | undefined;
@@ -404,7 +404,7 @@ export interface RunConfig {
   /** Options for loading the model. */
   readonly load?:
     | {
-        /** Device: auto, cpu, cuda or cuda:N. This version computes on the CPU; cuda is DEVICE_UNAVAILABLE. Default: "auto". */
+        /** Device: cpu, cuda (the first card), cuda:N, or auto: the first card that can be used, else the CPU. Default: "auto". */
         readonly device?: "auto" | "cpu" | "cuda" | `cuda:${number}` | undefined;
         /** Type of the weights in memory; auto: the type of the file, where float16 becomes f32. Default: "auto". */
         readonly dtype?: "auto" | "f32" | "bf16" | undefined;

@@ -120,7 +120,7 @@ export interface TrainRunOptions {
 
 /** How the weights of a model are loaded, and how media are read. */
 export interface WeightOptions {
-  /** Device: auto, cpu, cuda or cuda:N. This version computes on the CPU; cuda is DEVICE_UNAVAILABLE. Default: "auto". */
+  /** Device: cpu, cuda (the first card), cuda:N, or auto: the first card that can be used, else the CPU. Default: "auto". */
   device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
   /** Type of the weights in memory; auto: the type of the file, where float16 becomes f32. Default: "auto". */
   dtype?: "auto" | "f32" | "bf16";

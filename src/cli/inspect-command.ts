@@ -13,16 +13,22 @@ function ffmpegRows(f: DeviceReport["ffmpeg"]): [string, string][] {
   return [["ffmpeg", `${f.path}, version ${f.version}, frames by ${f.frameOption}${probe}`]];
 }
 
+function cardRows(d: DeviceReport): [string, string][] {
+  const cards = d.cuda.map((card, i): [string, string] => [
+    `cuda:${i}`,
+    `${card.name}, ${gib(card.memoryBytes)}, compute capability ${card.capability}`,
+  ]);
+  if (d.cudaLibrary !== null) cards.push(["products", d.cudaLibrary]);
+  return d.cudaProblem === null ? cards : [...cards, ["cuda", `not used: ${d.cudaProblem}`]];
+}
+
 function machineRows(d: DeviceReport): [string, string][] {
   return [
     ["binary", d.binary],
     ["instructions", d.isa],
     ["threads", String(d.threads)],
     ["memory", gib(d.memoryBytes)],
-    [
-      "cuda",
-      d.cuda.length === 0 ? "none" : d.cuda.map((g) => `${g.name}, ${gib(g.memoryBytes)}, ${g.capability}`).join("; "),
-    ],
+    ...cardRows(d),
     ...ffmpegRows(d.ffmpeg),
     ...d.problems.map((p): [string, string] => ["problem", p]),
   ];

@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { asyncDispose } from "../base/addon.js";
 import { percent } from "../base/counts.js";
+import { deviceKind } from "../base/device.js";
 import { IsrDpoError } from "../base/errors.js";
 import type { Judge } from "../judge/judge.js";
 import { internalsOf, loadModel } from "../model/model.js";
@@ -194,7 +195,7 @@ export class Iteration extends FolderWork<IterationResult> {
     const { folder } = this.#o;
     if (folder.fresh) await preflight({ model, ...this.#preflight });
     const { isa, device, dtype, family } = model.info;
-    const before = await folder.begin({ isa, device, dtype, family });
+    const before = await folder.begin({ isa, device: deviceKind(device), dtype, family });
     if (before !== isa)
       this.#warn(
         "ISA_CHANGED",

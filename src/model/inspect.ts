@@ -1,6 +1,7 @@
 // Reports about this machine and about a checkpoint, without loading weights.
 import { binaryPath, machine, type NativeReport, sharedHost } from "../base/addon.js";
 import { options, path } from "../base/check.js";
+import { type Card, findCards } from "../base/device.js";
 import { isIsrDpoError } from "../base/errors.js";
 import { visualTokens } from "./media-registry.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
@@ -17,15 +18,12 @@ export interface DeviceReport {
   threads: number;
   /** Memory that this process may use, in bytes. */
   memoryBytes: number;
-  /** Cards in use; none in this version. */
-  cuda: readonly {
-    /** Name of the card. */
-    name: string;
-    /** Its memory in bytes. */
-    memoryBytes: number;
-    /** Its compute capability, such as "9.0". */
-    capability: string;
-  }[];
+  /** Cards that the driver sees; "cuda:0" is the first. */
+  cuda: readonly Card[];
+  /** The library of products on cards: name, version and file; null: none was found, or none was looked for. */
+  cudaLibrary: string | null;
+  /** Why no card can be computed on, and what to do about it; null: one can. */
+  cudaProblem: string | null;
   /** What prevents this machine from computing, in words; empty: nothing. */
   problems: readonly string[];
   /** The ffmpeg that reads videos; null: none was found. */
@@ -33,18 +31,20 @@ export interface DeviceReport {
 }
 
 /**
- * Reports about this machine: binary, instructions, memory, ffmpeg.
+ * Reports about this machine: binary, instructions, memory, cards, ffmpeg. A card's driver is asked in a process of its own.
  * @throws {@link IsrDpoError} BINARY_MISSING: no binary can be loaded
  */
 export async function inspectDevice(): Promise<DeviceReport> {
   const m = machine();
-  const ffmpeg = await inspectFfmpeg();
+  const [ffmpeg, { cards, library, problem, hint }] = await Promise.all([inspectFfmpeg(), findCards()]);
   return {
     binary: binaryPath(),
     isa: m.isa ?? m.machineIsa,
     threads: m.threads,
     memoryBytes: m.memoryBytes,
-    cuda: [],
+    cuda: cards,
+    cudaLibrary: library ?? null,
+    cudaProblem: problem === undefined ? null : hint ? `${problem}; ${hint}` : problem,
     problems: m.problem === undefined ? [] : [m.problem],
     ffmpeg,
   };

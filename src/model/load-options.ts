@@ -1,6 +1,5 @@
 // Options of loadModel(): their rows, and the checks of what rows do not describe.
-import { options, refuse, show, signal } from "../base/check.js";
-import { IsrDpoError } from "../base/errors.js";
+import { options, refuse, signal } from "../base/check.js";
 import { filePath, oneOf, type Resolved, resolved, textLike, whole } from "../base/option-rows.js";
 import { wallClock } from "../text/template-date.js";
 import type { LoadOptions } from "../base/types.js";
@@ -9,7 +8,7 @@ import { cacheRows, readRows } from "../video/media-options.js";
 /** How a model is loaded, in calls and in configuration files. */
 export const loadRows = {
   device: textLike<"auto" | "cpu" | "cuda" | `cuda:${number}`>(
-    "Device: auto, cpu, cuda or cuda:N. This version computes on the CPU; cuda is DEVICE_UNAVAILABLE.",
+    "Device: cpu, cuda (the first card), cuda:N, or auto: the first card that can be used, else the CPU.",
     /^(auto|cpu|cuda(:\d+)?)$/,
     "'auto', 'cpu', 'cuda' or 'cuda:N'",
     // biome-ignore lint/suspicious/noTemplateCurlyInString: a type of TypeScript
@@ -71,14 +70,4 @@ export function loadSettings(field: string, value: unknown): LoadSettings {
     signal: signal(`${field}.signal`, cancel),
     ...handlersOf(field, { onProgress, onMedia }),
   } as LoadSettings;
-}
-
-/** DEVICE_UNAVAILABLE for a device that this binary has no code for. */
-export function checkDevice(device: string): void {
-  if (device === "auto" || device === "cpu") return;
-  throw new IsrDpoError(
-    "DEVICE_UNAVAILABLE",
-    `options.device: ${show(device)} is not available: this binary has no CUDA`,
-    { hint: "use device 'cpu' or 'auto'" },
-  );
 }

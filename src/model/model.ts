@@ -1,6 +1,7 @@
 // VideoLM: a loaded model. Calls are validated here and begin on its host in their order; generations share a batch.
 import { availableParallelism } from "node:os";
 import { disposedError, Host, type NativeCheckpoint, type NativeModel, type NativeTensor } from "../base/addon.js";
+import { chooseDevice } from "../base/device.js";
 import { array, choice, integer, options, path, refuse, signal, text } from "../base/check.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { GenerateTarget } from "./generate.js";
@@ -8,7 +9,7 @@ import { type BuiltSequence, build, type Call, expand, Inputs, messagesOf, rules
 import { MediaRegistry, type MediaSettings, visualTokens } from "./media-registry.js";
 import { Handler } from "../base/callback.js";
 import type { CounterName, ModelLoad, VideoLM } from "./video-lm.js";
-import { checkDevice, type LoadSettings, loadSettings } from "./load-options.js";
+import { type LoadSettings, loadSettings } from "./load-options.js";
 import { ownedMedia } from "../base/owned-arrays.js";
 import { withOldName } from "../base/renamed.js";
 import { ModelSession, type Session, TargetGenerator } from "./session.js";
@@ -65,7 +66,7 @@ export function internalsOf(model: unknown): ModelInternals {
 export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> {
   const folder = path("dir", dir);
   const { device, dtype, threads = 0, visionTower, featureCache, ...rest } = loadSettings("options", o);
-  checkDevice(device);
+  const chosen = await chooseDevice("options.device", device);
   const { signal: cancel, mediaTimeoutMs, mediaMaxLost, templateDate, onProgress, onMedia } = rest;
   const progress = onProgress && new Handler(onProgress);
 
@@ -73,14 +74,18 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
   try {
     const call = { signals: [cancel, progress?.signal], ...(progress ? { event: progress.call } : {}) };
     const [native, tokenizer] = await Promise.all([
-      host.call<NativeModel>("load", { dir: folder, dtype, threads, visionTower }, call),
+      host.call<Omit<NativeModel, "device">>(
+        "load",
+        { dir: folder, device: chosen, dtype, threads, visionTower },
+        call,
+      ),
       tokenizerOf(folder, templateDate === undefined ? {} : { templateDate }),
     ]);
     await progress?.settled();
     const media: MediaSettings = {
       ...{ onMedia, timeoutMs: mediaTimeoutMs, maxLost: mediaMaxLost, threads: threads || availableParallelism() },
     };
-    return new LoadedModel(host, native, folder, tokenizer, featureCache, media);
+    return new LoadedModel(host, { ...native, device: chosen }, folder, tokenizer, featureCache, media);
   } catch (e) {
     await host.dispose();
     progress?.check();
@@ -100,7 +105,7 @@ export async function outlineModel(dir: string): Promise<VideoLM> {
       host.call<NativeCheckpoint>("inspect", { dir: folder }),
       tokenizerOf(folder, {}),
     ]);
-    const native: NativeModel = { ...report, dtype: "f32", isa: "" };
+    const native = { ...report, device: "", dtype: "f32" as const, isa: "" };
     return new LoadedModel(host, native, folder, tokenizer, undefined, {
       onMedia: undefined,
       timeoutMs: undefined,
@@ -133,7 +138,7 @@ function modelInfo(native: NativeModel, endTokenIds: readonly number[]): ModelIn
   return Object.freeze({
     family: native.family,
     modelType: native.modelType,
-    device: "cpu",
+    device: native.device,
     dtype: native.dtype,
     parameters: native.parameters,
     trainable: native.parameters,

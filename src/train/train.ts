@@ -3,6 +3,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { asyncDispose, packageVersion } from "../base/addon.js";
+import { deviceKind } from "../base/device.js";
 import { signalOf } from "../base/check.js";
 import type { DataNote } from "../data/bad-rows.js";
 import type { SkippedRow } from "../data/bad-rows.js";
@@ -185,7 +186,15 @@ class TrainRun extends FolderWork<IterationResult> {
 
   async #openRun(model: VideoLM): Promise<void> {
     const { isa, device, dtype, family } = model.info;
-    const facts = { engine: packageVersion(), isa, device, dtype, family, ranks: 1, modelSha256: await model.hash() };
+    const facts = {
+      engine: packageVersion(),
+      isa,
+      device: deviceKind(device),
+      dtype,
+      family,
+      ranks: 1,
+      modelSha256: await model.hash(),
+    };
     const { run } = await openRun(this.dir, {
       ...{ kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: free },
       ...{ inputs: this.#inputs, templateDate: this.#templateDate },

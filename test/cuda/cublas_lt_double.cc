@@ -1,5 +1,6 @@
 // cuBLASLt's calls as their documentation describes them, executed in float32 and in order: what descriptors and layouts say is what
 // is computed. Whatever the library would refuse, or need more from its caller than it was given, is an error.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct DescData { int compute = 0, scale = 0, trans_a = kNoTranspose, trans_b = 
 struct LayoutData { int type = 0; uint64_t rows = 0, cols = 0; int64_t ld = 0; };
 struct PreferenceData { size_t workspace = 0; uint32_t reductions = ~0u; };
 
+constexpr uint64_t kSlice = 64;    // of the sums
 constexpr uint64_t kAlgo = 0x150;   // what the double knows its own choice by
 
 float value_at(const void* p, int type, int64_t i) {
@@ -85,8 +87,12 @@ Status matmul(Handle, Desc desc, const void* alpha, const void* a, Layout a_layo
   emulated::enqueue(stream, [=] {
     for (uint64_t column = 0; column < to.cols; ++column)
       for (uint64_t row = 0; row < to.rows; ++row) {
-        float sum = 0;
-        for (uint64_t k = 0; k < first.cols(); ++k) sum += first(row, k) * second(k, column);
+        float sum = 0;   // by slices, as a card's products have it: one chain of all K would lose what they do not
+        for (uint64_t k0 = 0; k0 < first.cols(); k0 += kSlice) {
+          float part = 0;
+          for (uint64_t k = k0; k < std::min(k0 + kSlice, first.cols()); ++k) part += first(row, k) * second(k, column);
+          sum += part;
+        }
         const int64_t at = static_cast<int64_t>(column) * to.ld + static_cast<int64_t>(row);
         put(d, to.type, at, scale * sum + (keep != 0 ? keep * value_at(d, to.type, at) : 0));
       }
@@ -118,10 +124,16 @@ const Library kDouble{
 
 }  // namespace
 
-std::unique_ptr<Backend> make_emulated_cuda(unsigned schedule) {
-  use_library(&kDouble);
+std::unique_ptr<Backend> make_emulated_cuda(unsigned schedule, int index) {
   emulated::set_schedule(schedule);
-  return std::make_unique<cuda::CudaBackend>(0);
+  return emulated_kind().make(1, index);
+}
+
+DeviceKind emulated_kind() {
+  use_library(&kDouble);
+  DeviceKind kind = cuda_kind();
+  kind.present = nullptr;   // the machine has no driver's files
+  return kind;
 }
 
 }  // namespace isr::test

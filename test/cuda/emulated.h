@@ -3,9 +3,11 @@
 #include <memory>
 
 #include "kernels/backend.h"
+#include "kernels/devices.h"
 
 namespace isr::test {
 
-std::unique_ptr<Backend> make_emulated_cuda(unsigned schedule = 0);
+std::unique_ptr<Backend> make_emulated_cuda(unsigned schedule = 0, int index = 0);
+DeviceKind emulated_kind();   // "cuda" under the schedule that was last chosen
 
 }  // namespace isr::test

@@ -130,6 +130,25 @@ TEST("cuda emulation: a machine without a card, or with too old a driver, says w
   emulated::set_devices(1);
 }
 
+TEST("cuda emulation: a card that is too old, and one that is not there, are named") {
+  const auto said = [](int index) {
+    try {
+      make_emulated_cuda(0, index);
+    } catch (const Error& e) {
+      return e.code + ": " + e.what();
+    }
+    return std::string();
+  };
+  emulated::set_capability(7, 5);
+  CHECK(said(0).find("DEVICE_UNAVAILABLE: device: cuda:0 (an emulated card) has compute capability 7.5, 8.0 is the oldest") == 0, said(0));
+  emulated::set_capability(8, 0);
+  emulated::set_devices(2);
+  CHECK(said(0).empty() && said(1).empty(), said(0), said(1));
+  CHECK(said(2).find("expected cuda:0 to cuda:1, got cuda:2") != std::string::npos, said(2));
+  emulated::set_devices(1);
+  emulated::set_capability(9, 0);
+}
+
 // Rows are padded so that the eight rows of a matrix load never share a bank.
 TEST("cuda emulation: attention on the tensor cores has no bank conflicts") {
   for (int64_t size : {64, 80, 96, 128}) {

@@ -43,7 +43,8 @@ struct Machine {
   std::map<size_t, std::deque<char*>> old;    // pages that were given back, by their size; the oldest is used first
   std::map<char*, size_t> pinned;
   std::set<Stream*> streams;
-  int devices = 1, driver = cudaSuccess, open = 0;
+  size_t events = 0;
+  int devices = 1, driver = cudaSuccess, open = 0, major = 9, minor = 0;
 
   Machine() {
     void* p = mmap(nullptr, kSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -123,8 +124,11 @@ void set_devices(int count, int driver_error) {
   machine().devices = count;
   machine().driver = driver_error;
 }
+void keep_memory_open() { ++machine().open; }
+void set_capability(int major, int minor) { machine().major = major, machine().minor = minor; }
 void set_device_memory(size_t bytes) { machine().limit = bytes; }
 size_t device_memory_used() { return machine().used; }
+size_t things_held() { return machine().live.size() + machine().pinned.size() + machine().streams.size() + machine().events; }
 
 }  // namespace isr::emulated
 
@@ -150,6 +154,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   if (m.driver != cudaSuccess) return static_cast<cudaError_t>(m.driver);
   *count = m.devices;
   return m.devices > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+  const Machine& m = machine();
+  if (device < 0 || device >= m.devices) return cudaErrorInvalidDevice;
+  *p = {"an emulated card", m.limit, m.major, m.minor};
+  return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) { return device >= 0 && device < machine().devices ? cudaSuccess : cudaErrorInvalidDevice; }
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
@@ -180,7 +190,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   __asan_poison_memory_region(base, pages);
   __asan_unpoison_memory_region(at, bytes);
 #endif
-  for (size_t i = 0; i < bytes; ++i) at[i] = static_cast<char>(0xFF);   // what nobody has written is NaN
+  std::fill_n(at, bytes, static_cast<char>(0xFF));   // what nobody has written is NaN
   if (m.open == 0) mprotect(base, pages, PROT_NONE);
   m.live[at] = bytes;
   m.used += bytes;
@@ -268,10 +278,12 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new Event;
+  ++machine().events;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
+  --machine().events;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {

@@ -5,7 +5,10 @@
 namespace isr::emulated {
 
 void set_devices(int count, int driver_error = 0);   // 0: none of the driver's; else what cudaGetDeviceCount() answers
+void keep_memory_open();                             // before the first allocation: quicker, and nobody sees a read by the host
+void set_capability(int major, int minor);
 void set_device_memory(size_t bytes);
 size_t device_memory_used();
+size_t things_held();                                // blocks of memory, pinned ones, streams and events that nobody has given back
 
 }  // namespace isr::emulated

@@ -153,6 +153,13 @@ export function sameBits(actual: ArrayBufferView, expected: ArrayBufferView, wha
   fail(`${what}[${i}]: ${a[i]}, expected the bits of ${b[i]}`);
 }
 
+/**
+ * How the same rows in another batch are compared. On the CPU a row's bits depend on itself alone; a card's products choose their
+ * algorithm by the number of rows.
+ */
+export const inAnyBatch = (isa: string): typeof sameBits =>
+  isa === "cuda" ? (a, b, what) => near(a as Float32Array, b as Float32Array, 5e-5, what) : sameBits;
+
 /** Rejects (or throws) with that code, and the message matches. */
 export async function rejects(work: () => unknown, code: ErrorCode, message: RegExp, what: string): Promise<void> {
   let result: unknown;

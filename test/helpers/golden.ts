@@ -16,6 +16,9 @@ export const families = [
 ] as const;
 export type Family = (typeof families)[number];
 
+/** Families that ISR_DPO_GOLDEN, a pattern of names, leaves in: all without it. */
+export const isChosen = (family: string): boolean => new RegExp(process.env.ISR_DPO_GOLDEN ?? "").test(family);
+
 export const folder = (family: Family, part = "policy"): string => `${root}${family}/${part}`;
 
 export interface Case {

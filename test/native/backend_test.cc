@@ -106,7 +106,7 @@ const bool registered = [] {
 
 TEST("backend: the table has a row for every call of the contract") {
   const std::vector<std::string> calls{"gemm_nt", "gemm_nn", "gemm_tn", "attention", "attention_cached", "rms_norm", "layer_norm", "act", "swiglu_backward", "add",
-                                       "rope", "gather_rows", "pool_rows", "embedding_forward", "embedding_backward", "patchify", "token_logp", "sample", "adamw",
+                                       "rope", "gather_rows", "pool_rows", "embedding_forward", "embedding_backward", "patchify", "token_logp", "pair_loss", "sample", "adamw",
                                        "sum_squares"};
   for (const std::string& call : calls)
     CHECK(std::any_of(op_table().begin(), op_table().end(), [&](const OpRow& op) { return op.name == call; }), call);

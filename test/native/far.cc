@@ -179,7 +179,7 @@ std::unique_ptr<Backend> make_far_backend(Isa level, int threads) { return std::
 
 void put_models_far_away() {
   for (DeviceKind& kind : device_kinds())
-    if (kind.name == "cpu") kind.make = [](int threads) { return make_far_backend(chosen_isa(), threads); };
+    if (kind.name == "cpu") kind.make = [](int threads, int) { return make_far_backend(chosen_isa(), threads); };
 }
 
 }  // namespace isr::test

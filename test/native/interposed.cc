@@ -25,6 +25,7 @@ struct HeldMatrix final : Held<Matrix> {
     owner.check_resident(rows.data);
     owner.launch([=, m = inner.get()](Backend&) { m->read_rows(rows, row0); });
   }
+  Tensor in_place() const override { return inner->in_place(); }
 };
 
 const Matrix& inner_of(const Matrix& m) { return *static_cast<const HeldMatrix&>(m).inner; }
@@ -168,6 +169,10 @@ void Interposed::token_logp_backward(Tensor dx, bool accumulate, float* dw, bool
   launch([=, &head = inner_of(head)](Backend& be) {
     be.token_logp_backward(dx, accumulate, dw, accumulate_w, dlogp, x, head, head_rows, targets, lse);
   });
+}
+void Interposed::pair_loss(float* dlogp, double* figures, const float* logp, const float* reference, Ints sides, const PairLoss& o) {
+  check(dlogp, figures, logp, reference, sides);
+  launch([=](Backend& be) { be.pair_loss(dlogp, figures, logp, reference, sides, o); });
 }
 void Interposed::sample(int32_t* host_ids, float* host_logp, Tensor logits, std::span<const SampleOptions> options,
                         std::span<const std::span<const int32_t>> suppress) {

@@ -47,6 +47,7 @@ class Interposed : public Backend {
   void token_logp_forward(float* logp, float* lse, Tensor x, const Matrix& head, Ints targets) override;
   void token_logp_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, const float* dlogp, Tensor x, const Matrix& head,
                            Tensor head_rows, Ints targets, const float* lse) override;
+  void pair_loss(float* dlogp, double* figures, const float* logp, const float* reference, Ints sides, const PairLoss& o) override;
   void sample(int32_t* host_ids, float* host_logp, Tensor logits, std::span<const SampleOptions> options,
               std::span<const std::span<const int32_t>> suppress) override;
   void adamw(std::span<const AdamWItem> items, const AdamW& o) override;

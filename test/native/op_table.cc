@@ -254,6 +254,11 @@ void add_activations(Rows& all) {
 // ---- rows by index
 void add_rows(Rows& all) {
   static const std::vector<int32_t> index{4, -1, 0, 2}, ids{3, -1, 10, 3, 0};
+  static const std::vector<int32_t> many = [] {   // more tokens than a block of threads looks at in one go
+    std::vector<int32_t> all;
+    for (int32_t t = 0; t < 600; ++t) all.push_back(t % 9 == 0 ? -1 : t * 7 % 11);
+    return all;
+  }();
   for (bool accumulate : {false, true}) {
     const std::string how = accumulate ? "added" : "written";
     const auto begun = [accumulate](const Values& v, size_t before, const Vec<double>& x) -> Values { return {accumulate ? plus(x, v[before]) : x}; };
@@ -280,15 +285,15 @@ void add_rows(Rows& all) {
                      for (size_t i = 0; i < rows.size(); ++i) y[i / kC / 2 * kC + i % kC] += 0.5 * rows[i];
                      return begun(v, 1, y);
                    }});
-    all.push_back({"embedding_backward", how, {{"dy", 5, kC}, {"before", 11, kC, As::Float32}}, {{"dw", 11, kC, As::Float32}},
+    all.push_back({"embedding_backward", how, {{"dy", 600, kC}, {"before", 11, kC, As::Float32}}, {{"dw", 11, kC, As::Float32}},
                    [accumulate](OpCall& c) {
                      c.be.add(c.out[0], false, c.in[1]);
-                     c.be.embedding_backward(c.out[0].f32(), accumulate, c.in[0], c.ints(ids), 11);
+                     c.be.embedding_backward(c.out[0].f32(), accumulate, c.in[0], c.ints(many), 11);
                    },
                    [begun](const Values& v) {
                      Vec<double> dw(11 * kC);
-                     for (size_t t = 0; t < ids.size(); ++t)
-                       for (size_t i = 0; ids[t] >= 0 && i < kC; ++i) dw[static_cast<size_t>(ids[t]) * kC + i] += v[0][t * kC + i];
+                     for (size_t t = 0; t < many.size(); ++t)
+                       for (size_t i = 0; many[t] >= 0 && i < kC; ++i) dw[static_cast<size_t>(many[t]) * kC + i] += v[0][t * kC + i];
                      return begun(v, 1, dw);
                    }});
   }
@@ -306,7 +311,7 @@ void add_rows(Rows& all) {
 
 // ---- head and optimizer
 void add_head(Rows& all) {
-  for (int64_t V : {50, 4129}) {
+  for (int64_t V : {50, 4129, 33001}) {
     constexpr int64_t R = 3, C = 16;
     const std::vector<int32_t> targets{static_cast<int32_t>(V) - 1, 0, 7};
     all.push_back({"token_logp", concat("V ", V), {{"x", R, C, As::Activation, 2}, {"w", V, C}, {"dlogp", 1, R, As::Float32}},
@@ -358,6 +363,107 @@ void add_head(Rows& all) {
                  }});
 }
 
+// Draws among the likeliest: the same number as the first at which the sorted, cut masses exceed the uniform one.
+void add_draws(Rows& all) {
+  static constexpr int64_t M = 6, V = 1500;
+  static const std::vector<SampleOptions> options{{1, 1, 0, 0.3}, {0.7f, 0.9f, 0, 0.95}, {1.5f, 1, 40, 0.5}, {1, 0.5f, 900, 0.999}, {0.3f, 1, 0, 0.0001}, {2, 0.99f, 3, 0.7}};
+  all.push_back({"sample", "six draws, top_k and top_p", {{"logits", M, V, As::Float32, 6}}, {{"ids", 1, M, As::Float32}},
+                 [](OpCall& c) {
+                   std::vector<int32_t> drawn(M);
+                   std::vector<float> logp(M);
+                   const Tensor logits = view(c.arena.allocate_n<float>(M * V), M, V);
+                   c.be.add(logits, false, c.in[0]);
+                   c.be.sample(drawn.data(), logp.data(), logits, options, {});
+                   const std::vector<float> as_numbers(drawn.begin(), drawn.end());
+                   c.be.device().upload(c.out[0].data, as_numbers.data(), as_numbers.size() * sizeof(float));
+                 },
+                 [](const Values& v) -> Values {
+                   Vec<double> ids;
+                   for (int64_t m = 0; m < M; ++m) {
+                     const SampleOptions& o = options[static_cast<size_t>(m)];
+                     std::vector<std::pair<double, int32_t>> order;   // by falling weight, then by id
+                     for (int64_t i = 0; i < V; ++i) order.emplace_back(-std::exp(v[0][static_cast<size_t>(m * V + i)] / o.temperature), static_cast<int32_t>(i));
+                     std::sort(order.begin(), order.end());
+                     if (o.top_k > 0) order.resize(std::min<size_t>(order.size(), static_cast<size_t>(o.top_k)));
+                     double all = 0, kept = 0, sum = 0;
+                     for (const auto& [w, id] : order) all -= w;
+                     size_t n = 0;
+                     while (n < order.size() && kept < o.top_p * all) kept -= order[n++].first;
+                     size_t at = 0;
+                     while (at + 1 < n && (sum -= order[at].first) <= o.uniform * kept) ++at;
+                     ids.push_back(order[at].second);
+                   }
+                   return {ids};
+                 }});
+}
+
+// ---- losses: slopes against central differences of the loss
+constexpr int32_t kSides[] = {0, 5, 8, 8, 149, 150, 333};   // three pairs; the second chosen answer is empty
+
+double weighted(const Vec<double>& x, size_t begin, size_t end, size_t other, const PairLoss& o) {
+  double sum = 0;
+  for (size_t t = begin; t < end; ++t) {
+    double w = o.token_mean ? 1 / static_cast<double>(end - begin) : 1;
+    if (o.ld_alpha >= 0 && t - begin >= other) w *= o.ld_alpha;
+    sum += w * x[t];
+  }
+  return sum;
+}
+
+double loss_of(size_t pair, const Vec<double>& logp, const Vec<double>& reference, const PairLoss& o) {
+  const auto b = static_cast<size_t>(kSides[2 * pair]), m = static_cast<size_t>(kSides[2 * pair + 1]), e = static_cast<size_t>(kSides[2 * pair + 2]);
+  const double c = weighted(logp, b, m, e - m, o) - weighted(reference, b, m, e - m, o), r = weighted(logp, m, e, m - b, o) - weighted(reference, m, e, m - b, o);
+  return pair_point(o, c, r).loss;
+}
+
+Values pair_oracle(const Values& v, const PairLoss& o) {
+  constexpr double h = 1e-5;
+  Vec<double> logp = v[0], figures;
+  const auto sum = [](const Vec<double>& x, int32_t begin, int32_t end) {
+    double s = 0;
+    for (int32_t t = begin; t < end; ++t) s += x[static_cast<size_t>(t)];
+    return s;
+  };
+  Vec<double> d(logp.size(), 0);
+  for (size_t pair = 0; pair < 3; ++pair) {
+    const int32_t b = kSides[2 * pair], m = kSides[2 * pair + 1], e = kSides[2 * pair + 2];
+    for (int32_t t = b; t < e; ++t) {
+      double& x = logp[static_cast<size_t>(t)];
+      const double at = x;
+      x = at + h;
+      const double above = loss_of(pair, logp, v[1], o);
+      x = at - h;
+      const double below = loss_of(pair, logp, v[1], o);
+      x = at;
+      d[static_cast<size_t>(t)] = (above - below) / (2 * h) * o.per_pair - (t < m ? o.per_chosen : 0);
+    }
+    const double c = sum(logp, b, m), r = sum(logp, m, e);
+    for (double f : {loss_of(pair, logp, v[1], o), o.beta * (c - sum(v[1], b, m)), o.beta * (r - sum(v[1], m, e)), c, r, 0.0}) figures.push_back(f);
+  }
+  return {d, figures};
+}
+
+void add_losses(Rows& all) {
+  const int64_t tokens = kSides[6], pairs = 3;
+  for (int f = 0; f <= static_cast<int>(PairFunction::Discopop); ++f)
+    for (int divergence = 0; divergence < (f == 0 ? 3 : 1); ++divergence) {
+      PairLoss o;
+      o.function = static_cast<PairFunction>(f), o.divergence = static_cast<Divergence>(divergence);
+      o.beta = 0.3, o.smoothing = 0.1, o.token_mean = f % 2 == 1, o.ld_alpha = f % 3 == 0 ? 0.4 : -1, o.per_pair = 0.25, o.per_chosen = f % 4 == 0 ? 0.01 : 0;
+      all.push_back({"pair_loss", concat("function ", f, ", divergence ", divergence), {{"logp", 1, tokens, As::Float32, 0.2f}, {"reference", 1, tokens, As::Float32, 0.2f}},
+                     {{"dlogp", 1, tokens, As::Float32}, {"figures", pairs, kPairFigures, As::Float32}},
+                     [=](OpCall& c) {
+                       auto* const figures = c.arena.allocate_n<double>(pairs * kPairFigures);
+                       c.be.pair_loss(c.out[0].f32(), figures, c.f32(0), c.f32(1), c.ints({std::begin(kSides), std::end(kSides)}), o);
+                       std::vector<double> told(static_cast<size_t>(pairs * kPairFigures));
+                       c.be.device().download(told.data(), figures, told.size() * sizeof(double));
+                       const std::vector<float> narrow(told.begin(), told.end());
+                       c.be.device().upload(c.out[1].data, narrow.data(), narrow.size() * sizeof(float));
+                     },
+                     [=](const Values& v) { return pair_oracle(v, o); }});
+    }
+}
+
 void add_optimizer(Rows& all) {
   const std::vector<Operand> state{{"master", 70, 9, As::Float32}, {"m", 70, 9, As::Float32, 0.1f}, {"v", 70, 9, As::Float32, 0}, {"grad", 70, 9, As::Float32}};
   all.push_back({"adamw", "70 rows, with values", state, {{"master", 70, 9, As::Float32}, {"m", 70, 9, As::Float32}, {"v", 70, 9, As::Float32}, {"value", 70, 9}},
@@ -400,7 +506,7 @@ void add_optimizer(Rows& all) {
 const std::vector<OpRow>& op_table() {
   static const Rows all = [] {
     Rows rows;
-    for (const auto& add : {add_products, add_attention, add_norms, add_activations, add_rows, add_head, add_optimizer}) add(rows);
+    for (const auto& add : {add_products, add_attention, add_norms, add_activations, add_rows, add_head, add_draws, add_losses, add_optimizer}) add(rows);
     return rows;
   }();
   return all;

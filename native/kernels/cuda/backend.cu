@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include "kernels/cuda/cuda_backend.h"
 
 namespace isr::cuda {
@@ -20,4 +22,18 @@ CudaBackend::~CudaBackend() = default;
 size_t CudaBackend::matrix_bytes(const MatrixShape& s) const { return static_cast<size_t>(s.n * s.k) * size_of(s.dtype); }
 std::unique_ptr<Matrix> CudaBackend::matrix(const MatrixShape& s, void* memory) { return std::make_unique<RowMatrix>(device_, s, memory); }
 
+// Whether there may be a card: the driver's device files, or those of Windows below WSL.
+bool driver_is_here() {
+  return access("/dev/nvidiactl", F_OK) == 0 || access("/dev/dxg", F_OK) == 0;
+}
+
 }  // namespace isr::cuda
+
+namespace isr {
+
+DeviceKind cuda_kind() {
+  return {"cuda", [](int, int index) -> std::unique_ptr<Backend> { return std::make_unique<cuda::CudaBackend>(index); }, cuda::driver_is_here, cuda::cards,
+          cuda::lt::installed};
+}
+
+}  // namespace isr

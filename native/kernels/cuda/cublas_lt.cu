@@ -82,6 +82,14 @@ const Library& library() {
 }
 void use_library(const Library* mine) { g_mine = mine; }
 
+std::string installed() {
+  const Library& lib = library();
+  const size_t version = lib.version();   // major * 10,000 + minor * 100 + patch
+  Dl_info from{};
+  dladdr(reinterpret_cast<void*>(lib.version), &from);
+  return concat("cuBLASLt ", version / 10000, ".", version / 100 % 100, ".", version % 100, ", ", from.dli_fname ? from.dli_fname : "an unnamed file");
+}
+
 }  // namespace lt
 
 namespace {

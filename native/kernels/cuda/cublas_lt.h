@@ -50,6 +50,7 @@ struct Library {
 
 // DEVICE_UNAVAILABLE, naming every place that was searched and the command that brings the library.
 const Library& library();
+std::string installed();                  // "cuBLASLt 12.4.5, FILE"; throws as library() does
 void use_library(const Library* mine);    // for tests: instead of what is installed; null: that again
 
 }  // namespace lt

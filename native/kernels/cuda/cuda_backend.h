@@ -13,6 +13,7 @@ class RowMatrix final : public Matrix {
   RowMatrix(CudaDevice& device, const MatrixShape& s, void* memory) : Matrix(s), rows(view(memory, s.dtype, s.n, s.k)), device_(device) {}
   void write_rows(int64_t row0, Tensor from) override;
   void read_rows(Tensor to, int64_t row0) const override;
+  Tensor in_place() const override { return rows; }
   const Tensor rows;
 
  private:
@@ -67,6 +68,8 @@ class CudaBackend final : public Backend {
   void token_logp_forward(float* logp, float* lse, Tensor x, const Matrix& head, Ints targets) override;
   void token_logp_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, const float* dlogp, Tensor x, const Matrix& head,
                            Tensor head_rows, Ints targets, const float* lse) override;
+  // pair_loss.cu
+  void pair_loss(float* dlogp, double* figures, const float* logp, const float* reference, Ints sides, const PairLoss& o) override;
   // sample.cu
   void sample(int32_t* host_ids, float* host_logp, Tensor logits, std::span<const SampleOptions> options,
               std::span<const std::span<const int32_t>> suppress) override;

@@ -13,15 +13,43 @@ void check(cudaError_t e, const char* call) {
   throw Error(code, concat("CUDA: ", call, ": ", cudaGetErrorName(e), ", ", cudaGetErrorString(e)));
 }
 
-CudaDevice::CudaDevice(int index) : index_(index) {
+namespace {
+
+constexpr int kOldest = 8;   // compute capability: bfloat16 on the tensor cores, asynchronous copies
+
+int card_count() {
   int count = 0;
   const cudaError_t found = cudaGetDeviceCount(&count);
   if (found == cudaErrorInsufficientDriver || found == cudaErrorNoDevice || (found == cudaSuccess && count == 0))
     throw Error("DEVICE_UNAVAILABLE", "device: no usable GPU: the NVIDIA driver is missing, too old, or sees no card",
                 "nvidia-smi says what the driver sees; CUDA 12 needs driver 525 or newer; device \"cpu\" needs none");
   check(found, "cudaGetDeviceCount");
+  return count;
+}
+
+Card card_at(int index) {
+  cudaDeviceProp p{};
+  check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
+  return {p.name, p.totalGlobalMem, p.major, p.minor};
+}
+
+}  // namespace
+
+std::vector<Card> cards() {
+  std::vector<Card> all;
+  for (int i = 0, count = card_count(); i < count; ++i) all.push_back(card_at(i));
+  return all;
+}
+
+CudaDevice::CudaDevice(int index) : index_(index) {
+  const int count = card_count();
   if (index >= count)
-    throw Error("DEVICE_UNAVAILABLE", concat("device: expected cuda:0", count > 1 ? concat(" to cuda:", count - 1) : "", ", got cuda:", index));
+    throw Error("DEVICE_UNAVAILABLE", concat("device: expected cuda:0", count > 1 ? concat(" to cuda:", count - 1) : "", ", got cuda:", index),
+                "CUDA_VISIBLE_DEVICES chooses and orders the cards that this process sees");
+  const Card card = card_at(index);
+  if (card.major < kOldest)
+    throw Error("DEVICE_UNAVAILABLE", concat("device: cuda:", index, " (", card.name, ") has compute capability ", card.major, ".", card.minor, ", ", kOldest, ".0 is the oldest that is computed on"),
+                "cards from A100 and RTX 30 on; device \"cpu\" needs none");
   use();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   for (Slot& s : slots_) {

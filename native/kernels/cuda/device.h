@@ -5,8 +5,11 @@
 
 #include "core/memory.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/devices.h"
 
 namespace isr::cuda {
+
+std::vector<Card> cards();          // DEVICE_UNAVAILABLE: the driver is missing, too old, or sees none
 
 class CudaDevice final : public Device {
  public:
