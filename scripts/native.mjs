@@ -35,12 +35,15 @@ export async function buildFar(stages) {
  * Stages of the CUDA backend without a GPU: its kernels on fibers against the op table, then a model of each kind on the
  * emulated card, to the goldens.
  */
-export async function testEmulation(stages, filter = "cuda") {
+export async function testEmulation(
+  stages,
+  { filter = "cuda", families = "gqa_tied|qwen2|llava_hound|llava_next" } = {},
+) {
   const dir = await buildShared(stages, ["cuda_tests", "cuda_addon"]);
   if (!dir) return;
   await stages.stage("the CUDA backend on fibers", executable(dir, "cuda_tests"), [filter]);
   const env = { ISR_DPO_PREBUILD: join(root, "build", "emulated") };
-  const all = { ISR_CUDA_FOR_CPU: "1", ISR_DPO_GOLDEN: "gqa_tied|qwen2|llava_hound|llava_next" };
+  const all = { ISR_CUDA_FOR_CPU: "1", ISR_DPO_GOLDEN: families };
   const typescript = (name, files, more) =>
     stages.stage(name, process.execPath, tsTests(files), { cwd: root, env: { ...env, ...more }, limit: 1800 });
   await typescript("goldens on the emulated card", "^golden(-video)?\\.test\\.ts$", all);

@@ -1,7 +1,7 @@
 // npm run test:deep: what is too long for every change, one to two hours on two cores. Work that keeps one core busy runs in two
 // lanes side by side.
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildSanitized, executable, root, tsTests } from "./native.mjs";
+import { buildSanitized, executable, root, testEmulation, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
 const stages = new Stages();
@@ -19,6 +19,7 @@ async function lane(tasks) {
 }
 
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
+await testEmulation(stages);
 
 const threads = await buildSanitized(stages, "thread", ["native_tests"]);
 for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])

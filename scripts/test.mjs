@@ -8,7 +8,7 @@ if (!["all", "native", "cuda", "ts"].includes(kind))
   throw new Error(`Expected native, cuda, ts or nothing but received ${kind}`);
 
 const stages = new Stages();
-if (kind === "cuda") await testEmulation(stages, filter);
+if (kind === "cuda") await testEmulation(stages, { filter });
 else {
   const dir = await buildShared(stages, kind === "ts" ? [] : ["native_tests"]);
   if (dir && kind !== "ts") await stages.stage("native tests", executable(dir, "native_tests"), filter ? [filter] : []);
