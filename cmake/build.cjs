@@ -23,7 +23,8 @@ function configure() {
     NODE_API_INCLUDE: headers.join(";"),
     CMAKE_LIBRARY_OUTPUT_DIRECTORY: path.join(root, "build", config),
   };
-  for (const name of ["BUILD_TESTING", "BUILD_BENCH", "BUILD_EMULATION", "WITH_CUDA", "SANITIZE", "CMAKE_CXX_COMPILER_LAUNCHER"])
+  const switches = ["BUILD_TESTING", "BUILD_BENCH", "BUILD_EMULATION", "WITH_CUDA", "SANITIZE", "MAX_LEVEL"];
+  for (const name of [...switches, "CMAKE_CXX_COMPILER_LAUNCHER", "CMAKE_CXX_FLAGS_RELEASE"])
     if (process.env[name] !== undefined) options[name] = process.env[name];
   const defined = Object.entries(options).map(([name, value]) => `-D${name}=${value}`);
   return ["-S", root, "-B", folder, ...generator(), ...defined];

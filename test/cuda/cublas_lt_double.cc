@@ -17,7 +17,7 @@ constexpr Status kBad = 7;   // CUBLAS_STATUS_INVALID_VALUE
 
 struct DescData { int compute = 0, scale = 0, trans_a = kNoTranspose, trans_b = kNoTranspose; };
 struct LayoutData { int type = 0; uint64_t rows = 0, cols = 0; int64_t ld = 0; };
-struct PreferenceData { size_t workspace = 0; uint32_t reductions = ~0u; };
+struct PreferenceData { size_t workspace = 0; uint32_t reductions = ~0u, alignment[4] = {256, 256, 256, 256}; };   // of A, B, C, D
 
 constexpr uint64_t kSlice = 64;    // of the sums
 constexpr uint64_t kAlgo = 0x150;   // what the double knows its own choice by
@@ -62,6 +62,7 @@ Status preference_set(Preference preference, int attribute, const void* value, s
   auto* p = static_cast<PreferenceData*>(preference);
   if (attribute == kMaxWorkspace && bytes == sizeof p->workspace) std::memcpy(&p->workspace, value, bytes);
   else if (attribute == kReductionMask && bytes == sizeof p->reductions) std::memcpy(&p->reductions, value, bytes);
+  else if (attribute >= kMinAlignment[0] && attribute <= kMinAlignment[3] && bytes == sizeof(uint32_t)) std::memcpy(&p->alignment[attribute - kMinAlignment[0]], value, bytes);
   else return kBad;
   return 0;
 }
@@ -71,6 +72,7 @@ Status heuristic(Handle, Desc, Layout a, Layout b, Layout, Layout d, Preference 
   if (wanted < 1 || type(a) != type(b) || (type(d) != type(a) && type(d) != kReal32F)) return kBad;
   *found = {};
   found->algo.data[0] = kAlgo;
+  for (int i = 0; i < 4; ++i) found->algo.data[1 + i] = static_cast<PreferenceData*>(preference)->alignment[i];
   found->workspace = static_cast<PreferenceData*>(preference)->workspace;
   *count = 1;
   return 0;
@@ -83,6 +85,9 @@ Status matmul(Handle, Desc desc, const void* alpha, const void* a, Layout a_layo
   const LayoutData to = *static_cast<LayoutData*>(d_layout);
   if (how.compute != kCompute32F || how.scale != kReal32F || algo->data[0] != kAlgo || !workspace || bytes == 0) return kBad;
   if (first.rows() != to.rows || second.cols() != to.cols || first.cols() != second.rows() || c != d || c_layout != d_layout) return kBad;
+  const void* const operands[] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i)
+    if (reinterpret_cast<uintptr_t>(operands[i]) % algo->data[1 + i] != 0) return kBad;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   emulated::enqueue(stream, [=] {
     for (uint64_t column = 0; column < to.cols; ++column)

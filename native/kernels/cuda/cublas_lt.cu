@@ -94,6 +94,7 @@ std::string installed() {
 
 namespace {
 
+constexpr uint32_t kAlignment = 16;               // bytes that every row of an operand begins at (gemm.cu, aligned)
 constexpr size_t kWorkspace = size_t{32} << 20;   // NVIDIA's advice for sm_90; it belongs to one stream
 
 void checked(lt::Status s, const char* call) {
@@ -122,6 +123,7 @@ class LtProducts final : public Products {
     const uint32_t reductions = lt::kReductionNone | lt::kReductionComputeType;   // never in the type of the output
     checked(lib_.preference_set(preference_, lt::kMaxWorkspace, &bytes, sizeof bytes), "MatmulPreferenceSetAttribute");
     checked(lib_.preference_set(preference_, lt::kReductionMask, &reductions, sizeof reductions), "MatmulPreferenceSetAttribute");
+    for (int of : lt::kMinAlignment) checked(lib_.preference_set(preference_, of, &kAlignment, sizeof kAlignment), "MatmulPreferenceSetAttribute");
   }
   ~LtProducts() override {
     for (auto& [shape, p] : prepared_) lib_.desc_destroy(p.desc);

@@ -29,6 +29,7 @@ constexpr int kCompute32F = 68, kReal32F = 0, kReal16BF = 14;                // 
 constexpr int kDescTransA = 3, kDescTransB = 4;                              // cublasLtMatmulDescAttributes_t
 constexpr int kNoTranspose = 0, kTranspose = 1;                              // cublasOperation_t
 constexpr int kMaxWorkspace = 1, kReductionMask = 3;                         // cublasLtMatmulPreferenceAttributes_t
+constexpr int kMinAlignment[] = {5, 6, 7, 8};                                // of that: bytes of A, B, C, D; 256 where nobody says less
 constexpr uint32_t kReductionNone = 0, kReductionComputeType = 2;            // cublasLtReductionScheme_t
 
 struct Library {
