@@ -17,7 +17,16 @@ import { root } from "./native.mjs";
 /** The pages by the group of the sidebar that they stand in, in reading order. */
 const groups = {
   "Getting started": ["docs/laptop", "docs/research", "docs/service"],
-  Guides: ["docs/method", "docs/video", "docs/training", "docs/judging", "docs/plan", "docs/live", "docs/report"],
+  Guides: [
+    "docs/method",
+    "docs/video",
+    "docs/training",
+    "docs/judging",
+    "docs/plan",
+    "docs/gpu",
+    "docs/live",
+    "docs/report",
+  ],
   Reference: ["docs/configuration", "docs/data", "docs/run-folder", "docs/checkpoints", "docs/errors"],
   Evidence: ["docs/world", "docs/determinism", "docs/performance", "docs/testing"],
   Contributing: ["docs/follow-one-sample", "CONTRIBUTING", "native/README", "CHANGELOG"],

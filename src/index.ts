@@ -1,6 +1,7 @@
 // The public surface. Importing it loads no binary and starts no thread: both happen at first use.
 export { worldModel } from "./base/addon.js";
 export * from "./train/communicator.js";
+export type { CudaCard } from "./base/device.js";
 export type { ErrorCode, ErrorFacts } from "./base/errors.js";
 export { IsrDpoError, isIsrDpoError } from "./base/errors.js";
 export type { IterationConfig, RunConfig, TrainConfig } from "./base/config-types.js";

@@ -5,7 +5,7 @@ import { show } from "./check.js";
 import { IsrDpoError } from "./errors.js";
 
 /** A card, as its driver describes it. */
-export interface Card {
+export interface CudaCard {
   /** Name of the card. */
   name: string;
   /** Its memory in bytes. */
@@ -16,7 +16,7 @@ export interface Card {
 
 /** What is known of the cards of this machine. */
 export interface Cards {
-  cards: readonly Card[];
+  cards: readonly CudaCard[];
   /** Name, version and file of the library of products. */
   library?: string;
   /** Why no card can be computed on. */

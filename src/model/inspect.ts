@@ -1,7 +1,7 @@
 // Reports about this machine and about a checkpoint, without loading weights.
 import { binaryPath, machine, type NativeReport, sharedHost } from "../base/addon.js";
 import { options, path } from "../base/check.js";
-import { type Card, findCards } from "../base/device.js";
+import { type CudaCard, findCards } from "../base/device.js";
 import { isIsrDpoError } from "../base/errors.js";
 import { visualTokens } from "./media-registry.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
@@ -19,7 +19,7 @@ export interface DeviceReport {
   /** Memory that this process may use, in bytes. */
   memoryBytes: number;
   /** Cards that the driver sees; "cuda:0" is the first. */
-  cuda: readonly Card[];
+  cuda: readonly CudaCard[];
   /** The library of products on cards: name, version and file; null: none was found, or none was looked for. */
   cudaLibrary: string | null;
   /** Why no card can be computed on, and what to do about it; null: one can. */
