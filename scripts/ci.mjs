@@ -4,7 +4,17 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildFar, buildSanitized, executable, machineLevels, root, testEmulation, tool, tsTests } from "./native.mjs";
+import {
+  buildFar,
+  buildSanitized,
+  executable,
+  halves,
+  machineLevels,
+  root,
+  testEmulation,
+  tool,
+  tsTests,
+} from "./native.mjs";
 import { Stages } from "./stages.mjs";
 import { surroundings } from "./surroundings.mjs";
 
@@ -50,7 +60,7 @@ async function newerNode() {
 async function sanitizers() {
   const dir = await buildSanitized(stages, "address,undefined", ["native_tests"]);
   if (!dir) return;
-  await stages.stage("native tests, ASan + UBSan", executable(dir, "native_tests"), [], options);
+  await halves(stages, "native tests, ASan + UBSan", executable(dir, "native_tests"), [], options);
   if (!(await buildFuzz(stages))) return;
   for (const target of fuzzTargets) await fuzz(stages, dir, target, 0);
 }
@@ -79,7 +89,7 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
       },
     );
   }
-  await testEmulation(stages, { families: "gqa_tied|llava_next" }); // the deep tier has all
+  await testEmulation(stages, { families: "gqa_tied" }); // the deep tier has all
   for (const isa of lowerLevels)
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
   await newerNode();

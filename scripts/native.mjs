@@ -31,6 +31,13 @@ export async function buildFar(stages) {
   return (await buildShared(stages, ["native_tests", "far_addon"])) ? join(root, "build", "far") : null;
 }
 
+/** A program of native tests as two stages side by side, each with every other test: most of them keep one core busy. */
+export async function halves(stages, name, program, args = [], options = {}) {
+  const half = (i) =>
+    stages.stage(`${name}, ${i + 1} of 2`, program, args, { ...options, env: { ISR_TEST_SHARD: `${i}/2` } });
+  await Promise.all([half(0), half(1)]);
+}
+
 /**
  * Stages of the CUDA backend without a GPU: its kernels on fibers against the op table, then a model of each kind on the
  * emulated card, to the goldens.
@@ -41,7 +48,7 @@ export async function testEmulation(
 ) {
   const dir = await buildShared(stages, ["cuda_tests", "cuda_addon"]);
   if (!dir) return;
-  await stages.stage("the CUDA backend on fibers", executable(dir, "cuda_tests"), [filter]);
+  await halves(stages, "the CUDA backend on fibers", executable(dir, "cuda_tests"), [filter]);
   const env = { ISR_DPO_PREBUILD: join(root, "build", "emulated") };
   const all = { ISR_CUDA_FOR_CPU: "1", ISR_DPO_GOLDEN: families };
   const typescript = (name, files, more) =>

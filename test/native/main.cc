@@ -1,13 +1,20 @@
+// native_tests [part of a name]: the tests whose names hold it. ISR_TEST_SHARD=I/N: of those every N-th, from the I-th (0 is the first).
 #include <chrono>
-#include <cstring>
+#include <cstdio>
+#include <cstdlib>
 
 #include "check.h"
 
 int main(int argc, char** argv) {
   using namespace isr::test;
-  int passed = 0, failed = 0, left_out = 0;
+  int passed = 0, failed = 0, left_out = 0, shard = 0, shards = 1, found = 0;
+  if (const char* const text = std::getenv("ISR_TEST_SHARD"); text && (std::sscanf(text, "%d/%d", &shard, &shards) != 2 || shards < 1)) {
+    std::printf("ISR_TEST_SHARD: expected I/N, got %s\n", text);
+    return 2;
+  }
   for (const Case& c : cases()) {
     if (argc > 1 && c.name.find(argv[1]) == std::string::npos) continue;
+    if (found++ % shards != shard) continue;
     const int before = failures();
     skipped().clear();
     const auto start = std::chrono::steady_clock::now();
