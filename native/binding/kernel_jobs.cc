@@ -41,8 +41,8 @@ struct AttentionCall {
     shape = {integer_at(args, "heads"), integer_at(args, "kvHeads"), integer_at(args, "headSize"), static_cast<float>(number_at(args, "scale"))};
     dtype = dtype_of(args);
     causal = bool_at(args, "causal");
-    reference = string_at(args, "device") == "reference";
     device_name = string_at(args, "device");
+    reference = device_name == "reference";
     threads = threads_of(args);
     const std::vector<int32_t> triples = ints_at(args, "spans");
     for (size_t i = 0; i + 2 < triples.size(); i += 3) spans.push_back({triples[i], triples[i + 1], triples[i + 2]});

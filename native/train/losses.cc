@@ -109,12 +109,6 @@ void check_loss_options(const LossOptions& o) {
 
 bool loss_couples_pairs(const LossOptions& o) { return o.loss != "sft" && find_loss(o.loss).coupling != Coupling::None; }
 
-LossResult preference_loss(const std::vector<PairLogps>& pairs, const LossOptions& o) {
-  int64_t tokens = 0;
-  for (const PairLogps& p : pairs) tokens += static_cast<int64_t>(p.chosen.size());
-  return preference_loss_part(pairs, o, static_cast<int64_t>(pairs.size()), tokens);
-}
-
 PairLoss pair_loss_of(const LossOptions& o, int64_t total_pairs, int64_t total_chosen_tokens) {
   const LossRow& row = find_loss(o.loss);
   PairLoss p;
@@ -127,9 +121,11 @@ PairLoss pair_loss_of(const LossOptions& o, int64_t total_pairs, int64_t total_c
   return p;
 }
 
-LossResult preference_loss_part(const std::vector<PairLogps>& pairs, const LossOptions& o, int64_t total_pairs, int64_t total_chosen_tokens) {
+LossResult preference_loss(const std::vector<PairLogps>& pairs, const LossOptions& o) {
   const LossRow& row = find_loss(o.loss);
-  const PairLoss p = pair_loss_of(o, total_pairs, total_chosen_tokens);
+  int64_t chosen_tokens = 0;
+  for (const PairLogps& pair : pairs) chosen_tokens += static_cast<int64_t>(pair.chosen.size());
+  const PairLoss p = pair_loss_of(o, static_cast<int64_t>(pairs.size()), chosen_tokens);
   std::vector<Side> chosen, rejected;
   for (const PairLogps& pair : pairs) {
     chosen.push_back(side(pair.chosen, pair.ref_chosen, pair.rejected.size(), p));
@@ -137,7 +133,6 @@ LossResult preference_loss_part(const std::vector<PairLogps>& pairs, const LossO
   }
   std::vector<PairPoint> points;
   if (row.coupling != Coupling::None) {
-    ISR_ASSERT(static_cast<int64_t>(pairs.size()) == total_pairs, "this loss needs all pairs of a step at once");
     points = coupled(row, chosen, rejected, o);
   } else {
     for (size_t i = 0; i < pairs.size(); ++i)
@@ -150,7 +145,7 @@ LossResult preference_loss_part(const std::vector<PairLogps>& pairs, const LossO
     out.d_chosen.push_back(token_gradient(p, c, r, points[i].dc * p.per_pair));
     out.d_rejected.push_back(token_gradient(p, r, c, points[i].dr * p.per_pair));
     if (p.per_chosen > 0) {
-      out.sft_loss -= sum(pairs[i].chosen) * (1 / static_cast<double>(total_chosen_tokens));
+      out.sft_loss -= sum(pairs[i].chosen) * (1 / static_cast<double>(chosen_tokens));
       for (float& d : out.d_chosen.back()) d -= static_cast<float>(p.per_chosen);
     }
     out.chosen_reward.push_back(o.beta * (sum(pairs[i].chosen) - sum(pairs[i].ref_chosen)));

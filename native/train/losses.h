@@ -30,14 +30,11 @@ struct LossResult {
 void check_loss_options(const LossOptions& o);                 // INVALID_ARGUMENT
 bool loss_couples_pairs(const LossOptions& o);                 // aot: needs all pairs of the step at once
 
-// For Backend::pair_loss: the loss of one pair, whose means are over `total_pairs` and `total_chosen_tokens` of the step. Not for
-// losses that couple pairs.
+// For Backend::pair_loss: the loss of one pair, whose means are over `total_pairs` and `total_chosen_tokens` of the step. Of a
+// loss that couples pairs only the weights mean anything.
 PairLoss pair_loss_of(const LossOptions& o, int64_t total_pairs, int64_t total_chosen_tokens);
 
 // The loss over all pairs of a step (an optimizer step, not a micro-batch).
 LossResult preference_loss(const std::vector<PairLogps>& pairs, const LossOptions& o);
-
-// One micro-batch's part of it: pairs given, means taken over `total_pairs` and `total_chosen_tokens` of the whole step.
-LossResult preference_loss_part(const std::vector<PairLogps>& pairs, const LossOptions& o, int64_t total_pairs, int64_t total_chosen_tokens);
 
 }  // namespace isr
