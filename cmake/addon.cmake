@@ -17,6 +17,7 @@ if(NODE_API_INCLUDE)
   # The swallow define: without it worker.terminate() during a job aborts the process, since a promise can no longer be settled.
   target_compile_definitions(binding PUBLIC NAPI_VERSION=9 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
   target_include_directories(binding SYSTEM PUBLIC ${NODE_API_INCLUDE})
+  precompile(binding <napi.h>)
   function(add_addon name)
     add_library(${name} MODULE ${ARGN})
     target_link_libraries(${name} PRIVATE binding engine)

@@ -3,7 +3,7 @@
 // machine: the npm scripts and binding.gyp (which adds flags of its own, ignored here). What is shipped: scripts/prebuilds.mjs.
 // Node-API headers come from the packages node-api-headers and node-addon-api: nothing is downloaded.
 const { spawnSync } = require("node:child_process");
-const { existsSync } = require("node:fs");
+const { existsSync, rmSync } = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 
@@ -23,7 +23,7 @@ function configure() {
     NODE_API_INCLUDE: headers.join(";"),
     CMAKE_LIBRARY_OUTPUT_DIRECTORY: path.join(root, "build", config),
   };
-  const switches = ["BUILD_TESTING", "BUILD_BENCH", "BUILD_EMULATION", "WITH_CUDA", "SANITIZE", "MAX_LEVEL"];
+  const switches = ["BUILD_TESTING", "BUILD_BENCH", "BUILD_EMULATION", "WITH_CUDA", "SANITIZE", "MAX_LEVEL", "PRECOMPILE"];
   for (const name of [...switches, "CMAKE_CXX_COMPILER_LAUNCHER", "CMAKE_CXX_FLAGS_RELEASE"])
     if (process.env[name] !== undefined) options[name] = process.env[name];
   const defined = Object.entries(options).map(([name, value]) => `-D${name}=${value}`);
@@ -39,8 +39,10 @@ function cmake(args) {
 
 const status = cmake(configure()) || cmake(["--build", folder, "--config", config]);
 if (status !== 0) {
-  console.error("isr-dpo: the native build failed. It needs CMake 3.20+, a C++20 compiler (gcc 12+, clang 15+) and make or ninja:");
+  console.error("isr-dpo: the native build failed. It needs CMake 3.20+, g++ 12+ and make or ninja:");
   console.error("isr-dpo: on Debian and Ubuntu, apt-get install -y g++ cmake ninja-build; then npm rebuild isr-dpo.");
   console.error("isr-dpo: with --ignore-scripts the package installs without it: types and `isr-dpo --help` work.");
 }
+// What a user installed is not built again: objects and precompiled headers would stay behind as hundreds of megabytes.
+else if (path.basename(path.dirname(root)) === "node_modules") rmSync(folder, { recursive: true, force: true });
 process.exit(status);

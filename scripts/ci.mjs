@@ -20,6 +20,7 @@ import { surroundings } from "./surroundings.mjs";
 
 const stages = new Stages();
 const options = { cwd: root, limit: 1800 };
+const kills = { ISR_DPO_KILLS: "10" }; // random instants, and every failpoint
 const node = process.execPath;
 process.env.ISR_DPO_BUILT = "1"; // npm test comes first, and builds dist
 
@@ -28,7 +29,7 @@ async function readmeCommand() {
   const readme = readFileSync(join(root, "README.md"), "utf8");
   if (!readme.split("\n").some((line) => line.trim().startsWith(command)))
     throw new Error(`README.md names another test command than "${command}"`);
-  return await stages.stage("the README's test command", "bash", ["-c", command], options);
+  return await stages.stage("the README's test command", "bash", ["-c", command], { ...options, env: kills });
 }
 
 /** The instruction-set levels below the machine's own, on which npm test has run. */
@@ -40,10 +41,10 @@ async function newerNode() {
   const name = `node-${process.platform}-${process.arch}`;
   // Another Node is another runtime of processes, streams, files, workers and Node-API; texts and formulas do not see it.
   const runtime =
-    "base-.* caller-memory checkpoints cli.* concurrent-calls config determinism embedded-in-programs errors " +
-    "golden import iterate-(recovery|start-and-end) judge judge-openai leak live model native " +
-    "output-files package renamed row-files run-(folder|handle) runfolder-(handles|journal|lock|metrics) " +
-    "train-(rows|service) types video(-tools)? workers";
+    "base-.* caller-memory cli cli-(chat-run|effects|video) concurrent-calls embedded-in-programs errors " +
+    "golden import iterate-start-and-end judge-openai leak live model native " +
+    "output-files package row-files run-handle runfolder-(handles|journal|lock|metrics) " +
+    "train-service types video-tools workers";
   const other = `^(${runtime.replaceAll(" ", "|")})\\.test\\.ts$`;
   const install = ["install", "--prefix", dir, "--no-save", "--no-audit", "--no-fund", `${name}@24`];
   const installed = await stages.stage("install Node 24", "npm", install, { ...options, silentPass: true });
@@ -74,34 +75,19 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   // What computes; the rest does not see the level.
   const computing =
     "^(golden|golden-video|determinism|model|video-model|native|sampling-draws|checkpoints)\\.test\\.ts$";
-  const goldens = "^(golden|golden-video)\\.test\\.ts$";
   const away = "^(golden|golden-video|video-model|native|checkpoints)\\.test\\.ts$";
   const far = await buildFar(stages);
-  for (const isa of far ? [undefined, ...lowerLevels] : []) {
-    const env = { ISR_DPO_PREBUILD: far, ...(isa && { ISR_DPO_ISA: isa }) };
-    await stages.stage(
-      `on a device the host cannot read, ${isa ?? "this machine's level"}`,
-      node,
-      tsTests(isa ? goldens : away),
-      {
-        ...options,
-        env,
-      },
-    );
-  }
-  await testEmulation(stages, { families: "gqa_tied" }); // the deep tier has all
+  if (far)
+    await stages.stage("on a device the host cannot read", node, tsTests(away), {
+      ...options,
+      env: { ISR_DPO_PREBUILD: far },
+    });
+  await testEmulation(stages, { families: "gqa_tied", goldens: "golden" }); // the deep tier has all, and the video models
   for (const isa of lowerLevels)
     await stages.stage(`TypeScript tests, ${isa}`, node, tsTests(computing), { ...options, env: { ISR_DPO_ISA: isa } });
   await newerNode();
   await surroundings(stages);
   await stages.stage("file faults, some operations", node, ["scripts/faults.mjs"], options);
-  const kills = { ...options, env: { ISR_DPO_KILLS: "10" } };
-  await stages.stage(
-    "kills, 10 instants and every failpoint",
-    node,
-    tsTests("^(train|iterate)-kill\\.test\\.ts$"),
-    kills,
-  );
   await sanitizers();
 }
 stages.end();

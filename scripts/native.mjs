@@ -44,7 +44,7 @@ export async function halves(stages, name, program, args = [], options = {}) {
  */
 export async function testEmulation(
   stages,
-  { filter = "cuda", families = "gqa_tied|qwen2|llava_hound|llava_next" } = {},
+  { filter = "cuda", families = "gqa_tied|qwen2|llava_hound|llava_next", goldens = "golden(-video)?" } = {},
 ) {
   const dir = await buildShared(stages, ["cuda_tests", "cuda_addon"]);
   if (!dir) return;
@@ -53,7 +53,7 @@ export async function testEmulation(
   const all = { ISR_CUDA_FOR_CPU: "1", ISR_DPO_GOLDEN: families };
   const typescript = (name, files, more) =>
     stages.stage(name, process.execPath, tsTests(files), { cwd: root, env: { ...env, ...more }, limit: 1800 });
-  await typescript("goldens on the emulated card", "^golden(-video)?\\.test\\.ts$", all);
+  await typescript("goldens on the emulated card", `^${goldens}\\.test\\.ts$`, all);
   await typescript("choosing a device", "^device\\.test\\.ts$", {});
 }
 

@@ -35,14 +35,6 @@ const rows = [
     native: true,
   },
   {
-    name: "seventeen cores",
-    wrap: () => (coresLibrary() ? [] : undefined),
-    missing: "a C compiler",
-    env: { LD_PRELOAD: join(root, "build", "faults", "libisr_cores.so"), ISR_CORES: "17" },
-    tests: computing,
-    native: true,
-  },
-  {
     name: "no IPv6, loopback alone",
     wrap: () => (runs(...inside, "true") ? inside : undefined),
     missing: "unshare with a network of its own, and ip",
@@ -54,23 +46,33 @@ const rows = [
     env: { HOME: "/proc", XDG_CACHE_HOME: "/proc" },
     tests: outside,
   },
+  {
+    name: "seventeen cores",
+    wrap: () => (coresLibrary() ? [] : undefined),
+    missing: "a C compiler",
+    env: { LD_PRELOAD: join(root, "build", "faults", "libisr_cores.so"), ISR_CORES: "17" },
+    tests: computing,
+    native: true,
+  },
 ];
 
 /** All rows whose name contains `part`, after a build: native_tests and the addon are there. */
 export async function surroundings(stages, part = "") {
-  for (const { name, wrap, missing, env, tests, native } of rows.filter((row) => row.name.includes(part))) {
+  const waiting = rows.filter((row) => row.name.includes(part));
+  const play = async ({ name, wrap, missing, env, tests, native }) => {
     const before = wrap();
-    if (!before) {
-      stages.skip(name, `needs ${missing}`);
-      continue;
-    }
+    if (!before) return stages.skip(name, `needs ${missing}`);
     const stage = (what, command, args) => {
       const [first, ...rest] = [...before, command, ...args];
       return stages.stage(`${what}, ${name}`, first, rest, { cwd: root, env, limit: 1800 });
     };
     if (native) await stage("native tests", executable(join(root, "build", "cmake"), "native_tests"), []);
     await stage("TypeScript tests", process.execPath, tsTests(tests));
-  }
+  };
+  const lane = async () => {
+    for (let row = waiting.shift(); row; row = waiting.shift()) await play(row);
+  };
+  await Promise.all([lane(), lane()]); // a row keeps one core busy, or waits for processes
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {

@@ -38,7 +38,12 @@ await Promise.all([
     () => typescript("kills, 100 instants", "^(runfolder|train|iterate)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
   ]),
   lane([
-    () => typescript("100 workers, 1,000 cycles, long videos", "^(workers|leak|video)\\.test\\.ts$", long),
+    () =>
+      typescript(
+        "100 workers, 1,000 cycles, long videos and texts",
+        "^(workers|leak|video|linear-time)\\.test\\.ts$",
+        long,
+      ),
     () => stages.stage("file faults, every operation", node, ["scripts/faults.mjs", "all"], options),
     ...(fuzzers ? fuzzTargets : []).map(
       (target) => () => fuzz(stages, addresses, target, fuzzSeconds, Date.now() % 1e9),

@@ -1,6 +1,6 @@
 // npm test: builds what is out of date and runs the native and the TypeScript tests.
 //   node scripts/test.mjs [native | cuda | ts] [part of a native test's name | pattern of TypeScript test files]
-import { buildShared, executable, root, testEmulation, tool, tsTests } from "./native.mjs";
+import { buildShared, executable, halves, root, testEmulation, tool, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
 const [kind = "all", filter] = process.argv.slice(2);
@@ -11,7 +11,8 @@ const stages = new Stages();
 if (kind === "cuda") await testEmulation(stages, { filter });
 else {
   const dir = await buildShared(stages, kind === "ts" ? [] : ["native_tests"]);
-  if (dir && kind !== "ts") await stages.stage("native tests", executable(dir, "native_tests"), filter ? [filter] : []);
+  const native = dir && kind !== "ts" && executable(dir, "native_tests");
+  if (native) await (filter ? stages.stage("native tests", native, [filter]) : halves(stages, "native tests", native));
   if (dir && kind !== "native") {
     await stages.stage("build dist", tool("tsup"), ["--silent"], { cwd: root, silentPass: true });
     const env = { ISR_DPO_BUILT: "1" };

@@ -8,9 +8,9 @@ import { temporaryFolder } from "./helpers/files.js";
 
 const test = suite("growth");
 
-test("texts of a megabyte go through every reader before the process is killed", () => {
+test("long texts go through every reader before the process is killed", () => {
   const child = fileURLToPath(new URL("children/growth.ts", import.meta.url));
-  // What is quadratic takes hours for one of these texts; all of them together take seconds.
+  // What is quadratic takes minutes for one of these hundreds of texts; all of them together take seconds.
   const run = spawnSync(process.execPath, ["--import", "tsx", child, temporaryFolder()], {
     timeout: 300_000,
     encoding: "utf8",

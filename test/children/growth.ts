@@ -1,4 +1,4 @@
-// Every reader of text meets texts of a megabyte that send a backtracking search back and forth. What grows faster than the
+// Every reader of text meets long texts (a megabyte with ISR_DPO_LONG, else a quarter) that send a backtracking search back and forth. What grows faster than the
 // text does not end before this process is killed.
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +17,7 @@ import { inSlices } from "../../src/text/pausable.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { complaint } from "../../src/video/probe.js";
 
-const size = 1 << 20;
+const size = process.env.ISR_DPO_LONG ? 1 << 20 : 1 << 18;
 const units = [
   "\n",
   " ",
