@@ -125,6 +125,7 @@ function count(ok, line) {
 }
 
 const chosen = mutants.filter((m) => m.name.includes(process.argv[2] ?? ""));
+if (!chosen.length) throw new Error(`no mutant has a name with "${process.argv[2]}"`);
 mkdirSync(tree, { recursive: true });
 copyTree();
 await build(chosen.map((m) => m.test));

@@ -311,7 +311,7 @@ void add_rows(Rows& all) {
 
 // ---- head and optimizer
 void add_head(Rows& all) {
-  for (int64_t V : {50, 4129, 33001}) {
+  for (int64_t V : {50, 4129, 66003}) {   // the last: three chunks of a card's, and a row's maximum is not always in the first
     constexpr int64_t R = 3, C = 16;
     const std::vector<int32_t> targets{static_cast<int32_t>(V) - 1, 0, 7};
     all.push_back({"token_logp", concat("V ", V), {{"x", R, C, As::Activation, 2}, {"w", V, C}, {"dlogp", 1, R, As::Float32}},
@@ -363,26 +363,30 @@ void add_head(Rows& all) {
                  }});
 }
 
-// Draws among the likeliest: the same number as the first at which the sorted, cut masses exceed the uniform one.
-void add_draws(Rows& all) {
+// Draws among the likeliest: the same number as the first at which the sorted, cut masses exceed the uniform one. `step`: logits are
+// its multiples, so that many are equal; 0: as they come.
+void add_six_draws(Rows& all, const char* name, float step) {
+  const auto logit = [step](float x) { return step > 0 ? std::round(x / step) * step : x; };
   static constexpr int64_t M = 6, V = 1500;
   static const std::vector<SampleOptions> options{{1, 1, 0, 0.3}, {0.7f, 0.9f, 0, 0.95}, {1.5f, 1, 40, 0.5}, {1, 0.5f, 900, 0.999}, {0.3f, 1, 0, 0.0001}, {2, 0.99f, 3, 0.7}};
-  all.push_back({"sample", "six draws, top_k and top_p", {{"logits", M, V, As::Float32, 6}}, {{"ids", 1, M, As::Float32}},
-                 [](OpCall& c) {
+  all.push_back({"sample", name, {{"logits", M, V, As::Float32, 6}}, {{"ids", 1, M, As::Float32}},
+                 [logit](OpCall& c) {
                    std::vector<int32_t> drawn(M);
-                   std::vector<float> logp(M);
+                   std::vector<float> logp(M), values(M * V);
                    const Tensor logits = view(c.arena.allocate_n<float>(M * V), M, V);
-                   c.be.add(logits, false, c.in[0]);
+                   c.be.device().download(values.data(), c.in[0].data, values.size() * sizeof(float));
+                   std::transform(values.begin(), values.end(), values.begin(), logit);
+                   c.be.device().upload(logits.data, values.data(), values.size() * sizeof(float));
                    c.be.sample(drawn.data(), logp.data(), logits, options, {});
                    const std::vector<float> as_numbers(drawn.begin(), drawn.end());
                    c.be.device().upload(c.out[0].data, as_numbers.data(), as_numbers.size() * sizeof(float));
                  },
-                 [](const Values& v) -> Values {
+                 [logit](const Values& v) -> Values {
                    Vec<double> ids;
                    for (int64_t m = 0; m < M; ++m) {
                      const SampleOptions& o = options[static_cast<size_t>(m)];
                      std::vector<std::pair<double, int32_t>> order;   // by falling weight, then by id
-                     for (int64_t i = 0; i < V; ++i) order.emplace_back(-std::exp(v[0][static_cast<size_t>(m * V + i)] / o.temperature), static_cast<int32_t>(i));
+                     for (int64_t i = 0; i < V; ++i) order.emplace_back(-std::exp(logit(static_cast<float>(v[0][static_cast<size_t>(m * V + i)])) / o.temperature), static_cast<int32_t>(i));
                      std::sort(order.begin(), order.end());
                      if (o.top_k > 0) order.resize(std::min<size_t>(order.size(), static_cast<size_t>(o.top_k)));
                      double all = 0, kept = 0, sum = 0;
@@ -395,6 +399,11 @@ void add_draws(Rows& all) {
                    }
                    return {ids};
                  }});
+}
+
+void add_draws(Rows& all) {
+  add_six_draws(all, "six draws, top_k and top_p", 0);
+  add_six_draws(all, "six draws among many ties", 2);
 }
 
 // ---- losses: slopes against central differences of the loss
