@@ -14,13 +14,15 @@ if(BUILD_EMULATION)
   target_include_directories(emulated_cuda PUBLIC test/cuda)
   precompile(emulated_cuda)
 
-  add_executable(cuda_tests EXCLUDE_FROM_ALL test/cuda/emulation_test.cc test/cuda/model_test.cc test/native/main.cc test/native/backend_test.cc test/native/op_table.cc
+  add_executable(cuda_tests EXCLUDE_FROM_ALL test/cuda/emulation_test.cc test/cuda/model_test.cc test/native/main.cc test/native/backend_test.cc test/native/op_check.cc test/native/op_table.cc
                  test/native/far.cc test/native/interposed.cc)
   target_compile_definitions(cuda_tests PRIVATE ISR_TEST_FOLDER="${CMAKE_CURRENT_SOURCE_DIR}/test")
   target_compile_options(cuda_tests PRIVATE $<IF:$<CONFIG:Debug>,-Og,-O1>)
   target_include_directories(cuda_tests PRIVATE test/native)
   target_link_libraries(cuda_tests emulated_cuda engine ${CMAKE_DL_LIBS})
   precompile(cuda_tests)
+  add_gpu_check(gpu_check_emulated)
+  target_link_libraries(gpu_check_emulated emulated_cuda engine ${CMAKE_DL_LIBS})
   if(TARGET addon)
     add_addon(cuda_addon test/cuda/emulated_addon.cc)
     target_link_libraries(cuda_addon PRIVATE emulated_cuda ${CMAKE_DL_LIBS})

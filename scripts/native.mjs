@@ -1,6 +1,6 @@
 // Builds of the native code beside the addon's own: tests and benches share the addon's objects (build/cmake), sanitizer
 // builds have a folder each (build/address, build/thread).
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -29,6 +29,21 @@ export async function buildShared(stages, targets) {
 /** Where the addon is whose models live on the far device (test/native/far.h), for ISR_DPO_PREBUILD. Null after a failure. */
 export async function buildFar(stages) {
   return (await buildShared(stages, ["native_tests", "far_addon"])) ? join(root, "build", "far") : null;
+}
+
+/** dist/ by tsup, unless it is newer than every source. */
+export async function bundle(stages) {
+  const made = ["index.js", "index.d.ts"].map(
+    (name) => statSync(join(root, "dist", name), { throwIfNoEntry: false })?.mtimeMs ?? 0,
+  );
+  const sources = readdirSync(join(root, "src"), { recursive: true }).map((name) => join("src", name));
+  const newest = Math.max(
+    ...["package.json", "tsup.config.ts", "tsconfig.json", ...sources].map(
+      (name) => statSync(join(root, name)).mtimeMs,
+    ),
+  );
+  if (newest < Math.min(...made)) return true;
+  return await stages.stage("build dist", tool("tsup"), ["--silent"], { cwd: root, silentPass: true });
 }
 
 /** A program of native tests as two stages side by side, each with every other test: most of them keep one core busy. */

@@ -8,7 +8,8 @@ import type { Tensor } from "./base/types.js";
 
 export type { Communicator, CommunicatorOptions } from "./train/communicator.js";
 export { createCommunicator } from "./train/communicator.js";
-export { dpoLoss } from "./train/preference-loss.js";
+export type { PairLoss } from "./train/preference-loss.js";
+export { dpoLoss, preferenceLoss } from "./train/preference-loss.js";
 export type { Tensor } from "./base/types.js";
 
 /** Options of attention: which rows attend to which. */

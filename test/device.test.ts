@@ -3,7 +3,14 @@
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { createTrainer, loadModel } from "../src/index.js";
-import { flashAttention, flashAttentionBackward, sequenceLogProbs, type Tensor } from "../src/native.js";
+import {
+  dpoLoss,
+  flashAttention,
+  flashAttentionBackward,
+  preferenceLoss,
+  sequenceLogProbs,
+  type Tensor,
+} from "../src/native.js";
 import { machine } from "../src/base/addon.js";
 import { near, rejects } from "./helpers/assert.js";
 import { cliCommand, node } from "./helpers/child.js";
@@ -108,7 +115,7 @@ onCards("on a card: golden tokens and loss, beside a model on the CPU in one pro
   near([metrics.loss], [dpo("text_llama").facts.loss_beta_0_1], 1e-5, "loss");
 });
 
-onCards("isr-dpo/native on a card: attention and log-probs as on the CPU", async () => {
+onCards("isr-dpo/native on a card: attention, log-probs and losses as on the CPU", async () => {
   const values = (n: number, k: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(i * k + 1));
   const tensor = (shape: number[], k: number): Tensor => ({
     ...{ dtype: "f32", shape },
@@ -131,6 +138,12 @@ onCards("isr-dpo/native on a card: attention and log-probs as on the CPU", async
   };
   const [cpu, card] = [await run("cpu"), await run("cuda")];
   for (const [i, values] of cpu.entries()) near(card[i]!, values, 1e-5, `result ${i}`);
+  const logps = (seed: number) => [values(5, seed), values(3, seed + 1)].map((row) => row.map((x) => x - 2));
+  const given = [logps(0.3), logps(0.5), logps(0.7), logps(0.9)] as const;
+  const [host, device] = [dpoLoss(...given), await preferenceLoss(...given, { backend: "cuda" })];
+  near([device.loss], [host.loss], 1e-6, "loss");
+  for (const side of ["dChosen", "dRejected"] as const)
+    for (const [i, row] of device[side].entries()) near(row, host[side][i]!, 1e-6, `${side}[${i}]`);
   await rejects(
     () => flashAttention(q, k, v, { ...spec, backend: "gpu" as "cuda" }),
     "INVALID_ARGUMENT",

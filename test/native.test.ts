@@ -2,8 +2,8 @@
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import type { Tensor } from "../src/index.js";
-import { dpoLoss, flashAttention, flashAttentionBackward, sequenceLogProbs } from "../src/native.js";
-import { close, direction, every, maxAbs, near, ordered, sameBits } from "./helpers/assert.js";
+import { dpoLoss, flashAttention, flashAttentionBackward, preferenceLoss, sequenceLogProbs } from "../src/native.js";
+import { close, direction, every, maxAbs, near, ordered, rejects, sameBits } from "./helpers/assert.js";
 import { memoized } from "./helpers/memoized.js";
 
 const test = suite("native");
@@ -198,6 +198,17 @@ for (const o of losses)
         close(dx[i]![t]!, difference, 2e-4 * Math.max(1, Math.abs(difference)), `${JSON.stringify(o)} ${side}[${i}]`);
       });
     });
+
+for (const o of losses)
+  test(`preferenceLoss: a device's kernel gives what dpoLoss gives: ${JSON.stringify(o)}`, async () => {
+    const { chosen, rejected, refChosen, refRejected } = rowsOfLosses();
+    const one = () => preferenceLoss(chosen, rejected, refChosen, refRejected, o);
+    if (o.loss?.startsWith("aot")) return await rejects(one, "INVALID_ARGUMENT", /couples the pairs/, o.loss);
+    const [got, want] = [await one(), dpoLoss(chosen, rejected, refChosen, refRejected, o)];
+    close(got.loss, want.loss, 1e-6 * Math.max(1, Math.abs(want.loss)), "loss");
+    for (const side of ["dChosen", "dRejected"] as const)
+      for (const [i, row] of got[side].entries()) near(row, want[side][i]!, 1e-6, `${side}[${i}]`);
+  });
 
 test("dpoLoss: the log-ratio of equals is ln 2, and a swap mirrors it", () => {
   const same = [Float32Array.of(-1, -2)];

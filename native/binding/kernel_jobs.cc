@@ -3,6 +3,7 @@
 
 #include "autograd/ops.h"
 #include "binding/jobs.h"
+#include "core/error.h"
 #include "kernels/devices.h"
 #include "kernels/reference.h"
 
@@ -190,22 +191,85 @@ Napi::Value sequence_log_probs(const Napi::CallbackInfo& info) {
   }, std::move(keep));
 }
 
-// A host function of a few thousand numbers: answers at once.
-Napi::Value dpo_loss(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const Napi::Object args = info[0].As<Napi::Object>();
+struct PairCall {
+  std::vector<PairLogps> pairs;
+  LossOptions options;
+};
+
+PairCall pair_call_of(const Napi::Object& args) {
   const auto chosen = float_lists_at(args, "chosen"), rejected = float_lists_at(args, "rejected"), ref_chosen = float_lists_at(args, "refChosen"),
              ref_rejected = float_lists_at(args, "refRejected");
-  std::vector<PairLogps> pairs;
-  for (size_t i = 0; i < chosen.size(); ++i) pairs.push_back({chosen[i], rejected[i], ref_chosen[i], ref_rejected[i]});
-  const LossOptions options = loss_options_of(object_at(args, "options"));
-  check_loss_options(options);
-  const LossResult r = preference_loss(pairs, options);
+  PairCall call;
+  for (size_t i = 0; i < chosen.size(); ++i) call.pairs.push_back({chosen[i], rejected[i], ref_chosen[i], ref_rejected[i]});
+  call.options = loss_options_of(object_at(args, "options"));
+  check_loss_options(call.options);
+  return call;
+}
+
+Napi::Value loss_to_js(Napi::Env env, const LossResult& r) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("loss", r.loss);
   o.Set("dChosen", to_js(env, r.d_chosen));
   o.Set("dRejected", to_js(env, r.d_rejected));
   return o;
+}
+
+// A host function of a few thousand numbers: answers at once.
+Napi::Value dpo_loss(const Napi::CallbackInfo& info) {
+  const PairCall call = pair_call_of(info[0].As<Napi::Object>());
+  return loss_to_js(info.Env(), preference_loss(call.pairs, call.options));
+}
+
+// The same by one call of a device, as a training step makes it.
+LossResult loss_on(Backend& be, const PairCall& call) {
+  std::vector<float> logp, reference;
+  std::vector<int32_t> sides{0};
+  int64_t chosen = 0;
+  const auto side = [&](const std::vector<float>& policy, const std::vector<float>& ref) {
+    logp.insert(logp.end(), policy.begin(), policy.end());
+    reference.insert(reference.end(), ref.begin(), ref.end());
+    sides.push_back(static_cast<int32_t>(logp.size()));
+  };
+  for (const PairLogps& p : call.pairs) {
+    side(p.chosen, p.ref_chosen);
+    side(p.rejected, p.ref_rejected);
+    chosen += static_cast<int64_t>(p.chosen.size());
+  }
+  const PairLoss loss = pair_loss_of(call.options, static_cast<int64_t>(call.pairs.size()), chosen);
+  const auto tokens = static_cast<int64_t>(logp.size());
+  std::vector<float> slopes(logp.size());
+  std::vector<double> told(call.pairs.size() * kPairFigures);
+  Device& device = be.device();
+  Arena arena(device);
+  Exchange x(device);
+  double* const figures = arena.allocate_n<double>(static_cast<int64_t>(told.size()));
+  be.pair_loss(x.out(view(slopes.data(), 1, tokens)).f32(), figures, x.in(view(logp.data(), 1, tokens)).f32(), x.in(view(reference.data(), 1, tokens)).f32(),
+               resident(be, arena, sides), loss);
+  device.download(told.data(), figures, told.size() * sizeof(double));
+  x.finish();
+
+  LossResult r;
+  double chosen_logp = 0;
+  for (size_t i = 0; i < call.pairs.size(); ++i) {
+    r.dpo_loss += told[i * kPairFigures + kLoss] * loss.per_pair;
+    chosen_logp += told[i * kPairFigures + kChosenLogp];
+    const auto part = [&](size_t s) { return std::vector<float>(slopes.begin() + sides[s], slopes.begin() + sides[s + 1]); };
+    r.d_chosen.push_back(part(2 * i));
+    r.d_rejected.push_back(part(2 * i + 1));
+  }
+  r.sft_loss = -chosen_logp / static_cast<double>(chosen);
+  r.loss = r.dpo_loss + call.options.gamma * r.sft_loss;
+  return r;
+}
+
+Napi::Value preference_loss_job(const Napi::CallbackInfo& info) {
+  const Napi::Object args = info[1].As<Napi::Object>();
+  PairCall call = pair_call_of(args);
+  if (loss_couples_pairs(call.options)) fail("INVALID_ARGUMENT", "options.loss: '", call.options.loss, "' couples the pairs of a step, and devices compute pair by pair: use dpoLoss()");
+  return submit(info, [device = string_at(args, "device"), c = std::move(call)](JobContext&) -> ToJs {
+    const auto backend = make_backend(device, 1);
+    return [r = loss_on(*backend, c)](Napi::Env env) { return loss_to_js(env, r); };
+  }, {});
 }
 
 }  // namespace
@@ -215,6 +279,7 @@ void export_kernel_jobs(Napi::Env env, Napi::Object exports) {
   export_as<attention_backward>(env, exports, "attentionBackward");
   export_as<sequence_log_probs>(env, exports, "sequenceLogProbs");
   export_as<dpo_loss>(env, exports, "dpoLoss");
+  export_as<preference_loss_job>(env, exports, "preferenceLoss");
 }
 
 }  // namespace isr::binding

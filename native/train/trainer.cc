@@ -285,6 +285,7 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
     const double scale = o.clip_norm > 0 ? std::min(1.0, o.clip_norm / (metrics.grad_norm + 1e-6)) : 1.0;
     optimizer.step(metrics.learning_rate, scale, {o.beta1, o.beta2, o.eps, o.weight_decay, o.decay_norms});
     ++step;
+    m.backend->device().synchronize();   // the update is part of the step's time
   }
   metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return metrics;

@@ -169,7 +169,7 @@ type JobName =
       | "loadTrainer"
       | "planTraining"
     )
-  | ("attentionForward" | "attentionBackward" | "sequenceLogProbs" | "preprocess");
+  | ("attentionForward" | "attentionBackward" | "sequenceLogProbs" | "preferenceLoss" | "preprocess");
 interface Native extends Record<JobName, Job> {
   createHost(): Handle;
   cancel(host: Handle, job: number): boolean; // true: it had not begun, and will not settle

@@ -32,9 +32,13 @@ inline std::string config_text(const ModelSpec& s) {
                 ",\"attention_bias\":", s.attention_bias ? "true" : "false", ",\"bos_token_id\":1,\"eos_token_id\":2}");
 }
 
-inline void write_model(const std::string& dir, const ModelSpec& spec) {
+inline void make_config(const std::string& dir, const ModelSpec& spec) {
   make_folders(dir);
   write_file_atomic(dir + "/config.json", config_text(spec));
+}
+
+inline void write_model(const std::string& dir, const ModelSpec& spec) {
+  make_config(dir, spec);
   const Config config = read_config(dir);
   std::vector<NewTensor> tensors;
   uint64_t index = 0;

@@ -10,7 +10,7 @@
 namespace isr::cuda {
 
 void Resident::upload() {
-  memory_ = Buffer(device_, std::max<size_t>(host_.size(), 64));
+  memory_ = device_.take(host_.size());
   device_.upload(memory_.data(), host_.data(), host_.size());
   for (const Place& p : places_) *p.to = memory_.data<char>() + p.at;
   host_ = {};

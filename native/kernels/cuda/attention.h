@@ -11,6 +11,8 @@ namespace isr::cuda {
 class Resident {
  public:
   explicit Resident(CudaDevice& device) : device_(device) {}
+  ~Resident() { device_.give(std::move(memory_)); }
+  Resident(const Resident&) = delete;
   template <class T>
   void add(const T*& to, const std::vector<T>& from) {
     const size_t at = (host_.size() + 63) / 64 * 64, bytes = from.size() * sizeof(T);

@@ -6,18 +6,18 @@
 namespace isr::cuda {
 namespace {
 
-template <int kD> constexpr int kPart = kD >= 96 ? 32 : 64;   // rows of a tile whose scores are in registers at once
+constexpr int kN = kKeyBlock / 8;   // groups of 8 rows, or of 8 keys, whose scores a warp has in registers
 template <int kD> constexpr size_t kBackwardShared = sizeof(Bf16) * 4 * kTileSize<kD> + sizeof(float) * 2 * kKeyBlock;
 
-// acc (16 x 8 kN) = rows [row, row + 16) of `left` * (rows [other, other + 8 kN) of `right`)^T, over all columns.
-template <int kD, int kN>
-__device__ __forceinline__ void scores_of(float (&acc)[1][kN][4], const Bf16* left, int row, const Bf16* right, int other, int lane) {
+// acc (16 x 64) = rows [row, row + 16) of `left` * (the rows of `right`)^T, over all columns.
+template <int kD>
+__device__ __forceinline__ void scores_of(float (&acc)[1][kN][4], const Bf16* left, int row, const Bf16* right, int lane) {
   clear(acc);
 #pragma unroll
   for (int k = 0; k < kD / 16; ++k) {
     uint32_t a[1][4];
     left_fragment<kD>(a[0], left, row, k, lane);
-    multiply_transposed<kD, kN, 1>(acc, a, right, other, k, lane);
+    multiply_transposed<kD, kN, 1>(acc, a, right, 0, k, lane);
   }
 }
 
@@ -32,28 +32,27 @@ struct Tiles {
   }
 };
 
-// Adds what the rows [part, part + kPart) of a tile give to the gradients of a warp's 16 keys.
+// Adds what the rows of a tile give to the gradients of a warp's 16 keys.
 template <int kD>
 __device__ __forceinline__ void add_to_keys(float (&dk)[1][kD / 8][4], float (&dv)[1][kD / 8][4], const Tiles<kD>& t, const QueryTile& tile,
-                                            const KeyBlock& block, bool causal, float scale, int part, int warp, int lane) {
-  constexpr int kN = kPart<kD> / 8;
+                                            const KeyBlock& block, bool causal, float scale, int warp, int lane) {
   float weight[1][kN][4], slope[1][kN][4];
-  scores_of<kD, kN>(weight, t.keys, warp * 16, t.queries, part, lane);
+  scores_of<kD>(weight, t.keys, warp * 16, t.queries, lane);
 #pragma unroll
   for (int n = 0; n < kN; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int r = part + n * 8 + lane % 4 * 2 + i % 2, key = warp * 16 + lane / 4 + i / 2 * 8;
+      const int r = n * 8 + lane % 4 * 2 + i % 2, key = warp * 16 + lane / 4 + i / 2 * 8;
       const bool seen = key < block.count && !(causal && block.logical + key > tile.logical + r);
       weight[0][n][i] = seen ? exp2f(weight[0][n][i] * scale - t.logs[r]) : 0;
     }
-  multiply_rows<kD, kN, 1>(dv, weight, t.above, part, lane);
-  scores_of<kD, kN>(slope, t.values, warp * 16, t.above, part, lane);
+  multiply_rows<kD, kN, 1>(dv, weight, t.above, 0, lane);
+  scores_of<kD>(slope, t.values, warp * 16, t.above, lane);
 #pragma unroll
   for (int n = 0; n < kN; ++n)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) slope[0][n][i] = weight[0][n][i] * (slope[0][n][i] - t.deltas[part + n * 8 + lane % 4 * 2 + i % 2]);
-  multiply_rows<kD, kN, 1>(dk, slope, t.queries, part, lane);
+    for (int i = 0; i < 4; ++i) slope[0][n][i] = weight[0][n][i] * (slope[0][n][i] - t.deltas[n * 8 + lane % 4 * 2 + i % 2]);
+  multiply_rows<kD, kN, 1>(dk, slope, t.queries, 0, lane);
 }
 
 // A block of threads per key block and kv head; a warp has 16 keys.
@@ -82,8 +81,7 @@ __global__ void __launch_bounds__(kTileThreads) key_tiles(KeySums sums, Rows<con
     }
     wait_copies<0>();
     __syncthreads();
-#pragma unroll
-    for (int part = 0; part < kKeyBlock; part += kPart<kD>) add_to_keys<kD>(dk, dv, t, tile, block, p.causal, h.scale * kLog2E, part, warp, lane);
+    add_to_keys<kD>(dk, dv, t, tile, block, p.causal, h.scale * kLog2E, warp, lane);
     __syncthreads();
   }
   commit_copies();   // of a block that nobody reads
@@ -102,20 +100,19 @@ __global__ void __launch_bounds__(kTileThreads) key_tiles(KeySums sums, Rows<con
 // A block of threads per tile and head; a warp has 16 query rows.
 template <int kD>
 __device__ __forceinline__ void add_to_queries(float (&sums)[1][kD / 8][4], const Tiles<kD>& t, const QueryTile& tile, const KeyBlock& block, bool causal,
-                                               float scale, const float (&logs)[2], const float (&deltas)[2], int part, int warp, int lane) {
-  constexpr int kN = kPart<kD> / 8;
+                                               float scale, const float (&logs)[2], const float (&deltas)[2], int warp, int lane) {
   float weight[1][kN][4], slope[1][kN][4];
-  scores_of<kD, kN>(weight, t.queries, warp * 16, t.keys, part, lane);
-  scores_of<kD, kN>(slope, t.above, warp * 16, t.values, part, lane);
+  scores_of<kD>(weight, t.queries, warp * 16, t.keys, lane);
+  scores_of<kD>(slope, t.above, warp * 16, t.values, lane);
 #pragma unroll
   for (int n = 0; n < kN; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int key = part + n * 8 + lane % 4 * 2 + i % 2, r = warp * 16 + lane / 4 + i / 2 * 8;
+      const int key = n * 8 + lane % 4 * 2 + i % 2, r = warp * 16 + lane / 4 + i / 2 * 8;
       const bool seen = key < block.count && !(causal && block.logical + key > tile.logical + r);
       slope[0][n][i] = seen ? exp2f(weight[0][n][i] * scale - logs[i / 2]) * (slope[0][n][i] - deltas[i / 2]) : 0;
     }
-  multiply_rows<kD, kN, 1>(sums, slope, t.keys, part, lane);
+  multiply_rows<kD, kN, 1>(sums, slope, t.keys, 0, lane);
 }
 
 template <int kD>
@@ -146,9 +143,7 @@ __global__ void __launch_bounds__(kTileThreads) query_tiles(Rows<Bf16> dq, Rows<
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-#pragma unroll
-    for (int part = 0; part < kKeyBlock; part += kPart<kD>)
-      add_to_queries<kD>(sums, t, tile, block, p.causal, h.scale * kLog2E, logs, deltas, part, warp, lane);
+    add_to_queries<kD>(sums, t, tile, block, p.causal, h.scale * kLog2E, logs, deltas, warp, lane);
     __syncthreads();
   }
 #pragma unroll

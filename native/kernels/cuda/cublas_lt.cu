@@ -134,9 +134,9 @@ class LtProducts final : public Products {
   void multiply(Tensor d, bool accumulate, Tensor a, bool a_transposed, Tensor b, bool b_transposed) override {
     // Column-major d^T = op(b)^T op(a)^T: the library's first factor is b, its second a.
     const Layout first(lib_, b), second(lib_, a), to(lib_, d);
-    const int64_t bucket = d.rows <= 128 ? (d.rows + 15) / 16 * 16 : d.rows;
+    const int64_t bucket = a_transposed || d.rows > 128 ? d.rows : (d.rows + 15) / 16 * 16;
     const Prepared& p = prepare({bucket, d.cols, a_transposed ? a.rows : a.cols, a.stride, b.stride, d.stride, a_transposed, b_transposed, a.dtype, d.dtype},
-                                first, second, to);
+                                a, b, d);
     const float one = 1, beta = accumulate ? 1 : 0;
     checked(lib_.matmul(handle_, p.desc, &one, b.data, first.layout, a.data, second.layout, &beta, d.data, to.layout, d.data, to.layout, &p.algo,
                         workspace_.data(), kWorkspace, device_.stream()), "Matmul");
@@ -144,7 +144,7 @@ class LtProducts final : public Products {
 
  private:
   struct Prepared { lt::Desc desc = nullptr; lt::Algo algo{}; };
-  struct Shape {   // of a product; rows in buckets of 16 up to 128
+  struct Shape {   // of a product; rows in buckets of 16 up to 128, where they are batches
     int64_t rows, cols, inner, a_stride, b_stride, d_stride;
     bool a_transposed, b_transposed;
     DType in, out;
@@ -152,8 +152,11 @@ class LtProducts final : public Products {
   };
 
   // The algorithm is chosen once per shape, by the library's rules and never by timing: near-ties would differ between runs.
-  const Prepared& prepare(const Shape& shape, const Layout& first, const Layout& second, const Layout& to) {
+  // It is asked for a product of the bucket's rows, so that it does not depend on which product of the bucket comes first.
+  const Prepared& prepare(const Shape& shape, Tensor a, const Tensor& b, Tensor d) {
     if (const auto known = prepared_.find(shape); known != prepared_.end()) return known->second;
+    if (!shape.a_transposed) d.rows = a.rows = shape.rows;
+    const Layout first(lib_, b), second(lib_, a), to(lib_, d);
     Prepared p;
     checked(lib_.desc_create(&p.desc, lt::kCompute32F, lt::kReal32F), "MatmulDescCreate");
     const int op_first = shape.b_transposed ? lt::kTranspose : lt::kNoTranspose, op_second = shape.a_transposed ? lt::kTranspose : lt::kNoTranspose;

@@ -1,6 +1,7 @@
 #include "kernels/cuda/device.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace isr::cuda {
@@ -61,6 +62,7 @@ CudaDevice::CudaDevice(int index) : index_(index) {
 }
 
 CudaDevice::~CudaDevice() {
+  spare_ = {};
   if (stream_) cudaStreamSynchronize(stream_);
   for (Slot& s : slots_) {
     if (s.done) cudaEventDestroy(s.done);
@@ -86,6 +88,19 @@ void* CudaDevice::allocate(size_t bytes) {
   check(e, "cudaMalloc");
   check(cudaMemsetAsync(p, 0, bytes, stream_), "cudaMemsetAsync");
   return p;
+}
+
+Buffer CudaDevice::take(size_t bytes) {
+  Buffer* best = nullptr;
+  for (Buffer& b : spare_)
+    if (b.bytes() >= bytes && b && (!best || b.bytes() < best->bytes())) best = &b;
+  if (best) return std::move(*best);
+  return Buffer(*this, std::bit_ceil(std::max<size_t>(bytes, 4096)));
+}
+
+void CudaDevice::give(Buffer memory) noexcept {
+  for (Buffer& b : spare_)   // the smallest of all leaves
+    if (b.bytes() < memory.bytes()) std::swap(b, memory);
 }
 
 void CudaDevice::free(void* p, size_t) noexcept {

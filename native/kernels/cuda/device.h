@@ -25,6 +25,10 @@ class CudaDevice final : public Device {
   size_t memory() const override;
 
   cudaStream_t stream() const { return stream_; }
+  // Memory for a call's tables, of at least so many bytes: a step of decoding makes new ones, and asking the driver for memory and
+  // giving it back would make the step wait for the card twice. What is given back is used by a later call of the stream.
+  Buffer take(size_t bytes);
+  void give(Buffer memory) noexcept;
 
  private:
   // Pinned memory that uploads pass through, slot by slot: a slot is used again when the copies out of it are done.
@@ -42,6 +46,7 @@ class CudaDevice final : public Device {
   std::mutex lock_;                 // of the slots: several threads may upload
   std::array<Slot, 4> slots_;
   size_t slot_ = 0;
+  std::array<Buffer, 8> spare_;     // what take() hands out again
 };
 
 // Copies of arrays of the host that kernels of the next calls read, in memory of an arena.
