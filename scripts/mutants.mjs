@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { executable, machineLevels, root, tool } from "./native.mjs";
 import { run, seconds } from "./stages.mjs";
 import { closingLine, tallyOf } from "./tally.mjs";
@@ -77,20 +78,23 @@ async function build(tests, changed) {
   if (status !== 0) throw new Error(`the build failed:\n${output.slice(-3000)}`);
 }
 
-/** Runs a file of TypeScript tests: [suite, name] of those that failed, and whether there were any. */
-async function runFile(file) {
-  const { status, output } = await run(process.execPath, ["--import", "tsx", join("test", file)], {
-    ...quiet,
-    limit: 300,
-  });
+const oneTest = ["--import", pathToFileURL(join(root, "scripts", "one-test.mjs")).href];
+
+/** Runs a file of TypeScript tests, or one of them: [suite, name] of those that failed, and whether there were any. */
+async function runFile({ ts, suite, name }, alone) {
+  const args = ["--import", "tsx", ...(alone ? oneTest : []), join("test", ts)];
+  const env = alone ? { ISR_TEST_ONLY: JSON.stringify({ suite, name }) } : {};
+  const { status, output } = await run(process.execPath, args, { ...quiet, env, limit: 300 });
   // uvu names failed tests only, and their suites
   const found = output.split("\n").flatMap((line) => /^ *FAIL +(?:(\S.*?) +)?"(.*)"$/.exec(line) ?? []);
   const failures = Array.from({ length: found.length / 3 }, (_, i) => found.slice(3 * i + 1, 3 * i + 3));
   return { failures, ran: status === 0 && tallyOf(output, status).passed > 0 };
 }
 
-/** Runs the test that a row names: true passed, false failed, null when it did not run. `known`: of files that have run. */
-async function passes(test, known = new Map()) {
+const needsOthers = new Set(); // tests that pass behind the tests before them alone
+
+/** Runs the test that a row names: true passed, false failed, null when it did not run. */
+async function passes(test) {
   const name = test.native ?? test.cuda;
   if (name) {
     const program = executable(join(tree, "build", "cmake"), test.cuda ? "cuda_tests" : "native_tests");
@@ -99,8 +103,7 @@ async function passes(test, known = new Map()) {
     if (!line && note.startsWith("ended by SIG")) return false; // it crashed
     return line ? line.startsWith("ok") : null;
   }
-  if (!known.has(test.ts)) known.set(test.ts, await runFile(test.ts));
-  const { failures, ran } = known.get(test.ts);
+  const { failures, ran } = await runFile(test, !needsOthers.has(text(test)));
   if (failures.some(([suite, name]) => name === test.name && (!test.suite || suite === test.suite))) return false;
   return ran ? true : null;
 }
@@ -129,10 +132,13 @@ if (!chosen.length) throw new Error(`no mutant has a name with "${process.argv[2
 mkdirSync(tree, { recursive: true });
 copyTree();
 await build(chosen.map((m) => m.test));
-const known = new Map(); // without a fault each file runs once
 for (const name of new Set(chosen.map((m) => JSON.stringify(m.test)))) {
   const test = JSON.parse(name);
-  const result = await passes(test, known);
+  let result = await passes(test);
+  if (result !== true && test.ts) {
+    needsOthers.add(text(test));
+    result = await passes(test);
+  }
   count(result === true, `without a fault: ${text(test)}${result === null ? " (did not run)" : ""}`);
 }
 for (const mutant of chosen) {
