@@ -9,7 +9,8 @@ const path = require("node:path");
 
 const root = path.resolve(__dirname, "..");
 const config = process.argv.includes("--debug") ? "Debug" : "Release";
-const folder = path.join(root, "build", "cmake"); // build/ itself holds node-gyp's files when that runs us
+// build/ itself holds node-gyp's files when that runs us. CUDA's kernels are compiled in another way for the emulation.
+const folder = path.join(root, "build", process.env.WITH_CUDA === "ON" ? "cuda" : "cmake");
 
 const works = (program) => spawnSync(program, ["--version"], { stdio: "ignore" }).status === 0;
 

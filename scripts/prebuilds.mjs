@@ -1,4 +1,5 @@
-// npm run prebuilds: the addon as it is shipped, in prebuilds/<platform>-<arch>/isr-dpo.node. It is linked twice: the first
+// npm run prebuilds: the addon as it is shipped, in prebuilds/<platform>-<arch>/isr-dpo.node; with WITH_CUDA=ON and nvcc (docs/gpu.md) it
+// has the device cuda. It is linked twice: the first
 // link tells which symbols it would take from a glibc that is too new, and the second binds those to their older versions
 // through stub libraries. Then it is held against the floor and loaded. With `check [FILE]`, only that.
 import { execFileSync } from "node:child_process";
@@ -54,6 +55,12 @@ export function faultsOf(file) {
   return faults;
 }
 
+/** Where 2.28 has what newer ones have in libc itself. */
+const homes = [
+  [/^dl/, "libdl.so.2"],
+  [/^(shm|timer|mq|aio|lio)_/, "librt.so.1"],
+];
+
 /** Libraries that hold nothing but names, each with the newest version that is not above the floor. */
 function writeStubs(names, dir) {
   rmSync(dir, { recursive: true, force: true });
@@ -72,7 +79,8 @@ function writeStubs(names, dir) {
       `no version up to ${floor.join(".")} of ${missing.join(", ")}: cmake/glibc_compat.cc has to hold them`,
     );
   for (const { name, text, library } of chosen.values()) {
-    const soname = library === "libm.so.6" ? library : name.startsWith("dl") ? "libdl.so.2" : "libpthread.so.0"; // where 2.28 has them
+    const soname =
+      library === "libm.so.6" ? library : (homes.find(([names]) => names.test(name))?.[1] ?? "libpthread.so.0");
     const versions = libraries.get(soname) ?? libraries.set(soname, new Map()).get(soname);
     versions.set(text, [...(versions.get(text) ?? []), name]);
   }
@@ -104,7 +112,7 @@ function writeStubs(names, dir) {
 /** Links the objects of the addon of this machine, which build.cjs has brought up to date. */
 function link(stubs) {
   const quiet = { stdio: ["ignore", "ignore", "inherit"], cwd: root };
-  const dir = join(root, "build", "cmake");
+  const dir = join(root, "build", process.env.WITH_CUDA === "ON" ? "cuda" : "cmake");
   execFileSync(process.execPath, ["cmake/build.cjs"], { ...quiet, env: { ...process.env, SANITIZE: "" } });
   execFileSync("cmake", ["-DPREBUILD=ON", `-DPREBUILD_STUBS=${stubs}`, dir], quiet);
   const parallel = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism());
