@@ -21,9 +21,18 @@ async function lane(tasks) {
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
 await testEmulation(stages);
 
-const threads = await buildSanitized(stages, "thread", ["native_tests"]);
+const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_tests"]);
 for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
+
+// Copies that land early and one warp ahead of the others: what lacks a barrier is a race then.
+if (threads)
+  await stages.stage(
+    "ThreadSanitizer, CUDA kernels",
+    executable(threads, "cuda_tests"),
+    ["cuda, emulated, schedule 3"],
+    options,
+  );
 
 const addresses = await buildSanitized(stages, "address,undefined", ["native_tests", "cuda_tests"]);
 const fuzzers = addresses && (await buildFuzz(stages));
