@@ -5,7 +5,7 @@ import { FaultyRun } from "./fault-run.mjs";
 const { resultOf, sizes, writeData } = await tsImport("../test/helpers/train-run.ts", import.meta.url);
 
 export class Train extends FaultyRun {
-  some = () => 13;
+  some = (operations) => operations / 24;
 
   constructor(work, shim) {
     super(work, shim, { child: "train-run", args: ["short"], write: (data) => writeData(data, sizes.short), resultOf });
