@@ -1,8 +1,7 @@
-// TypeScript to JavaScript, file by file, into a folder of build/: a test file then starts in a third of the time that a loader takes. A module
-// still knows itself by the address of its source, so that whatever it reads or starts beside itself is found.
+// TypeScript to JavaScript, file by file, into a folder of build/: a test file then starts without a loader, which takes longer than
+// most tests. A module still knows itself by the address of its source, so that what it reads or starts beside itself is found.
 import { readdirSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build } from "esbuild";
