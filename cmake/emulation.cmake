@@ -14,7 +14,7 @@ if(BUILD_EMULATION)
   target_include_directories(emulated_cuda PUBLIC test/cuda)
   precompile(emulated_cuda)
 
-  add_executable(cuda_tests EXCLUDE_FROM_ALL test/cuda/emulation_test.cc test/cuda/model_test.cc test/native/main.cc test/native/backend_test.cc test/native/op_check.cc test/native/op_table.cc
+  add_executable(cuda_tests EXCLUDE_FROM_ALL test/cuda/emulation_test.cc test/cuda/graph_test.cc test/cuda/model_test.cc test/native/main.cc test/native/backend_test.cc test/native/op_check.cc test/native/op_table.cc test/native/plan_test.cc
                  test/native/far.cc test/native/interposed.cc)
   target_compile_definitions(cuda_tests PRIVATE ISR_TEST_FOLDER="${CMAKE_CURRENT_SOURCE_DIR}/test")
   target_compile_options(cuda_tests PRIVATE $<IF:$<CONFIG:Debug>,-Og,-O1>)

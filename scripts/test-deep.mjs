@@ -25,13 +25,21 @@ const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_te
 for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
-// Copies that land early and one warp ahead of the others: what lacks a barrier is a race then.
+// Copies that land early and one warp ahead of the others: what lacks a barrier is a race then. Every meeting of emulated threads costs
+// ThreadSanitizer a look at all of them, so these are the rows whose kernels share memory in each way, and of them short ones.
+const sharing = [
+  "attention (causal, D 128)",
+  "attention_cached (40 rows at a time)",
+  "layer_norm ()",
+  "rms_norm ()",
+  "sum_squares (two arrays)",
+];
 if (threads)
   await stages.stage(
     "ThreadSanitizer, CUDA kernels",
     executable(threads, "cuda_tests"),
     ["cuda, emulated, schedule 3"],
-    options,
+    { ...options, env: { ISR_TEST_OPS: sharing.join(";") } },
   );
 
 const addresses = await buildSanitized(stages, "address,undefined", ["native_tests", "cuda_tests"]);

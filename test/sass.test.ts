@@ -34,11 +34,13 @@ test("the table was made from these sources, and holds", () => {
 
 test("attention has a kernel for every width, on both architectures", () => {
   for (const architecture of architectures)
-    for (const which of ["forward", "key", "query"])
-      for (const columns of [64, 80, 96, 128])
+    for (const columns of [64, 80, 96, 128])
+      for (const kernel of ["forward_tiles<", "key_tiles<", "query_tiles<", "cached_tiles<"].flatMap((name) =>
+        name.startsWith("cached") ? [`${name}${columns}, 0>`, `${name}${columns}, 1>`] : [`${name}${columns}>`],
+      ))
         assert.ok(
-          rows.some((row) => row.kernel === `${which}_tiles<${columns}>` && row.architecture === architecture),
-          `${which} ${columns} ${architecture}`,
+          rows.some((row) => row.kernel === kernel && row.architecture === architecture),
+          `${kernel} ${architecture}`,
         );
 });
 
@@ -50,6 +52,7 @@ const occupied: [kernel: string, architecture: Row["architecture"], registers: n
   ["forward_tiles<128>", "sm_80", 255, 2],
   ["key_tiles<128>", "sm_80", 128, 2],
   ["key_tiles<128>", "sm_90", 128, 3],
+  ["cached_tiles<128, 1>", "sm_80", 168, 3],
 ];
 for (const [kernel, architecture, registers, blocks] of occupied)
   test(`${kernel} with ${registers} registers, ${architecture}: ${blocks} blocks`, () =>

@@ -134,6 +134,7 @@ Napi::Object describe(Napi::Env env, const PlanReport& r) {
   o.Set("decoder", describe(env, r.decoder));
   o.Set("vision", describe(env, r.vision));
   o.Set("checkpointing", r.checkpointing);
+  o.Set("deviceMeasured", r.device_measured);
   set("contextLength", r.config.decoder.context);
   set("checkpointBytes", r.checkpoint_bytes);
   set("parameters", r.parameters);
@@ -168,6 +169,7 @@ Napi::Object describe(Napi::Env env, const PlanReport& r) {
 Napi::Value plan_training_job(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   PlanRequest q;
+  q.load.device = string_at(args, "device");
   q.load.dtype = string_at(args, "dtype");
   q.load.threads = static_cast<int>(integer_at(args, "threads"));
   if (has(args, "visionTower")) q.load.vision_tower = string_at(args, "visionTower");

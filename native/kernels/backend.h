@@ -12,6 +12,7 @@
 // Calls take effect in order, on the device's stream. Only sample() and sum_squares() wait for their results.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -30,6 +31,9 @@ class Backend {
   virtual const char* level() const = 0;   // "generic" | "avx2" | "avx512" | "avx512bf16" | "cuda"
   virtual Device& device() = 0;
   virtual Arena& workspace() = 0;          // for kernels inside one call, and for callers between two of them
+  // Steps that come again: makes `calls`, or does what they did when `key` was the same. They are calls of this backend that
+  // neither wait nor upload; in `key` is all that they depend on but what resident memory holds
+  virtual void repeat(std::span<const uint64_t> key, const std::function<void()>& calls) { (void)key, calls(); }
 
   // ---- matrices, in resident memory that is zeroed and outlives them
   virtual size_t matrix_bytes(const MatrixShape& s) const = 0;

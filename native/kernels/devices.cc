@@ -7,12 +7,18 @@ namespace isr {
 
 std::vector<DeviceKind>& device_kinds() {
   static std::vector<DeviceKind> all{
-      {"cpu", [](int threads, int) { return make_cpu_backend(chosen_isa(), threads); }},
+      {"cpu", [](int threads, int) { return make_cpu_backend(chosen_isa(), threads); },
+       [](int threads, Device& counting) { return make_cpu_backend(chosen_isa(), threads, counting); }},
 #if defined(ISR_CUDA)
       cuda_kind(),
 #endif
   };
   return all;
+}
+
+const DeviceKind* find_kind(const std::string& name) {
+  const auto found = std::find_if(device_kinds().begin(), device_kinds().end(), [&](const DeviceKind& kind) { return kind.name == name; });
+  return found == device_kinds().end() ? nullptr : &*found;
 }
 
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {

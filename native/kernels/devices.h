@@ -17,6 +17,8 @@ struct Card {                                            // facts that are known
 struct DeviceKind {
   std::string name;                                      // "cpu", "cuda"
   std::unique_ptr<Backend> (*make)(int threads, int index);   // threads: of the host
+  std::unique_ptr<Backend> (*outline)(int threads, Device& counting) = nullptr;   // takes the memory that calls need, of make_measuring_device(), and
+                                                         // computes nothing: there need not be such a device. Null: plans measure the CPU's
   bool (*present)() = nullptr;                           // whether it may be here, without asking a driver; null: always
   std::vector<Card> (*cards)() = nullptr;                // devices of this kind ("cuda:0" is the first); null: one, without a number.
                                                          // DEVICE_UNAVAILABLE says why there is none. A broken driver may hang or crash
@@ -28,6 +30,7 @@ DeviceKind cuda_kind();                                  // of builds with CUDA 
 
 // "cpu", "cuda", "cuda:1". DEVICE_UNAVAILABLE: no such device. The device lives as long as its backend.
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads);
+const DeviceKind* find_kind(const std::string& name);    // null: this binary has none
 
 // The caller's arrays for calls of a backend: themselves on the host, copies elsewhere.
 class Exchange {

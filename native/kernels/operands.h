@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/tensor.h"
 
@@ -39,6 +40,7 @@ class Matrix {
 class Prepared {
  public:
   virtual ~Prepared() = default;
+  virtual void add_to(std::vector<uint64_t>& key) const { (void)key; }   // for Backend::repeat: where kernels read it, and how many they are
 };
 
 struct Epilogue {                 // Y = act(X W^T + bias) + residual, in this order

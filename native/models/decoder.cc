@@ -155,11 +155,27 @@ Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpoi
   return m.declaration().forward.decoder(c, m, m.config, x, pass);
 }
 
+// All that the calls of a step of decoding depend on: memory that is taken inside the step follows `hidden` in the arena.
+static std::vector<uint64_t> decoding_key(Ctx& c, const Model& m, Tensor x, Tensor hidden, const Pass& pass) {
+  const auto place = [](const void* p) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p)); };
+  std::vector<uint64_t> key{place(&m), static_cast<uint64_t>(x.rows), place(x.data), place(hidden.data), place(pass.rope), place(pass.kv->blocks[0]),
+                            static_cast<uint64_t>(pass.kv->page_count), c.be.workspace().total()};
+  pass.plan->add_to(key);
+  return key;
+}
+
 Tensor hidden_states(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv) {
   const float* rope = rope_table(c, m, batch.positions);
   const std::unique_ptr<Prepared> plan = c.be.prepare(batch.plan);
   const Pass pass{attention_shape(m.config), rope, plan.get(), &kv, false};
-  return m.declaration().forward.decoder(c, m, m.config, embed_tokens(c, m, batch.ids, media), pass);
+  const Tensor x = embed_tokens(c, m, batch.ids, media);
+  if (!batch.decodes()) return m.declaration().forward.decoder(c, m, m.config, x, pass);
+  const Tensor hidden = c.tape.alloc(x.rows, x.cols, x.dtype, false);
+  c.be.repeat(decoding_key(c, m, x, hidden, pass), [&] {
+    const ArenaScope inside(c.tape.arena());
+    c.be.add(hidden, false, m.declaration().forward.decoder(c, m, m.config, x, pass));
+  });
+  return hidden;
 }
 
 Tensor logits(Ctx& c, Model& m, Tensor hidden) {

@@ -54,6 +54,7 @@ struct CachedBatch {
   std::vector<int32_t> ids;                   // (T)
   PositionRows positions = PositionRows(1);   // (P, T)
   CachedPlan plan;
+  bool decodes() const { return plan.sequences.size() == ids.size(); }   // one new token of each sequence
 };
 Tensor hidden_states(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv);
 

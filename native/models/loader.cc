@@ -158,7 +158,8 @@ class Loader {
   void outline() {
     m_.threads = options_.threads > 0 ? options_.threads : machine_threads();
     m_.counting = make_measuring_device();
-    m_.backend = make_cpu_backend(chosen_isa(), m_.threads, *m_.counting);
+    const DeviceKind* const kind = find_kind(options_.device);
+    m_.backend = (kind && kind->outline ? kind : find_kind("cpu"))->outline(m_.threads, *m_.counting);
     m_.activations.emplace(*m_.counting);
     make_params();
     allocate();

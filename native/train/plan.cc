@@ -4,6 +4,7 @@
 #include <ctime>
 #include <deque>
 
+#include "kernels/devices.h"
 #include "models/loader.h"
 #include "models/score.h"
 #include "train/pair_step.h"
@@ -251,6 +252,8 @@ PlanReport plan_training(const std::string& dir, const PlanRequest& q) {
   r.family = m.family;
   r.dtype = m.dtype;
   r.threads = m.threads;
+  const DeviceKind* const kind = find_kind(q.load.device);
+  r.device_measured = kind && kind->outline;
   r.parameters = m.parameters;
   r.checkpoint_bytes = file_bytes(read_config(dir, q.load.families ? *q.load.families : all_families()), r.config);
   guess_lengths(m, q, r);

@@ -47,6 +47,7 @@ function moved() {
     ["keys and values into pages", layers * 4 * tokens * heads * size * 2],
     ["AdamW: master, two moments there and back, gradient, value", 30 * parameters],
     ["norm of the gradients", 4 * parameters],
+    [`decoding one token: keys and values of ${tokens} tokens`, 2 * layers * tokens * heads * size * 2],
     ["decoding one token: every weight once", 2 * (parameters - decoder.vocab * width)],
   ];
 }

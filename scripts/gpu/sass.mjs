@@ -41,12 +41,14 @@ export const sourcesOf = () =>
 
 // ---- what has to hold
 
-const tiles = /^(forward|key|query)_tiles<(64|80|96|128)>$/;
+const tiles = /^(forward|key|query|cached)_tiles<(64|80|96|128)(?:, [01])?>$/;
 
-/** Shared memory of a block of threads (attention_tile.h): four tiles of 64 rows, padded by 16 bytes; backward has two floats a row besides. */
+/** Shared memory of a block of threads: tiles of 64 rows (attention_tile.h), padded by 16 bytes, and floats a row besides. */
+const blockMemory = { forward: [4, 0], key: [4, 2], query: [4, 2], cached: [3, 0] };
 function sharedOf(kernel) {
   const [, which, columns] = tiles.exec(kernel);
-  return 4 * 64 * (Number(columns) + 8) * 2 + (which === "forward" ? 0 : 2 * 64 * 4);
+  const [count, floats] = blockMemory[which];
+  return count * 64 * (Number(columns) + 8) * 2 + floats * 64 * 4;
 }
 
 // Of one multiprocessor: bytes of shared memory, of which a block takes 1 KiB besides its own; registers, given out in steps of 8 a thread.
@@ -87,15 +89,15 @@ export const gates = [
     tiles,
     ({ kernel, HMMA }) => {
       const [, which, columns] = tiles.exec(kernel);
-      return HMMA >= { forward: 2, key: 2, query: 1.5 }[which] * Number(columns);
+      return HMMA >= { forward: 2, key: 2, query: 1.5, cached: 1 }[which] * Number(columns);
     },
-    "HMMA at least 2 a column forward and for keys, 1.5 for queries",
+    "HMMA at least 2 a column forward and for keys, 1.5 for queries, 1 cached",
   ],
   [
     "a fragment that was read is used often",
     tiles,
     ({ kernel, HMMA, LDSM }) => HMMA / LDSM >= (kernel.startsWith("forward") ? 3.2 : 1.7),
-    "HMMA : LDSM at least 3.2 forward and 1.7 backward",
+    "HMMA : LDSM at least 3.2 forward, 1.7 backward and cached",
   ],
   [
     "keys and values are copied while others are computed with",

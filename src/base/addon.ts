@@ -79,6 +79,7 @@ export interface NativePlan {
   vision: NativePlanPart;
   activations: number;
   scratch: number;
+  deviceMeasured: boolean; // scratch is that of the device's kernels; false: this binary has none for it
   media: number; // of one item
   kvPage: number; // 64 tokens, all layers
   checkpointing: boolean;

@@ -28,6 +28,7 @@ import { type Emit, Progress, staged } from "../train/progress.js";
 import { proveRate } from "../train/learning-rate.js";
 import { ReferenceStore } from "../train/reference-logprobs.js";
 import { scoreReferences } from "../train/score-references.js";
+import { mediaOpener } from "../train/media-ahead.js";
 import { metricsOf, peakOf, trainSteps } from "../train/train-steps.js";
 import { remarksOf } from "../model/media-registry.js";
 import type { LoadOptions, Media, MediaReport } from "../base/types.js";
@@ -366,8 +367,9 @@ export class Iteration extends FolderWork<IterationResult> {
     this.closing.keep(trainer, () => trainer[asyncDispose]());
     const references = await ReferenceStore.open(this.at("refs.f32"));
     this.closing.keep(references, () => references.close());
+    const open = mediaOpener(model);
     if (at === "score") {
-      const scoring = { trainer, items: set, references, batch: 8, iteration, emit, signal, finish };
+      const scoring = { trainer, items: set, open, references, batch: 8, iteration, emit, signal, finish };
       await staged(emit, iteration, "score", references.count > 0, () => scoreReferences(scoring));
       at = await this.#move("train", counts);
     }
@@ -375,10 +377,7 @@ export class Iteration extends FolderWork<IterationResult> {
       const peak = await peakOf(model);
       await staged(emit, iteration, "train", this.#resumed && from === "train", () =>
         trainSteps({
-          trainer,
-          items: set,
-          references,
-          plan,
+          ...{ trainer, open, items: set, references, plan },
           seed: settings.seed + BigInt(iteration),
           dir: this.at("train"),
           tensorboard: join(this.#o.folder.dir, "tensorboard", String(iteration)),

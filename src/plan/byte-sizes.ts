@@ -43,9 +43,9 @@ export function bytesOf(facts: NativePlan, s: PlanSettings): Memory {
     weights: weights(decoder),
     gradients: share + buckets,
     optimizer: 3 * share,
-    activations: facts.activations + (s.card ? scored * headChunk * f32 : facts.scratch),
+    activations: facts.activations + (facts.deviceMeasured ? facts.scratch : scored * headChunk * f32),
     kvCache: kvCache(facts, s),
-    vision: weights(vision) + facts.media * stepItems(s),
+    vision: weights(vision) + facts.media * Math.min(s.items, 2 * stepItems(s)), // the next step's are opened meanwhile
     runtime: s.card ? cardBytes : processBytes + (s.threads || facts.threads) * threadBytes,
   };
 }

@@ -2,8 +2,9 @@
 import { statfs } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { codeOf } from "../base/file-errors.js";
-import { machine, type NativePlan } from "../base/addon.js";
+import type { NativePlan } from "../base/addon.js";
 import { IsrDpoError } from "../base/errors.js";
+import { memoryLimit } from "./measure.js";
 import type { Plan } from "./plan-result.js";
 import type { PlanSettings } from "./plan-settings.js";
 
@@ -35,8 +36,7 @@ async function freeAt(path: string): Promise<number> {
     }
 }
 
-/** Ranks on CPUs share this machine unless `memory` says what each has. A cgroup's limit is the machine's. */
-export async function limitsOf(s: PlanSettings): Promise<Plan["limit"]> {
-  const memory = s.memory ?? Math.floor(machine().memoryBytes / (s.card ? 1 : s.ranks));
-  return { memory, disk: await freeAt(s.runDir) };
-}
+export const limitsOf = async (s: PlanSettings): Promise<Plan["limit"]> => ({
+  memory: await memoryLimit(s),
+  disk: await freeAt(s.runDir),
+});

@@ -18,7 +18,7 @@ export interface Plan {
   } | null;
   /**
    * Bytes of one rank; `disk` is that of the run folder, which ranks share. `weights` are those of the decoder. `vision` holds
-   * towers, projector, and the media of a step. `activations` are those of the largest micro-batch, with the kernels' scratch
+   * towers, projector, and the media of a step and of the next one. `activations` are those of the largest micro-batch, with the kernels' scratch
    * memory. `runtime` is the process itself.
    */
   bytes: Readonly<

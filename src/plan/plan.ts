@@ -14,6 +14,8 @@ export type { Plan } from "./plan-result.js";
 export type { ScoredTokens } from "./scored-tokens.js";
 export type { PlanIteration, PlanOptions } from "./plan-settings.js";
 
+const workspaceGuessed =
+  "the workspace of the card's kernels is a guess: this binary has no CUDA (docs/gpu.md says how it is built)";
 const towersUnknown =
   "the towers and their features are not counted: put video_tower_config.json beside config.json, or give load.visionTower";
 
@@ -51,6 +53,7 @@ export async function plan(options: PlanOptions): Promise<Plan> {
     advice: [
       ...notes,
       ...(facts.towersUnknown ? [towersUnknown] : []),
+      ...(facts.deviceMeasured ? [] : [workspaceGuessed]),
       ...(fits ? [] : await adviceFor(facts, settings, limit)),
     ],
   };

@@ -40,7 +40,7 @@ export interface GatherOptions {
   signal: AbortSignal;
 }
 
-type FileMedia = Extract<Media, string | { path: string }>;
+export type FileMedia = Extract<Media, string | { path: string }>;
 
 const pathOf = (media: FileMedia): string => (typeof media === "string" ? media : media.path);
 

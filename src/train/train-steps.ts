@@ -12,6 +12,7 @@ import type { TrainItem } from "../base/types.js";
 import type { RunStepMetrics } from "./run-events.js";
 import type { Evaluator } from "./evaluate-set.js";
 import type { ItemSet } from "./item-store.js";
+import { MediaAhead, type OpenMedia } from "./media-ahead.js";
 import { Order, type StepPlan } from "./item-order.js";
 import { type Emit, Progress } from "./progress.js";
 import type { ReferenceStore } from "./reference-logprobs.js";
@@ -19,6 +20,7 @@ import type { ReferenceStore } from "./reference-logprobs.js";
 export interface Steps {
   trainer: Trainer;
   items: ItemSet;
+  open: OpenMedia;
   /** null: supervised. */
   references: ReferenceStore | null;
   plan: StepPlan;
@@ -99,6 +101,7 @@ class Stepper {
   readonly #s: Steps;
   readonly #metrics: MetricsWriter;
   readonly #order: Order;
+  readonly #ahead: MediaAhead;
   #saved: number;
   #recorded: number; // steps whose metrics are written
 
@@ -106,7 +109,14 @@ class Stepper {
     this.#s = s;
     this.#metrics = metrics;
     this.#order = new Order(s.items.length, s.seed, s.plan, (i) => s.items.group(i));
+    this.#ahead = new MediaAhead(s.open, s.signal);
     this.#saved = this.#recorded = s.trainer.step;
+  }
+
+  /** Of a step that will be computed; else none. */
+  async #itemsOf(step: number): Promise<TrainItem[]> {
+    const { items, plan, finish } = this.#s;
+    return step < plan.totalSteps && !finish.aborted ? items.items(this.#order.step(step)) : [];
   }
 
   async #one(step: number): Promise<void> {
@@ -115,7 +125,8 @@ class Stepper {
     const items = await withReferences(s, indices);
     let done: StepMetrics;
     try {
-      done = await s.trainer.trainStep(items, { signal: s.signal });
+      const work = s.trainer.trainStep(items, { signal: s.signal });
+      done = await this.#ahead.during(work, () => this.#itemsOf(step + 1));
     } catch (e) {
       throw named(e, step, items, indices);
     }
@@ -163,6 +174,8 @@ class Stepper {
       if ((s.signal.aborted || s.finish.aborted) && s.trainer.step === this.#recorded)
         await this.#save().catch(() => {});
       throw e;
+    } finally {
+      this.#ahead.end();
     }
   }
 }

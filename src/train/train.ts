@@ -25,6 +25,7 @@ import { Evaluator } from "./evaluate-set.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./run-events.js";
 import { gather, type GatherCounts, mediaFiles, noCounts } from "./load-dataset.js";
 import type { ItemSet } from "./item-store.js";
+import { mediaOpener } from "./media-ahead.js";
 import { type TrainSettings, trainSettings } from "./train-options.js";
 import { unusedOfTextModel, unusedOptions } from "./unused-options.js";
 import { checkPlaces, configOf, free, ownerOf } from "./train-folder.js";
@@ -149,7 +150,7 @@ class TrainRun extends FolderWork<IterationResult> {
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
     if (stage === null) await moveStage(this.dir, stages, at, { ...facts });
     if (at === "score") {
-      await this.#score(trainer, set);
+      await this.#score(model, trainer, set);
       at = await this.#move("train", facts);
     }
     if (at === "train") {
@@ -286,10 +287,11 @@ class TrainRun extends FolderWork<IterationResult> {
     return this.closing.keep(store, () => store.close());
   }
 
-  #scoring(trainer: Trainer, items: ItemSet, references: ReferenceStore) {
+  #scoring(model: VideoLM, trainer: Trainer, items: ItemSet, references: ReferenceStore) {
     return scoreReferences({
       trainer,
       items,
+      open: mediaOpener(model),
       references,
       batch: this.#s.itemsPerStep,
       iteration,
@@ -299,14 +301,14 @@ class TrainRun extends FolderWork<IterationResult> {
     });
   }
 
-  async #score(trainer: Trainer, set: ItemSet): Promise<void> {
+  async #score(model: VideoLM, trainer: Trainer, set: ItemSet): Promise<void> {
     const references = await this.#references("refs.f32");
     const resumed = this.#begun === "score" && references.count > 0;
-    await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(trainer, set, references));
+    await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(model, trainer, set, references));
   }
 
   /** What was lost of the references is scored anew, to the same bits: the trainer stands at the start model still. */
-  async #rescore(trainer: Trainer, set: ItemSet, references: ReferenceStore): Promise<void> {
+  async #rescore(model: VideoLM, trainer: Trainer, set: ItemSet, references: ReferenceStore): Promise<void> {
     const { count } = references;
     const path = this.at("refs.f32");
     this.#emit({
@@ -315,7 +317,7 @@ class TrainRun extends FolderWork<IterationResult> {
       message: `${path}: expected log-probs of ${set.length} items, got ${count}: the others are scored again`,
       detail: { path, items: set.length, found: count },
     });
-    await this.#scoring(trainer, set, references);
+    await this.#scoring(model, trainer, set, references);
   }
 
   /** The references of the start model are scored before the first step. */
@@ -328,7 +330,7 @@ class TrainRun extends FolderWork<IterationResult> {
   ): Promise<Evaluator> {
     await makeFolders(this.at("train"));
     const references = this.#s.kind === "dpo" ? await this.#references("eval-refs.f32") : null;
-    if (references) await this.#scoring(trainer, set, references);
+    if (references) await this.#scoring(model, trainer, set, references);
     return Evaluator.open({
       model,
       trainer,
@@ -353,12 +355,13 @@ class TrainRun extends FolderWork<IterationResult> {
     const s = this.#s;
     await makeFolders(this.at("train"));
     const references = s.kind === "dpo" ? await this.#references("refs.f32") : null;
-    if (references && references.count < set.length) await this.#rescore(trainer, set, references);
+    if (references && references.count < set.length) await this.#rescore(model, trainer, set, references);
     const peak = await peakOf(model);
     const work = () =>
       trainSteps({
         trainer,
         items: set,
+        open: mediaOpener(model),
         references,
         plan,
         seed: s.seed,

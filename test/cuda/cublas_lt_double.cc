@@ -1,5 +1,8 @@
 // cuBLASLt's calls as their documentation describes them, executed in float32 and in order: what descriptors and layouts say is what
-// is computed. Whatever the library would refuse, or need more from its caller than it was given, is an error.
+// is computed. Whatever the library would refuse, or need more from its caller than it was given, is an error. Descriptors are the
+// double's own, or those of an installed library, which makes and reads them without a card.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -43,6 +46,16 @@ struct Factor {
   }
 };
 
+// What descriptors say, by whoever made them.
+struct Readers {
+  DescData (*desc)(Desc);
+  LayoutData (*layout)(Layout);
+  PreferenceData (*preference)(Preference);
+};
+constexpr Readers kOwn{[](Desc d) { return *static_cast<DescData*>(d); }, [](Layout l) { return *static_cast<LayoutData*>(l); },
+                       [](Preference p) { return *static_cast<PreferenceData*>(p); }};
+Readers g_readers = kOwn;
+
 Status desc_set(Desc desc, int attribute, const void* value, size_t bytes) {
   if (bytes != sizeof(int)) return kBad;
   auto* d = static_cast<DescData*>(desc);
@@ -68,21 +81,22 @@ Status preference_set(Preference preference, int attribute, const void* value, s
 }
 
 Status heuristic(Handle, Desc, Layout a, Layout b, Layout, Layout d, Preference preference, int wanted, Heuristic* found, int* count) {
-  const auto type = [](Layout l) { return static_cast<LayoutData*>(l)->type; };
+  const auto type = [](Layout l) { return g_readers.layout(l).type; };
+  const PreferenceData wants = g_readers.preference(preference);
   if (wanted < 1 || type(a) != type(b) || (type(d) != type(a) && type(d) != kReal32F)) return kBad;
   *found = {};
   found->algo.data[0] = kAlgo;
-  for (int i = 0; i < 4; ++i) found->algo.data[1 + i] = static_cast<PreferenceData*>(preference)->alignment[i];
-  found->workspace = static_cast<PreferenceData*>(preference)->workspace;
+  for (int i = 0; i < 4; ++i) found->algo.data[1 + i] = wants.alignment[i];
+  found->workspace = wants.workspace;
   *count = 1;
   return 0;
 }
 
 Status matmul(Handle, Desc desc, const void* alpha, const void* a, Layout a_layout, const void* b, Layout b_layout, const void* beta, const void* c,
               Layout c_layout, void* d, Layout d_layout, const Algo* algo, void* workspace, size_t bytes, cudaStream_t stream) {
-  const DescData how = *static_cast<DescData*>(desc);
-  const Factor first{a, *static_cast<LayoutData*>(a_layout), how.trans_a == kTranspose}, second{b, *static_cast<LayoutData*>(b_layout), how.trans_b == kTranspose};
-  const LayoutData to = *static_cast<LayoutData*>(d_layout);
+  const DescData how = g_readers.desc(desc);
+  const Factor first{a, g_readers.layout(a_layout), how.trans_a == kTranspose}, second{b, g_readers.layout(b_layout), how.trans_b == kTranspose};
+  const LayoutData to = g_readers.layout(d_layout);
   if (how.compute != kCompute32F || how.scale != kReal32F || algo->data[0] != kAlgo || !workspace || bytes == 0) return kBad;
   if (first.rows() != to.rows || second.cols() != to.cols || first.cols() != second.rows() || c != d || c_layout != d_layout) return kBad;
   const void* const operands[] = {a, b, c, d};
@@ -127,7 +141,55 @@ const Library kDouble{
     matmul,
 };
 
+// ---- an installed library's descriptors. Attributes by the values of cublasLt.h
+using Get = Status (*)(void*, int attribute, void* value, size_t bytes, size_t* written);
+struct Getters { Get desc, layout, preference; } g_get;
+
+template <class T>
+T got(Get get, void* from, int attribute) {
+  T value{};
+  size_t written = 0;
+  const Status status = get(from, attribute, &value, sizeof value, &written);
+  if (status != 0 || written != sizeof value) throw Error("BUG", concat("cuBLASLt: attribute ", attribute, " of ", sizeof value, " bytes: status ", status, ", ", written, " bytes"));
+  return value;
+}
+
+constexpr Readers kInstalled{
+    [](Desc d) {
+      return DescData{got<int32_t>(g_get.desc, d, 0), got<int32_t>(g_get.desc, d, 1), got<int32_t>(g_get.desc, d, kDescTransA), got<int32_t>(g_get.desc, d, kDescTransB)};
+    },
+    [](Layout l) {
+      if (got<int32_t>(g_get.layout, l, 1) != 0) throw Error("BUG", "cuBLASLt: a layout is not column-major");
+      return LayoutData{static_cast<int>(got<uint32_t>(g_get.layout, l, 0)), got<uint64_t>(g_get.layout, l, 2), got<uint64_t>(g_get.layout, l, 3), got<int64_t>(g_get.layout, l, 4)};
+    },
+    [](Preference p) {
+      PreferenceData all{got<uint64_t>(g_get.preference, p, kMaxWorkspace), got<uint32_t>(g_get.preference, p, kReductionMask)};
+      for (int i = 0; i < 4; ++i) all.alignment[i] = got<uint32_t>(g_get.preference, p, kMinAlignment[i]);
+      return all;
+    },
+};
+
 }  // namespace
+
+std::string describe_to_installed() {
+  use_library(nullptr);
+  static Library mixed = library();   // DEVICE_UNAVAILABLE
+  Dl_info from{};
+  dladdr(reinterpret_cast<void*>(mixed.version), &from);
+  void* const file = dlopen(from.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+  const auto find = [&](const char* name) { return reinterpret_cast<Get>(dlsym(file, name)); };
+  g_get = {find("cublasLtMatmulDescGetAttribute"), find("cublasLtMatrixLayoutGetAttribute"), find("cublasLtMatmulPreferenceGetAttribute")};
+  const std::string name = installed();
+  mixed.create = kDouble.create, mixed.destroy = kDouble.destroy, mixed.heuristic = kDouble.heuristic, mixed.matmul = kDouble.matmul;
+  g_readers = kInstalled;
+  use_library(&mixed);
+  return name;
+}
+
+void describe_to_double() {
+  g_readers = kOwn;
+  use_library(&kDouble);
+}
 
 std::unique_ptr<Backend> make_emulated_cuda(unsigned schedule, int index) {
   emulated::set_schedule(schedule);

@@ -1,4 +1,5 @@
 // The emulation notices what kernels do wrong: each row is a kernel with one fault, and the words of the error that it has to give.
+#include <algorithm>
 #include <cmath>
 
 #include "check.h"
@@ -147,6 +148,67 @@ TEST("cuda emulation: a card that is too old, and one that is not there, are nam
   CHECK(said(2).find("expected cuda:0 to cuda:1, got cuda:2") != std::string::npos, said(2));
   emulated::set_devices(1);
   emulated::set_capability(9, 0);
+}
+
+// Whether a prompt's rows come at once, one at a time (each chunk of pages then has a block of its own), or beside another sequence.
+TEST("cuda emulation: cached attention of a row has the bits of its own tokens") {
+  constexpr int32_t kTokens = 530, kPages = 2 * ((kTokens + kKeyBlock - 1) / kKeyBlock);
+  const auto be = make_emulated_cuda();
+  for (const AttentionShape& s : {AttentionShape{6, 2, 64, 0.125f}, AttentionShape{1, 1, 80, 0.11f}}) {
+    Arena arena(be->device());
+    const int64_t width = s.heads * s.head_size, kv_width = s.kv_heads * s.head_size, page = static_cast<int64_t>(be->kv_page_bytes(s, DType::BF16));
+    const auto filled = [&](int64_t rows, int64_t cols, uint64_t seed) {
+      const std::vector<float> values = random_values(static_cast<size_t>(rows * cols), seed);
+      std::vector<uint16_t> bits(values.size());
+      std::transform(values.begin(), values.end(), bits.begin(), f32_to_bf16);
+      const Tensor t = view(arena.allocate_n<uint16_t>(rows * cols), rows, cols);
+      be->device().upload(t.data, bits.data(), bits.size() * sizeof(uint16_t));
+      return t;
+    };
+    const Tensor q = filled(kTokens, width, 1), k = filled(kTokens, kv_width, 2), v = filled(kTokens, kv_width, 3);
+    const Buffer memory(be->device(), static_cast<size_t>(kPages * page));
+    const std::vector<uint16_t> nan(memory.bytes() / sizeof(uint16_t), 0xFFFF);   // a page may hold anything
+    be->device().upload(memory.data(), nan.data(), memory.bytes());
+    const KvStore kv{memory.data<char>(), page, kPages};
+    // New rows [begin, end) of sequence 0, and of a second one with the same tokens, in pages of its own.
+    const auto plan_of = [](int32_t begin, int32_t end, bool both) {
+      CachedPlan plan;
+      for (int32_t which = 0; which <= (both ? 1 : 0); ++which) {
+        const auto first = static_cast<int32_t>(plan.rows.size()), list = static_cast<int32_t>(plan.page_list.size());
+        for (int32_t t = begin; t < end; ++t) plan.rows.push_back({which * kPages / 2 + t / kKeyBlock, t % kKeyBlock});
+        for (int32_t p = 0; p < kPages / 2; ++p) plan.page_list.push_back(which * kPages / 2 + p);
+        plan.sequences.push_back({first, end - begin, begin, list, (end + kKeyBlock - 1) / kKeyBlock});
+      }
+      return plan;
+    };
+    const CachedPlan everything = plan_of(0, kTokens, false);
+    const auto all = be->prepare(everything);
+    be->kv_append(kv, 0, k, v, *all, s);
+    const auto attended = [&](const CachedPlan& plan, Tensor queries) {
+      const auto prepared = be->prepare(plan);
+      const Tensor out = view(arena.allocate_n<uint16_t>(queries.rows * width), queries.rows, width);
+      be->attention_cached(out, queries, kv, 0, *prepared, s);
+      std::vector<uint16_t> bits(static_cast<size_t>(queries.rows * width));
+      be->device().download(bits.data(), out.data, bits.size() * sizeof(uint16_t));
+      return bits;
+    };
+    const std::vector<uint16_t> at_once = attended(everything, q);
+    for (int32_t t : {0, 63, 64, 511, 512, 529}) {
+      const auto own = at_once.begin() + t * width;
+      CHECK(std::equal(own, own + width, attended(plan_of(t, t + 1, false), q.row_range(t, 1)).begin()), "row ", t, " alone, D ", s.head_size);
+    }
+    for (const auto& [begin, end] : {std::pair{500, 530}, std::pair{508, 515}}) {   // a chunk ends among them
+      const std::vector<uint16_t> some = attended(plan_of(begin, end, false), q.row_range(begin, end - begin));
+      CHECK(std::equal(some.begin(), some.end(), at_once.begin() + begin * width), "rows ", begin, " to ", end, ", D ", s.head_size);
+    }
+    const CachedPlan pair = plan_of(520, 525, true);
+    be->device().copy(kv.page(0, kPages / 2), kv.page(0, 0), static_cast<size_t>(kPages / 2 * page));
+    const Tensor both = view(arena.allocate_n<uint16_t>(10 * width), 10, width);
+    for (int64_t i : {0, 5}) be->device().copy(both.row_range(i, 5).data, q.row_range(520, 5).data, static_cast<size_t>(5 * width) * sizeof(uint16_t));
+    const std::vector<uint16_t> beside = attended(pair, both);
+    for (int64_t i : {0, 5})
+      CHECK(std::equal(beside.begin() + i * width, beside.begin() + (i + 5) * width, at_once.begin() + 520 * width), "beside another sequence, D ", s.head_size);
+  }
 }
 
 // Rows are padded so that the eight rows of a matrix load never share a bank.

@@ -160,7 +160,10 @@ void end_of_thread() {
   if (!t_host_bottom) t_host_bottom = bottom, t_host_size = size;
 #endif
   for (;;) {
-    takes(&t_block->end_tag);
+    {
+      const Unwatched unwatched;   // which block it is, nobody has told this fiber yet
+      takes(&t_block->end_tag);
+    }
     try {
       (*t_block->body)();
       if (!t_fiber->copies.empty()) kernel_error("ends before it has waited for its asynchronous copies");

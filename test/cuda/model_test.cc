@@ -3,12 +3,17 @@
 #include "emulated.h"
 #include "models/model.h"
 #include "runtime.h"
+#include "train/trainer.h"
 
 namespace isr::test {
 namespace {
 
+const bool plugged_in = [] {   // for the other files of this program too
+  device_kinds().push_back(emulated_kind());
+  return true;
+}();
+
 LoadOptions on_the_card(const char* dtype) {
-  if (device_kinds().back().name != "cuda") device_kinds().push_back(emulated_kind());
   LoadOptions o;
   o.device = "cuda";
   o.dtype = dtype;
@@ -58,8 +63,67 @@ TEST("cuda model: uploads of many megabytes arrive as they were sent") {
   CHECK(back == kept, "all of it");
 }
 
+// The next micro-batch is made and queued while the card computes this one, so that a step of many waits no more often.
+TEST("cuda model: a step of many micro-batches waits as often as a step of one") {
+  size_t waits[2];
+  for (const bool many : {false, true}) {
+    const auto model = Model::load(golden("text_llama_gqa_tied"), on_the_card("bf16"));
+    TrainerOptions o;
+    o.micro_batch_tokens = many ? 1 : 100000;
+    Trainer trainer(*model, o);
+    std::vector<TrainPair> pairs;
+    for (int32_t i = 0; i < 5; ++i) {
+      const auto side = [&](int32_t answer) {
+        SequenceInput s;
+        s.ids = {1, 4 + i, 7, answer, answer + 1};
+        s.targets = {-1, -1, answer, answer + 1, -1};
+        return s;
+      };
+      pairs.push_back({"", side(9), side(12), std::vector<float>{-1, -1}, std::vector<float>{-1, -1}});
+    }
+    for (int i = 0; i < 3; ++i) trainer.train_step(pairs, nullptr);   // arenas have grown
+    const size_t before = emulated::waits();
+    trainer.train_step(pairs, nullptr);
+    waits[many] = emulated::waits() - before;
+  }
+  CHECK(waits[0] == waits[1] && waits[0] > 0, waits[0], " waits, ", waits[1], " with 5 micro-batches");
+}
+
+// Steps in both types, whose products are of all kinds: forward, both gradients, accumulating ones, and the head's in chunks.
+std::vector<std::string> parameters_after_steps(const char* dtype) {
+  const auto model = Model::load(golden("text_llama_gqa_tied"), on_the_card(dtype));
+  TrainerOptions o;
+  o.learning_rate = 1e-2, o.loss.loss = "sft", o.micro_batch_tokens = 16;
+  Trainer trainer(*model, o);
+  SequenceInput s;
+  for (int32_t i = 0; i < 24; ++i) s.ids.push_back(3 + i), s.targets.push_back(4 + i);
+  for (int i = 0; i < 2; ++i) trainer.train_step_sft({s, s}, nullptr);
+  std::vector<std::string> all;
+  for (const Param& p : model->params) {
+    const std::vector<float> values = model->parameter(p.name);
+    all.emplace_back(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  }
+  return all;
+}
+
+TEST("cuda model: products are described to the installed cuBLASLt as to its double") {
+  for (const char* dtype : {"f32", "bf16"}) {
+    const std::vector<std::string> want = parameters_after_steps(dtype);
+    try {
+      describe_to_installed();
+    } catch (const Error& e) {
+      describe_to_double();
+      CHECK(e.code == "DEVICE_UNAVAILABLE", e.code);
+      skipped() = "no cuBLASLt is installed (pip install nvidia-cublas-cu12, or ISR_DPO_CUBLASLT)";
+      return;
+    }
+    const std::vector<std::string> got = parameters_after_steps(dtype);
+    describe_to_double();
+    CHECK(got == want, dtype, ": in every bit");
+  }
+}
+
 TEST("cuda model: a device is known by its kind and number") {
-  on_the_card("f32");
   for (const char* name : {"cuda", "cuda:0"}) CHECK(std::string(make_backend(name, 1)->level()) == "cuda", name);
   for (const char* name : {"cuda:1", "cuda:", "cuda:-1", "cuda:0x", "cpu:0", "gpu", ""}) CHECK(thrown_code([&] { make_backend(name, 1); }) == "DEVICE_UNAVAILABLE", name);
 }

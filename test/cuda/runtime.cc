@@ -11,6 +11,8 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "include/cuda_runtime.h"
@@ -22,9 +24,18 @@
 
 namespace isr::emulated {
 
+struct Graph {
+  std::vector<std::function<void()>> work;
+};
 struct Stream {
   std::deque<std::function<void()>> queue;
   uint64_t queued = 0, done = 0;   // numbers of what was put in and has run
+  Graph* recorded = nullptr;       // what is put in goes there instead
+};
+struct GraphExec {
+  std::vector<std::function<void()>> work;
+  Stream* stream = nullptr;
+  uint64_t after = 0;              // its latest launch ends there
 };
 struct Event {
   Stream* stream = nullptr;
@@ -43,7 +54,7 @@ struct Machine {
   std::map<size_t, std::deque<char*>> old;    // pages that were given back, by their size; the oldest is used first
   std::map<char*, size_t> pinned;
   std::set<Stream*> streams;
-  size_t events = 0;
+  size_t events = 0, graphs = 0, launched = 0, waits = 0;
   int devices = 1, driver = cudaSuccess, open = 0, major = 9, minor = 0;
 
   Machine() {
@@ -108,12 +119,14 @@ bool is_pinned(const void* p) {
 }
 
 thread_local const char* t_next_kernel = "a kernel";
+thread_local int t_recording = 0;   // streams that this thread records: it may not ask for what is not part of a stream's work
 
 }  // namespace
 
 void enqueue(Stream* stream, std::function<void()> work) {
   ISR_ASSERT(stream, "work for the default stream, which orders itself with every other one");
   const Hold hold(machine().lock);
+  if (stream->recorded) return stream->recorded->work.push_back(std::move(work));
   stream->queue.push_back(std::move(work));
   ++stream->queued;
 }
@@ -128,7 +141,9 @@ void keep_memory_open() { ++machine().open; }
 void set_capability(int major, int minor) { machine().major = major, machine().minor = minor; }
 void set_device_memory(size_t bytes) { machine().limit = bytes; }
 size_t device_memory_used() { return machine().used; }
-size_t things_held() { return machine().live.size() + machine().pinned.size() + machine().streams.size() + machine().events; }
+size_t things_held() { return machine().live.size() + machine().pinned.size() + machine().streams.size() + machine().events + machine().graphs; }
+size_t graphs_launched() { return machine().launched; }
+size_t waits() { return machine().waits; }
 
 }  // namespace isr::emulated
 
@@ -143,6 +158,7 @@ const char* cudaGetErrorName(cudaError_t e) {
     case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorNotReady: return "cudaErrorNotReady";
+    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
   }
   return "an error of CUDA's";
 }
@@ -172,6 +188,7 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   Machine& m = machine();
   const Hold hold(m.lock);
+  if (t_recording > 0) return cudaErrorStreamCaptureUnsupported;
   if (m.used + bytes > m.limit) return cudaErrorMemoryAllocation;
   const size_t pages = pages_of(bytes), size = size_of_block(bytes);
   auto& old = m.old[pages];
@@ -202,6 +219,8 @@ cudaError_t cudaFree(void* p) {
   Machine& m = machine();
   const Hold hold(m.lock);
   if (!p) return cudaSuccess;
+  if (t_recording > 0) return cudaErrorStreamCaptureUnsupported;
+  ++m.waits;
   for (Stream* s : m.streams) drain(*s, s->queued);
   const auto block = m.live.find(static_cast<char*>(p));
   if (block == m.live.end()) return cudaErrorInvalidValue;
@@ -236,6 +255,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   const cudaMemcpyKind is = to_device ? (from_device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice)
                                       : (from_device ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost);
   if (kind != is && kind != cudaMemcpyDefault) return cudaErrorInvalidValue;
+  const bool waits = is == cudaMemcpyDeviceToHost && !is_pinned(to);
+  if (waits && stream->recorded) return cudaErrorStreamCaptureUnsupported;
   if (is == cudaMemcpyHostToDevice && !is_pinned(from)) {
     const std::shared_ptr<char[]> staged(new char[std::max<size_t>(bytes, 1)]);
     std::copy_n(static_cast<const char*>(from), bytes, staged.get());
@@ -243,7 +264,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return cudaSuccess;
   }
   enqueue(stream, [=] { std::copy_n(static_cast<const char*>(from), bytes, static_cast<char*>(to)); });
-  if (is == cudaMemcpyDeviceToHost && !is_pinned(to)) drain(*stream, stream->queued);
+  if (waits) ++machine().waits, drain(*stream, stream->queued);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
@@ -268,11 +289,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Hold hold(machine().lock);
+  if (stream->recorded) return cudaErrorStreamCaptureUnsupported;
+  ++machine().waits;
   drain(*stream, stream->queued);
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Hold hold(machine().lock);
+  if (stream->recorded) return cudaErrorStreamCaptureUnsupported;   // CUDA could, in a graph of several streams
   if (event->stream) enqueue(stream, [on = event->stream, after = event->after] { drain(*on, after); });
   return cudaSuccess;
 }
@@ -288,6 +312,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Hold hold(machine().lock);
+  if (stream->recorded) return cudaErrorStreamCaptureUnsupported;
   *event = {stream, stream->queued};
   return cudaSuccess;
 }
@@ -297,6 +322,53 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Hold hold(machine().lock);
+  if (t_recording > 0) return cudaErrorStreamCaptureUnsupported;
+  if (event->stream && event->stream->done < event->after) ++machine().waits;
   if (event->stream) drain(*event->stream, event->after);
+  return cudaSuccess;
+}
+
+// ---- graphs: what was recorded, put into a stream again as it is. Addresses and arguments are those of the recording.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const Hold hold(machine().lock);
+  if (stream->recorded) return cudaErrorStreamCaptureUnsupported;
+  stream->recorded = new Graph;
+  ++machine().graphs;
+  ++t_recording;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const Hold hold(machine().lock);
+  if (!stream->recorded) return cudaErrorInvalidValue;
+  *graph = std::exchange(stream->recorded, nullptr);
+  --t_recording;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
+  const Hold hold(machine().lock);
+  *ready = new GraphExec{graph->work};
+  ++machine().graphs;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  const Hold hold(machine().lock);
+  if (stream->recorded) return cudaErrorStreamCaptureUnsupported;
+  for (const std::function<void()>& work : graph->work) enqueue(stream, work);
+  graph->stream = stream, graph->after = stream->queued;
+  ++machine().launched;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const Hold hold(machine().lock);
+  delete graph;
+  --machine().graphs;
+  return cudaSuccess;
+}
+// Refuses what may still run: CUDA leaves open what happens then.
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  const Hold hold(machine().lock);
+  if (machine().streams.count(graph->stream) && graph->stream->done < graph->after) return cudaErrorInvalidValue;
+  delete graph;
+  --machine().graphs;
   return cudaSuccess;
 }

@@ -143,25 +143,32 @@ void add_attention(Rows& all) {
                      return {x.out, x.lse, x.dq, x.dk, x.dv};
                    }});
   }
-  static const AttentionProblem line{{{0, 150, -1}}, true, {4, 2, 24, 0.2f}};
-  for (int32_t chunk : {150, 40, 1}) {
-    const int64_t T = line.rows(), q = 4 * 24, kv = 2 * 24;
-    all.push_back({"attention_cached", concat(chunk, " rows at a time"), {{"q", T, q}, {"k", T, kv}, {"v", T, kv}}, {{"out", T, q}},
-                   [chunk](OpCall& c) {
-                     const auto page = static_cast<int64_t>(c.be.kv_page_bytes(line.s, c.dtype));
-                     const KvStore kv{c.memory.emplace_back(c.be.device(), static_cast<size_t>(3 * page)).data<char>(), page, 3};
-                     for (int32_t at = 0; at < line.rows(); at += chunk) {
-                       const int32_t n = std::min(chunk, line.rows() - at);
+  // Cached: `first` rows at once, then `chunk` at a time.
+  struct Cached { const char* name; AttentionProblem a; int32_t first, chunk; };
+  static const AttentionProblem line{{{0, 150, -1}}, true, {4, 2, 24, 0.2f}}, page_line{{{0, 521, -1}}, true, {6, 2, 64, 0.125f}};
+  static const std::vector<Cached> cached{
+      {"150 rows at a time", line, 150, 150}, {"40 rows at a time", line, 40, 40}, {"1 row at a time", line, 1, 1},
+      {"1 row at a time behind many, D 64", page_line, 510, 1},   {"rows of two heads in a tile, D 64", {{{0, 75, -1}}, true, {40, 1, 64, 0.125f}}, 70, 5},
+      {"1 row at a time, D 72", {{{0, 70, -1}}, true, {2, 2, 72, 0.12f}}, 60, 1}, {"D 128", {{{0, 70, -1}}, true, {2, 1, 128, 0.09f}}, 66, 4},
+  };
+  for (const Cached& at : cached) {
+    const AttentionProblem& a = at.a;
+    const int64_t T = a.rows(), q = a.s.heads * a.s.head_size, kv = a.s.kv_heads * a.s.head_size;
+    all.push_back({"attention_cached", at.name, {{"q", T, q}, {"k", T, kv}, {"v", T, kv}}, {{"out", T, q}},
+                   [&at, &a](OpCall& c) {
+                     const int64_t page = static_cast<int64_t>(c.be.kv_page_bytes(a.s, c.dtype)), pages = (a.rows() + kKeyBlock - 1) / kKeyBlock;
+                     const KvStore kv{c.memory.emplace_back(c.be.device(), static_cast<size_t>(pages * page)).data<char>(), page, pages};
+                     for (int32_t begin = 0, n = at.first; begin < a.rows(); begin += n, n = std::min(at.chunk, a.rows() - begin)) {
                        CachedPlan plan;
-                       for (int32_t t = at; t < at + n; ++t) plan.rows.push_back({t / kKeyBlock, t % kKeyBlock});
-                       plan.sequences = {{0, n, at, 0, (at + n + kKeyBlock - 1) / kKeyBlock}};
-                       plan.page_list = {0, 1, 2};
+                       for (int32_t t = begin; t < begin + n; ++t) plan.rows.push_back({t / kKeyBlock, t % kKeyBlock});
+                       plan.sequences = {{0, n, begin, 0, (begin + n + kKeyBlock - 1) / kKeyBlock}};
+                       for (int32_t p = 0; p < static_cast<int32_t>(pages); ++p) plan.page_list.push_back(p);
                        const auto prepared = c.be.prepare(plan);
-                       c.be.kv_append(kv, 0, c.in[1].row_range(at, n), c.in[2].row_range(at, n), *prepared, line.s);
-                       c.be.attention_cached(c.out[0].row_range(at, n), c.in[0].row_range(at, n), kv, 0, *prepared, line.s);
+                       c.be.kv_append(kv, 0, c.in[1].row_range(begin, n), c.in[2].row_range(begin, n), *prepared, a.s);
+                       c.be.attention_cached(c.out[0].row_range(begin, n), c.in[0].row_range(begin, n), kv, 0, *prepared, a.s);
                      }
                    },
-                   [](const Values& v) -> Values { return {attended(line, v).out}; }});
+                   [&a](const Values& v) -> Values { return {attended(a, v).out}; }});
   }
 }
 

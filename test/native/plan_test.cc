@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "host.h"
+#include "kernels/devices.h"
 #include "models/score.h"
 #include "seeded_model.h"
 
@@ -27,47 +28,63 @@ constexpr Row kRows[] = {
     {"f32", 0, false, 200, 30, 450}, {"f32", 1, false, 200, 30, 450}, {"bf16", 0, false, 131, 17, 1000}, {"bf16", 1, true, 300, 100, 100}, {"f32", 0, true, 90, 60, 400},
 };
 
-}  // namespace
-
-TEST("plan: activations, scratch and optimizer are those of a real step") {
+void hold_plan_to_step(const std::string& device, const Row& row) {
   const ModelSpec spec;
-  for (const Row& row : kRows) {
-    ScratchFolder dir;
-    write_model(dir.path, spec);
-    PlanRequest q;
-    q.load.dtype = row.dtype;
-    q.load.threads = 2;
-    q.trainer.checkpointing = row.checkpointing;
-    q.trainer.micro_batch_tokens = row.budget;
-    q.supervised = row.supervised;
-    if (row.supervised) q.trainer.loss.loss = "sft";
-    q.items = 5;
-    q.tokens = row.tokens;
-    q.answer_tokens = row.answer;
-    const PlanReport plan = plan_training(dir.path, q);
+  ScratchFolder dir;
+  write_model(dir.path, spec);
+  PlanRequest q;
+  q.load.device = device;
+  q.load.dtype = row.dtype;
+  q.load.threads = 2;
+  q.trainer.checkpointing = row.checkpointing;
+  q.trainer.micro_batch_tokens = row.budget;
+  q.supervised = row.supervised;
+  if (row.supervised) q.trainer.loss.loss = "sft";
+  q.items = 5;
+  q.tokens = row.tokens;
+  q.answer_tokens = row.answer;
+  const PlanReport plan = plan_training(dir.path, q);
 
-    auto model = Model::load(dir.path, q.load);
-    const int64_t prompt = row.tokens - row.answer * (row.supervised ? 1 : 2);
-    Trainer trainer(*model, q.trainer);
-    if (row.supervised) {
-      std::vector<SequenceInput> all;
-      for (int32_t i = 0; i < q.items; ++i) all.push_back(sequence(i, prompt, row.answer, 2));
-      trainer.train_step_sft(all, nullptr);
-    } else {
-      std::vector<TrainPair> all;
-      for (int32_t i = 0; i < q.items; ++i) all.push_back({"", sequence(i, prompt, row.answer, 2), sequence(i, prompt, row.answer, 3), {}, {}});
-      trainer.train_step(all, nullptr);
-    }
-    const std::string where = concat(row.dtype, row.checkpointing ? ", checkpointing" : "", row.supervised ? ", supervised" : "");
-    CHECK(plan.activations == model->arena().peak(), where, ": planned ", plan.activations, ", took ", model->arena().peak());
-    CHECK(plan.scratch == model->backend->workspace().peak(), where, ": planned ", plan.scratch, ", took ", model->backend->workspace().peak());
-    uint64_t elements = 0;
-    for (const Layer& l : model->layers) elements += static_cast<uint64_t>(l.group->size);
-    elements += static_cast<uint64_t>(model->shared_group->size);
-    CHECK(plan.trained_elements == elements, where, ": planned ", plan.trained_elements, ", took ", elements);
-    CHECK(plan.parameters == model->parameters && plan.trained == model->parameters, where);
+  auto model = Model::load(dir.path, q.load);
+  const int64_t prompt = row.tokens - row.answer * (row.supervised ? 1 : 2);
+  Trainer trainer(*model, q.trainer);
+  if (row.supervised) {
+    std::vector<SequenceInput> all;
+    for (int32_t i = 0; i < q.items; ++i) all.push_back(sequence(i, prompt, row.answer, 2));
+    trainer.train_step_sft(all, nullptr);
+  } else {
+    std::vector<TrainPair> all;
+    for (int32_t i = 0; i < q.items; ++i) all.push_back({"", sequence(i, prompt, row.answer, 2), sequence(i, prompt, row.answer, 3), {}, {}});
+    trainer.train_step(all, nullptr);
   }
+  const std::string where = concat(device, ", ", row.dtype, row.checkpointing ? ", checkpointing" : "", row.supervised ? ", supervised" : "");
+  CHECK(plan.activations == model->arena().peak(), where, ": planned ", plan.activations, ", took ", model->arena().peak());
+  CHECK(plan.scratch == model->backend->workspace().peak(), where, ": planned ", plan.scratch, ", took ", model->backend->workspace().peak());
+  uint64_t elements = 0;
+  for (const Layer& l : model->layers) elements += static_cast<uint64_t>(l.group->size);
+  elements += static_cast<uint64_t>(model->shared_group->size);
+  CHECK(plan.trained_elements == elements, where, ": planned ", plan.trained_elements, ", took ", elements);
+  CHECK(plan.device_measured, where);
+  CHECK(plan.parameters == model->parameters && plan.trained == model->parameters, where);
 }
+
+constexpr const char* kDevices[] = {
+    "cpu",
+#if defined(ISR_CUDA_EMULATED)
+    "cuda",
+#endif
+};
+
+const bool registered = [] {
+  for (const char* device : kDevices)
+    for (const Row& row : kRows) {
+      const std::string how = concat(row.dtype, row.checkpointing ? ", checkpointing" : "", row.supervised ? ", supervised" : "");
+      cases().push_back({concat("plan: ", device, ", ", how, ": activations, scratch and optimizer are those of a real step"), [device, &row] { hold_plan_to_step(device, row); }});
+    }
+  return true;
+}();
+
+}  // namespace
 
 TEST("plan: a backend whose device only counts takes the same scratch and computes nothing") {
   const std::unique_ptr<Device> counting = make_measuring_device();

@@ -60,7 +60,7 @@ SpanPlan::SpanPlan(CudaDevice& device, const AttentionPlan& plan) : memory(devic
 }
 
 // Copies of 16 bytes need rows and heads that begin at a multiple of 16.
-static bool takes_tiles(const AttentionShape& s, std::initializer_list<Tensor> all) {
+bool takes_tiles(const AttentionShape& s, std::initializer_list<Tensor> all) {
   if (s.head_size % 8 != 0 || s.head_size > 128) return false;
   return std::all_of(all.begin(), all.end(), [](const Tensor& t) {
     return t.dtype == DType::BF16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride % 8 == 0;

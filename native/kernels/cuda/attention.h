@@ -1,6 +1,7 @@
 // Plans of attention as kernels read them, and what all attention kernels share.
 #pragma once
 #include <cstring>
+#include <initializer_list>
 
 #include "kernels/attention_plan.h"
 #include "kernels/cuda/device.h"
@@ -21,6 +22,7 @@ class Resident {
     places_.push_back({reinterpret_cast<const void**>(&to), at});
   }
   void upload();
+  const void* place() const { return memory_.data(); }
 
  private:
   struct Place { const void** to; size_t at; };
@@ -54,11 +56,22 @@ struct CachedRow {                // of a new row: its position, and the pages o
   int32_t page, slot;             // where its key and value go
 };
 
+struct CachedTile {               // new rows of one sequence, at most 64
+  int32_t row, rows;              // batch rows
+  int32_t logical;                // of the first
+  int32_t first_page;             // of the sequence
+};
+
+constexpr int kChunkPages = 8;    // what a row sums over so many pages is folded into one; counted from its sequence's first page
+
 struct PagePlan final : Prepared {
   PagePlan(CudaDevice& device, const CachedPlan& plan);
+  void add_to(std::vector<uint64_t>& key) const override;
   const CachedRow* row = nullptr;
+  const CachedTile* tile = nullptr;
   const int32_t* page_list = nullptr;
-  int64_t rows = 0;
+  int64_t rows = 0, tiles = 0, most_rows = 0;   // most_rows: of a tile
+  int64_t chunks = 0;                           // of the longest sequence
   Resident memory;
 };
 
@@ -67,6 +80,9 @@ inline Heads heads_of(const AttentionShape& s) {
   ISR_ASSERT(s.head_size >= 1 && s.head_size <= 256, "attention: a head of ", s.head_size);
   return {static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.head_size), s.scale};
 }
+
+// attention.cu: whether the tensor cores' kernels take these.
+bool takes_tiles(const AttentionShape& s, std::initializer_list<Tensor> all);
 
 struct KeyPages { const Bf16 *k, *v; };   // (blocks, kv heads, 64, columns): zeros behind the keys that there are and behind D
 struct KeySums { float *dk, *dv; };       // (blocks, kv heads, 64, D): of the keys of a block, by all tiles that read it

@@ -163,11 +163,6 @@ void tile_backward(cudaStream_t stream, Tensor dq, const KeySums& sums, Tensor d
   with_columns(h.size, [&](auto columns) {
     constexpr int kD = columns.value;
     constexpr size_t shared = kBackwardShared<kD>;
-    const auto allow = [&](auto* kernel) {
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "cudaFuncSetAttribute");
-    };
-    allow(key_tiles<kD>);
-    allow(query_tiles<kD>);
     launch(stream, {"attention_dkv", {static_cast<unsigned>(plan.blocks), static_cast<unsigned>(h.kv_heads)}, kTileThreads, shared}, key_tiles<kD>, sums,
            rows_of<const Bf16>(dout), rows_of<const Bf16>(q), pages, lse, delta, plan.tables, h);
     launch(stream, {"attention_dq", {static_cast<unsigned>(plan.tiles), static_cast<unsigned>(h.heads)}, kTileThreads, shared}, query_tiles<kD>,

@@ -39,69 +39,28 @@ __device__ __forceinline__ void hide_unseen(float (&score)[2][8][4], const KeyBl
       }
 }
 
-// What a warp sums: 32 query rows, as two fragments of 16 (rows lane / 4 and 8 beyond).
+// Rows [first, first + 32) of a tile.
 template <int kD>
-struct ForwardSums {
-  float values[2][kD / 8][4], top[2][2], mass[2][2];
-
-  __device__ __forceinline__ ForwardSums() {
-    clear(values);
+__device__ __forceinline__ void store_rows(Rows<Bf16> out, float* lse, const TileSums<kD, 2>& sums, const QueryTile& tile, int first, int head, const Heads& h,
+                                           float scale, int lane) {
 #pragma unroll
-    for (int m = 0; m < 2; ++m) top[m][0] = top[m][1] = -INFINITY, mass[m][0] = mass[m][1] = 0;
-  }
-
-  // Turns scores into weights e^(scale * (score - top)), after what was summed has shrunk to the new top.
-  __device__ __forceinline__ void weigh(float (&score)[2][8][4], float scale) {
+  for (int m = 0; m < 2; ++m)
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      float best[2] = {top[m][0], top[m][1]};
+    for (int g = 0; g < 2; ++g) {
+      const float all = sums.whole_mass(m, g);
+      const int r = first + m * 16 + lane / 4 + g * 8;
+      if (r >= tile.rows) continue;
+      const int64_t row = tile.row + r;
+      const float inverse = 1.0f / all;
 #pragma unroll
-      for (int n = 0; n < 8; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) best[i / 2] = fmaxf(best[i / 2], score[m][n][i]);
-#pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        best[g] = fmaxf(best[g], __shfl_xor_sync(kAllLanes, best[g], 1));
-        best[g] = fmaxf(best[g], __shfl_xor_sync(kAllLanes, best[g], 2));
-        const float shrink = exp2f((top[m][g] - best[g]) * scale);
-        top[m][g] = best[g];
-        mass[m][g] *= shrink;
-#pragma unroll
-        for (int n = 0; n < kD / 8; ++n) values[m][n][2 * g] *= shrink, values[m][n][2 * g + 1] *= shrink;
+      for (int n = 0; n < kD / 8; ++n) {
+        const int column = n * 8 + lane % 4 * 2;
+        if (column < h.size)
+          *reinterpret_cast<uint32_t*>(out.row(row) + head * h.size + column) = pack_bf16(sums.values[m][n][2 * g] * inverse, sums.values[m][n][2 * g + 1] * inverse);
       }
-#pragma unroll
-      for (int n = 0; n < 8; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          score[m][n][i] = exp2f(score[m][n][i] * scale - top[m][i / 2] * scale);
-          mass[m][i / 2] += score[m][n][i];
-        }
+      if (lane % 4 == 0) lse[row * h.heads + head] = (sums.top[m][g] * scale + log2f(all)) * kLn2;
     }
-  }
-
-  // Rows [first, first + 32) of a tile.
-  __device__ __forceinline__ void store(Rows<Bf16> out, float* lse, const QueryTile& tile, int first, int head, const Heads& h, float scale, int lane) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        float all = mass[m][g];
-        all += __shfl_xor_sync(kAllLanes, all, 1);
-        all += __shfl_xor_sync(kAllLanes, all, 2);
-        const int r = first + m * 16 + lane / 4 + g * 8;
-        if (r >= tile.rows) continue;
-        const int64_t row = tile.row + r;
-        const float inverse = 1.0f / all;
-#pragma unroll
-        for (int n = 0; n < kD / 8; ++n) {
-          const int column = n * 8 + lane % 4 * 2;
-          if (column < h.size)
-            *reinterpret_cast<uint32_t*>(out.row(row) + head * h.size + column) = pack_bf16(values[m][n][2 * g] * inverse, values[m][n][2 * g + 1] * inverse);
-        }
-        if (lane % 4 == 0) lse[row * h.heads + head] = (top[m][g] * scale + log2f(all)) * kLn2;
-      }
-  }
-};
+}
 
 // Keys and values have one tile each: the next keys come while the softmax is computed, the next values during the next scores.
 template <int kD>
@@ -126,22 +85,13 @@ __global__ void __launch_bounds__(kTileThreads) forward_tiles(Rows<Bf16> out, fl
   load_page<kD>(values, page(pages.v, 0));
   commit_copies();
   const float scale = h.scale * kLog2E;
-  ForwardSums<kD> sums;
+  TileSums<kD, 2> sums;
   for (int step = 0; step < steps; ++step) {
     const bool works = step < mine.blocks;   // the same for a whole warp
     float score[2][8][4];
     wait_copies<1>();
     __syncthreads();
-    if (works) {
-      clear(score);
-#pragma unroll
-      for (int k = 0; k < kD / 16; ++k) {
-        uint32_t a[2][4];
-#pragma unroll
-        for (int m = 0; m < 2; ++m) left_fragment<kD>(a[m], queries, warp * 32 + m * 16, k, lane);
-        multiply_transposed<kD, 8, 2>(score, a, keys, 0, k, lane);
-      }
-    }
+    if (works) score_keys<kD, 2>(score, queries, warp * 32, keys, lane);
     __syncthreads();
     if (step + 1 < steps) load_page<kD>(keys, page(pages.k, step + 1));
     commit_copies();
@@ -159,7 +109,7 @@ __global__ void __launch_bounds__(kTileThreads) forward_tiles(Rows<Bf16> out, fl
     commit_copies();
   }
   wait_copies<0>();
-  sums.store(out, lse, mine, first, head, h, scale, lane);
+  store_rows<kD>(out, lse, sums, mine, first, head, h, scale, lane);
 }
 
 }  // namespace
@@ -179,7 +129,6 @@ KeyPages pack_keys(cudaStream_t stream, Arena& arena, Tensor k, Tensor v, const 
 void tile_forward(cudaStream_t stream, Tensor out, float* lse, Tensor q, const KeyPages& pages, const SpanPlan& plan, const Heads& h) {
   with_columns(h.size, [&](auto columns) {
     constexpr size_t shared = kForwardShared<columns.value>;
-    check(cudaFuncSetAttribute(forward_tiles<columns.value>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "cudaFuncSetAttribute");
     launch(stream, {"attention_forward", {static_cast<unsigned>(plan.pairs), static_cast<unsigned>(h.heads)}, kTileThreads, shared},
            forward_tiles<columns.value>, rows_of<Bf16>(out), lse, rows_of<const Bf16>(q), pages, plan.tables, h);
   });

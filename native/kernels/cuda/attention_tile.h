@@ -23,7 +23,7 @@ __device__ __forceinline__ void load_tile(Bf16* to, Rows<const Bf16> from, int64
   }
 }
 
-// A page of packed keys or values (attention_pack.cu), which has no tail to care for.
+// A page of packed keys or values (attention_forward.cu), which has no tail to care for.
 template <int kD>
 __device__ __forceinline__ void load_page(Bf16* to, const Bf16* page) {
   constexpr int kPieces = kD / 8;
@@ -37,6 +37,16 @@ __device__ __forceinline__ void left_fragment(uint32_t (&a)[4], const Bf16* tile
   load_matrices(a, tile + (row + lane % 16) * kRow<kD> + k * 16 + lane / 16 * 8);
 }
 
+template <int kM, int kN>
+__device__ __forceinline__ void clear(float (&acc)[kM][kN][4]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc[m][n][i] = 0;
+}
+
 // acc (16 x 8 kN) += a (16 x 16) * (rows of `tile` from `row` on, columns [16 k, 16 k + 16))^T, for kM fragments of rows at once.
 template <int kD, int kN, int kM>
 __device__ __forceinline__ void multiply_transposed(float (&acc)[kM][kN][4], const uint32_t (&a)[kM][4], const Bf16* tile, int row, int k, int lane) {
@@ -47,6 +57,19 @@ __device__ __forceinline__ void multiply_transposed(float (&acc)[kM][kN][4], con
     const uint32_t first[2] = {r[0], r[1]}, second[2] = {r[2], r[3]};
 #pragma unroll
     for (int m = 0; m < kM; ++m) mma(acc[m][n], a[m], first), mma(acc[m][n + 1], a[m], second);
+  }
+}
+
+// Scores of 16 kM queries of a tile, from `row` on, with the 64 keys of another one; not scaled.
+template <int kD, int kM>
+__device__ __forceinline__ void score_keys(float (&score)[kM][8][4], const Bf16* queries, int row, const Bf16* keys, int lane) {
+  clear(score);
+#pragma unroll
+  for (int k = 0; k < kD / 16; ++k) {
+    uint32_t a[kM][4];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) left_fragment<kD>(a[m], queries, row + m * 16, k, lane);
+    multiply_transposed<kD, 8, kM>(score, a, keys, 0, k, lane);
   }
 }
 
@@ -74,15 +97,55 @@ __device__ __forceinline__ void multiply_rows(float (&out)[kM][kD / 8][4], const
   }
 }
 
-template <int kM, int kN>
-__device__ __forceinline__ void clear(float (&acc)[kM][kN][4]) {
+// What a warp sums of 16 kM query rows, as fragments of 16 (rows lane / 4 and 8 beyond): an online softmax over tiles of 64 keys.
+template <int kD, int kM>
+struct TileSums {
+  float values[kM][kD / 8][4], top[kM][2], mass[kM][2];   // mass: this lane's share of it
+
+  __device__ __forceinline__ TileSums() { reset(); }
+
+  __device__ __forceinline__ void reset() {
+    clear(values);
 #pragma unroll
-  for (int m = 0; m < kM; ++m)
+    for (int m = 0; m < kM; ++m) top[m][0] = top[m][1] = -INFINITY, mass[m][0] = mass[m][1] = 0;
+  }
+
+  // Turns scores into weights e^(scale * (score - top)), after what was summed has shrunk to the new top.
+  __device__ __forceinline__ void weigh(float (&score)[kM][8][4], float scale) {
 #pragma unroll
-    for (int n = 0; n < kN; ++n)
+    for (int m = 0; m < kM; ++m) {
+      float best[2] = {top[m][0], top[m][1]};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) acc[m][n][i] = 0;
-}
+      for (int n = 0; n < 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) best[i / 2] = fmaxf(best[i / 2], score[m][n][i]);
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        best[g] = fmaxf(best[g], __shfl_xor_sync(kAllLanes, best[g], 1));
+        best[g] = fmaxf(best[g], __shfl_xor_sync(kAllLanes, best[g], 2));
+        const float shrink = exp2f((top[m][g] - best[g]) * scale);
+        top[m][g] = best[g];
+        mass[m][g] *= shrink;
+#pragma unroll
+        for (int n = 0; n < kD / 8; ++n) values[m][n][2 * g] *= shrink, values[m][n][2 * g + 1] *= shrink;
+      }
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          score[m][n][i] = exp2f(score[m][n][i] * scale - top[m][i / 2] * scale);
+          mass[m][i / 2] += score[m][n][i];
+        }
+    }
+  }
+
+  // Of a whole row: the four lanes that share it have its keys among them.
+  __device__ __forceinline__ float whole_mass(int m, int g) const {
+    float all = mass[m][g];
+    all += __shfl_xor_sync(kAllLanes, all, 1);
+    return all + __shfl_xor_sync(kAllLanes, all, 2);
+  }
+};
 
 // The head sizes that have kernels of their own; others are rounded up to the next.
 template <class F>

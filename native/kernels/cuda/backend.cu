@@ -16,7 +16,8 @@ void RowMatrix::read_rows(Tensor to, int64_t row0) const {
   device_.copy(to.data, rows.at(row0), static_cast<size_t>(to.rows * to.cols) * size_of(to.dtype));
 }
 
-CudaBackend::CudaBackend(int index) : device_(index), scratch_(device_), products_(make_products(device_)) {}
+CudaBackend::CudaBackend(int index) : device_(index), scratch_(device_), products_(make_products(device_)), graphs_(device_) {}
+CudaBackend::CudaBackend(Device& counting) : device_(counting), scratch_(device_), products_(make_products(device_)), graphs_(device_) {}
 CudaBackend::~CudaBackend() = default;
 
 size_t CudaBackend::matrix_bytes(const MatrixShape& s) const { return static_cast<size_t>(s.n * s.k) * size_of(s.dtype); }
@@ -32,7 +33,8 @@ bool driver_is_here() {
 namespace isr {
 
 DeviceKind cuda_kind() {
-  return {"cuda", [](int, int index) -> std::unique_ptr<Backend> { return std::make_unique<cuda::CudaBackend>(index); }, cuda::driver_is_here, cuda::cards,
+  return {"cuda", [](int, int index) -> std::unique_ptr<Backend> { return std::make_unique<cuda::CudaBackend>(index); },
+          [](int, Device& counting) -> std::unique_ptr<Backend> { return std::make_unique<cuda::CudaBackend>(counting); }, cuda::driver_is_here, cuda::cards,
           cuda::lt::installed};
 }
 

@@ -21,9 +21,12 @@ struct Launch {
 
 template <class... P, class... A>
 void launch(cudaStream_t stream, const Launch& l, void (*kernel)(P...), A... arguments) {
+  if (!stream) return;   // of a device that only counts
 #if defined(ISR_CUDA_EMULATED)
   isr::emulated::name_next_kernel(l.name);
 #endif
+  constexpr size_t kUnasked = 48 << 10;   // bytes of shared memory that every kernel may have
+  if (l.shared > kUnasked) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared)), "cudaFuncSetAttribute");
   cudaLaunchConfig_t config{};
   config.gridDim = l.grid;
   config.blockDim = l.block;

@@ -4,6 +4,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/graphs.h"
 
 namespace isr::cuda {
 
@@ -23,10 +24,12 @@ class RowMatrix final : public Matrix {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int index);
+  explicit CudaBackend(Device& counting);   // see CudaDevice
   ~CudaBackend() override;
   const char* level() const override { return "cuda"; }   // backend.cu
   Device& device() override { return device_; }
   Arena& workspace() override { return scratch_; }
+  void repeat(std::span<const uint64_t> key, const std::function<void()>& calls) override;   // graphs.cu
   size_t matrix_bytes(const MatrixShape& s) const override;
   std::unique_ptr<Matrix> matrix(const MatrixShape& s, void* memory) override;
 
@@ -85,6 +88,7 @@ class CudaBackend final : public Backend {
   CudaDevice device_;
   Arena scratch_;
   std::unique_ptr<Products> products_;
+  Graphs graphs_;
 };
 
 }  // namespace isr::cuda

@@ -61,12 +61,14 @@ CudaDevice::CudaDevice(int index) : index_(index) {
   }
 }
 
+CudaDevice::CudaDevice(Device& counting) : index_(0), counting_(&counting) {}
+
 CudaDevice::~CudaDevice() {
   spare_ = {};
   if (stream_) cudaStreamSynchronize(stream_);
   for (Slot& s : slots_) {
     if (s.done) cudaEventDestroy(s.done);
-    cudaFreeHost(s.memory);
+    if (s.memory) cudaFreeHost(s.memory);
   }
   if (stream_) cudaStreamDestroy(stream_);
 }
@@ -75,7 +77,10 @@ CudaDevice::~CudaDevice() {
 void CudaDevice::use() const { check(cudaSetDevice(index_), "cudaSetDevice"); }
 
 void* CudaDevice::allocate(size_t bytes) {
+  if (counting_) return counting_->allocate(bytes);
+  outside_graphs("allocate");
   use();
+  ++changes_;
   void* p = nullptr;
   const cudaError_t e = cudaMalloc(&p, std::max<size_t>(bytes, 1));
   if (e == cudaErrorMemoryAllocation) {
@@ -104,7 +109,8 @@ void CudaDevice::give(Buffer memory) noexcept {
 }
 
 void CudaDevice::free(void* p, size_t) noexcept {
-  if (!p) return;
+  if (!p || counting_) return;
+  ++changes_;
   cudaSetDevice(index_);
   cudaFree(p);   // waits for the card, so nobody reads it any more
 }
@@ -122,6 +128,8 @@ CudaDevice::Slot& CudaDevice::slot_with(size_t bytes) {
 }
 
 void CudaDevice::upload(void* dst, const void* host, size_t bytes) {
+  if (counting_) return;
+  outside_graphs("upload");
   use();
   const std::lock_guard<std::mutex> hold(lock_);
   for (size_t at = 0; at < bytes;) {
@@ -136,28 +144,35 @@ void CudaDevice::upload(void* dst, const void* host, size_t bytes) {
 }
 
 void CudaDevice::download(void* host, const void* src, size_t bytes) {
+  if (counting_) return counting_->download(host, src, bytes);
   if (bytes == 0) return synchronize();
+  outside_graphs("download");
   use();
   check(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
 }
 
 void CudaDevice::copy(void* dst, const void* src, size_t bytes) {
+  if (counting_) return;
   use();
   if (bytes > 0) check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_), "cudaMemcpyAsync");
 }
 
 void CudaDevice::zero(void* dst, size_t bytes) {
+  if (counting_) return;
   use();
   if (bytes > 0) check(cudaMemsetAsync(dst, 0, bytes, stream_), "cudaMemsetAsync");
 }
 
 void CudaDevice::synchronize() {
+  if (counting_) return;
+  outside_graphs("synchronize");
   use();
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
 }
 
 size_t CudaDevice::memory() const {
+  if (counting_) return counting_->memory();
   use();
   size_t available = 0, total = 0;
   check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");

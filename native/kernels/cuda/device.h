@@ -1,6 +1,7 @@
 // A card: its memory, its one stream, and the way of bytes between it and the host.
 #pragma once
 #include <array>
+#include <atomic>
 #include <mutex>
 
 #include "core/memory.h"
@@ -14,6 +15,7 @@ std::vector<Card> cards();          // DEVICE_UNAVAILABLE: the driver is missing
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(int index);   // DEVICE_UNAVAILABLE: no such card
+  explicit CudaDevice(Device& counting);   // only counts, with that one: no driver is asked, and launches do nothing
   ~CudaDevice() override;
   void* allocate(size_t bytes) override;
   void free(void* p, size_t bytes) noexcept override;
@@ -23,8 +25,13 @@ class CudaDevice final : public Device {
   void zero(void* dst, size_t bytes) override;
   void synchronize() override;
   size_t memory() const override;
+  bool separate_blocks() const override { return only_counts(); }
+  bool only_counts() const override { return counting_ != nullptr; }
 
   cudaStream_t stream() const { return stream_; }
+  // += 1 with each block that is taken from the driver or given back: while it stays, what was queued once can be queued again.
+  uint64_t changes() const { return changes_; }
+  void set_recording(bool recording) { recording_ = recording; }   // of a graph: then what is not part of a stream's work is a BUG
   // Memory for a call's tables, of at least so many bytes: a step of decoding makes new ones, and asking the driver for memory and
   // giving it back would make the step wait for the card twice. What is given back is used by a later call of the stream.
   Buffer take(size_t bytes);
@@ -39,10 +46,14 @@ class CudaDevice final : public Device {
   };
   static constexpr size_t kSlotBytes = size_t{1} << 21;
   void use() const;
+  void outside_graphs(const char* call) const { ISR_ASSERT(!recording_, call, " while calls are recorded that shall come again"); }
   Slot& slot_with(size_t bytes);
 
   const int index_;
-  cudaStream_t stream_ = nullptr;
+  Device* const counting_ = nullptr;
+  cudaStream_t stream_ = nullptr;   // null: only counts
+  std::atomic<uint64_t> changes_ = 0;
+  bool recording_ = false;
   std::mutex lock_;                 // of the slots: several threads may upload
   std::array<Slot, 4> slots_;
   size_t slot_ = 0;

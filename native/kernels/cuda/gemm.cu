@@ -48,30 +48,41 @@ __global__ void finish_swiglu(Rows<Y> y, Rows<P> pre, bool keep, const float* bi
   store(y.row(row) + col, x);
 }
 
-// ---- few rows: a warp per output, lanes along K, all rows of x at once
+// ---- few rows: a warp per R outputs, lanes along K, all rows of x at once. Values of x are read once for R rows of weights: with
+// one, 8 rows of x would take caches longer than the weights take memory.
 constexpr int kFewRows = 8, kWarps = 4;
 
-template <class T, class Y, int N, int M>
+template <class T, class Y, int N, int M, int R>
 __global__ void few_rows(Rows<Y> y, Rows<const T> x, Rows<const T> w, int64_t rows, int64_t outputs, int64_t inputs) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int64_t n = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  const int64_t n = (int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * R;
   if (n >= outputs) return;   // whole warps
-  float sums[M] = {};
+  const T* weights[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) weights[r] = w.row(n + r < outputs ? n + r : outputs - 1);
+  float sums[R][M] = {};
   for (int64_t k = lane * N; k < inputs; k += 32 * N) {
-    const Pack<N> weight = load<N>(w.row(n) + k);
+    Pack<N> weight[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) weight[r] = load<N>(weights[r] + k);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       if (m >= rows) break;
       const Pack<N> value = load<N>(x.row(m) + k);
 #pragma unroll
-      for (int i = 0; i < N; ++i) sums[m] += weight.v[i] * value.v[i];
+      for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int i = 0; i < N; ++i) sums[r][m] += weight[r].v[i] * value.v[i];
     }
   }
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     if (m >= rows) break;
-    const float sum = warp_sum(sums[m]);
-    if (lane == 0) from_float(y.row(m)[n], sum);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const float sum = warp_sum(sums[r][m]);
+      if (lane == 0 && n + r < outputs) from_float(y.row(m)[n + r], sum);
+    }
   }
 }
 
@@ -133,9 +144,12 @@ void product_of_few(cudaStream_t stream, Tensor y, Tensor x, Tensor w) {
       using T = decltype(from);
       using Y = decltype(to);
       Packs().and_of(x).and_of(w).with([&](auto n) {
-        const Launch l{"few_rows", ceil_div(y.cols, kWarps), 32 * kWarps};
-        if (x.rows == 1) launch(stream, l, few_rows<T, Y, n.value, 1>, rows_of<Y>(y), rows_of<const T>(x), rows_of<const T>(w), x.rows, y.cols, x.cols);
-        else launch(stream, l, few_rows<T, Y, n.value, kFewRows>, rows_of<Y>(y), rows_of<const T>(x), rows_of<const T>(w), x.rows, y.cols, x.cols);
+        const auto run = [&](auto kernel, int outputs) {
+          launch(stream, {"few_rows", ceil_div(y.cols, kWarps * outputs), 32 * kWarps}, kernel, rows_of<Y>(y), rows_of<const T>(x), rows_of<const T>(w), x.rows,
+                 y.cols, x.cols);
+        };
+        if (x.rows == 1) run(few_rows<T, Y, n.value, 1, 2>, 2);
+        else run(few_rows<T, Y, n.value, kFewRows, 4>, 4);
       });
     });
   });
