@@ -160,8 +160,8 @@ void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
   const auto element = static_cast<int64_t>(size_of(m.dtype));
   r.tower_bytes = r.media_tokens * t.width * element;
   const bool tower = q.trainer.train_vision, projector = q.trainer.train_projector;   // trained: its output is an activation
-  const int64_t pixels = frames_of(v) * t.frame.values() * 4;
-  r.media = static_cast<uint64_t>(2 * pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element));
+  const int64_t pixels = q.load.device == "cpu" ? 2 * frames_of(v) * t.frame.values() * 4 : 0;   // a card holds none
+  r.media = static_cast<uint64_t>(pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element));
 }
 
 // ---- FLOPs: two per weight and token forward, twice that backward where gradients flow; causal attention as half

@@ -32,7 +32,7 @@ struct PlanReport {
   uint64_t trained_elements = 0;     // padded as the flat groups are: 4 bytes each of gradient, master, m and v
   uint64_t activations = 0, scratch = 0;
   bool device_measured = false;      // scratch is that of the kernels of load.device; false: this binary has none for it, and it is the CPU's
-  uint64_t media = 0;                // of one item: pixels, here and in JavaScript, and features
+  uint64_t media = 0;                // of one item: features, and on the host pixels, here and in JavaScript
   uint64_t kv_page = 0;              // 64 tokens, all layers
   bool checkpointing = false;
 
