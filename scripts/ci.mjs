@@ -71,7 +71,10 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   await stages.stage("checks; the tests have just run", node, ["scripts/check.mjs", "static"], options);
   await stages.stage("site of docs/ and the API", "npm", ["run", "docs"], { ...options, silentPass: true });
   await stages.stage("package layout", tool("publint"), ["--strict"], options);
-  await stages.stage("the shipped binary, for glibc 2.28", node, ["scripts/prebuilds.mjs"], options);
+  await stages.stage("the shipped binary, for glibc 2.28", node, ["scripts/prebuilds.mjs"], {
+    ...options,
+    env: { WITH_CUDA: "OFF" },
+  });
   // What computes; the rest does not see the level.
   const computing =
     "^(golden|golden-video|determinism|model|video-model|native|sampling-draws|checkpoints)\\.test\\.ts$";

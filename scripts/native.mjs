@@ -49,7 +49,7 @@ export async function bundle(stages) {
 /** A program of native tests as two stages side by side, each with every other test: most of them keep one core busy. */
 export async function halves(stages, name, program, args = [], options = {}) {
   const half = (i) =>
-    stages.stage(`${name}, ${i + 1} of 2`, program, args, { ...options, env: { ISR_TEST_SHARD: `${i}/2` } });
+    stages.stage(`${name}, ${i + 1} of 2`, program, args, { ...options, env: { ...options.env, ISR_TEST_SHARD: `${i}/2` } });
   await Promise.all([half(0), half(1)]);
 }
 
@@ -59,11 +59,11 @@ export async function halves(stages, name, program, args = [], options = {}) {
  */
 export async function testEmulation(
   stages,
-  { filter = "cuda", families = "gqa_tied|qwen2|llava_hound|llava_next", goldens = "golden(-video)?" } = {},
+  { filter = "cuda", families = "gqa_tied|qwen2|llava_hound|llava_next", goldens = "golden(-video)?", env: more = {} } = {},
 ) {
   const dir = await buildShared(stages, ["cuda_tests", "cuda_addon"]);
   if (!dir) return;
-  await halves(stages, "the CUDA backend on fibers", executable(dir, "cuda_tests"), [filter]);
+  await halves(stages, "the CUDA backend on fibers", executable(dir, "cuda_tests"), [filter], { env: more });
   const env = { ISR_DPO_PREBUILD: join(root, "build", "emulated") };
   const all = { ISR_CUDA_FOR_CPU: "1", ISR_DPO_GOLDEN: families };
   const typescript = (name, files, more) =>

@@ -1,8 +1,8 @@
-// npm run prebuilds: the addon as it is shipped, in prebuilds/<platform>-<arch>/isr-dpo.node; with WITH_CUDA=ON and nvcc (docs/gpu.md) it
-// has the device cuda. It is linked twice: the first
-// link tells which symbols it would take from a glibc that is too new, and the second binds those to their older versions
-// through stub libraries. Then it is held against the floor and loaded. With `check [FILE]`, only that.
-import { execFileSync } from "node:child_process";
+// npm run prebuilds: the addon as it is shipped, in prebuilds/<platform>-<arch>/isr-dpo.node. It has the device cuda, which needs nvcc
+// of CUDA 12 (docs/gpu.md); WITH_CUDA=OFF makes one without. It is linked twice: the first link tells which symbols it would take
+// from a glibc that is too new, and the second binds those to their older versions through stub libraries. Then it is held against
+// the floor and loaded. With `check [FILE]`, only that.
+import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
@@ -109,6 +109,19 @@ function writeStubs(names, dir) {
   }
 }
 
+const runs = (command) => spawnSync(command, ["--version"], { stdio: "ignore" }).status === 0;
+
+/** Nobody shall ship a binary without CUDA because a compiler was missing. */
+function chooseCuda() {
+  const { WITH_CUDA, CUDACXX } = process.env;
+  if (WITH_CUDA === "OFF") return;
+  if (!runs(CUDACXX ?? "nvcc"))
+    throw new Error(
+      `the shipped binary has the device cuda, and ${CUDACXX ?? "nvcc"} does not run: put nvcc of CUDA 12 on the PATH, or name it in CUDACXX; WITH_CUDA=OFF makes a binary for the CPU alone`,
+    );
+  process.env.WITH_CUDA = "ON";
+}
+
 /** Links the objects of the addon of this machine, which build.cjs has brought up to date. */
 function link(stubs) {
   const quiet = { stdio: ["ignore", "ignore", "inherit"], cwd: root };
@@ -152,6 +165,7 @@ function check(file) {
 }
 
 function make() {
+  chooseCuda();
   const first = link("");
   const names = new Set(tooNew(first).map((s) => s.name));
   const stubs = join(build, "stubs");

@@ -19,7 +19,7 @@ async function lane(tasks) {
 }
 
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
-await testEmulation(stages);
+await testEmulation(stages, { env: { ISR_DPO_LONG: "1" } });
 
 const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_tests"]);
 for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])

@@ -292,8 +292,9 @@ test("a decoder that hangs is killed with its children", async () => {
   process.env.ISR_DPO_FFMPEG = fake("hanging", `sleep 60 & echo "$$ $!" > '${pids}'; wait`);
   try {
     const before = Date.now();
-    await rejects(() => openMedia(path, spec, { timeoutMs: 700 }), "MEDIA_UNREADABLE", /no end within 0\.7 s/, "hang");
-    ordered(Date.now() - before, "<", 5000, "in time");
+    // Long enough for a shell to begin on a machine that is busy with other work, and far from the decoder's own end.
+    await rejects(() => openMedia(path, spec, { timeoutMs: 5000 }), "MEDIA_UNREADABLE", /no end within 5 s/, "hang");
+    ordered(Date.now() - before, "<", 50_000, "before the decoder's own end");
     const [parent, child] = readFileSync(pids, "utf8").trim().split(" ").map(Number);
     await until("both are gone", () => gone(parent!) && gone(child!));
   } finally {

@@ -192,7 +192,9 @@ TEST("cuda emulation: cached attention of a row has the bits of its own tokens")
       be->device().download(bits.data(), out.data, bits.size() * sizeof(uint16_t));
       return bits;
     };
+    emulated::counters() = {};
     const std::vector<uint16_t> at_once = attended(everything, q);
+    CHECK(emulated::counters().mma > 0 && emulated::counters().conflicts == 0, "D ", s.head_size, ": bank conflicts of ", emulated::counters().ldmatrix, " loads");
     for (int32_t t : {0, 63, 64, 511, 512, 529}) {
       const auto own = at_once.begin() + t * width;
       CHECK(std::equal(own, own + width, attended(plan_of(t, t + 1, false), q.row_range(t, 1)).begin()), "row ", t, " alone, D ", s.head_size);

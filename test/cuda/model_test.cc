@@ -1,6 +1,10 @@
 // Models on the emulated card: what they take of its memory, and that a step is the same twice.
+#include <cstdlib>
+
 #include "check.h"
 #include "emulated.h"
+#include "fibers.h"
+#include "infer/generator.h"
 #include "models/model.h"
 #include "runtime.h"
 #include "train/trainer.h"
@@ -88,6 +92,62 @@ TEST("cuda model: a step of many micro-batches waits as often as a step of one")
   }
   CHECK(waits[0] == waits[1] && waits[0] > 0, waits[0], " waits, ", waits[1], " with 5 micro-batches");
 }
+
+// What a model answers, and what a step of DPO makes of it; of a video model with a clip of noise. Bytes of all of it.
+std::string life_of(const std::string& family, const char* dtype, unsigned schedule) {
+  emulated::set_schedule(schedule);
+  const auto model = Model::load(golden(family.c_str()), on_the_card(dtype));
+  std::vector<int32_t> prompt{1, 5, 9};
+  if (model->vision) {
+    const TowerConfig& t = model->vision->tower(false)->config;
+    const int64_t frames = t.frames > 0 ? t.frames : 2;
+    const Medium& clip = model->media.add_pixels(*model, false, frames, random_values(frames * t.frame.values(), 7));
+    for (int32_t i = 0; i < clip.rows; ++i) prompt.push_back(clip.first_id + i);
+  }
+  prompt.push_back(11);
+  std::string all;
+  const auto add = [&](const void* p, size_t bytes) { all.append(static_cast<const char*>(p), bytes); };
+  GenerateRequest ask;
+  ask.ids = prompt, ask.copies = 2, ask.sampling.max_tokens = ask.sampling.min_tokens = 5;
+  for (const GeneratedSequence& g : Generator(*model, 0, false).generate({ask}, {}, nullptr)) {
+    add(g.ids.data(), g.ids.size() * sizeof(int32_t));
+    add(g.logp.data(), g.logp.size() * sizeof(float));
+  }
+  TrainerOptions o;
+  o.learning_rate = 1e-3, o.checkpointing = 1;
+  Trainer trainer(*model, o);
+  const auto side = [&](int32_t answer) {
+    SequenceInput s;
+    s.ids = prompt;
+    s.targets.assign(prompt.size() - 1, -1);
+    for (int32_t i = 0; i < 3; ++i) s.ids.push_back(answer + i), s.targets.push_back(answer + i);
+    s.targets.push_back(-1);
+    return s;
+  };
+  const StepMetrics step = trainer.train_step({{"", side(20), side(30), {}, {}}}, nullptr);
+  add(&step.loss, sizeof step.loss);
+  add(&step.grad_norm, sizeof step.grad_norm);
+  for (const Param& p : model->params) {
+    const std::vector<float> values = model->parameter(p.name);
+    add(values.data(), values.size() * sizeof(float));
+  }
+  emulated::set_schedule(0);
+  return all;
+}
+
+// The op table holds every call to this; here whole models, whose calls follow each other. ISR_DPO_LONG: more of them, and video models.
+const bool lives_registered = [] {
+  std::vector<std::string> families{"text_llama_gqa_tied"};
+  if (std::getenv("ISR_DPO_LONG")) families.insert(families.end(), {"text_qwen2", "llava_hound", "llava_next_video"});
+  for (const std::string& family : families)
+    for (const char* dtype : {"f32", "bf16"})
+      cases().push_back({concat("cuda model: ", family, " in ", dtype, " has the same bits twice and under every schedule"), [family, dtype] {
+                           const std::string once = life_of(family, dtype, 0);
+                           for (unsigned schedule = 0; schedule < emulated::kSchedules; ++schedule)
+                             CHECK(life_of(family, dtype, schedule) == once, schedule == 0 ? "twice" : concat("schedule ", schedule));
+                         }});
+  return true;
+}();
 
 // Steps in both types, whose products are of all kinds: forward, both gradients, accumulating ones, and the head's in chunks.
 std::vector<std::string> parameters_after_steps(const char* dtype) {
