@@ -49,7 +49,10 @@ export async function bundle(stages) {
 /** A program of native tests as two stages side by side, each with every other test: most of them keep one core busy. */
 export async function halves(stages, name, program, args = [], options = {}) {
   const half = (i) =>
-    stages.stage(`${name}, ${i + 1} of 2`, program, args, { ...options, env: { ...options.env, ISR_TEST_SHARD: `${i}/2` } });
+    stages.stage(`${name}, ${i + 1} of 2`, program, args, {
+      ...options,
+      env: { ...options.env, ISR_TEST_SHARD: `${i}/2` },
+    });
   await Promise.all([half(0), half(1)]);
 }
 
@@ -59,7 +62,12 @@ export async function halves(stages, name, program, args = [], options = {}) {
  */
 export async function testEmulation(
   stages,
-  { filter = "cuda", families = "gqa_tied|qwen2|llava_hound|llava_next", goldens = "golden(-video)?", env: more = {} } = {},
+  {
+    filter = "cuda",
+    families = "gqa_tied|qwen2|llava_hound|llava_next",
+    goldens = "golden(-video)?",
+    env: more = {},
+  } = {},
 ) {
   const dir = await buildShared(stages, ["cuda_tests", "cuda_addon"]);
   if (!dir) return;

@@ -7,7 +7,7 @@
 namespace isr {
 namespace {
 
-constexpr size_t kChunkUnit = size_t{2} << 20, kAlign = 64, kMinChunk = size_t{1} << 20, kMostGrowth = size_t{256} << 20;
+constexpr size_t kChunkUnit = size_t{2} << 20, kAlign = 64, kMinChunk = size_t{1} << 20, kMostGrowth = size_t{256} << 20, kLargeGrowth = size_t{32} << 20;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -40,8 +40,7 @@ void* Arena::allocate(size_t bytes) {
       used = 0;
     }
     if (chunk == chunks_.size()) {
-      const size_t grown = chunks_.empty() ? kMinChunk : chunks_.back().bytes() * 2;
-      chunks_.emplace_back(*device_, round_up(std::max({bytes, std::min(grown, kMostGrowth)}), kChunkUnit));
+      chunks_.push_back(grown(bytes));
       used = 0;
     }
     p = chunks_[chunk].data<char>() + used;
@@ -51,6 +50,19 @@ void* Arena::allocate(size_t bytes) {
   total_ += bytes;
   peak_ = std::max(peak_, total_);
   return p;
+}
+
+// A chunk for `bytes`, with room to grow, unless the device has no such room any more.
+Buffer Arena::grown(size_t bytes) {
+  const size_t wanted = chunks_.empty() ? kMinChunk : chunks_.back().bytes() * 2, exact = round_up(bytes, kChunkUnit);
+  const size_t size = round_up(std::max(bytes, std::min(wanted, kMostGrowth)), kChunkUnit);
+  if (size < exact + kLargeGrowth) return Buffer(*device_, size);
+  try {
+    return Buffer(*device_, size);
+  } catch (const Error& e) {
+    if (e.code != "OUT_OF_MEMORY") throw;
+  }
+  return Buffer(*device_, exact);
 }
 
 // Several chunks, none of them in use, become one of their size: what needed them all fits into it the next time.

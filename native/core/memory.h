@@ -53,6 +53,7 @@ class Arena {
 
  private:
   void merge();
+  Buffer grown(size_t bytes);
   std::vector<Buffer> chunks_;
   size_t chunk_ = 0, used_ = 0, total_ = 0, peak_ = 0;
   Device* device_;

@@ -311,6 +311,35 @@ TEST("refusals: calls that share a batch") {
                 });
 }
 
+// The host, with a limit to one block.
+class Limited final : public Device {
+ public:
+  size_t most = 0, refused = 0;
+  void* allocate(size_t bytes) override {
+    if (bytes <= most) return host_device().allocate(bytes);
+    ++refused;
+    throw Error("OUT_OF_MEMORY", concat(bytes, " bytes are more than ", most));
+  }
+  void free(void* p, size_t bytes) noexcept override { host_device().free(p, bytes); }
+  void upload(void* dst, const void* host, size_t bytes) override { host_device().upload(dst, host, bytes); }
+  void download(void* host, const void* src, size_t bytes) override { host_device().download(host, src, bytes); }
+  void copy(void* dst, const void* src, size_t bytes) override { host_device().copy(dst, src, bytes); }
+  void zero(void* dst, size_t bytes) override { host_device().zero(dst, bytes); }
+  void synchronize() override {}
+  size_t memory() const override { return most; }
+};
+
+TEST("refusals: an arena that is refused room to grow takes what it needs") {
+  constexpr size_t kBlock = size_t{100} << 20;
+  Limited device;
+  device.most = kBlock;
+  Arena arena(device);
+  for (int i = 0; i < 3; ++i) arena.allocate(kBlock);
+  CHECK(device.refused == 2 && arena.total() == 3 * kBlock, device.refused, " refusals, ", arena.total(), " bytes");
+  CHECK(thrown_code([&] { arena.allocate(2 * kBlock); }) == "OUT_OF_MEMORY" && arena.total() == 3 * kBlock, "more than there is");
+  arena.release({0, 0, 0});
+}
+
 TEST("refusals: giving memory back asks for none, and an arena that was refused goes on") {
   Arena arena;
   bool asked = false;
