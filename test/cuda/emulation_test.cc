@@ -194,6 +194,7 @@ TEST("cuda emulation: cached attention of a row has the bits of its own tokens")
     };
     emulated::counters() = {};
     const std::vector<uint16_t> at_once = attended(everything, q);
+    CHECK(std::all_of(at_once.begin(), at_once.end(), [](uint16_t x) { return std::isfinite(bf16_to_f32(x)); }), "D ", s.head_size, ": what nobody wrote is not read");
     CHECK(emulated::counters().mma > 0 && emulated::counters().conflicts == 0, "D ", s.head_size, ": bank conflicts of ", emulated::counters().ldmatrix, " loads");
     for (int32_t t : {0, 63, 64, 511, 512, 529}) {
       const auto own = at_once.begin() + t * width;
