@@ -21,7 +21,7 @@ struct BackendRow {
   double nmse;                                       // of float32: squared error over the squared values, at most
   double bf16_ratio;                                 // of bfloat16: that, over what one rounding of the oracle's values costs
   std::string twin;                                  // whose bits it has; "": it promises none
-  std::function<std::unique_ptr<Backend>()> bits;
+  std::function<std::unique_ptr<Backend>()> make_twin;
 };
 
 std::vector<BackendRow> backends() {
@@ -47,7 +47,7 @@ const Bytes& bytes_of_twin(const OpRow& op, const BackendRow& row, DType dtype) 
   static std::map<std::string, Bytes> known;
   const std::string key = concat(row.twin, "; ", op.name, " (", op.vars, ") ", name_of(dtype));
   auto found = known.find(key);
-  if (found == known.end()) found = known.emplace(key, bytes_of(op, *row.bits(), dtype)).first;
+  if (found == known.end()) found = known.emplace(key, bytes_of(op, *row.make_twin(), dtype)).first;
   return found->second;
 }
 
