@@ -49,6 +49,7 @@ async function play(name) {
     }
   };
   await Promise.all(Array.from({ length: scenario.sideBySide }, take));
+  scenario.end?.();
 }
 
 try {

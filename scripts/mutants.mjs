@@ -1,6 +1,7 @@
 // npm run mutants [-- part of a name]: tests the tests. Each row of test/mutants/mutants.json is a one-line fault and the
 // named test that has to notice it. In a copy of the tree (build/mutants, kept for incremental builds) every named test
-// must pass, and then fail with its fault. A pattern that does not match exactly once is an error: the row is stale.
+// must pass, and then fail with its fault; "ops" are the rows that a test of the op table runs then (ISR_TEST_OPS). A pattern
+// that does not match exactly once is an error: the row is stale.
 import { execFileSync } from "node:child_process";
 import {
   existsSync,
@@ -18,6 +19,7 @@ import { pathToFileURL } from "node:url";
 import { executable, machineLevels, root, tool } from "./native.mjs";
 import { run, seconds } from "./stages.mjs";
 import { closingLine, tallyOf } from "./tally.mjs";
+import { testCommand, transpile } from "./transpile.mjs";
 
 const tree = join(root, "build", "mutants");
 const mutants = JSON.parse(readFileSync(join(root, "test", "mutants", "mutants.json"), "utf8"));
@@ -78,17 +80,17 @@ async function build(tests, changed) {
   if (status !== 0) throw new Error(`the build failed:\n${output.slice(-3000)}`);
 }
 
-const oneTest = ["--import", pathToFileURL(join(root, "scripts", "one-test.mjs")).href];
+const onlySome = ["--import", pathToFileURL(join(root, "scripts", "one-test.mjs")).href];
 
-/** Runs a file of TypeScript tests, or one of them: [suite, name] of those that failed, and whether there were any. */
-async function runFile({ ts, suite, name }, alone) {
-  const args = ["--import", "tsx", ...(alone ? oneTest : []), join("test", ts)];
-  const env = alone ? { ISR_TEST_ONLY: JSON.stringify({ suite, name }) } : {};
+/** Runs a file of TypeScript tests, or the `wanted` ones of it: [suite, name] of those that failed, and how many passed. */
+async function runFile(ts, wanted) {
+  const args = testCommand(ts, javascript, tree, wanted ? onlySome : []);
+  const env = wanted ? { ISR_TEST_ONLY: JSON.stringify(wanted) } : {};
   const { status, output } = await run(process.execPath, args, { ...quiet, env, limit: 300 });
   // uvu names failed tests only, and their suites
   const found = output.split("\n").flatMap((line) => /^ *FAIL +(?:(\S.*?) +)?"(.*)"$/.exec(line) ?? []);
   const failures = Array.from({ length: found.length / 3 }, (_, i) => found.slice(3 * i + 1, 3 * i + 3));
-  return { failures, ran: status === 0 && tallyOf(output, status).passed > 0 };
+  return { failures, passed: status === 0 ? tallyOf(output, status).passed : 0 };
 }
 
 const needsOthers = new Set(); // tests that pass behind the tests before them alone
@@ -98,17 +100,35 @@ async function passes(test) {
   const name = test.native ?? test.cuda;
   if (name) {
     const program = executable(join(tree, "build", "cmake"), test.cuda ? "cuda_tests" : "native_tests");
-    const { output, note } = await run(program, [name], { ...quiet, limit: 300 });
+    const env = test.ops ? { ISR_TEST_OPS: test.ops } : {};
+    const { output, note } = await run(program, [name], { ...quiet, env, limit: 300 });
     const line = output.split("\n").find((text) => text.slice(5).startsWith(`${name} (`));
     if (!line && note.startsWith("ended by SIG")) return false; // it crashed
     return line ? line.startsWith("ok") : null;
   }
-  const { failures, ran } = await runFile(test, !needsOthers.has(text(test)));
+  const { failures, passed } = await runFile(test.ts, needsOthers.has(text(test)) ? undefined : [test]);
   if (failures.some(([suite, name]) => name === test.name && (!test.suite || suite === test.suite))) return false;
-  return ran ? true : null;
+  return passed > 0 ? true : null;
 }
 
-const text = (test) => test.native ?? test.cuda ?? [test.ts, test.suite, test.name].filter(Boolean).join(": ");
+/** What the tests of a file, or one of the others, say without a fault. */
+async function check(tests) {
+  if (tests[0].ts && (await runFile(tests[0].ts, tests)).passed === tests.length) {
+    for (const test of tests) count(true, `without a fault: ${text(test)}`);
+    return;
+  }
+  for (const test of tests) {
+    let result = await passes(test);
+    if (result !== true && test.ts) {
+      needsOthers.add(text(test));
+      result = await passes(test);
+    }
+    count(result === true, `without a fault: ${text(test)}${result === null ? " (did not run)" : ""}`);
+  }
+}
+
+const text = ({ native, cuda, ops, ts, suite, name }) =>
+  [native, cuda, ops, ts, suite, name].filter(Boolean).join(": ");
 
 function mutate({ file, find, replace }) {
   const source = readFileSync(join(root, file), "utf8");
@@ -120,6 +140,10 @@ function mutate({ file, find, replace }) {
   );
 }
 
+/** A changed source as JavaScript, beside the others. */
+const transpiled = async ({ file }) => (file.endsWith(".ts") ? await transpile(tree, [file]) : undefined);
+
+let javascript; // the folder of it
 let passed = 0;
 let failed = 0;
 function count(ok, line) {
@@ -132,20 +156,20 @@ if (!chosen.length) throw new Error(`no mutant has a name with "${process.argv[2
 mkdirSync(tree, { recursive: true });
 copyTree();
 await build(chosen.map((m) => m.test));
-for (const name of new Set(chosen.map((m) => JSON.stringify(m.test)))) {
-  const test = JSON.parse(name);
-  let result = await passes(test);
-  if (result !== true && test.ts) {
-    needsOthers.add(text(test));
-    result = await passes(test);
-  }
-  count(result === true, `without a fault: ${text(test)}${result === null ? " (did not run)" : ""}`);
+javascript = await transpile(tree);
+const named = [...new Set(chosen.map((m) => JSON.stringify(m.test)))].map((test) => JSON.parse(test));
+const together = new Map(); // tests of one file
+for (const test of named) {
+  const key = test.ts ?? text(test);
+  together.set(key, [...(together.get(key) ?? []), test]);
 }
+for (const tests of together.values()) await check(tests);
 for (const mutant of chosen) {
   const started = Date.now();
   try {
     mutate(mutant);
     await build([mutant.test], mutant.file);
+    await transpiled(mutant);
     const result = await passes(mutant.test);
     const found = result === false ? "caught by" : result === null ? "did not run:" : "NOT caught by";
     count(result === false, `${mutant.name}: ${found} ${text(mutant.test)} (${seconds(Date.now() - started)})`);
@@ -153,6 +177,7 @@ for (const mutant of chosen) {
     count(false, `${mutant.name}: ${error.message}`);
   }
   writeIfChanged(join(tree, mutant.file), readFileSync(join(root, mutant.file)));
+  await transpiled(mutant);
 }
 console.log(closingLine({ passed, failed, skipped: 0 }));
 process.exitCode = failed ? 1 : 0;

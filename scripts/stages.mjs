@@ -1,6 +1,8 @@
 // Runs named commands one after another, passes their output through, and adds up what their tests report (tally.mjs).
 import { spawn } from "node:child_process";
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
+import { dirname } from "node:path";
 import { closingLine, tallyOf } from "./tally.mjs";
 
 export const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
@@ -61,14 +63,37 @@ export class Stages {
   failed = 0;
   skipped = 0;
   #skipped = new Set();
+  #record;
+  #earlier = new Map();
+
+  /** record: a file that gets a line per stage that passed; stages whose lines it holds already are not run again, which is told. */
+  constructor({ record } = {}) {
+    this.#record = record;
+    if (record === undefined) return;
+    mkdirSync(dirname(record), { recursive: true });
+    for (const line of existsSync(record) ? readFileSync(record, "utf8").trim().split("\n") : [])
+      this.#earlier.set(JSON.parse(line).name, JSON.parse(line));
+  }
 
   /** One stage: a command and options of run(). `silentPass`: a build; only its failure counts. True when nothing failed. */
   async stage(name, command, args = [], { silentPass = false, ...options } = {}) {
+    const earlier = silentPass ? undefined : this.#earlier.get(name);
+    if (earlier) return this.#done(name, earlier);
     console.log(`\n== ${name}: ${[command, ...args].join(" ")}`);
     const { status, output, note, ms } = await run(command, args, options);
-    const { passed, failed, skipped, names } = tallyOf(output, status);
+    const tally = { ...tallyOf(output, status), ms, note };
+    if (silentPass) return this.add(name, 0, tally.failed, ms, note, tally.skipped);
+    if (this.#record !== undefined && tally.failed === 0)
+      appendFileSync(
+        this.#record,
+        `${JSON.stringify({ name, ...tally, note: `passed at ${new Date().toISOString()}` })}\n`,
+      );
+    return this.#done(name, tally);
+  }
+
+  #done(name, { passed, failed, skipped, names, ms, note }) {
     for (const test of names) this.#skipped.add(test);
-    return this.add(name, silentPass ? 0 : passed, failed, ms, note, skipped);
+    return this.add(name, passed, failed, ms, note, skipped);
   }
 
   add(name, passed, failed, ms, note = "", skipped = 0) {

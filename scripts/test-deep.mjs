@@ -1,10 +1,26 @@
-// npm run test:deep: what is too long for every change, one to two hours on two cores. Work that keeps one core busy runs in two
-// lanes side by side.
+// npm run test:deep [-- --resume]: what is too long for every change, one to two hours on two cores. Work that keeps one core busy runs
+// two stages at a time. With --resume, stages that have passed on the same commit are not run again: the table shows when they did.
+import { execFileSync } from "node:child_process";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
 import { buildSanitized, executable, root, testEmulation, tsTests } from "./native.mjs";
 import { Stages } from "./stages.mjs";
 
-const stages = new Stages();
+const git = (...args) => execFileSync("git", args, { cwd: root, encoding: "utf8" }).trim();
+
+/** Where stages of this commit that passed are noted; nowhere while files differ from it. */
+function recordOf(resume) {
+  if (git("status", "--porcelain") !== "") {
+    if (resume) throw new Error("--resume: expected a tree without changes, for what passed belongs to a commit");
+    return undefined;
+  }
+  const record = join(root, "build", "deep", `${git("rev-parse", "HEAD")}.jsonl`);
+  if (!resume) rmSync(record, { force: true });
+  return record;
+}
+
+const stages = new Stages({ record: recordOf(process.argv.includes("--resume")) });
 const options = { cwd: root, limit: 5400 };
 const node = process.execPath;
 const fuzzSeconds = 100; // a reader
@@ -13,9 +29,13 @@ const fuzzSeconds = 100; // a reader
 const typescript = (name, pattern, env) =>
   stages.stage(name, node, tsTests(pattern), { ...options, env: { ISR_DPO_BUILT: "1", ...env } });
 
-/** One after the other; several lanes run at once. */
-async function lane(tasks) {
-  for (const task of tasks) await task();
+/** In their order, two at a time. */
+async function inPairs(tasks) {
+  const waiting = [...tasks];
+  const lane = async () => {
+    for (let task = waiting.shift(); task; task = waiting.shift()) await task();
+  };
+  await Promise.all([lane(), lane()]);
 }
 
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
@@ -44,30 +64,31 @@ if (threads)
 
 const addresses = await buildSanitized(stages, "address,undefined", ["native_tests", "cuda_tests"]);
 const fuzzers = addresses && (await buildFuzz(stages));
-for (const [program, part] of addresses ? [["native_tests"], ["cuda_tests", "cuda"]] : [])
-  await stages.stage(`${program}, ASan + UBSan`, executable(addresses, program), part ? [part] : [], options);
+const addressed = (program, args = []) =>
+  stages.stage(`${program}, ASan + UBSan`, executable(addresses, program), args, options);
 
 const seconds = { ISR_DPO_FUZZ_SECONDS: String(fuzzSeconds) };
 const long = { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO_LONG: "1" }; // two workers a round
-await Promise.all([
-  lane([
-    () => stages.stage("mutants", node, ["scripts/mutants.mjs"], options),
-    () => typescript("kills, 100 instants", "^(runfolder|train|iterate)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
-  ]),
-  lane([
-    () =>
-      typescript(
-        "100 workers, 1,000 cycles, long videos and texts",
-        "^(workers|leak|video|linear-time)\\.test\\.ts$",
-        long,
-      ),
-    () => stages.stage("file faults, every operation", node, ["scripts/faults.mjs", "all"], options),
-    ...(fuzzers ? fuzzTargets : []).map(
-      (target) => () => fuzz(stages, addresses, target, fuzzSeconds, Date.now() % 1e9),
+const tasks = [
+  () => stages.stage("mutants", node, ["scripts/mutants.mjs"], options),
+  () => stages.stage("file faults, every operation", node, ["scripts/faults.mjs", "all"], options),
+  () => typescript("kills, 100 instants", "^(runfolder|train|iterate)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
+  () =>
+    typescript(
+      "100 workers, 1,000 cycles, long videos and texts",
+      "^(workers|leak|video|linear-time)\\.test\\.ts$",
+      long,
     ),
-    ...["text", "data", "config"].map(
-      (name) => () => typescript(`fuzz ${name}, ${fuzzSeconds} s`, `^${name}-fuzz\\.test\\.ts$`, seconds),
-    ),
-  ]),
-]);
+  ...["text", "data", "config"].map(
+    (name) => () => typescript(`fuzz ${name}, ${fuzzSeconds} s`, `^${name}-fuzz\\.test\\.ts$`, seconds),
+  ),
+];
+if (addresses)
+  tasks.push(
+    () => addressed("cuda_tests", ["cuda"]),
+    () => addressed("native_tests"),
+  );
+if (fuzzers)
+  for (const target of fuzzTargets) tasks.push(() => fuzz(stages, addresses, target, fuzzSeconds, Date.now() % 1e9));
+await inPairs(tasks);
 stages.end();

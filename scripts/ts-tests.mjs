@@ -2,12 +2,12 @@
 // time where there are two cores or more (most files wait for processes and files half of their time), those that take the
 // longest first. Ends with "N passed, N failed, N skipped".
 import { spawn } from "node:child_process";
-import { readFileSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { root } from "./native.mjs";
 import { closingLine, tallyOf } from "./tally.mjs";
-import { transpile } from "./transpile.mjs";
+import { testCommand, transpile } from "./transpile.mjs";
 
 const pattern = new RegExp(process.argv[2] ?? "\\.test\\.ts$");
 const isLong = (file) =>
@@ -25,19 +25,16 @@ for (const signal of ["SIGINT", "SIGTERM"])
     process.exit(1);
   });
 
-/** A file that loads sources by their addresses, or threads that do, needs a loader. */
-const needsLoader = (file) => /new Worker|execArgv|await import\(/.test(readFileSync(join(root, "test", file), "utf8"));
-const commandOf = (file) =>
-  needsLoader(file)
-    ? ["--import", "tsx", join("test", file)]
-    : ["--enable-source-maps", join(outdir, "test", file.replace(/ts$/, "js"))];
-
 const { FORCE_COLOR, ...env } = process.env; // the tally reads plain text
 
 /** What the tests of a file print, once they have ended, and its exit status. */
 function run(file) {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, commandOf(file), { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(process.execPath, testCommand(file, outdir), {
+      cwd: root,
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     running.add(child);
     child.on("close", () => running.delete(child));
     let output = "";

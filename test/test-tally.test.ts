@@ -5,6 +5,7 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { ordered } from "./helpers/assert.js";
 import { node, root } from "./helpers/child.js";
+import { temporaryFolder } from "./helpers/files.js";
 
 type Sums = { passed: number; failed: number; skipped: number };
 const script = async (name: string) => await import(new URL(`../scripts/${name}.mjs`, import.meta.url).href);
@@ -64,11 +65,11 @@ test("a closing line is read as it is written", () => {
 });
 
 /** A run of stages in a process of its own: its output and its exit status. */
-const stages = (body: string) =>
+const stages = (body: string, options = "") =>
   node([
     "--input-type=module",
     "-e",
-    `import { Stages } from "./scripts/stages.mjs"; const stages = new Stages(); ${body}; stages.end();`,
+    `import { Stages } from "./scripts/stages.mjs"; const stages = new Stages(${options}); ${body}; stages.end();`,
   ]);
 const says = (text: string, status = 0) =>
   `await stages.stage("s", process.execPath, ["-e", ${JSON.stringify(`console.log(${JSON.stringify(text)}); process.exitCode = ${status};`)}])`;
@@ -89,6 +90,22 @@ test("a build that succeeds is no test, one that fails is a failure", () => {
     `await stages.stage("b", process.execPath, ["-e", "process.exitCode = ${status}"], { silentPass: true })`;
   const ended = stages(`${says("2 passed, 0 failed")}; ${build(0)}; ${build(1)}`);
   assert.is(ended.out.trimEnd().split("\n").at(-1), "2 passed, 1 failed, 0 skipped");
+});
+
+test("a stage that has passed is not run again where that is recorded; builds and stages that failed are", () => {
+  const record = join(temporaryFolder(), "deep", "record.jsonl");
+  const stage = (name: string, status: number, more = "") =>
+    `await stages.stage("${name}", process.execPath, ["-e", "console.log('3 passed, 0 failed'); process.exitCode = ${status};"], {${more}})`;
+  const all = (status: number) =>
+    [stage("sound", status), stage("broken", 1 - status), stage("built", status, "silentPass: true")].join("; ");
+  const ran = (out: string) => [...out.matchAll(/^== (\w+):/gm)].map((match) => match[1]);
+  const first = stages(all(0), `{ record: ${JSON.stringify(record)} }`);
+  assert.equal(ran(first.out), ["sound", "broken", "built"]);
+  assert.is(first.out.trimEnd().split("\n").at(-1), "6 passed, 1 failed, 0 skipped");
+  const second = stages(all(1), `{ record: ${JSON.stringify(record)} }`);
+  assert.equal(ran(second.out), ["broken", "built"]);
+  assert.match(second.out, /^sound +3 ok +0 bad +0 skipped .* passed at 2/m);
+  assert.is(second.out.trimEnd().split("\n").at(-1), "6 passed, 1 failed, 0 skipped");
 });
 
 const empty = { CHROMIUM: "", PATH: "/nonexistent" };

@@ -7,6 +7,22 @@ namespace {
 
 Tensor none() { return {}; }
 
+struct GradSink {
+  float* dst = nullptr;           // null: frozen
+  bool accumulate = false;
+};
+
+// Where the gradient of p goes: '=' on the first write of a step, '+=' afterwards.
+GradSink sink(Param& p) {
+  if (!p.group) return {};
+  Group& g = *p.group;
+  size_t i = 0;
+  while (g.params[i] != &p) ++i;
+  const bool again = g.written[i];
+  g.written[i] = true;
+  return {g.grad.data<float>() + p.offset, again};
+}
+
 // Products of several parts keep one sink a part; the columns of dy belong to the parts in order.
 std::vector<GradPart> grad_parts(Weight& w) {
   std::vector<GradPart> parts;

@@ -84,20 +84,4 @@ inline bool Param::in_matrix() const {
 
 inline const float* Param::master() const { return group ? group->master.data<float>() + offset : nullptr; }
 
-struct GradSink {
-  float* dst = nullptr;           // null: frozen
-  bool accumulate = false;
-};
-
-// Where the gradient of p goes: '=' on the first write of a step, '+=' afterwards.
-inline GradSink sink(Param& p) {
-  if (!p.group) return {};
-  Group& g = *p.group;
-  size_t i = 0;
-  while (g.params[i] != &p) ++i;
-  const bool again = g.written[i];
-  g.written[i] = true;
-  return {g.grad.data<float>() + p.offset, again};
-}
-
 }  // namespace isr

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cpu_base.h"
+#include "kernels/pair_formulas.h"
 
 namespace isr {
 namespace cpu {

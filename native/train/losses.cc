@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "kernels/pair_formulas.h"
 
 namespace isr {
 namespace {

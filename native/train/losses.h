@@ -1,5 +1,5 @@
 // Losses as host functions of per-token log-probs (policy and reference, one array a pair and side, one value a scored
-// token). A loss is a function of kernels/pair_losses.h and a row of the table in losses.cc, with its test row.
+// token). A loss is a function of kernels/pair_formulas.h and a row of the table in losses.cc, with its test row.
 #pragma once
 #include <string>
 #include <vector>

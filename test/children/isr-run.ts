@@ -1,13 +1,15 @@
 // Runs the iterations of helpers/isr-run.ts in a run folder, or goes on there; after a failure once more. Arguments: data, run
-// folder, clips (default: those of the helper). Prints a line when it starts and one when a call has ended.
+// folder ("-": those that standard input names, one after another), clips (default: those of the helper). Prints a line when it
+// starts and one when a call has ended.
 import { runIterations } from "../../src/iterate/run-iterations.js";
+import { playFaults } from "../helpers/fault-player.js";
 import { isrOptions, manyClips } from "../helpers/isr-run.js";
 
-const [data, runDir, videos] = process.argv.slice(2) as [string, string, string | undefined];
+const [data, folder, videos] = process.argv.slice(2) as [string, string, string | undefined];
 const say = (fact: object) => console.log(JSON.stringify(fact));
 
 /** Whether it was done. */
-async function once(): Promise<boolean> {
+async function once(runDir: string): Promise<boolean> {
   try {
     const options = videos === undefined ? isrOptions(data, runDir) : manyClips(data, runDir, Number(videos));
     const results = await runIterations(options);
@@ -20,5 +22,9 @@ async function once(): Promise<boolean> {
   }
 }
 
+async function play(runDir: string): Promise<void> {
+  if (!(await once(runDir))) await once(runDir);
+}
+
 say({ ready: true });
-if (!(await once())) await once();
+await (folder === "-" ? playFaults(play) : play(folder));

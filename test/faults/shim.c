@@ -9,6 +9,8 @@
 //   ISR_FAULT_LOG     a file outside the prefix, which gets a line per operation: number, name, path, bytes
 //   ISR_FAULT_PLAIN_RENAME  1: renameat2 says EINVAL, as on a file system that cannot exchange two names
 //   ISR_FAULT_COUNT   1: the number of operations goes to stderr at exit
+// A program that lives on is given another plan when it opens a name that is no file: /isr-faults/plan:FAULT:K:READS:PREFIX counts
+// from 1 again, /isr-faults/report:FILE writes the number of operations so far to a file.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -51,6 +53,25 @@ __attribute__((constructor)) static void read_plan(void) {
 
 __attribute__((destructor)) static void report(void) {
   if (getenv("ISR_FAULT_COUNT")) fprintf(stderr, "%ld file operations\n", atomic_load(&operations));
+}
+
+static int asked(const char* path) {
+  static const char name[] = "/isr-faults/", report_to[] = "report:";
+  static char fault[16], prefix[4097];
+  if (strncmp(path, name, sizeof name - 1) != 0) return 0;
+  path += sizeof name - 1;
+  if (strncmp(path, report_to, sizeof report_to - 1) == 0) {
+    FILE* const file = fopen(path + sizeof report_to - 1, "w");
+    if (file) fprintf(file, "%ld\n", atomic_load(&operations)), fclose(file);
+    return 1;
+  }
+  prefix[0] = 0;
+  if (sscanf(path, "plan:%15[A-Z]:%ld:%d:%4096s", fault, &plan.at, &plan.reads, prefix) < 3) abort();
+  plan.fault = fault_of(fault);
+  plan.prefix = prefix;
+  plan.prefix_bytes = strlen(prefix);
+  atomic_store(&operations, 0);
+  return 1;
 }
 
 // Counts the operation if its path is ours; tells whether the fault is due.
@@ -108,6 +129,7 @@ static int due_fd(const char* name, int fd, size_t bytes) {
     va_start(rest, flags); \
     const mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
     va_end(rest); \
+    if (asked(path)) return errno = ENOENT, -1; \
     FAIL_IF(due_at("open", AT_FDCWD, path)); \
     return real(path, flags, mode); \
   }

@@ -6,6 +6,7 @@
 #include "attention_reference.h"
 #include "autograd/ops.h"
 #include "core/rng.h"
+#include "kernels/pair_formulas.h"
 
 namespace isr::test {
 

@@ -1,6 +1,7 @@
 // From per-token log-probs and stored references to losses, rewards and the gradient of every log-prob, one block a pair: a training
 // step needs nothing of the host between its forward and its backward pass.
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/pair_formulas.h"
 
 namespace isr::cuda {
 namespace {
