@@ -20,7 +20,7 @@ const limit = 120_000; // milliseconds of a run
 /** A child that plays one run after another (test/helpers/fault-player.ts). */
 class Player {
   #said = [];
-  #ended = () => {};
+  #ended = () => {}; // of the run that is played
   #err = "";
 
   constructor(args, env) {
@@ -28,10 +28,11 @@ class Player {
     this.child.stderr.on("data", (part) => (this.#err += part));
     createInterface({ input: this.child.stdout }).on("line", (line) => {
       const fact = JSON.parse(line);
-      if (fact.ended) this.#ended({ status: 0, signal: null });
+      if (fact.ended) this.#ended([0, null]);
       else if (!fact.ready) this.#said.push(fact);
     });
-    this.child.on("close", (status, signal) => this.#ended({ status: status ?? 1, signal }));
+    this.child.stdin.on("error", () => {}); // a child that is gone: `closed` tells how it went
+    this.closed = once(this.child, "close");
   }
 
   /** Plays a run: what it said, and 0; or, if the child ended in it, how. */
@@ -39,12 +40,13 @@ class Player {
     this.#said = [];
     this.#err = "";
     const timer = setTimeout(() => this.child.kill("SIGKILL"), limit);
-    const end = await new Promise((resolve) => {
+    const ended = new Promise((resolve) => {
       this.#ended = resolve;
-      this.child.stdin.write(`${JSON.stringify(request)}\n`);
     });
+    this.child.stdin.write(`${JSON.stringify(request)}\n`);
+    const [status, signal] = await Promise.race([ended, this.closed]);
     clearTimeout(timer);
-    return { ...end, err: this.#err, said: this.#said };
+    return { status, signal, err: this.#err, said: this.#said };
   }
 }
 

@@ -93,7 +93,8 @@ async function runFile(ts, wanted) {
   return { failures, passed: status === 0 ? tallyOf(output, status).passed : 0 };
 }
 
-const needsOthers = new Set(); // tests that pass behind the tests before them alone
+// Of a TypeScript test: those of its file that it passed among without a fault, and has to fail among with one; none: the whole file.
+const among = new Map();
 
 /** Runs the test that a row names: true passed, false failed, null when it did not run. */
 async function passes(test) {
@@ -106,7 +107,7 @@ async function passes(test) {
     if (!line && note.startsWith("ended by SIG")) return false; // it crashed
     return line ? line.startsWith("ok") : null;
   }
-  const { failures, passed } = await runFile(test.ts, needsOthers.has(text(test)) ? undefined : [test]);
+  const { failures, passed } = await runFile(test.ts, among.get(text(test)));
   if (failures.some(([suite, name]) => name === test.name && (!test.suite || suite === test.suite))) return false;
   return passed > 0 ? true : null;
 }
@@ -114,13 +115,17 @@ async function passes(test) {
 /** What the tests of a file, or one of the others, say without a fault. */
 async function check(tests) {
   if (tests[0].ts && (await runFile(tests[0].ts, tests)).passed === tests.length) {
-    for (const test of tests) count(true, `without a fault: ${text(test)}`);
+    for (const test of tests) {
+      among.set(text(test), tests);
+      count(true, `without a fault: ${text(test)}`);
+    }
     return;
   }
   for (const test of tests) {
+    among.set(text(test), [test]);
     let result = await passes(test);
     if (result !== true && test.ts) {
-      needsOthers.add(text(test));
+      among.delete(text(test));
       result = await passes(test);
     }
     count(result === true, `without a fault: ${text(test)}${result === null ? " (did not run)" : ""}`);

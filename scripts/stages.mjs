@@ -71,8 +71,12 @@ export class Stages {
     this.#record = record;
     if (record === undefined) return;
     mkdirSync(dirname(record), { recursive: true });
-    for (const line of existsSync(record) ? readFileSync(record, "utf8").trim().split("\n") : [])
-      this.#earlier.set(JSON.parse(line).name, JSON.parse(line));
+    if (!existsSync(record)) return;
+    const rows = readFileSync(record, "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    this.#earlier = new Map(rows.map((row) => [row.name, row]));
   }
 
   /** One stage: a command and options of run(). `silentPass`: a build; only its failure counts. True when nothing failed. */

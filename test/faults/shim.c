@@ -55,7 +55,8 @@ __attribute__((destructor)) static void report(void) {
   if (getenv("ISR_FAULT_COUNT")) fprintf(stderr, "%ld file operations\n", atomic_load(&operations));
 }
 
-static int asked(const char* path) {
+// Whether the name is no file but a word to this library, which is heeded then.
+static int addressed(const char* path) {
   static const char name[] = "/isr-faults/", report_to[] = "report:";
   static char fault[16], prefix[4097];
   if (strncmp(path, name, sizeof name - 1) != 0) return 0;
@@ -66,7 +67,7 @@ static int asked(const char* path) {
     return 1;
   }
   prefix[0] = 0;
-  if (sscanf(path, "plan:%15[A-Z]:%ld:%d:%4096s", fault, &plan.at, &plan.reads, prefix) < 3) abort();
+  if (sscanf(path, "plan:%15[A-Z]:%ld:%d:%4096[^\n]", fault, &plan.at, &plan.reads, prefix) < 3) abort();
   plan.fault = fault_of(fault);
   plan.prefix = prefix;
   plan.prefix_bytes = strlen(prefix);
@@ -129,7 +130,7 @@ static int due_fd(const char* name, int fd, size_t bytes) {
     va_start(rest, flags); \
     const mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
     va_end(rest); \
-    if (asked(path)) return errno = ENOENT, -1; \
+    if (addressed(path)) return errno = ENOENT, -1; \
     FAIL_IF(due_at("open", AT_FDCWD, path)); \
     return real(path, flags, mode); \
   }
