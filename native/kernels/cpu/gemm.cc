@@ -1,7 +1,8 @@
 // Microkernels and the driver of all matrix products (gemm.h says what the blocks are).
 //
 // A tile of sums lives in registers for up to kUnitsPerPass steps of the reduction, while a block of tiles rests in the
-// second-level cache. Decoding fetches nothing ahead: on one sequential stream the hardware alone is faster.
+// second-level cache. Decoding reads every panel from memory once. With one tile nothing is fetched ahead: on one sequential
+// stream the hardware alone is faster. With more, the last tile fetches the next panel while it computes.
 #include "kernels/cpu/gemm.h"
 
 namespace isr::cpu::ISR_NS {
@@ -13,7 +14,7 @@ namespace {
 constexpr bool kFetchAhead = ISR_LEVEL < 2;
 constexpr int64_t kUnitsPerPass = kFetchAhead ? 384 : 1024;
 constexpr int64_t kBlockTiles = 112 / kTileRows, kBlockPanels = (kFetchAhead ? 256 : 128) / kPanel;
-constexpr int64_t kDecodeTiles = 2;  // up to here every panel is read once, whole, and all panels in order
+constexpr int64_t kDecodeTiles = kFetchAhead ? 4 : 2;  // up to here every panel is read once, whole, and all in order
 constexpr int64_t kTileFloats = kTileRows * kPanel;
 
 vf broadcast(float x) { return x - vf{}; }  // x - 0 is x, also for -0: a plain broadcast
@@ -45,11 +46,20 @@ struct Pair {
 };
 #endif
 
-template <class Step, int R>
-inline __attribute__((always_inline)) void multiply(const float* a, const float* b, int64_t units, float* c, bool first) {
+// The unit that lies `ahead` floats behind b is asked for.
+template <bool kAhead>
+inline __attribute__((always_inline)) void fetch_unit(const float* b, int64_t ahead) {
+  if constexpr (kAhead)
+    for (int line = 0; line < kPanel; line += 16) __builtin_prefetch(b + ahead + line, 0, 2);
+}
+
+template <class Step, int R, bool kAhead>
+inline __attribute__((always_inline)) void multiply(const float* a, const float* b, int64_t units, float* c, bool first,
+                                                    int64_t ahead) {
   vf s[R][2];
   read_sums<R>(s, c, first);
   for (int64_t u = 0; u < units; ++u, a += R, b += kPanel) {
+    fetch_unit<kAhead>(b, ahead);
     const vf b0 = load(b), b1 = load(b + kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -60,60 +70,80 @@ inline __attribute__((always_inline)) void multiply(const float* a, const float*
   }
   write_sums<R>(c, s);
 }
-template <int R>
-void multiply_f32(const float* a, const float* b, int64_t units, float* c, bool first) { multiply<Single, R>(a, b, units, c, first); }
+template <int R, bool kAhead>
+void multiply_f32(const float* a, const float* b, int64_t units, float* c, bool first, int64_t ahead) {
+  multiply<Single, R, kAhead>(a, b, units, c, first, ahead);
+}
 #if ISR_LEVEL == 3
-template <int R>
-void multiply_pairs(const float* a, const float* b, int64_t units, float* c, bool first) { multiply<Pair, R>(a, b, units, c, first); }
+template <int R, bool kAhead>
+void multiply_pairs(const float* a, const float* b, int64_t units, float* c, bool first, int64_t ahead) {
+  multiply<Pair, R, kAhead>(a, b, units, c, first, ahead);
+}
 #endif
 
+// sums += a * b, both vectors of a row. The widened product of a full tile takes every register that there is. GCC moves
+// broadcasts forward and gives its sums new registers, until some of them lie in memory at every step (1.3 times the time of
+// six rows on AVX2), so the order and the registers are written down.
+inline __attribute__((always_inline)) void add_row(vf (&sums)[2], const float& a, vf b0, vf b1) {
+#if ISR_LEVEL == 1 || ISR_LEVEL == 2
+  vf x;
+  asm volatile(
+      "vbroadcastss %[a], %[x]\n\t"
+      "vfmadd231ps %[b0], %[x], %[s0]\n\t"
+      "vfmadd231ps %[b1], %[x], %[s1]"
+      : [s0] "+v"(sums[0]), [s1] "+v"(sums[1]), [x] "=&v"(x)
+      : [a] "m"(a), [b0] "v"(b0), [b1] "v"(b1));
+#else
+  const vf x = broadcast(a);
+  sums[0] = fma(x, b0, sums[0]);
+  sums[1] = fma(x, b1, sums[1]);
+#endif
+}
+
 // a: two float32 a row and unit, [2 units][rows]; b: a bfloat16 pair a lane and unit, even k in the low half.
-template <int R>
-void multiply_widened(const float* a, const float* b, int64_t units, float* c, bool first) {
+template <int R, bool kAhead>
+void multiply_widened(const float* a, const float* b, int64_t units, float* c, bool first, int64_t ahead) {
   vf s[R][2];
   read_sums<R>(s, c, first);
   for (int64_t u = 0; u < units; ++u, a += 2 * R, b += kPanel) {
+    fetch_unit<kAhead>(b, ahead);
     const vf even0 = (vf)((vu)load(b) << 16), even1 = (vf)((vu)load(b + kLanes) << 16);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const vf x = broadcast(a[r]);
-      s[r][0] = fma(x, even0, s[r][0]);
-      s[r][1] = fma(x, even1, s[r][1]);
-    }
+    for (int r = 0; r < R; ++r) add_row(s[r], a[r], even0, even1);
     asm volatile("" : "+r"(b));  // load again: keeping the pairs would push sums out of registers
     const vf odd0 = (vf)((vu)load(b) & 0xffff0000u), odd1 = (vf)((vu)load(b + kLanes) & 0xffff0000u);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const vf x = broadcast(a[R + r]);
-      s[r][0] = fma(x, odd0, s[r][0]);
-      s[r][1] = fma(x, odd1, s[r][1]);
-    }
+    for (int r = 0; r < R; ++r) add_row(s[r], a[R + r], odd0, odd1);
   }
   write_sums<R>(c, s);
 }
 
-using Multiply = void (*)(const float* a, const float* b, int64_t units, float* c, bool first);
+using Multiply = void (*)(const float* a, const float* b, int64_t units, float* c, bool first, int64_t ahead);
 
 #if ISR_LEVEL >= 2
-#define ISR_BY_ROWS(f) \
-  {nullptr, f<1>, f<2>, f<3>, f<4>, f<5>, f<6>, f<7>, f<8>, f<9>, f<10>, f<11>, f<12>, f<13>, f<14>}
+#define ISR_BY_ROWS(f, ahead)                                                                                               \
+  {nullptr,      f<1, ahead>, f<2, ahead>, f<3, ahead>,  f<4, ahead>,  f<5, ahead>,  f<6, ahead>, f<7, ahead>, f<8, ahead>, \
+   f<9, ahead>, f<10, ahead>, f<11, ahead>, f<12, ahead>, f<13, ahead>, f<14, ahead>}
 #elif ISR_LEVEL == 1
-#define ISR_BY_ROWS(f) {nullptr, f<1>, f<2>, f<3>, f<4>, f<5>, f<6>}
+#define ISR_BY_ROWS(f, ahead) {nullptr, f<1, ahead>, f<2, ahead>, f<3, ahead>, f<4, ahead>, f<5, ahead>, f<6, ahead>}
 #else
-#define ISR_BY_ROWS(f) {nullptr, f<1>, f<2>, f<3>, f<4>}
+#define ISR_BY_ROWS(f, ahead) {nullptr, f<1, ahead>, f<2, ahead>, f<3, ahead>, f<4, ahead>}
 #endif
-constexpr Multiply kF32[] = ISR_BY_ROWS(multiply_f32);
-constexpr Multiply kWidened[] = ISR_BY_ROWS(multiply_widened);
+#define ISR_KERNELS(f) {ISR_BY_ROWS(f, false), ISR_BY_ROWS(f, kFetchAhead)}
+// By whether they fetch a unit ahead, and by rows.
+constexpr Multiply kF32[2][kTileRows + 1] = ISR_KERNELS(multiply_f32);
+constexpr Multiply kWidened[2][kTileRows + 1] = ISR_KERNELS(multiply_widened);
 #if ISR_LEVEL == 3
-constexpr Multiply kPairs[] = ISR_BY_ROWS(multiply_pairs);
+constexpr Multiply kPairs[2][kTileRows + 1] = ISR_KERNELS(multiply_pairs);
 #endif
+#undef ISR_KERNELS
 #undef ISR_BY_ROWS
 
-const Multiply* multiplies(Kernel kernel) {
+Multiply choose_multiply(Kernel kernel, bool ahead, int rows) {
 #if ISR_LEVEL == 3
-  if (kernel == Kernel::Pairs) return kPairs;
+  if (kernel == Kernel::Pairs) return kPairs[ahead][rows];
 #endif
-  return kernel == Kernel::Widened ? kWidened : kF32;
+  return kernel == Kernel::Widened ? kWidened[ahead][rows] : kF32[ahead][rows];
 }
 
 // A panel's pairs as float32, [2 units][kPanel]: worth it when several tiles follow, for then F32's loop does the work.
@@ -151,9 +181,8 @@ void fetch_ahead(const Product& p, const Block& block, int64_t tile, int64_t pan
 }
 
 void multiply_block(const Product& p, const Block& block, int64_t units_per_pass, const Room& room, Finish finish) {
-  const bool passes = units_per_pass < p.units, wide = room.wide != nullptr;
-  const bool ahead = kFetchAhead && p.tile_count > kDecodeTiles;
-  const Multiply* multiply = multiplies(wide ? Kernel::F32 : p.kernel);
+  const bool passes = units_per_pass < p.units, wide = room.wide != nullptr, decode = p.tile_count <= kDecodeTiles;
+  const Kernel kernel = wide ? Kernel::F32 : p.kernel;
   const int64_t unit = a_unit_bytes(p.kernel);
   for (int64_t u = 0; u < p.units || u == 0; u += units_per_pass) {
     const int64_t count = p.units - u < units_per_pass ? p.units - u : units_per_pass;
@@ -164,8 +193,10 @@ void multiply_block(const Product& p, const Block& block, int64_t units_per_pass
       for (int64_t tile = block.tile0; tile < block.tile1; ++tile) {
         const int rows = p.tiles[tile].rows;
         const float* a = reinterpret_cast<const float*>(p.a + tile * p.tile_pitch + u * rows * unit);
-        if (ahead) fetch_ahead(p, block, tile, panel, u, count);
-        multiply[rows](a, wide ? room.wide : b, wide ? 2 * count : count, c, u == 0);
+        if (kFetchAhead && !decode) fetch_ahead(p, block, tile, panel, u, count);
+        const bool ahead = decode && tile > 0 && tile + 1 == p.tile_count && panel + 1 < p.panel_count;
+        const Multiply multiply = choose_multiply(kernel, ahead, rows);
+        multiply(a, wide ? room.wide : b, wide ? 2 * count : count, c, u == 0, p.panel_pitch / 4);
         if (u + count >= p.units) finish(tile, panel, c);
         if (passes) c += kTileFloats;
       }
