@@ -14,7 +14,8 @@ namespace {
 constexpr bool kFetchAhead = ISR_LEVEL < 2;
 constexpr int64_t kUnitsPerPass = kFetchAhead ? 384 : 1024;
 constexpr int64_t kBlockTiles = 112 / kTileRows, kBlockPanels = (kFetchAhead ? 256 : 128) / kPanel;
-constexpr int64_t kDecodeTiles = kFetchAhead ? 4 : 2;  // up to here every panel is read once, whole, and all in order
+// Up to here, which is 16 to 28 rows, every panel is read once, whole, and all in order.
+constexpr int64_t kDecodeTiles = kFetchAhead ? 4 : 2;
 constexpr int64_t kTileFloats = kTileRows * kPanel;
 
 vf broadcast(float x) { return x - vf{}; }  // x - 0 is x, also for -0: a plain broadcast
@@ -46,7 +47,7 @@ struct Pair {
 };
 #endif
 
-// The unit that lies `ahead` floats behind b is asked for.
+// Asks for the unit that lies `ahead` floats behind b.
 template <bool kAhead>
 inline __attribute__((always_inline)) void fetch_unit(const float* b, int64_t ahead) {
   if constexpr (kAhead)
@@ -82,8 +83,8 @@ void multiply_pairs(const float* a, const float* b, int64_t units, float* c, boo
 #endif
 
 // sums += a * b, both vectors of a row. The widened product of a full tile takes every register that there is. GCC moves
-// broadcasts forward and gives its sums new registers, until some of them lie in memory at every step (1.3 times the time of
-// six rows on AVX2), so the order and the registers are written down.
+// broadcasts forward and gives its sums new registers, until some of them lie in memory at every step, so the order and the
+// registers are written down.
 inline __attribute__((always_inline)) void add_row(vf (&sums)[2], const float& a, vf b0, vf b1) {
 #if ISR_LEVEL == 1 || ISR_LEVEL == 2
   vf x;
