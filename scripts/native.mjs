@@ -91,6 +91,13 @@ export function machineLevels() {
   return levels.slice(0, top + 1);
 }
 
+/** The level that is used where ISR_DPO_ISA is not set (default_isa of native/core/cpu.cc). */
+export function usualLevel() {
+  const intel = /^vendor_id\s*: GenuineIntel$/m.test(readFileSync("/proc/cpuinfo", "utf8"));
+  const all = machineLevels();
+  return intel && all.includes("avx512") ? "avx512" : all.at(-1);
+}
+
 /** A build with sanitizers, optimised a little: -O1 keeps the whole suite quick enough to run on every change. */
 export async function buildSanitized(stages, sanitize, targets) {
   const dir = join(root, "build", sanitize.split(",")[0]);

@@ -111,7 +111,7 @@ BENCH("attention") {
                                    {"8 frames of 257", frames(8, 257), 16, 16, 64, false}, {"257 patches x 8", frames(257, 8), 16, 16, 64, false}};
   for (const Size& size : sizes)
     for (DType type : {DType::F32, DType::BF16})
-      for (int threads : {1, 2}) run(machine_isa(), type, threads, size);
+      for (int threads : {1, 2}) run(chosen_isa(), type, threads, size);
   for (DType type : {DType::F32, DType::BF16}) {
     if (isa_supported(Isa::Avx2)) run(Isa::Avx2, type, 1, sizes[0]);
     run(Isa::Generic, type, 1, sizes[3]);
@@ -121,9 +121,9 @@ BENCH("attention") {
 BENCH("attention decode") {
   for (DType type : {DType::F32, DType::BF16})
     for (int threads : {1, 2}) {
-      decode(machine_isa(), type, threads, 1, 2048, 12, 12, 64);
-      decode(machine_isa(), type, threads, 8, 2048, 12, 12, 64);
-      decode(machine_isa(), type, threads, 8, 2048, 32, 8, 128);
+      decode(chosen_isa(), type, threads, 1, 2048, 12, 12, 64);
+      decode(chosen_isa(), type, threads, 8, 2048, 12, 12, 64);
+      decode(chosen_isa(), type, threads, 8, 2048, 32, 8, 128);
     }
 }
 

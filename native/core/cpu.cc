@@ -38,7 +38,7 @@ Isa detect() {
 
 Isa from_environment() {
   const char* wish = std::getenv("ISR_DPO_ISA");
-  if (!wish || !*wish) return machine_isa();
+  if (!wish || !*wish) return default_isa();
   for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16}) {
     if (std::string(wish) != name_of(isa)) continue;
     if (isa_supported(isa)) return isa;
@@ -73,6 +73,17 @@ Isa machine_isa() {
   static const Isa isa = std::min(detect(), static_cast<Isa>(ISR_MAX_LEVEL));
   return isa;
 }
+
+bool machine_is_intel() {
+  static const bool is = [] {
+    const Cpuid zero(0, 0);
+    return zero.b == 0x756e6547 && zero.d == 0x49656e69 && zero.c == 0x6c65746e;   // "Genu" "ineI" "ntel"
+  }();
+  return is;
+}
+
+// Intel's cores add bfloat16 pairs at half the rate of float32: widening them first is faster.
+Isa default_isa() { return machine_is_intel() ? std::min(machine_isa(), Isa::Avx512) : machine_isa(); }
 
 bool isa_supported(Isa isa) { return isa <= machine_isa(); }
 

@@ -1,8 +1,8 @@
 // Microkernels and the driver of all matrix products (gemm.h says what the blocks are).
 //
 // A tile of sums lives in registers for up to kUnitsPerPass steps of the reduction, while a block of tiles rests in the
-// second-level cache. Decoding reads every panel from memory once. With one tile nothing is fetched ahead: on one sequential
-// stream the hardware alone is faster. With more, the last tile fetches the next panel while it computes.
+// second-level cache. Decoding reads every panel from memory once, in one stream. Whether its kernels ask for what comes next
+// is a matter of the machine (fetch_distance).
 #include "kernels/cpu/gemm.h"
 
 namespace isr::cpu::ISR_NS {
@@ -130,7 +130,7 @@ using Multiply = void (*)(const float* a, const float* b, int64_t units, float* 
 #else
 #define ISR_BY_ROWS(f, ahead) {nullptr, f<1, ahead>, f<2, ahead>, f<3, ahead>, f<4, ahead>}
 #endif
-#define ISR_KERNELS(f) {ISR_BY_ROWS(f, false), ISR_BY_ROWS(f, kFetchAhead)}
+#define ISR_KERNELS(f) {ISR_BY_ROWS(f, false), ISR_BY_ROWS(f, true)}
 // By whether they fetch a unit ahead, and by rows.
 constexpr Multiply kF32[2][kTileRows + 1] = ISR_KERNELS(multiply_f32);
 constexpr Multiply kWidened[2][kTileRows + 1] = ISR_KERNELS(multiply_widened);
@@ -181,6 +181,16 @@ void fetch_ahead(const Product& p, const Block& block, int64_t tile, int64_t pan
   if (u + count < p.units) fetch_part(a_next, count * a_unit, panel - block.panel0, block.panel1 - block.panel0);
 }
 
+// How many floats ahead of what it reads a tile asks for units while decoding; 0: it does not. The last tile of several asks
+// for the next panel, since the others find this one in the cache. A tile alone keeps close to its own stream, and only on
+// Intel's cores: others were faster by themselves.
+int64_t fetch_distance(const Product& p, int64_t tile, int64_t panel) {
+  constexpr int64_t kNear = 768;   // 3 KiB
+  if (tile + 1 < p.tile_count || panel + 1 >= p.panel_count) return 0;
+  if (p.tile_count > 1) return kFetchAhead || machine_is_intel() ? p.panel_pitch / 4 : 0;
+  return machine_is_intel() ? kNear : 0;
+}
+
 void multiply_block(const Product& p, const Block& block, int64_t units_per_pass, const Room& room, Finish finish) {
   const bool passes = units_per_pass < p.units, wide = room.wide != nullptr, decode = p.tile_count <= kDecodeTiles;
   const Kernel kernel = wide ? Kernel::F32 : p.kernel;
@@ -195,9 +205,9 @@ void multiply_block(const Product& p, const Block& block, int64_t units_per_pass
         const int rows = p.tiles[tile].rows;
         const float* a = reinterpret_cast<const float*>(p.a + tile * p.tile_pitch + u * rows * unit);
         if (kFetchAhead && !decode) fetch_ahead(p, block, tile, panel, u, count);
-        const bool ahead = decode && tile > 0 && tile + 1 == p.tile_count && panel + 1 < p.panel_count;
-        const Multiply multiply = choose_multiply(kernel, ahead, rows);
-        multiply(a, wide ? room.wide : b, wide ? 2 * count : count, c, u == 0, p.panel_pitch / 4);
+        const int64_t ahead = decode ? fetch_distance(p, tile, panel) : 0;
+        const Multiply multiply = choose_multiply(kernel, ahead > 0, rows);
+        multiply(a, wide ? room.wide : b, wide ? 2 * count : count, c, u == 0, ahead);
         if (u + count >= p.units) finish(tile, panel, c);
         if (passes) c += kTileFloats;
       }
