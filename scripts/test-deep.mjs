@@ -42,7 +42,7 @@ await stages.stage("npm test", "npm", ["test", "--silent"], options);
 await testEmulation(stages, { env: { ISR_DPO_LONG: "1" } });
 
 const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_tests"]);
-for (const part of threads ? ["threads", "infer", "scheduler", "train", "vision"] : [])
+for (const part of threads ? ["threads", "dist", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
 // Copies that land early and one warp ahead of the others: what lacks a barrier is a race then. Every meeting of emulated threads costs

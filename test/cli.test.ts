@@ -31,6 +31,16 @@ test("inspect: this machine", () => {
   excludes(text.out, "\u001b[", "colours only on a terminal");
 });
 
+test("inspect gpu: the cards alone, or why there are none; a folder of that name is ./gpu", () => {
+  const ended = cli(["inspect", "gpu"]);
+  assert.is(ended.code, 0, ended.err);
+  assert.match(ended.out, /^binary +.*\.node\ncuda +not used: this binary has no CUDA; .*\n$/);
+  assert.equal(JSON.parse(cli(["inspect", "gpu", "--json"]).out), JSON.parse(cli(["inspect", "--json"]).out));
+  const there = cli(["inspect", "./gpu"]);
+  assert.is(there.code, 65, there.err);
+  assert.match(there.err, /NOT_FOUND: \.\/gpu: no such folder/);
+});
+
 test("inspect DIR: a checkpoint", () => {
   const ended = cli(["inspect", folder("text_llama3_rope"), "--json"]);
   assert.is(ended.code, 0, ended.err);

@@ -1,4 +1,4 @@
-// isr-dpo inspect [dir]: a report about this machine, or about a checkpoint.
+// isr-dpo inspect [dir | gpu]: a report about this machine, its cards alone, or a checkpoint.
 import { Command } from "commander";
 import { count } from "../base/counts.js";
 import { type CheckpointReport, type DeviceReport, inspectCheckpoint, inspectDevice } from "../index.js";
@@ -21,6 +21,8 @@ function cardRows(d: DeviceReport): [string, string][] {
   if (d.cudaLibrary !== null) cards.push(["products", d.cudaLibrary]);
   return d.cudaProblem === null ? cards : [...cards, ["cuda", `not used: ${d.cudaProblem}`]];
 }
+
+const gpuRows = (d: DeviceReport): [string, string][] => [["binary", d.binary], ...cardRows(d)];
 
 function machineRows(d: DeviceReport): [string, string][] {
   return [
@@ -68,15 +70,16 @@ function print(rows: [string, string][]): void {
 
 export function inspectCommand(): Command {
   return new Command("inspect")
-    .description("show this machine, or with DIR a checkpoint")
-    .argument("[dir]", "folder of a checkpoint, or of a run, whose newest model is used")
+    .description("show this machine, with gpu its NVIDIA cards alone, or with DIR a checkpoint")
+    .argument("[dir]", "folder of a checkpoint, or of a run, whose newest model is used; one named gpu is ./gpu")
     .option("--json", "print JSON")
     .exitOverride()
     .action(async (dir: string | undefined, o: { json?: boolean }) => {
-      const folder = dir === undefined ? undefined : modelFolder(dir);
+      const cards = dir === "gpu";
+      const folder = dir === undefined || cards ? undefined : modelFolder(dir);
       const found = folder === undefined ? await inspectDevice() : await inspectCheckpoint(folder);
       if (o.json) console.log(JSON.stringify(found, null, 2));
-      else if ("binary" in found) print(machineRows(found));
+      else if ("binary" in found) print(cards ? gpuRows(found) : machineRows(found));
       else print([...(folder === dir ? [] : [["model", folder!] as [string, string]]), ...checkpointRows(found)]);
     });
 }

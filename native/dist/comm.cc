@@ -1,0 +1,146 @@
+#include "dist/comm.h"
+
+#include <cstring>
+#include <exception>
+
+#include "core/error.h"
+#include "core/memory.h"
+
+namespace isr {
+namespace {
+
+class SingleRank final : public Comm {
+ public:
+  explicit SingleRank(Device& device) : device_(device) {}
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  Device& device() override { return device_; }
+  void exchange(std::span<const Message> sends, std::span<const Message> receives) override {
+    if (!aborted_.empty()) throw Error("RANK_LOST", aborted_);
+    ISR_ASSERT(sends.size() == receives.size(), sends.size(), " messages to itself, ", receives.size(), " expected");
+    for (size_t i = 0; i < sends.size(); ++i) {
+      ISR_ASSERT(sends[i].bytes == receives[i].bytes, "message ", i, " has ", sends[i].bytes, " bytes, expected ", receives[i].bytes);
+      device_.copy(receives[i].data, sends[i].data, sends[i].bytes);
+    }
+  }
+  void abort(const std::string& reason) noexcept override {
+    if (aborted_.empty()) aborted_ = reason;
+  }
+
+ private:
+  Device& device_;
+  std::string aborted_;
+};
+
+// Bytes of every rank, which may differ in number: their numbers first.
+std::vector<std::string> gather_bytes(Comm& comm, std::span<const char> mine) {
+  const int size = comm.size(), me = comm.rank();
+  Device& device = comm.device();
+  const auto resident = [&](size_t bytes) { return Buffer(device, bytes > 0 ? bytes : 1); };
+  const auto everyone = [&](const Buffer& out, size_t bytes, const Buffer& in, std::span<const size_t> cuts) {
+    std::vector<Message> sends, receives;
+    for (int r = 0; r < size; ++r) {
+      const auto at = static_cast<size_t>(r);
+      sends.push_back({r, out.data(), bytes});
+      receives.push_back({r, in.data<char>() + cuts[at], cuts[at + 1] - cuts[at]});
+    }
+    comm.exchange(sends, receives);
+  };
+  const uint64_t length = mine.size();
+  std::vector<size_t> cuts;
+  for (int r = 0; r <= size; ++r) cuts.push_back(static_cast<size_t>(r) * sizeof length);
+  const Buffer my_length = resident(sizeof length), all_lengths = resident(cuts.back());
+  device.upload(my_length.data(), &length, sizeof length);
+  everyone(my_length, sizeof length, all_lengths, cuts);
+  std::vector<uint64_t> lengths(static_cast<size_t>(size));
+  device.download(lengths.data(), all_lengths.data(), cuts.back());
+
+  cuts.assign(1, 0);
+  for (const uint64_t n : lengths) cuts.push_back(cuts.back() + n);
+  ISR_ASSERT(lengths[static_cast<size_t>(me)] == length, "rank ", me, " hears ", lengths[static_cast<size_t>(me)], " of its ", length, " bytes");
+  const Buffer out = resident(mine.size()), in = resident(cuts.back());
+  device.upload(out.data(), mine.data(), mine.size());
+  everyone(out, mine.size(), in, cuts);
+  std::string all(cuts.back(), '\0');
+  device.download(all.data(), in.data(), all.size());
+  std::vector<std::string> parts;
+  for (size_t r = 0; r + 1 < cuts.size(); ++r) parts.push_back(all.substr(cuts[r], cuts[r + 1] - cuts[r]));
+  return parts;
+}
+
+}  // namespace
+
+std::unique_ptr<Comm> make_single_rank(Device& device) { return std::make_unique<SingleRank>(device); }
+
+std::vector<std::string> all_gather(Comm& comm, const std::string& mine) { return gather_bytes(comm, mine); }
+
+std::vector<std::vector<double>> all_gather(Comm& comm, std::span<const double> mine) {
+  std::vector<std::vector<double>> all;
+  for (const std::string& bytes : gather_bytes(comm, {reinterpret_cast<const char*>(mine.data()), mine.size_bytes()})) {
+    std::vector<double>& values = all.emplace_back(bytes.size() / sizeof(double));
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+  }
+  return all;
+}
+
+void all_reduce(Comm& comm, std::span<double> values) {
+  const std::vector<std::vector<double>> all = all_gather(comm, values);
+  for (size_t r = 0; r < all.size(); ++r) {
+    ISR_ASSERT(all[r].size() == values.size(), "rank ", r, " adds ", all[r].size(), " values, rank ", comm.rank(), " ", values.size());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = r == 0 ? all[r][i] : values[i] + all[r][i];
+  }
+}
+
+void barrier(Comm& comm) { gather_bytes(comm, {}); }
+
+void agree(Comm& comm, const std::function<void()>& work) {
+  std::exception_ptr mine;
+  std::string told;   // code, message and hint; empty: all is well
+  const auto tell = [&](const std::string& code, const std::string& message, const std::string& hint) {
+    mine = std::current_exception();
+    told = code + '\0' + message + '\0' + hint;
+  };
+  try {
+    work();
+  } catch (const Error& e) {
+    if (e.code == "RANK_LOST") throw;   // nobody listens any more
+    tell(e.code, e.what(), e.hint);
+  } catch (const Cancelled&) {
+    tell("ABORTED", "its step was cancelled", "");
+  } catch (const std::exception& e) {
+    tell("BUG", e.what(), "");
+  }
+  const std::vector<std::string> all = all_gather(comm, told);
+  if (mine) std::rethrow_exception(mine);
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r].empty()) continue;
+    const size_t first = all[r].find('\0'), second = all[r].find('\0', first + 1);
+    throw Error(all[r].substr(0, first), concat("rank ", r, ": ", all[r].substr(first + 1, second - first - 1)), all[r].substr(second + 1));
+  }
+}
+
+void broadcast(Comm& comm, void* data, size_t bytes, int root) {
+  std::vector<Message> sends, receives;
+  if (comm.rank() != root) receives.push_back({root, data, bytes});
+  else
+    for (int r = 0; r < comm.size(); ++r)
+      if (r != root) sends.push_back({r, data, bytes});
+  comm.exchange(sends, receives);
+}
+
+void all_gather(Comm& comm, void* data, std::span<const size_t> cuts) {
+  const int me = comm.rank();
+  const auto part = [&](int r) {
+    const auto at = static_cast<size_t>(r);
+    return Message{r, static_cast<char*>(data) + cuts[at], cuts[at + 1] - cuts[at]};
+  };
+  std::vector<Message> sends, receives;
+  for (int r = 0; r < comm.size(); ++r) {
+    if (r == me) continue;
+    sends.push_back({r, part(me).data, part(me).bytes});
+    receives.push_back(part(r));
+  }
+  comm.exchange(sends, receives);
+}
+
+}  // namespace isr
