@@ -22,8 +22,18 @@ const run = trainIteration({
     train: { learningRate: 1e-4, warmupRatio: 0, epochs: 1, pairsPerStep: 8 },
   },
 });
-process.once("SIGINT", () => run.abort()); // the same call goes on from there
-for await (const e of run)
-  if (e.type === "step") console.log(`step ${e.metrics.step}: loss ${e.metrics.loss.toFixed(4)}`);
-const { pairs, counts, model: made } = await run.result;
-console.log(`${pairs} pairs of ${counts.samples} samples; model 2 is in ${made}`);
+let stopped = false;
+process.once("SIGINT", () => {
+  stopped = true;
+  run.abort();
+});
+try {
+  for await (const e of run)
+    if (e.type === "step") console.log(`step ${e.metrics.step}: loss ${e.metrics.loss.toFixed(4)}`);
+  const { pairs, counts, model: made } = await run.result;
+  console.log(`${pairs} pairs of ${counts.samples} samples; model 2 is in ${made}`);
+} catch (e) {
+  if (!stopped) throw e;
+  console.log("stopped; the same command goes on from there");
+  process.exitCode = 130;
+}

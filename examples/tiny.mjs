@@ -1,6 +1,6 @@
 // A model of 1.5 M parameters with random weights, and sums for it to learn, from nothing:
 //   node examples/tiny.mjs tiny
-//   npx isr-dpo train sft --model tiny/model --data tiny/train.jsonl --eval-data tiny/eval.jsonl --run-dir tiny/run --learning-rate 2e-3 --epochs 4
+//   npx isr-dpo train sft --model tiny/model --data tiny/train.jsonl --eval-data tiny/eval.jsonl --run-dir tiny/run --learning-rate 2e-3 --schedule cosine --epochs 20 --items-per-step 32
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 
 const [dir, ...rest] = process.argv.slice(2);

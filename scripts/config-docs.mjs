@@ -72,8 +72,8 @@ whole method.
 - Flags and \`--set key=value\` override the file, the file overrides \`preset\`, and \`preset\` overrides the defaults. If \`--set\`
   gives one key several times, the last value counts; values are written as in YAML (\`--set trainer.betas=[0.9,0.95]\`).
 - \`warmupSteps\` replaces a \`warmupRatio\` that comes from a preset or a default; both in one file are an error.
-- \`isr-dpo config show FILE\` prints every value and where it comes from; \`isr-dpo config schema --kind train|run\` prints the
-  JSON Schema, for editors.
+- \`isr-dpo config show FILE\` prints every value that is set, by the file, a preset or a default, and where it comes from;
+  \`isr-dpo config schema --kind train|run\` prints the JSON Schema, for editors.
 
 A small example:
 

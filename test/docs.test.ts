@@ -251,6 +251,30 @@ test("the examples run", () => {
   }
 });
 
+test("Ctrl-C stops examples/iterate.mjs, and the same command goes on", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "isr-dpo-stopped-"));
+  const start = () => {
+    const child = spawn(process.execPath, [join(top, "examples/iterate.mjs"), dir]);
+    const told = { out: "", err: "" };
+    child.stdout.setEncoding("utf8").on("data", (text: string) => (told.out += text));
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (told.err += text));
+    return { child, told, ended: once(child, "close") };
+  };
+  try {
+    const first = start();
+    await once(first.child.stdout, "data"); // a step
+    first.child.kill("SIGINT");
+    assert.equal(await first.ended, [130, null], first.told.err);
+    assert.match(first.told.out, /stopped; the same command goes on from there\n$/);
+    assert.is(first.told.err, "");
+    const second = start();
+    assert.equal(await second.ended, [0, null], second.told.err);
+    assert.match(second.told.out, /\n\d+ pairs of 32 samples; model 2 is in /);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
+
 /** The service example in a process of its own, and what it says to a body that is posted. */
 const service = memoized(async () => {
   const server = spawn(process.execPath, [join(top, "examples/service.mjs"), join(top, "models/world"), "0"]);

@@ -143,6 +143,27 @@ test("supervised examples: clips of one shot, and their true answers", async () 
   }
 });
 
+test("Ctrl-C of a terminal does not reach the ffmpeg that writes a clip, and a signal that ends it is named", async () => {
+  const before = process.env.ISR_DPO_FFMPEG;
+  const frames = new Uint8Array(framesOfShot * size * size * 3);
+  try {
+    const groups = join(folder, "groups.sh"); // who it is, to itself
+    writeFileSync(groups, `#!/bin/sh\ncat /proc/self/stat > ${folder}/stat\nkill -INT $$\n`, { mode: 0o755 });
+    process.env.ISR_DPO_FFMPEG = groups;
+    await rejects(
+      () => writeClip(join(folder, "x.mp4"), frames),
+      "IO",
+      /could not write it: it was ended by SIGINT$/,
+      "a signal",
+    );
+    const group = (stat: string) => stat.slice(stat.lastIndexOf(")") + 2).split(" ")[2];
+    assert.is.not(group(readFileSync(join(folder, "stat"), "utf8")), group(readFileSync("/proc/self/stat", "utf8")));
+  } finally {
+    if (before === undefined) delete process.env.ISR_DPO_FFMPEG;
+    else process.env.ISR_DPO_FFMPEG = before;
+  }
+});
+
 test("what ffmpeg cannot do is said", async () => {
   const frames = new Uint8Array(framesOfShot * size * size * 3);
   await rejects(

@@ -335,7 +335,10 @@ export class Iteration extends FolderWork<IterationResult> {
       modelHash: await model.hash(),
     });
     if (left > 0)
-      this.#warn("NOT_EXPORTED", `${left} pairs hold text that pairs.parquet cannot: they are in pairs.jsonl alone`);
+      this.#warn(
+        "NOT_EXPORTED",
+        `${left} of the pairs are in pairs.jsonl alone: a text without words, or with half a surrogate pair`,
+      );
     if (cut > 0) this.#warn("PROMPTS_CUT", `${cut} prompts were cut to fit into the context window`);
     return { samples: folder.samples.length, ...counts, promptsCut: cut, ...censored };
   }

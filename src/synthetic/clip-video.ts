@@ -15,18 +15,24 @@ const encoders: readonly (readonly string[])[] = [
 
 interface Ended {
   code: number | null;
+  by: NodeJS.Signals | null;
   log: string;
 }
 
 function encode(command: string, args: readonly string[], input: Uint8Array, signal?: AbortSignal): Promise<Ended> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ["pipe", "ignore", "pipe"], ...(signal ? { signal } : {}) });
+    // In a group of its own: Ctrl-C of a terminal reaches all of a group, and what it means is this process's to say.
+    const child = spawn(command, args, {
+      stdio: ["pipe", "ignore", "pipe"],
+      detached: true,
+      ...(signal ? { signal } : {}),
+    });
     let log = "";
     child.stderr.on("data", (chunk: Buffer) => {
       log = (log + chunk.toString("utf8")).slice(-4096);
     });
     child.once("error", reject);
-    child.once("close", (code) => resolve({ code, log }));
+    child.once("close", (code, by) => resolve({ code, by, log }));
     child.stdin.once("error", () => {}); // ffmpeg ended without reading: its exit code says so
     child.stdin.end(input);
   });
@@ -45,7 +51,7 @@ const argsOf = (encoder: readonly string[], path: string) => [
  */
 export async function writeClip(path: string, frames: Uint8Array, o: { signal?: AbortSignal } = {}): Promise<void> {
   const command = process.env.ISR_DPO_FFMPEG || "ffmpeg";
-  let last: Ended = { code: null, log: "" };
+  let last: Ended = { code: null, by: null, log: "" };
   const temporary = temporaryOf(path);
   for (const encoder of encoders) {
     try {
@@ -64,7 +70,8 @@ export async function writeClip(path: string, frames: Uint8Array, o: { signal?: 
     if (!/encoder/i.test(last.log)) break; // another encoder would not help
   }
   await unlink(temporary).catch(() => {});
-  throw new IsrDpoError("IO", `${path}: ffmpeg could not write it: ${last.log.trim().split("\n").at(-1) ?? ""}`, {
+  const why = last.log.trim().split("\n").at(-1) || (last.by ? `it was ended by ${last.by}` : `exit code ${last.code}`);
+  throw new IsrDpoError("IO", `${path}: ffmpeg could not write it: ${why}`, {
     path,
     detail: { frames: count, exitCode: last.code },
   });
