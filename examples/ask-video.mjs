@@ -11,7 +11,7 @@ const session = model.session(); // keeps what has been read: the second questio
 const shown = (text) => text.replace(/\p{Cc}/gu, " "); // a model may write anything, also what moves a cursor
 const messages = [];
 for (const text of ["What happens in the video?", "What happens first?"]) {
-  const media = { kind: "video", path: video, sample: { frames: 8 } };
+  const media = { kind: "video", path: video }; // as many frames as the model was trained with
   const question = { type: "text", text };
   messages.push({ role: "user", content: messages.length ? text : [{ type: "video", media }, question] });
   const run = session.generate({ prompt: messages, maxTokens: 24 });

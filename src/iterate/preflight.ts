@@ -35,7 +35,7 @@ function proveFrames(model: VideoLM, frames: number | undefined): void {
   throw new IsrDpoError(
     "INVALID_CONFIG",
     `video.frames: expected ${vision.frames}, as the vision tower has been trained with, got ${frames}`,
-    { hint: "leave video.frames out", detail: { field: "video.frames" } },
+    { hint: `set video.frames to ${vision.frames}`, detail: { field: "video.frames" } },
   );
 }
 
