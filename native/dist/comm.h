@@ -32,7 +32,7 @@ class Comm {
   // from the device's next call on. RANK_LOST: a rank ended, could not be reached, or gave up (abort).
   virtual void exchange(std::span<const Message> sends, std::span<const Message> receives) = 0;
   // Ends what all ranks wait for, now and later, with RANK_LOST and this reason. From any thread; the first reason stays.
-  virtual void abort(const std::string& reason) noexcept = 0;
+  virtual void abort(std::string reason) noexcept = 0;
 };
 
 // One rank alone.

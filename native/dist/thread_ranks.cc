@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <utility>
 
 #include "core/error.h"
 #include "dist/host_comm.h"
@@ -39,15 +40,16 @@ class ThreadRank final : public HostComm {
     post_->changed.notify_all();
   }
 
-  void abort(const std::string& reason) noexcept override {
+  void abort(std::string reason) noexcept override {
     const std::lock_guard lock(post_->mutex);
-    lose(reason);
+    lose(std::move(reason));
   }
 
  private:
   void exchange_host(std::span<const Message> sends, std::span<const Message> receives) override {
     std::deque<Parcel> parcels;
     std::unique_lock lock(post_->mutex);
+    refuse_if_lost();
     const Withdrawal end(*this, lock, parcels);
     for (const Message& m : sends) post_->box(rank(), m.peer).push_back(&parcels.emplace_back(Parcel{m.data, m.bytes}));
     post_->changed.notify_all();
@@ -91,17 +93,19 @@ class ThreadRank final : public HostComm {
   };
 
   // Under the lock.
-  void lose(const std::string& reason) {
-    if (post_->aborted.empty()) post_->aborted = reason;
+  void lose(std::string reason) noexcept {
+    if (post_->aborted.empty()) post_->aborted = std::move(reason);
     post_->changed.notify_all();
+  }
+  void refuse_if_lost() const {
+    if (!post_->aborted.empty()) throw Error("RANK_LOST", post_->aborted, "the ranks that are left cannot go on; start all of them again");
   }
 
   template <class Ready>
   void wait(std::unique_lock<std::mutex>& lock, int peer, const Ready& ready) {
     post_->changed.wait(lock, [&] { return ready() || !post_->aborted.empty() || post_->ended[static_cast<size_t>(peer)]; });
-    if (post_->aborted.empty() && ready()) return;
-    lose(concat("rank ", peer, " has ended while rank ", rank(), " waited for it"));
-    throw Error("RANK_LOST", post_->aborted, "the ranks that are left cannot go on; start all of them again");
+    if (!ready()) lose(concat("rank ", peer, " has ended while rank ", rank(), " waited for it"));
+    refuse_if_lost();
   }
 
   const std::shared_ptr<Post> post_;
