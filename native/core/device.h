@@ -2,7 +2,7 @@
 // allocation take effect in the order of their calls. A call may return before it has taken effect; only download() and
 // synchronize() wait (of the kernels, Backend::sample() and Backend::sum_squares()).
 // The host is a device whose calls have taken effect when they return. What a device allocates may be read and written by
-// its kernels and by these functions alone.
+// its kernels and by these functions alone. Nothing is moved where bytes are 0; the host's address may be null then.
 #pragma once
 #include <cstddef>
 #include <memory>

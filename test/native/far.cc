@@ -74,17 +74,23 @@ class FarDevice final : public Device {
   }
   void download(void* host, const void* src, size_t bytes) override {
     check(src);
-    enqueue([=] { std::memcpy(host, src, bytes); });
+    enqueue([=] {
+      if (bytes) std::memcpy(host, src, bytes);
+    });
     synchronize();
   }
   void copy(void* dst, const void* src, size_t bytes) override {
     check(dst);
     check(src);
-    enqueue([=] { std::memcpy(dst, src, bytes); });
+    enqueue([=] {
+      if (bytes) std::memcpy(dst, src, bytes);
+    });
   }
   void zero(void* dst, size_t bytes) override {
     check(dst);
-    enqueue([=] { std::memset(dst, 0, bytes); });
+    enqueue([=] {
+      if (bytes) std::memset(dst, 0, bytes);
+    });
   }
   void synchronize() override {
     std::unique_lock<std::mutex> hold(lock_);
