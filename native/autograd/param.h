@@ -40,7 +40,7 @@ struct Param {
   Tensor tensor() const { return view(value, stored(), rows(), cols()); }
   float* f32() const { return static_cast<float*>(value); }
   inline bool in_matrix() const;        // `value` is the matrix's own rows
-  inline const float* master() const;   // null: not trained here
+  inline const float* master() const;   // null: not trained here, or by shards
 };
 
 // A matrix as products read it: one parameter, or several stacked along the output (q, k, v; gate, up).
@@ -68,13 +68,16 @@ struct Weight {
   }
 };
 
-// Parameters that are updated together: one a block, and embeddings + head + final norm. Flat float32 arrays; with one rank
-// they are whole, with R ranks a rank keeps its shard.
+// Parameters that are updated together: one a block, and embeddings + head + final norm. Flat float32 arrays; of masters and
+// moments a rank among several keeps its shard, or all.
 struct Group {
   std::vector<Param*> params;
   std::vector<bool> written;      // gradient of params[i] has had its first write in this step
   int64_t size = 0;               // elements, each parameter padded to 64
-  Buffer grad, master, m, v;      // (size) f32
+  int64_t begin = 0, end = 0;     // the shard: whole rows of parameters
+  bool sharded = false;           // false: the shard is all of [0, size)
+  Buffer grad;                    // (size) f32
+  Buffer master, m, v;            // (end - begin) f32
 };
 
 inline bool Param::in_matrix() const {
@@ -82,6 +85,6 @@ inline bool Param::in_matrix() const {
   return rows && value == rows.at(weight_row);
 }
 
-inline const float* Param::master() const { return group ? group->master.data<float>() + offset : nullptr; }
+inline const float* Param::master() const { return group && !group->sharded ? group->master.data<float>() + offset : nullptr; }
 
 }  // namespace isr

@@ -14,6 +14,7 @@ namespace {
 // Bytes of every rank, which may differ in number: their numbers first.
 std::vector<std::string> gather_bytes(Comm& comm, std::span<const char> mine) {
   const int size = comm.size();
+  if (size == 1) return {std::string(mine.begin(), mine.end())};
   Device& device = comm.device();
   const auto resident = [&](size_t bytes) { return Buffer(device, bytes > 0 ? bytes : 1); };
   const auto everyone = [&](const Buffer& out, size_t bytes, const Buffer& in, std::span<const size_t> cuts) {
@@ -75,6 +76,7 @@ void all_reduce(Comm& comm, std::span<double> values) {
 void barrier(Comm& comm) { gather_bytes(comm, {}); }
 
 void agree(Comm& comm, const std::function<void()>& work) {
+  if (comm.size() == 1) return work();
   std::exception_ptr mine;
   std::string told;   // code, message and hint; empty: all is well
   const auto tell = [&](const std::string& code, const std::string& message, const std::string& hint) {
@@ -99,6 +101,15 @@ void agree(Comm& comm, const std::function<void()>& work) {
     if (all[r].empty()) continue;
     const size_t first = all[r].find('\0'), second = all[r].find('\0', first + 1);
     throw Error(all[r].substr(0, first), concat("rank ", r, ": ", all[r].substr(first + 1, second - first - 1)), all[r].substr(second + 1));
+  }
+}
+
+void or_abort(Comm& comm, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const std::exception& e) {
+    comm.abort(concat("rank ", comm.rank(), ": ", e.what()));   // the first reason stays
+    throw;
   }
 }
 

@@ -33,6 +33,7 @@ class Comm {
   virtual void exchange(std::span<const Message> sends, std::span<const Message> receives) = 0;
   // Ends what all ranks wait for, now and later, with RANK_LOST and this reason. From any thread; the first reason stays.
   virtual void abort(std::string reason) noexcept = 0;
+  virtual double seconds() const = 0;   // that exchange() has taken so far, waiting for other ranks included
 };
 
 // One rank alone.
@@ -52,6 +53,8 @@ void barrier(Comm& comm);
 // Runs `work` and comes back, or throws, on all ranks alike. A rank whose work failed throws its own error, when all know of it;
 // the others throw one with the code of the first such rank, which names it. Cancelled counts as an error, too.
 void agree(Comm& comm, const std::function<void()>& work);
+// Runs `work`, which all ranks do alike and speak in: who fails here alone cannot tell the others any more but by abort().
+void or_abort(Comm& comm, const std::function<void()>& work);
 
 // ---- resident arrays
 

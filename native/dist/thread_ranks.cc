@@ -31,12 +31,14 @@ struct Post {
   std::string aborted;
 };
 
-class ThreadRank final : public HostComm {
+class ThreadRank final : public HostLink {
  public:
-  ThreadRank(std::shared_ptr<Post> post, int rank, int size, Device& device) : HostComm(rank, size, device), post_(std::move(post)) {}
+  ThreadRank(std::shared_ptr<Post> post, int rank, int size) : rank_(rank), size_(size), post_(std::move(post)) {}
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
   ~ThreadRank() override {
     const std::lock_guard lock(post_->mutex);
-    post_->ended[static_cast<size_t>(rank())] = true;
+    post_->ended[static_cast<size_t>(rank_)] = true;
     post_->changed.notify_all();
   }
 
@@ -45,8 +47,7 @@ class ThreadRank final : public HostComm {
     lose(std::move(reason));
   }
 
- private:
-  void exchange_host(std::span<const Message> sends, std::span<const Message> receives) override {
+  void exchange(std::span<const Message> sends, std::span<const Message> receives) override {
     std::deque<Parcel> parcels;
     std::unique_lock lock(post_->mutex);
     refuse_if_lost();
@@ -57,6 +58,7 @@ class ThreadRank final : public HostComm {
     for (size_t i = 0; i < sends.size(); ++i) wait(lock, sends[i].peer, [&] { return parcels[i].taken; });
   }
 
+ private:
   void receive(std::unique_lock<std::mutex>& lock, const Message& m) {
     std::deque<Parcel*>& box = post_->box(m.peer, rank());
     wait(lock, m.peer, [&] { return !box.empty(); });
@@ -98,7 +100,7 @@ class ThreadRank final : public HostComm {
     post_->changed.notify_all();
   }
   void refuse_if_lost() const {
-    if (!post_->aborted.empty()) throw Error("RANK_LOST", post_->aborted, "the ranks that are left cannot go on; start all of them again");
+    if (!post_->aborted.empty()) rank_lost(post_->aborted);
   }
 
   template <class Ready>
@@ -108,6 +110,7 @@ class ThreadRank final : public HostComm {
     refuse_if_lost();
   }
 
+  const int rank_, size_;
   const std::shared_ptr<Post> post_;
 };
 
@@ -117,7 +120,7 @@ std::vector<std::unique_ptr<Comm>> make_thread_ranks(std::span<Device* const> de
   const int size = static_cast<int>(devices.size());
   const auto post = std::make_shared<Post>(size);
   std::vector<std::unique_ptr<Comm>> ranks;
-  for (int r = 0; r < size; ++r) ranks.push_back(std::make_unique<ThreadRank>(post, r, size, *devices[static_cast<size_t>(r)]));
+  for (int r = 0; r < size; ++r) ranks.push_back(make_host_comm(std::make_shared<ThreadRank>(post, r, size), *devices[static_cast<size_t>(r)]));
   return ranks;
 }
 

@@ -122,10 +122,6 @@ void throw_system(const char* what, const std::string& path, int error) {
   throw Error(code, concat(what, " ", path, ": ", std::strerror(error)), hint, path);
 }
 
-Fd::~Fd() {
-  if (fd_ >= 0) close(fd_);
-}
-
 // O_NONBLOCK: a FIFO without a writer must not hang the open; it means nothing for regular files.
 InputFile::InputFile(std::string path, const char* code)
     : fd_(open_again(without_nul(path), O_RDONLY | O_NONBLOCK | O_NOCTTY)), path_(std::move(path)), code_(code) {

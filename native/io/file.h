@@ -9,22 +9,9 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/fd.h"
 
 namespace isr {
-
-class Fd {
- public:
-  Fd() = default;
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(Fd&& o) noexcept : fd_(o.fd_) { o.fd_ = -1; }
-  Fd& operator=(Fd&& o) noexcept { std::swap(fd_, o.fd_); return *this; }
-  ~Fd();
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
 
 // A regular file open for reading; parallel readers are fine. `code` is for what is no I/O error but a wrong file: a
 // folder, FIFO or device in its place, or an end before the bytes asked for.

@@ -28,6 +28,7 @@ void Model::keep_row_major(Param& p) {
 void Model::source_values(const Param& p, int64_t begin, int64_t count, float* dst) {
   Device& device = backend->device();
   if (p.master()) return device.download(dst, p.master() + begin, static_cast<size_t>(count) * sizeof(float));
+  if (p.group && sharded_masters) return sharded_masters(p, begin, count, dst);
   const int64_t row = begin / p.cols(), rows = (begin + count + p.cols() - 1) / p.cols() - row, skip = begin - row * p.cols();
   ArenaScope scope(backend->workspace());
   Tensor whole;   // whole rows that hold [begin, begin + count)
@@ -86,6 +87,8 @@ std::vector<float> Model::parameter(const std::string& name) {
 
 void Model::encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst) {
   const auto first = static_cast<int64_t>(begin / size_of(dtype)), n = static_cast<int64_t>(count / size_of(dtype));
+  if (p.group && p.group->sharded && p.dtype == DType::BF16 && dtype == FileDType::F32 && !sharded_masters)
+    throw Error("INVALID_ARGUMENT", concat(p.name, ": its float32 values are shared out among ranks"), "save and hash through the trainer, on every rank");
   std::vector<float> tmp(static_cast<size_t>(n));
   source_values(p, first, n, tmp.data());
   encode(dtype, tmp.data(), n, dst);

@@ -71,19 +71,22 @@ class Model : public Machine, public Network {
   const Family& declaration() const { return *family_; }
   SequencePositions positions(std::span<const int32_t> ids) const;          // by the family's rule
   Positioner positioner() const { return [this](std::span<const int32_t> ids) { return positions(ids); }; }
-  std::vector<float> parameter(const std::string& name);                    // float32 copy
+  std::vector<float> parameter(const std::string& name);                    // float32 copy; of sharded masters: the model's type
   std::vector<int64_t> shape_of(const std::string& name) const;             // of a tensor in the file
   void fill_value(Param& p, void* dst);        // row-major values in the model's type, from the matrix; dst is resident
   void keep_row_major(Param& p);               // gives p a value of its own, if it has none (dX and training need one)
   std::string tower_hash();                    // the same of the towers' parameters, of those that are computed with
   std::string hash();                          // sha256 over name, dtype, shape, bytes of every tensor by name, + config.json
   bool outside_towers() const { return outside_towers_; }
+  // Float32 masters [begin, begin + count) of a parameter whose masters are sharded, while ranks read them together
+  // (Trainer::with_masters); else null, and what needs them is refused.
+  std::function<void(const Param& p, int64_t begin, int64_t count, float* dst)> sharded_masters;
   struct Saved { std::string hash; uint64_t bytes; };
   Saved save(const std::string& dir, const std::atomic<bool>* cancel = nullptr);
 
  private:
   friend class Loader;
-  void source_values(const Param& p, int64_t begin, int64_t count, float* dst);   // master, else value, else panels
+  void source_values(const Param& p, int64_t begin, int64_t count, float* dst);   // master, else sharded_masters, value, panels
   Param* param_of(const std::string& name) const;   // by its own or a second name in the file; null: the file's tensor is not computed with
   void encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst);  // bytes of its tensor in the file's type
 

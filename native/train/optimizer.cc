@@ -6,36 +6,51 @@
 namespace isr {
 
 // Everything that can fail comes first: a trainer that could not be made leaves the model as it was.
-Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts) : m_(model), parts_(std::move(parts)) {
+Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, bool sharded)
+    : m_(model), parts_(std::move(parts)), comm_(comm), sharded_(sharded && comm.size() > 1) {
   std::vector<Place> places;
   for (Model::Part part : parts_)
     for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), places);
   for (Place& p : places) fill(p);
+  if (comm.size() > 1) make_room();
   keep_rows_behind();
   take_over(places);
 }
 
-// A group's arrays, and where in them each parameter will lie.
+// A group's arrays, and where in them each parameter lies.
 void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
   Group& g = groups_.emplace_back();
   g.params = std::move(params);
   g.written.assign(g.params.size(), false);
   for (Param* p : g.params) {
     ISR_ASSERT(!p->group, p->name, " is trained already");
-    places.push_back({p, &g, static_cast<size_t>(g.size), nullptr});
+    p->offset = static_cast<size_t>(g.size);
+    places.push_back({p, &g, nullptr});
     states.push_back({p, 0});
     old_values_.push_back(p->value);
     g.size += (p->size() + 63) / 64 * 64;
   }
-  for (Buffer* b : {&g.grad, &g.master, &g.m, &g.v}) *b = Buffer(m_.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
+  const std::vector<int64_t> shards = cuts(g);
+  const auto me = static_cast<size_t>(comm_.rank());
+  g.sharded = sharded_;
+  g.begin = sharded_ ? shards[me] : 0;
+  g.end = sharded_ ? shards[me + 1] : g.size;
+  g.grad = Buffer(m_.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
+  for (Buffer* b : {&g.master, &g.m, &g.v}) *b = Buffer(m_.backend->device(), static_cast<size_t>(g.end - g.begin) * sizeof(float));
+}
+
+static float* at(const Group& g, const Buffer& shard, const Param& p, const Rows& rows) {
+  return shard.data<float>() + (static_cast<int64_t>(p.offset) - g.begin + rows.first * p.cols());
 }
 
 // The parameter's master, and the memory that its value will have.
 void Optimizer::fill(Place& to) {
   Param& p = *to.param;
-  float* master = to.group->master.data<float>() + to.offset;
+  const Group& g = *to.group;
+  const Rows rows = rows_within(p, g.begin, g.end);
   check_cancelled();
-  if (p.dtype == DType::F32 && !p.vector()) {   // the master is the value
+  if (alias(p, g)) {
+    float* const master = at(g, g.master, p, rows);
     if (p.value) m_.backend->device().copy(master, p.value, static_cast<size_t>(p.size()) * sizeof(float));
     else m_.fill_value(p, master);
     to.value = master;
@@ -46,13 +61,14 @@ void Optimizer::fill(Place& to) {
     to.value = values_.emplace_back(m_.backend->device(), static_cast<size_t>(p.size()) * size_of(p.dtype)).data();
     m_.fill_value(p, to.value);
   }
-  m_.backend->add(view(master, p.rows(), p.cols()), false, view(to.value, p.stored(), p.rows(), p.cols()));
+  if (rows.count == 0) return;
+  const Tensor value = view(to.value, p.stored(), p.rows(), p.cols());
+  m_.backend->add(view(at(g, g.master, p, rows), rows.count, p.cols()), false, value.row_range(rows.first, rows.count));
 }
 
 void Optimizer::take_over(const std::vector<Place>& places) noexcept {
   for (const Place& to : places) {
     to.param->value = to.value;
-    to.param->offset = to.offset;
     to.param->group = to.group;
   }
   for (Layer& l : m_.layers) l.group = l.attention_norm->group;
@@ -101,27 +117,36 @@ bool Optimizer::written(const Param& p) const {
   return g.written[static_cast<size_t>(std::find(g.params.begin(), g.params.end(), &p) - g.params.begin())];
 }
 
+// Every rank squares the part that it keeps, or would keep; sums of those are the same with shards and without.
 double Optimizer::grad_norm() {
   std::vector<Flat> all;   // parameter by parameter, each in fixed chunks: the order does not depend on threads
-  for (const State& s : states)
-    if (written(*s.param)) all.push_back({grad(*s.param), s.param->size()});
-  return std::sqrt(m_.backend->sum_squares(all));
+  for (const Group& g : groups_) {
+    const std::vector<int64_t> shards = cuts(g);
+    const auto me = static_cast<size_t>(comm_.rank());
+    for (const Param* p : g.params)
+      if (const Rows rows = rows_within(*p, shards[me], shards[me + 1]); rows.count > 0 && written(*p))
+        all.push_back({grad(*p) + rows.first * p->cols(), rows.count * p->cols()});
+  }
+  double squares = m_.backend->sum_squares(all);
+  all_reduce(comm_, {&squares, 1});
+  return std::sqrt(squares);
 }
 
 AdamWItem Optimizer::item_of(const State& s) const {
   const Param& p = *s.param;
   const Group& g = *p.group;
+  const Rows rows = shard_rows(p);
   AdamWItem item;
-  item.master = g.master.data<float>() + p.offset;
-  item.m = g.m.data<float>() + p.offset;
-  item.v = g.v.data<float>() + p.offset;
-  item.grad = g.grad.data<float>() + p.offset;
-  item.rows = p.rows();
+  item.master = at(g, g.master, p, rows);
+  item.m = at(g, g.m, p, rows);
+  item.v = at(g, g.v, p, rows);
+  item.grad = grad(p) + rows.first * p.cols();
+  item.rows = rows.count;
   item.cols = p.cols();
-  if (p.value != item.master) item.value = p.tensor();
+  if (!alias(p, g)) item.value = p.tensor().row_range(rows.first, rows.count);
   item.rounded = p.vector() && p.dtype == DType::BF16;
   if (p.weight && !p.in_matrix()) item.matrix = p.weight->matrix.get();
-  item.matrix_row = p.weight_row;
+  item.matrix_row = p.weight_row + rows.first;
   return item;
 }
 
@@ -129,7 +154,7 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
   const CancelScope whole(nullptr);
   std::vector<AdamWItem> items;
   for (const State& s : states) {
-    if (!written(*s.param)) continue;
+    if (!written(*s.param) || shard_rows(*s.param).count == 0) continue;
     AdamWItem& item = items.emplace_back(item_of(s));
     item.step = s.steps + 1;
     item.weight_decay = s.param->vector() && !o.decay_norms ? 0 : static_cast<float>(o.weight_decay);
@@ -141,6 +166,7 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
   a.eps = static_cast<float>(o.eps);
   a.grad_scale = static_cast<float>(grad_scale);
   m_.backend->adamw(items, a);
+  if (sharded_) share_values([this](const Param& p) { return written(p); });
   for (State& s : states) {
     if (!written(*s.param)) continue;
     ++s.steps;
@@ -150,8 +176,10 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
 }
 
 Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer) {
-  for (const Group& g : o_.groups_)
+  for (const Group& g : o_.groups_) {
     for (std::deque<Buffer>* kind : {&m_, &v_}) kind->emplace_back(o_.m_.backend->device(), g.m.bytes());
+    master_.push_back(g.sharded ? Buffer(o_.m_.backend->device(), g.master.bytes()) : Buffer());
+  }
   items_.reserve(o_.states.size());
   reserve_threads(o_.m_.threads);
   o_.zero();
@@ -162,23 +190,25 @@ Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer) {
 float* Optimizer::Staging::place(const Param& p, Buffer Group::*array) {
   size_t g = 0;
   while (&o_.groups_[g] != p.group) ++g;
-  Buffer& to = array == &Group::master ? o_.groups_[g].grad : array == &Group::m ? m_[g] : v_[g];
-  return to.data<float>() + p.offset;
+  Buffer& masters = p.group->sharded ? master_[g] : o_.groups_[g].grad;
+  return at(*p.group, array == &Group::master ? masters : array == &Group::m ? m_[g] : v_[g], p, o_.shard_rows(p));
 }
 
 void Optimizer::Staging::commit(std::span<const int64_t> updates) {
   const CancelScope whole(nullptr);
   for (size_t g = 0; g < o_.groups_.size(); ++g) {
     Group& group = o_.groups_[g];
-    std::swap(group.master, group.grad);
+    std::swap(group.master, group.sharded ? master_[g] : group.grad);
     std::swap(group.m, m_[g]);
     std::swap(group.v, v_[g]);
     for (Param* p : group.params)
-      if (p->dtype == DType::F32 && !p->vector()) p->value = group.master.data<float>() + p->offset;
+      if (o_.alias(*p, group)) p->value = group.master.data<float>() + p->offset;
   }
   for (size_t i = 0; i < updates.size(); ++i) o_.states[i].steps = updates[i];
-  for (const State& s : o_.states) items_.push_back(o_.item_of(s));   // within what was reserved
+  for (const State& s : o_.states)
+    if (o_.shard_rows(*s.param).count > 0) items_.push_back(o_.item_of(s));   // within what was reserved
   o_.m_.backend->write_values(items_);
+  if (o_.sharded_) o_.share_values([](const Param&) { return true; });
   for (State& s : o_.states)
     if (s.steps > 0) ++s.param->version;
   o_.weights_changed();

@@ -1,11 +1,16 @@
 // Masters, moments and gradients of the trained parameters in flat groups, and the AdamW step that writes values and
-// matrices. One rank: a group's shard is the whole group.
+// matrices. Several ranks add their gradients in the ranks' order; each keeps masters and moments of its shard and sends the
+// values that it has updated (ZeRO stage 1: Rajbhandari et al. 2020), or keeps all of them. Both give the same bits.
 #pragma once
+#include <array>
 #include <deque>
+#include <functional>
 #include <span>
 #include <vector>
 
+#include "dist/comm.h"
 #include "models/model.h"
+#include "train/shards.h"
 
 namespace isr {
 
@@ -13,14 +18,20 @@ struct OptimizerOptions { double beta1, beta2, eps, weight_decay; bool decay_nor
 
 class Optimizer {
  public:
-  Optimizer(Model& model, std::vector<Model::Part> parts);   // takes their parameters, or fails and takes none
+  // Takes the parameters of `parts`, or fails and takes none. sharded: masters and moments by shards, where ranks are several.
+  Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, bool sharded);
   ~Optimizer();                               // trained values stay in the model
   Optimizer(const Optimizer&) = delete;
 
   void zero() noexcept;                       // forget this step's gradients
-  double grad_norm();                         // L2 over all that were written, float64
+  // Called by all ranks: gradients become their sums. What a rank has not written counts as zeros.
+  void reduce();
+  void gather_gradients();                    // after reduce(): the sums of all shards, on every rank
+  double grad_norm();                         // L2 over all that were written, float64, the same on every rank
   // One step; parameters without a gradient are left alone. Not cancelled: all or nothing.
   void step(double learning_rate, double grad_scale, const OptimizerOptions& o);
+  // All ranks call; rank 0 does `work`, in which the model has every master, the others send it theirs until it ends.
+  void with_masters(const std::function<void()>& work);
   bool written(const Param& p) const;
   const float* grad(const Param& p) const { return p.group->grad.data<float>() + p.offset; }
 
@@ -30,27 +41,46 @@ class Optimizer {
   class Staging {
    public:
     explicit Staging(Optimizer& optimizer);   // forgets this step's gradients
-    float* place(const Param& p, Buffer Group::*array);          // where its master, m or v goes
-    void commit(std::span<const int64_t> updates);               // updates: of each of `states`; cannot fail
+    float* place(const Param& p, Buffer Group::*array);          // where the shard's rows of its master, m or v go
+    // updates: of each of `states`. Cannot fail, but where a rank is lost.
+    void commit(std::span<const int64_t> updates);
 
    private:
     Optimizer& o_;
-    std::deque<Buffer> m_, v_;                // by group
+    std::deque<Buffer> master_, m_, v_;       // by group; masters go where gradients are, unless they are sharded
     std::vector<AdamWItem> items_;
   };
+  Rows shard_rows(const Param& p) const { return rows_within(p, p.group->begin, p.group->end); }
 
  private:
-  struct Place { Param* param; Group* group; size_t offset; void* value; };
+  struct Place { Param* param; Group* group; void* value; };
   void place(std::vector<Param*> params, std::vector<Place>& places);
   void fill(Place& to);
   void take_over(const std::vector<Place>& places) noexcept;
-  AdamWItem item_of(const State& s) const;    // without the step's own numbers
+  AdamWItem item_of(const State& s) const;    // the shard's rows, without the step's own numbers
+  static bool alias(const Param& p, const Group& g) { return p.dtype == DType::F32 && !p.vector() && !g.sharded; }   // the master is the value
+
+  // ---- several ranks
+  std::vector<int64_t> cuts(const Group& g) const { return shard_cuts(g, comm_.size()); }
+  void make_room();                           // for what arrives
+  void agree_on_written();
+  void reduce(Group& g);
+  void ask_masters(const Param& p, int64_t begin, int64_t count, float* dst);
+  bool answer_masters();                      // one question; false: there are no more
+  std::array<int64_t, 3> hear(std::array<int64_t, 3> question);   // rank 0's
+  // Rows of values that this rank keeps to the others, and theirs into values and matrices, of the parameters that `which` names.
+  void share_values(const std::function<bool(const Param&)>& which);
 
   void keep_rows_behind();                    // dX of frozen parts that a gradient flows through reads row-major values
   void weights_changed();
 
   Model& m_;
   const std::vector<Model::Part> parts_;
+  Comm& comm_;
+  const bool sharded_;
+  static constexpr int64_t kExchange = int64_t{1} << 22;   // elements of a shard whose gradients are exchanged at once
+  int64_t longest_piece_ = 0;                 // of this rank's shards
+  Buffer arrived_;                            // such pieces of the other ranks, one of each
   std::deque<Group> groups_;
   std::deque<Buffer> values_;                 // row-major bfloat16 values of matrices, while training
   std::vector<void*> old_values_;             // what Param::value was before, by state

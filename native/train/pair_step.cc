@@ -50,13 +50,13 @@ static double correlation(std::span<const std::pair<double, double>> points) {
   return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
 }
 
-StepMetrics pair_metrics(std::span<const double> figures, std::span<const TrainPair> pairs, const PairLoss& loss, double gamma, std::vector<int64_t>& not_finite) {
+StepMetrics pair_metrics(std::span<const double> figures, std::span<const PairTokens> pairs, const PairLoss& loss, double gamma, std::vector<int64_t>& not_finite) {
   StepMetrics t;
   std::vector<std::pair<double, double>> lengths_margins;   // (chosen - rejected tokens, margin)
   for (size_t i = 0; i < pairs.size(); ++i) {
     const double* const f = figures.data() + i * kPairFigures;
     const double margin = f[kChosenReward] - f[kRejectedReward];
-    const auto chosen = static_cast<int64_t>(pairs[i].ref_chosen->size()), rejected = static_cast<int64_t>(pairs[i].ref_rejected->size());
+    const auto& [chosen, rejected] = pairs[i];
     t.dpo_loss += f[kLoss] * loss.per_pair;
     t.chosen_reward += f[kChosenReward] * loss.per_pair;
     t.rejected_reward += f[kRejectedReward] * loss.per_pair;

@@ -21,7 +21,9 @@ std::vector<float> references_of(const Batch& batch, std::span<const TrainPair> 
 // Figures of a loss that couples pairs: each tells the mean loss.
 std::vector<double> figures_of(const LossResult& loss, std::span<const PairLogps> pairs);
 
+struct PairTokens { int64_t chosen = 0, rejected = 0; };   // scored ones of a pair
+
 // What a step tells of its pairs (P, kPairFigures), whose loss has the weights of `loss`. Pairs that are not finite go into `not_finite`.
-StepMetrics pair_metrics(std::span<const double> figures, std::span<const TrainPair> pairs, const PairLoss& loss, double gamma, std::vector<int64_t>& not_finite);
+StepMetrics pair_metrics(std::span<const double> figures, std::span<const PairTokens> pairs, const PairLoss& loss, double gamma, std::vector<int64_t>& not_finite);
 
 }  // namespace isr

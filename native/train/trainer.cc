@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 #include "models/score.h"
 #include "train/optimizer.h"
@@ -92,7 +93,8 @@ double learning_rate_at(const TrainerOptions& o, int64_t k) {
   return o.learning_rate * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
 }
 
-Trainer::Impl::Impl(Model& model, const TrainerOptions& options) : m(model), o(options), optimizer(model, parts_of(model, options)) {}
+Trainer::Impl::Impl(Model& model, const TrainerOptions& options, std::unique_ptr<Comm> single, Comm* ranks)
+    : alone(std::move(single)), comm(ranks ? *ranks : *alone), m(model), o(options), optimizer(model, parts_of(model, options), comm, options.shard) {}
 
 // ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
 void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel, const Answer& answer) {
@@ -112,11 +114,12 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   tape.backward();
 }
 
-std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPair>& pairs) const {
+// Errors name items by their place in the step, of which `first` are those of other ranks before them.
+std::vector<SequenceInput> Trainer::Impl::sequences_of(const std::vector<TrainPair>& pairs, int64_t first) const {
   std::vector<SequenceInput> all;
   for (size_t i = 0; i < pairs.size(); ++i) {
-    check_ids(m, pairs[i].chosen.ids, concat("pairs[", i, "].chosen").c_str());
-    check_ids(m, pairs[i].rejected.ids, concat("pairs[", i, "].rejected").c_str());
+    check_ids(m, pairs[i].chosen.ids, concat("pairs[", first + static_cast<int64_t>(i), "].chosen").c_str());
+    check_ids(m, pairs[i].rejected.ids, concat("pairs[", first + static_cast<int64_t>(i), "].rejected").c_str());
     all.push_back(pairs[i].chosen);
     all.push_back(pairs[i].rejected);
   }
@@ -138,12 +141,13 @@ static void upload(Ctx& c, float* to, const std::vector<float>& from) { c.be.dev
 
 template <class T>
 T* Trainer::Impl::notes(size_t count) {
+  count = std::max<size_t>(count, 1);   // a rank without items has an address, too
   if (notes_.bytes() < count * sizeof(T)) notes_ = Buffer(m.backend->device(), count * sizeof(T));
   return notes_.data<T>();
 }
 
 std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
-  const std::vector<SequenceInput> sequences = sequences_of(pairs);
+  const std::vector<SequenceInput> sequences = sequences_of(pairs, 0);
   std::vector<std::vector<float>> logps(sequences.size());
   uint64_t computed = 0;
   for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
@@ -156,13 +160,14 @@ std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pa
   return out;
 }
 
-void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
+void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, int64_t first, const std::atomic<bool>* cancel) {
   std::vector<TrainPair> without;
   for (size_t i = 0; i < pairs.size(); ++i) {
     TrainPair& p = pairs[i];
+    const int64_t item = first + static_cast<int64_t>(i);
     if (!p.ref_chosen || !p.ref_rejected) {
       if (step > 0)
-        throw Error("INVALID_ARGUMENT", concat("pairs[", i, "].reference: missing at step ", step, "; it can only be scored before the first update"),
+        throw Error("INVALID_ARGUMENT", concat("pairs[", item, "].reference: missing at step ", step, "; it can only be scored before the first update"),
                     "call trainer.score(pairs) first and pass its result with every later step");
       without.push_back(p);
       continue;
@@ -170,7 +175,7 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, const std::at
     const auto length = [&](const char* side, const std::vector<float>& ref, const SequenceInput& s) {
       const auto scored = std::count_if(s.targets.begin(), s.targets.end(), [](int32_t t) { return t >= 0; });
       if (static_cast<int64_t>(ref.size()) != scored)
-        fail("INVALID_ARGUMENT", "pairs[", i, "].reference.", side, ": expected ", scored, " values, one per scored token, got ", ref.size());
+        fail("INVALID_ARGUMENT", "pairs[", item, "].reference.", side, ": expected ", scored, " values, one per scored token, got ", ref.size());
     };
     length("chosen", *p.ref_chosen, p.chosen);
     length("rejected", *p.ref_rejected, p.rejected);
@@ -187,69 +192,89 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, const std::at
 
 // Gradients of the mean loss over all pairs, left in the groups.
 StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
-  if (pairs.empty()) fail("INVALID_ARGUMENT", "items: expected at least one pair, got none");
-  if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
-  const std::vector<SequenceInput> sequences = sequences_of(pairs);
-  need_references(pairs, cancel);
-  const auto total = static_cast<int64_t>(pairs.size());
-  int64_t chosen_tokens = 0;
-  for (const TrainPair& p : pairs) chosen_tokens += static_cast<int64_t>(p.ref_chosen->size());
+  const Portion items = portion_of(pairs.size());
+  if (items.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one pair, got none");
   const bool couples = loss_couples_pairs(o.loss);
-  const PairLoss loss = pair_loss_of(o.loss, total, chosen_tokens);
+  std::vector<SequenceInput> sequences;
+  std::vector<PairReference> now;
+  agree(comm, [&] {
+    if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
+    sequences = sequences_of(pairs, items.first);
+    need_references(pairs, items.first, cancel);
+    if (couples) now = score(pairs, cancel);
+  });
+  const std::vector<PairTokens> tokens = tokens_of_all(pairs);
+  int64_t chosen_tokens = 0;
+  for (const PairTokens& t : tokens) chosen_tokens += t.chosen;
+  const PairLoss loss = pair_loss_of(o.loss, items.total, chosen_tokens);
   std::vector<double> figures(pairs.size() * kPairFigures);
   LossResult whole;
   if (couples) {   // all log-probs first, then the loss, then each micro-batch again with its answer
-    const std::vector<PairReference> now = score(pairs, cancel);
-    std::vector<PairLogps> all;
-    for (size_t i = 0; i < pairs.size(); ++i) all.push_back({now[i].chosen, now[i].rejected, *pairs[i].ref_chosen, *pairs[i].ref_rejected});
+    const std::vector<PairLogps> all = logps_of_all(pairs, now, tokens);
     whole = preference_loss(all, o.loss);
     figures = figures_of(whole, all);
   }
-  double* const there = notes<double>(figures.size());
-  m.backend->device().zero(there, figures.size() * sizeof(double));   // pairs of which nothing is scored tell nothing
-  for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
-    const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
-    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
-      if (couples) upload(c, head.dlogp, gradients_of(batch, whole, begin / 2));
-      else pair_answer(c, batch, head, references_of(batch, part), there + begin / 2 * kPairFigures, loss);
-    });
-  }
-  if (!couples) m.backend->device().download(figures.data(), there, figures.size() * sizeof(double));
-  return pair_metrics(figures, pairs, loss, o.loss.gamma, not_finite);
+  agree(comm, [&] {
+    double* const there = notes<double>(figures.size());
+    m.backend->device().zero(there, figures.size() * sizeof(double));   // pairs of which nothing is scored tell nothing
+    for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
+      const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
+      micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
+        if (couples) upload(c, head.dlogp, gradients_of(batch, whole, static_cast<size_t>(items.first) + begin / 2));
+        else pair_answer(c, batch, head, references_of(batch, part), there + begin / 2 * kPairFigures, loss);
+      });
+    }
+    if (!couples) m.backend->device().download(figures.data(), there, figures.size() * sizeof(double));
+  });
+  return pair_metrics(couples ? figures : of_all(figures), tokens, loss, o.loss.gamma, not_finite);
+}
+
+// The scored tokens of sequences, in their order.
+struct ScoredTokens { std::vector<double> items, weights; };
+static ScoredTokens scored_tokens(const std::vector<SequenceInput>& sequences, int64_t first) {
+  ScoredTokens all;
+  for (size_t i = 0; i < sequences.size(); ++i)
+    for (size_t t = 0; t < sequences[i].targets.size(); ++t) {
+      if (sequences[i].targets[t] < 0) continue;
+      all.items.push_back(static_cast<double>(first) + static_cast<double>(i));
+      all.weights.push_back(sequences[i].weights.empty() ? 1 : sequences[i].weights[t]);
+    }
+  return all;
 }
 
 StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
-  if (sequences.empty()) fail("INVALID_ARGUMENT", "items: expected at least one sequence, got none");
-  if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
-  double total = 0;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    check_ids(m, sequences[i].ids, concat("items[", i, "]").c_str());
-    for (size_t t = 0; t < sequences[i].targets.size(); ++t)
-      if (sequences[i].targets[t] >= 0) total += sequences[i].weights.empty() ? 1 : sequences[i].weights[t];
-  }
+  const Portion portion = portion_of(sequences.size());
+  if (portion.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one sequence, got none");
+  ScoredTokens mine;
+  agree(comm, [&] {
+    if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
+    for (size_t i = 0; i < sequences.size(); ++i) check_ids(m, sequences[i].ids, concat("items[", portion.first + static_cast<int64_t>(i), "]").c_str());
+    mine = scored_tokens(sequences, portion.first);
+  });
+  const std::vector<double> weights = of_all(mine.weights), items = of_all(mine.items);
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
   if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
-  std::vector<float> weights, logp;   // of the scored tokens, as the micro-batches have them
-  std::vector<int64_t> items;
-  for (size_t i = 0; i < sequences.size(); ++i)
-    for (size_t t = 0; t < sequences[i].targets.size(); ++t)
-      if (sequences[i].targets[t] >= 0) items.push_back(static_cast<int64_t>(i)), weights.push_back(sequences[i].weights.empty() ? 1 : sequences[i].weights[t]);
-  float* const there = notes<float>(items.size());
-  size_t first = 0;
-  for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
-    micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
-      std::vector<float> dlogp;
-      for (size_t i = 0; i < batch.scored.size(); ++i) dlogp.push_back(static_cast<float>(-(weights[first + i] / total)));
-      upload(c, head.dlogp, dlogp);
-      c.be.device().copy(there + first, head.logp.data, dlogp.size() * sizeof(float));
-      first += dlogp.size();
-    });
-  logp.resize(items.size());
-  m.backend->device().download(logp.data(), there, logp.size() * sizeof(float));
+  std::vector<float> logp(mine.items.size());
+  agree(comm, [&] {
+    float* const there = notes<float>(logp.size());
+    size_t first = 0;
+    for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
+      micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
+        std::vector<float> dlogp;
+        for (size_t i = 0; i < batch.scored.size(); ++i) dlogp.push_back(static_cast<float>(-(mine.weights[first + i] / total)));
+        upload(c, head.dlogp, dlogp);
+        c.be.device().copy(there + first, head.logp.data, dlogp.size() * sizeof(float));
+        first += dlogp.size();
+      });
+    m.backend->device().download(logp.data(), there, logp.size() * sizeof(float));
+  });
+  const std::vector<double> logps = of_all(std::vector<double>(logp.begin(), logp.end()));
   StepMetrics metrics;
   for (size_t i = 0; i < items.size(); ++i) {
-    if (!std::isfinite(logp[i]) && (not_finite.empty() || not_finite.back() != items[i])) not_finite.push_back(items[i]);
-    metrics.loss -= weights[i] / total * logp[i];
-    metrics.chosen_logp += logp[i] / static_cast<double>(sequences.size());
+    const auto item = static_cast<int64_t>(items[i]);
+    if (!std::isfinite(logps[i]) && (not_finite.empty() || not_finite.back() != item)) not_finite.push_back(item);
+    metrics.loss -= weights[i] / total * logps[i];
+    metrics.chosen_logp += logps[i] / static_cast<double>(portion.total);
     ++metrics.chosen_tokens;
   }
   metrics.sft_loss = metrics.loss;
@@ -266,34 +291,42 @@ void Trainer::Impl::refuse_not_finite(const StepMetrics& metrics) const {
   throw e;
 }
 
-// The shared frame of a step: gradients by `work`, then the update (if any). Whatever is thrown leaves the weights as they were.
+// The shared frame of a step: gradients by `work`, then the update (if any). Whatever is thrown leaves the weights as they were,
+// but for a rank that is lost.
 StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool update) {
   const auto start = Clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   tokens_computed = 0;
   flops = 0;
   not_finite.clear();
   optimizer.zero();
+  const double communicated = comm.seconds();
   StepMetrics metrics = work();
-  metrics.compute_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   metrics.step = step;
-  metrics.tokens_computed = tokens_computed;
-  metrics.flops = flops;
+  metrics.compute_seconds = seconds() - (comm.seconds() - communicated);
   metrics.learning_rate = learning_rate_at(o, step);
-  metrics.grad_norm = optimizer.grad_norm();
+  or_abort(comm, [&] {
+    std::optional<CancelScope> whole;
+    if (comm.size() > 1) whole.emplace(nullptr);   // who left here alone would be lost
+    optimizer.reduce();
+    metrics.grad_norm = optimizer.grad_norm();
+  });
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) refuse_not_finite(metrics);
   if (update) {
     const double scale = o.clip_norm > 0 ? std::min(1.0, o.clip_norm / (metrics.grad_norm + 1e-6)) : 1.0;
-    optimizer.step(metrics.learning_rate, scale, {o.beta1, o.beta2, o.eps, o.weight_decay, o.decay_norms});
+    or_abort(comm, [&] { optimizer.step(metrics.learning_rate, scale, {o.beta1, o.beta2, o.eps, o.weight_decay, o.decay_norms}); });
     ++step;
     m.backend->device().synchronize();   // the update is part of the step's time
   }
-  metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  add_ranks(metrics, comm.seconds() - communicated);
+  metrics.seconds = seconds();
   return metrics;
 }
 
 void Trainer::Impl::copy_gradients(const std::vector<std::string>& names, Gradients& out) {
   for (const std::string& name : names)
     if (!m.by_name.count(name)) fail("NOT_FOUND", "names: no parameter \"", name, "\" in this model");
+  or_abort(comm, [&] { optimizer.gather_gradients(); });
   for (const Optimizer::State& s : optimizer.states) {
     const Param& p = *s.param;
     if (!optimizer.written(p)) continue;
@@ -307,7 +340,13 @@ void Trainer::Impl::copy_gradients(const std::vector<std::string>& names, Gradie
 // ---- the public face
 Trainer::Trainer(Model& model, const TrainerOptions& options) {
   check_options(options);
-  impl_ = std::make_unique<Impl>(model, options);
+  impl_ = std::make_unique<Impl>(model, options, make_single_rank(model.backend->device()), nullptr);
+}
+Trainer::Trainer(Model& model, const TrainerOptions& options, Comm& comm) {
+  agree(comm, [&] {
+    check_options(options);
+    impl_ = std::make_unique<Impl>(model, options, nullptr, &comm);
+  });
 }
 Trainer::~Trainer() = default;
 int64_t Trainer::step() const { return impl_->step; }
@@ -324,6 +363,7 @@ StepMetrics Trainer::try_step(std::vector<TrainPair> pairs, const std::atomic<bo
 StepMetrics Trainer::try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
   return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
 }
+void Trainer::with_masters(const std::function<void()>& work) { impl_->optimizer.with_masters(work); }
 StepMetrics Trainer::gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
   const StepMetrics metrics = try_step(std::move(pairs), cancel);
   impl_->copy_gradients(names, out);

@@ -1,10 +1,13 @@
 // The trainer: takes a model's weights, computes gradients over micro-batches, updates masters with AdamW. trainStep is
 // atomic: weights change only in the optimizer phase, which is not cancelled.
+// Among several ranks a step's items are those of rank 0, then those of rank 1, and so on; any rank but not all may have none.
+// Every rank calls the same methods in the same order, gets the same figures, and fails alike.
 #pragma once
 #include <map>
 #include <memory>
 #include <optional>
 
+#include "dist/comm.h"
 #include "models/decoder.h"
 #include "train/losses.h"
 
@@ -24,6 +27,7 @@ struct TrainerOptions {
   int64_t micro_batch_tokens = 4096;
   int checkpointing = -1;                  // -1 auto, 0 off, 1 on
   bool share_prefix = true;
+  bool shard = true;                       // among several ranks: masters and moments by shards; false: each keeps all
 };
 
 struct TrainPair {
@@ -33,11 +37,14 @@ struct TrainPair {
 };
 struct PairReference { std::vector<float> chosen, rejected; };
 
+struct RankFigures { int64_t tokens_computed = 0; double compute_seconds = 0, communication_seconds = 0; };
+
 struct StepMetrics {
   int64_t step = 0, chosen_tokens = 0, rejected_tokens = 0, tokens_computed = 0;
   double loss = 0, dpo_loss = 0, sft_loss = 0, grad_norm = 0, learning_rate = 0, accuracy = 0, chosen_reward = 0, rejected_reward = 0,
          margin = 0, chosen_logp = 0, rejected_logp = 0, seconds = 0;
   double compute_seconds = 0;             // forward and backward alone: without the gradient's norm and the update
+  std::vector<RankFigures> ranks;         // of a step among several: waiting for others is communication. Tokens and flops are of all
   double flops = 0;                       // of the decoder's forward and backward on computed tokens (step_flops)
   double length_margin_correlation = 0;   // Pearson's r of (chosen - rejected tokens) and margin over the pairs; 0 where it has no value
 };
@@ -45,6 +52,7 @@ struct StepMetrics {
 class Trainer {
  public:
   Trainer(Model& model, const TrainerOptions& options);   // INVALID_ARGUMENT for bad options
+  Trainer(Model& model, const TrainerOptions& options, Comm& comm);   // `comm` lives longer
   ~Trainer();                                             // trained weights stay in the model
 
   int64_t step() const;
@@ -58,6 +66,8 @@ class Trainer {
   StepMetrics gradients_sft(const std::vector<SequenceInput>& sequences, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel);
   StepMetrics try_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel);   // all of a step but its update
   StepMetrics try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
+  // Among several ranks: rank 0 does `work`, in which the model saves, hashes and tells the float32 values of all shards.
+  void with_masters(const std::function<void()>& work);
   void save(const std::string& dir);                      // masters, moments, step; atomic
   void load(const std::string& dir);                      // RUN_MISMATCH for another architecture, tensor set or options
 

@@ -6,12 +6,13 @@
 #include "autograd/ops.h"
 #include "models/batch.h"
 #include "train/optimizer.h"
+#include "train/pair_step.h"
 #include "train/trainer.h"
 
 namespace isr {
 
 struct Trainer::Impl {
-  Impl(Model& model, const TrainerOptions& options);
+  Impl(Model& model, const TrainerOptions& options, std::unique_ptr<Comm> alone, Comm* ranks);
 
   StepMetrics run(const std::function<StepMetrics()>& work, bool update);
   StepMetrics accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
@@ -24,10 +25,20 @@ struct Trainer::Impl {
   void micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel, const Answer& answer);
   template <class T>
   T* notes(size_t count);                                 // resident memory that lives as long as the trainer
-  void need_references(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
-  std::vector<SequenceInput> sequences_of(const std::vector<TrainPair>& pairs) const;
+  void need_references(std::vector<TrainPair>& pairs, int64_t first, const std::atomic<bool>* cancel);
+  std::vector<SequenceInput> sequences_of(const std::vector<TrainPair>& pairs, int64_t first) const;
   [[noreturn]] void refuse_not_finite(const StepMetrics& metrics) const;
 
+  // This rank's items among those of the step: how many stand before them, and how many there are.
+  struct Portion { int64_t first = 0, total = 0; };
+  Portion portion_of(size_t items);
+  std::vector<double> of_all(std::span<const double> mine);   // of all ranks, one behind another
+  std::vector<PairLogps> logps_of_all(const std::vector<TrainPair>& pairs, const std::vector<PairReference>& now, std::span<const PairTokens> tokens);
+  std::vector<PairTokens> tokens_of_all(const std::vector<TrainPair>& pairs);
+  void add_ranks(StepMetrics& metrics, double communication_seconds);
+
+  const std::unique_ptr<Comm> alone;
+  Comm& comm;
   Model& m;
   TrainerOptions o;
   Optimizer optimizer;

@@ -183,6 +183,14 @@ class FarBackend final : public Interposed {
 
 std::unique_ptr<Backend> make_far_backend(Isa level, int threads) { return std::make_unique<FarBackend>(level, threads, std::make_unique<FarDevice>()); }
 
+void add_far_kind() {
+  static const bool added = [] {
+    device_kinds().push_back({"far", [](int threads, int) { return make_far_backend(chosen_isa(), threads); }});
+    return true;
+  }();
+  static_cast<void>(added);
+}
+
 void put_models_far_away() {
   for (DeviceKind& kind : device_kinds())
     if (kind.name == "cpu") kind.make = [](int threads, int) { return make_far_backend(chosen_isa(), threads); };

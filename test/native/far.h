@@ -12,6 +12,9 @@ namespace isr::test {
 // A CPU backend of this level behind such a device. Its calls run when somebody waits, or when a few hundred have queued up.
 std::unique_ptr<Backend> make_far_backend(Isa level, int threads);
 
+// From now on in this process, models can be loaded on the device "far".
+void add_far_kind();
+
 // From now on in this process, the device "cpu" is that.
 void put_models_far_away();
 

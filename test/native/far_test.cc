@@ -133,8 +133,7 @@ Outcome life_of(const ModelSpec& spec, const char* device, const TrainerOptions&
 }
 
 TEST("far: outputs, draws, steps and saved files have the bits of the host") {
-  if (device_kinds().size() == 1)
-    device_kinds().push_back({"far", [](int threads, int) { return make_far_backend(chosen_isa(), threads); }});
+  add_far_kind();
   struct Row { const char* name; const char* dtype; bool tied, bias; int checkpointing; };
   for (const Row& row : {Row{"float32", "F32", false, false, 0}, Row{"float32, tied, checkpointing", "F32", true, true, 1},
                          Row{"bfloat16", "BF16", false, true, 1}, Row{"bfloat16, tied", "BF16", true, false, 0}}) {

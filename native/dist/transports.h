@@ -1,0 +1,29 @@
+// What carries messages between processes. A transport is a row of the table: each rank opens its end, which has an address; the
+// addresses of all ranks, brought together by other means, connect it.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dist/host_comm.h"
+
+namespace isr {
+
+class OpenEnd {
+ public:
+  virtual ~OpenEnd() = default;
+  virtual std::string address() const = 0;   // text of at most 4096 bytes, for the other ranks
+  // addresses[r]: of rank r. INVALID_ARGUMENT: none of this transport. DEVICE_UNAVAILABLE: it cannot be reached from here.
+  virtual std::shared_ptr<HostLink> connect(const std::vector<std::string>& addresses) = 0;
+};
+
+struct Transport {
+  std::string name;
+  std::string missing;   // why this binary or machine has none, and what to do; empty: it is there
+  std::unique_ptr<OpenEnd> (*open)(int rank, int size);
+};
+const std::vector<Transport>& transports();
+
+std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size);   // processes of one machine and user
+
+}  // namespace isr

@@ -1,0 +1,17 @@
+// Which rank keeps what of a group's masters and moments. A function of the model and the number of ranks alone.
+#pragma once
+#include <vector>
+
+#include "autograd/param.h"
+
+namespace isr {
+
+// Rank r of `ranks` has elements [cuts[r], cuts[r + 1]) of the group's arrays: about equal parts, cut between rows of parameters.
+// A group with fewer rows than ranks leaves some without.
+std::vector<int64_t> shard_cuts(const Group& group, int ranks);
+
+// The rows of a parameter that lie in elements [begin, end) of its group's arrays, which were cut between rows.
+struct Rows { int64_t first = 0, count = 0; };
+Rows rows_within(const Param& p, int64_t begin, int64_t end);
+
+}  // namespace isr
