@@ -1,6 +1,6 @@
 // The public surface. Importing it loads no binary and starts no thread: both happen at first use.
 export { worldModel } from "./base/addon.js";
-export * from "./train/communicator.js";
+export * from "./train/ranks/communicator.js";
 export type { CudaCard } from "./base/device.js";
 export type { ErrorCode, ErrorFacts } from "./base/errors.js";
 export { IsrDpoError, isIsrDpoError } from "./base/errors.js";

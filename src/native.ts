@@ -6,8 +6,8 @@ import { IsrDpoError } from "./base/errors.js";
 import { owned } from "./base/owned-arrays.js";
 import type { Tensor } from "./base/types.js";
 
-export type { Communicator, CommunicatorOptions } from "./train/communicator.js";
-export { createCommunicator } from "./train/communicator.js";
+export type { Communicator, CommunicatorOptions } from "./train/ranks/communicator.js";
+export { createCommunicator } from "./train/ranks/communicator.js";
 export type { PairLoss } from "./train/preference-loss.js";
 export { dpoLoss, preferenceLoss } from "./train/preference-loss.js";
 export type { Tensor } from "./base/types.js";

@@ -71,14 +71,14 @@ for (const [kind, config, unused] of rows)
 const always: Record<ConfigKind, readonly RegExp[]> = {
   train: [
     /^(preset|model|data|videos|runDir|evalData|evalEvery|epochs|itemsPerStep|onBadRow|onLong|saveEverySteps|turns|specialTokens|ends|onEnd|answerEnd|video\.(timeoutS|maxLost))$/,
-    /^trainer\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|seed)$/,
+    /^trainer\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|shard|seed)$/,
     /^(load|features)\./,
   ],
   run: [
     /^(preset|model|samples|videos|runDir|seedData|from|to|seed|prompts|groupVideos|keep|specialTokens)$/,
     /^context\.design$|^response\.(maxTokens|temperature|topP)$|^judge\.(kind|orders|identical|truncated|endpoint\..*)$/,
     /^guards\.(minUsable|zeroRate)$|^video\.(frames|timeoutS|onError|maxLost)$|^evaluate\./,
-    /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
+    /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|shard|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
     /^(load|features)\./,
   ],
 };

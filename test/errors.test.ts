@@ -17,6 +17,7 @@ import {
 } from "../src/index.js";
 import { dpoLoss, flashAttention, sequenceLogProbs } from "../src/native.js";
 import { isError, isNoError, ordered, rejects, sameBytes } from "./helpers/assert.js";
+import { freePort } from "./helpers/rank-group.js";
 import { copyOf, temporaryFolder } from "./helpers/files.js";
 import { folder } from "./helpers/golden.js";
 import { shared } from "./helpers/shared.js";
@@ -198,7 +199,11 @@ const optionRows: [options: object, code: ErrorCode, message: RegExp][] = [
   [{ train: { vision: true } }, "INVALID_ARGUMENT", /train\.vision/],
   [{ train: { decoder: false } }, "INVALID_ARGUMENT", /options\.train: expected a part that is trained/],
   [{ seed: 0.5 }, "INVALID_ARGUMENT", /seed/],
-  [{ communicator: { size: 2 } }, "DEVICE_UNAVAILABLE", /one rank, not 2/],
+  [
+    { communicator: { size: 2 } },
+    "INVALID_ARGUMENT",
+    /communicator: expected a communicator that createCommunicator\(\) made/,
+  ],
 ];
 
 const good = { prompt, chosen: [7, 8], rejected: [9] };
@@ -536,8 +541,15 @@ test("communicators refuse ranks and answers that do not fit", async () => {
   await one.allReduce(x);
   await one.barrier();
   assert.equal([...x, ...(await one.reduceScatter(x)), ...(await one.allGather(x))], [1, 2, 1, 2, 1, 2]);
-  await rejects(() => createCommunicator({ size: 2 }), "DEVICE_UNAVAILABLE", /2 ranks/, "two ranks");
-  await rejects(() => createCommunicator({ transport: "gloo" }), "DEVICE_UNAVAILABLE", /gloo/, "gloo");
+  assert.equal(await one.gather({ a: [1, null] }), [{ a: [1, null] }]);
+  const address = `127.0.0.1:${await freePort()}`;
+  const alone = () => createCommunicator({ size: 2, address, timeoutMs: 50 });
+  await rejects(alone, "RANK_LOST", /1 rank of 2 did not come: 1 \(waited 0\.05 s\)/, "two ranks");
+  await rejects(() => createCommunicator({ transport: "nccl" }), "DEVICE_UNAVAILABLE", /nccl/, "nccl");
+  await rejects(() => createCommunicator({ address: "nowhere" }), "INVALID_ARGUMENT", /host:port/, "an address");
+  await rejects(() => createCommunicator({ facts: { a: 1 as never } }), "INVALID_ARGUMENT", /facts\.a/, "a fact");
+  one.abort("enough");
+  await rejects(() => one.barrier(), "RANK_LOST", /rank 0: enough/, "after abort");
   await rejects(() => createCommunicator({ rank: 1, size: 1 }), "INVALID_ARGUMENT", /rank/, "a rank beyond the size");
 });
 

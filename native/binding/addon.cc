@@ -131,6 +131,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_model_jobs(env, exports);
   export_trainer_jobs(env, exports);
   export_kernel_jobs(env, exports);
+  export_rank_jobs(env, exports);
   export_image_jobs(env, exports);
   export_lock_jobs(env, exports);
   return exports;

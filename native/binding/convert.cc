@@ -193,6 +193,7 @@ TrainerOptions trainer_options_of(const Napi::Object& o) {
   t.micro_batch_tokens = integer_at(o, "microBatchTokens");
   t.checkpointing = static_cast<int>(integer_at(o, "checkpointing"));
   t.share_prefix = bool_at(o, "sharePrefix");
+  t.shard = bool_at(o, "shard");
   return t;
 }
 
@@ -254,6 +255,23 @@ Napi::Object to_js(Napi::Env env, const StepMetrics& m) {
   set("flops", m.flops);
   set("lengthMarginCorrelation", m.length_margin_correlation);
   set("seconds", m.seconds);
+  if (m.ranks.empty()) return o;
+  Napi::Array ranks = Napi::Array::New(env, m.ranks.size());
+  for (size_t r = 0; r < m.ranks.size(); ++r) {
+    Napi::Object rank = Napi::Object::New(env);
+    rank.Set("tokensComputed", static_cast<double>(m.ranks[r].tokens_computed));
+    rank.Set("computeSeconds", m.ranks[r].compute_seconds);
+    rank.Set("communicationSeconds", m.ranks[r].communication_seconds);
+    ranks.Set(static_cast<uint32_t>(r), rank);
+  }
+  o.Set("ranks", ranks);
+  return o;
+}
+
+Napi::Object to_js(Napi::Env env, const Model::Saved& saved) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("hash", saved.hash);
+  o.Set("bytes", static_cast<double>(saved.bytes));
   return o;
 }
 

@@ -49,6 +49,7 @@ Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<std::string>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<std::vector<float>>& lists);
 Napi::Object to_js(Napi::Env env, const StepMetrics& m);
+Napi::Object to_js(Napi::Env env, const Model::Saved& saved);
 Napi::Value shape_to_js(Napi::Env env, const std::vector<int64_t>& shape);
 Napi::Object array_to_js(Napi::Env env, const std::vector<int64_t>& shape, const std::vector<float>& values);   // {shape, data}
 

@@ -45,6 +45,7 @@ struct WorkCounters { std::atomic<uint64_t> prefill{0}, decode{0}, train{0}, tow
 
 struct Engine {  // in order of destruction from the end: a trainer or session never outlives its model
   std::unique_ptr<Model> model;
+  std::unique_ptr<Comm> ranks;         // of the trainer, where they are several
   std::unique_ptr<Trainer> trainer;
   std::map<uint32_t, std::unique_ptr<Generator>> sessions;
   std::map<uint64_t, std::unique_ptr<Generator>> shared;   // of calls outside sessions, by budget; only while one is in
@@ -64,6 +65,7 @@ struct Engine {  // in order of destruction from the end: a trainer or session n
     shared.clear();
     sessions.clear();
     trainer.reset();
+    ranks.reset();
     model.reset();
   }
 };

@@ -2,6 +2,7 @@
 #pragma once
 #include "binding/convert.h"
 #include "binding/host.h"
+#include "dist/transports.h"
 
 namespace isr::binding {
 
@@ -13,8 +14,13 @@ Napi::Value submit_beside(const Napi::CallbackInfo& info, Work work, std::vector
 void export_model_jobs(Napi::Env env, Napi::Object exports);     // load, forward, generate, ...
 void export_trainer_jobs(Napi::Env env, Napi::Object exports);   // createTrainer, trainStep, ...
 void export_kernel_jobs(Napi::Env env, Napi::Object exports);    // attention, sequenceLogProbs, dpoLoss
+void export_rank_jobs(Napi::Env env, Napi::Object exports);      // openRank, connectRank, gatherText, ...
 void export_image_jobs(Napi::Env env, Napi::Object exports);     // preprocess
 void export_lock_jobs(Napi::Env env, Napi::Object exports);      // lockFile, unlockFile
+
+// A rank of several, until all that use it are gone.
+struct Rank { std::unique_ptr<OpenEnd> end; std::shared_ptr<HostLink> link; };
+std::shared_ptr<HostLink> link_at(const Napi::Object& args, const char* key);   // null where there is none
 
 inline ToJs nothing() {
   return [](Napi::Env env) { return env.Undefined(); };

@@ -270,12 +270,7 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
 
 Napi::Value save(const Napi::CallbackInfo& info) {
   return submit_beside(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
-    return [saved = job.engine.loaded().save(dir, job.cancel)](Napi::Env env) -> Napi::Value {
-      Napi::Object o = Napi::Object::New(env);
-      o.Set("hash", saved.hash);
-      o.Set("bytes", static_cast<double>(saved.bytes));
-      return o;
-    };
+    return [saved = job.engine.loaded().save(dir, job.cancel)](Napi::Env env) -> Napi::Value { return to_js(env, saved); };
   });
 }
 

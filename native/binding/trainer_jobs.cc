@@ -7,8 +7,15 @@ namespace isr::binding {
 namespace {
 
 Napi::Value create_trainer(const Napi::CallbackInfo& info) {
-  return submit(info, [options = trainer_options_of(info[1].As<Napi::Object>())](JobContext& job) -> ToJs {
-    job.engine.trainer = std::make_unique<Trainer>(job.engine.loaded(), options);
+  const Napi::Object args = info[1].As<Napi::Object>();
+  return submit(info, [options = trainer_options_of(args), link = link_at(args, "ranks")](JobContext& job) -> ToJs {
+    Model& model = job.engine.loaded();
+    if (link) {
+      job.engine.ranks = make_host_comm(link, model.backend->device());
+      job.engine.trainer = std::make_unique<Trainer>(model, options, *job.engine.ranks);
+    } else {
+      job.engine.trainer = std::make_unique<Trainer>(model, options);
+    }
     return nothing();
   });
 }
@@ -16,6 +23,7 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
 Napi::Value dispose_trainer(const Napi::CallbackInfo& info) {
   return submit(info, [](JobContext& job) -> ToJs {
     job.engine.trainer.reset();
+    job.engine.ranks.reset();
     return nothing();
   });
 }
@@ -109,6 +117,21 @@ Napi::Value save_trainer(const Napi::CallbackInfo& info) {
   });
 }
 
+// model.save() among several ranks: rank 0 saves; the others give what their shards hold, and get what rank 0 says of it.
+Napi::Value save_among_ranks(const Napi::CallbackInfo& info) {
+  return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
+    Model::Saved saved{};
+    job.engine.training().with_masters([&] { saved = job.engine.loaded().save(dir, job.cancel); });
+    if (job.engine.ranks) {
+      const std::vector<std::string> hashes = all_gather(*job.engine.ranks, saved.hash);
+      double bytes = static_cast<double>(saved.bytes);
+      all_reduce(*job.engine.ranks, {&bytes, 1});
+      saved = {hashes.front(), static_cast<uint64_t>(bytes)};
+    }
+    return [saved](Napi::Env env) -> Napi::Value { return to_js(env, saved); };
+  });
+}
+
 Napi::Value load_trainer(const Napi::CallbackInfo& info) {
   return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
     Trainer& trainer = job.engine.training();
@@ -196,6 +219,7 @@ void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
   export_as<try_step>(env, exports, "tryStep");
   export_as<gradients>(env, exports, "gradients");
   export_as<save_trainer>(env, exports, "saveTrainer");
+  export_as<save_among_ranks>(env, exports, "saveAmongRanks");
   export_as<load_trainer>(env, exports, "loadTrainer");
   export_as<plan_training_job>(env, exports, "planTraining");
 }

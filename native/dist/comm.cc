@@ -89,7 +89,7 @@ void agree(Comm& comm, const std::function<void()>& work) {
     if (e.code == "RANK_LOST") throw;   // nobody listens any more
     tell(e.code, e.what(), e.hint);
   } catch (const Cancelled&) {
-    tell("ABORTED", "its step was cancelled", "");
+    tell("RANK_LOST", "its work was cancelled", "start all ranks again to resume");
   } catch (const std::bad_alloc&) {
     tell("OUT_OF_MEMORY", "the system refused memory", "");
   } catch (const std::exception& e) {
@@ -120,6 +120,24 @@ void broadcast(Comm& comm, void* data, size_t bytes, int root) {
     for (int r = 0; r < comm.size(); ++r)
       if (r != root) sends.push_back({r, data, bytes});
   comm.exchange(sends, receives);
+}
+
+void reduce_scatter(Comm& comm, std::span<float> x, std::span<const size_t> cuts) {
+  ISR_ASSERT(&comm.device() == &host_device(), "sums of host arrays");
+  const auto me = static_cast<size_t>(comm.rank());
+  const size_t n = cuts[me + 1] - cuts[me];
+  std::vector<std::vector<float>> parts(static_cast<size_t>(comm.size()), std::vector<float>(n));
+  std::vector<Message> sends, receives;
+  for (size_t r = 0; r < parts.size(); ++r) {
+    sends.push_back({static_cast<int>(r), x.data() + cuts[r], (cuts[r + 1] - cuts[r]) * sizeof(float)});
+    receives.push_back({static_cast<int>(r), parts[r].data(), n * sizeof(float)});
+  }
+  comm.exchange(sends, receives);
+  for (size_t i = 0; i < n; ++i) {
+    float sum = parts[0][i];
+    for (size_t r = 1; r < parts.size(); ++r) sum += parts[r][i];
+    x[cuts[me] + i] = sum;
+  }
 }
 
 void all_gather(Comm& comm, void* data, std::span<const size_t> cuts) {

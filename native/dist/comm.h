@@ -60,6 +60,9 @@ void or_abort(Comm& comm, const std::function<void()>& work);
 
 // The bytes of `root` to all.
 void broadcast(Comm& comm, void* data, size_t bytes, int root);
+// float32 of the host, on a device that is the host: this rank's part [cuts[r], cuts[r + 1]) of x becomes the sum over the ranks,
+// in their order.
+void reduce_scatter(Comm& comm, std::span<float> x, std::span<const size_t> cuts);
 // Each rank has part [cuts[r], cuts[r + 1]) of `data`, in bytes, and gets the others': cuts are those of all ranks, size() + 1.
 void all_gather(Comm& comm, void* data, std::span<const size_t> cuts);
 

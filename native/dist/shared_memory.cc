@@ -60,16 +60,6 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t seen) {
 }
 void futex_wake(std::atomic<uint32_t>& word) { syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
 
-// Where a process number means this process, and shared memory is shared: the boot and the namespace of processes.
-std::string machine() {
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  std::string boot;
-  std::getline(file, boot);
-  struct stat s {};
-  stat("/proc/self/ns/pid", &s);
-  return concat(boot, "/", s.st_ino);
-}
-
 class Mapping {
  public:
   Mapping(int fd, size_t bytes, const std::string& what) : bytes_(bytes), at_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) {
@@ -271,7 +261,7 @@ class SharedMemoryEnd final : public OpenEnd {
     mine_->block().magic = kMagic;
   }
 
-  std::string address() const override { return concat(machine(), " ", getpid(), " ", fd_.get()); }
+  std::string address() const override { return concat(this_machine(), " ", getpid(), " ", fd_.get()); }
 
   std::shared_ptr<HostLink> connect(const std::vector<std::string>& addresses) override {
     ISR_ASSERT(addresses.size() == static_cast<size_t>(size_) && mine_, addresses.size(), " addresses of ", size_, " ranks");
@@ -288,7 +278,7 @@ class SharedMemoryEnd final : public OpenEnd {
     long pid = 0, fd = -1;
     if (!(words >> where >> pid >> fd) || pid <= 0 || fd < 0) fail("INVALID_ARGUMENT", "rank ", r, ": expected an address of shared memory, got \"", address.substr(0, 100), "\"");
     constexpr const char* kElsewhere = "let the ranks speak over the network: transport \"gloo\"";
-    if (where != machine()) throw Error("DEVICE_UNAVAILABLE", concat("rank ", r, " is on another machine or in another container than rank ", rank_), kElsewhere);
+    if (where != this_machine()) throw Error("DEVICE_UNAVAILABLE", concat("rank ", r, " is on another machine or in another container than rank ", rank_), kElsewhere);
     Peer p;
     p.pid = static_cast<pid_t>(pid);
     p.process = Fd(static_cast<int>(syscall(SYS_pidfd_open, p.pid, 0)));
@@ -309,6 +299,15 @@ class SharedMemoryEnd final : public OpenEnd {
 
 }  // namespace
 
-std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size) { return std::make_unique<SharedMemoryEnd>(rank, size); }
+std::string this_machine() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string boot;
+  std::getline(file, boot);
+  struct stat s {};
+  stat("/proc/self/ns/pid", &s);
+  return concat(boot, "/", s.st_ino);
+}
+
+std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string&) { return std::make_unique<SharedMemoryEnd>(rank, size); }
 
 }  // namespace isr

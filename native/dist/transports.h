@@ -20,10 +20,14 @@ class OpenEnd {
 struct Transport {
   std::string name;
   std::string missing;   // why this binary or machine has none, and what to do; empty: it is there
-  std::unique_ptr<OpenEnd> (*open)(int rank, int size);
+  // host: the name or address under which other machines reach this one; empty: found out.
+  std::unique_ptr<OpenEnd> (*open)(int rank, int size, const std::string& host);
 };
 const std::vector<Transport>& transports();
 
-std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size);   // processes of one machine and user
+// Where a process number means this process, and memory can be shared: the boot and the namespace of processes.
+std::string this_machine();
+
+std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string& host);   // processes of one machine and user
 
 }  // namespace isr

@@ -167,9 +167,11 @@ type JobName =
       | "peak"
       | "gradients"
       | "saveTrainer"
+      | "saveAmongRanks"
       | "loadTrainer"
       | "planTraining"
     )
+  | ("connectRank" | "gatherText" | "reduceFloats" | "gatherFloats")
   | ("attentionForward" | "attentionBackward" | "sequenceLogProbs" | "preferenceLoss" | "preprocess");
 interface Native extends Record<JobName, Job> {
   createHost(): Handle;
@@ -179,6 +181,12 @@ interface Native extends Record<JobName, Job> {
   counters(host: Handle): Record<"prefillTokens" | "decodeTokens" | "trainTokens" | "towerPasses", number>;
   hostLoad(host: Handle): NativeLoad;
   machine(): NativeMachine;
+  transports(): { name: string; missing: string }[];
+  rankMachine(): string;
+  openRank(transport: string, rank: number, size: number, host: string): RankHandle;
+  rankAddress(rank: RankHandle): string;
+  abortRank(rank: RankHandle, reason: string): void;
+  closeRank(rank: RankHandle): void;
   lockFile(path: string): Handle;
   unlockFile(lock: Handle): void;
   dpoLoss(args: object): { loss: number; dChosen: Float32Array[]; dRejected: Float32Array[] };
@@ -282,6 +290,30 @@ export function dpoLossNative(args: object): ReturnType<Native["dpoLoss"]> {
   } catch (e) {
     throw errorOf(e as Failure, dpoLossNative);
   }
+}
+
+/** A rank's end of a transport (native/binding/rank_jobs.cc). */
+export type RankHandle = Handle & { readonly rank: unique symbol };
+
+/** What carries messages between ranks. Errors are ours. */
+export function ranksNative() {
+  const { native } = binary();
+  const ours = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (e) {
+      throw errorOf(e as Failure, ranksNative);
+    }
+  };
+  return {
+    /** `machine`: ranks for which it is equal can share memory. */
+    facts: () => ours(() => ({ machine: native.rankMachine(), transports: native.transports() })),
+    open: (transport: string, rank: number, size: number, host: string) =>
+      ours(() => native.openRank(transport, rank, size, host)),
+    address: (rank: RankHandle) => ours(() => native.rankAddress(rank)),
+    abort: (rank: RankHandle, reason: string) => ours(() => native.abortRank(rank, reason)),
+    close: (rank: RankHandle) => ours(() => native.closeRank(rank)),
+  };
 }
 
 /** Locks a file for this process; the result unlocks it. RUN_LOCKED while somebody else has it. */

@@ -119,6 +119,11 @@ export interface TrainConfig {
         readonly checkpointing?: boolean | undefined;
         /** Whether a common prefix of prompts is computed once. Default: true. */
         readonly sharePrefix?: boolean | undefined;
+        /**
+         * Whether ranks share out masters and moments, so that each keeps its part; false: each keeps all. Both give the same bits.
+         * Default: true.
+         */
+        readonly shard?: boolean | undefined;
         /** Seed of every draw and of the order of the data: a whole number, above 2^53 - 1 as a string of digits. Default: 0. */
         readonly seed?: number | string | undefined;
       }
@@ -354,6 +359,11 @@ export interface RunConfig {
         readonly checkpointing?: boolean | undefined;
         /** Whether a common prefix of prompts is computed once. Default: true. */
         readonly sharePrefix?: boolean | undefined;
+        /**
+         * Whether ranks share out masters and moments, so that each keeps its part; false: each keeps all. Both give the same bits.
+         * Default: true.
+         */
+        readonly shard?: boolean | undefined;
         /** Number of times that each pair is trained on. At least 1. Default: 3. */
         readonly epochs?: number | undefined;
         /** Pairs per optimizer step. At least 1. Default: 128. */

@@ -74,6 +74,11 @@ export interface OptimizerOptions {
   checkpointing?: boolean;
   /** Whether a common prefix of prompts is computed once. Default: true. */
   sharePrefix?: boolean;
+  /**
+   * Whether ranks share out masters and moments, so that each keeps its part; false: each keeps all. Both give the same bits.
+   * Default: true.
+   */
+  shard?: boolean;
   /** Seed of the order of items in train(). createTrainer() makes no random draw in this version. Default: 0. */
   seed?: bigint | number;
 }

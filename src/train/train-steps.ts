@@ -7,7 +7,7 @@ import { makeFolders, readText } from "../base/atomic-files.js";
 import { MetricsWriter } from "../runfolder/metrics.js";
 import { internalsOf } from "../model/model.js";
 import type { VideoLM } from "../model/video-lm.js";
-import type { StepMetrics, Trainer } from "./trainer.js";
+import type { RankFigures, StepMetrics, Trainer } from "./trainer.js";
 import type { TrainItem } from "../base/types.js";
 import type { RunStepMetrics } from "./run-events.js";
 import type { Evaluator } from "./evaluate-set.js";
@@ -97,6 +97,13 @@ function named(e: unknown, step: number, items: readonly TrainItem[], indices: r
   });
 }
 
+/** Of a step among ranks: seconds that rank 0 spent with the others, and which of them computed the longest. */
+function waiting(ranks: readonly RankFigures[] | undefined): Record<string, number> {
+  if (!ranks) return {};
+  const slowest = ranks.reduce((s, r, i) => (r.computeSeconds > ranks[s]!.computeSeconds ? i : s), 0);
+  return { communicationSeconds: ranks[0]!.communicationSeconds, slowestRank: slowest };
+}
+
 class Stepper {
   readonly #s: Steps;
   readonly #metrics: MetricsWriter;
@@ -130,7 +137,7 @@ class Stepper {
     } catch (e) {
       throw named(e, step, items, indices);
     }
-    const { seconds, ...values } = done;
+    const { seconds, ranks, ...values } = done;
     const metrics: RunStepMetrics = {
       ...done,
       epoch: Math.floor(step / s.plan.stepsPerEpoch),
@@ -141,7 +148,7 @@ class Stepper {
     };
     const { tokensPerSecond, shareOfPeak, memoryBytes, epoch, truncated } = metrics;
     const { step: _, ...line } = values;
-    const clocks = { seconds, tokensPerSecond, shareOfPeak, memoryBytes, at: Date.now() / 1e3 };
+    const clocks = { seconds, tokensPerSecond, shareOfPeak, memoryBytes, ...waiting(ranks), at: Date.now() / 1e3 };
     await this.#metrics.add(step, { ...line, epoch, truncated }, clocks);
     this.#recorded = step + 1;
     s.emit({ type: "step", iteration: s.iteration, metrics });

@@ -1,7 +1,7 @@
 // Options of a trainer: their rows, and what the engine takes.
-import type { Communicator } from "./communicator.js";
-import { integer, object, options, refuse } from "../base/check.js";
-import { IsrDpoError } from "../base/errors.js";
+import type { Communicator } from "./ranks/communicator.js";
+import { isCommunicator } from "./ranks/group.js";
+import { options, refuse } from "../base/check.js";
 import {
   either,
   flag,
@@ -27,7 +27,7 @@ import type { ModelInfo } from "../base/types.js";
 export interface TrainerOptions extends Omit<LossOptions, "loss">, OptimizerOptions {
   /** The preference loss; "sft" is the cross-entropy of answers, without pairs. Default: "sigmoid". */
   loss?: LossOptions["loss"] | "sft";
-  /** The ranks that train together; this version supports one. Default: this process alone. */
+  /** The ranks that train together, each of which makes a trainer of an equal model with equal options. Default: this process alone. */
   communicator?: Communicator;
 }
 
@@ -65,6 +65,9 @@ export const optimizerRows = {
     "Whether activations are recomputed in the backward pass instead of kept; default: if they would not fit.",
   ),
   sharePrefix: flag("Whether a common prefix of prompts is computed once.").or(true),
+  shard: flag(
+    "Whether ranks share out masters and moments, so that each keeps its part; false: each keeps all. Both give the same bits.",
+  ).or(true),
 };
 
 export const trainerRows = {
@@ -103,23 +106,22 @@ const lengthRules: readonly Rule[] = [
 /** A trainer's options, checked and filled up with their defaults. */
 export type TrainerSettings = Resolved<typeof trainerRows>;
 
-function checkCommunicator(value: unknown): void {
-  if (value === undefined) return;
-  const size = integer("options.communicator.size", object("options.communicator", value).size, 1);
-  if (size > 1)
-    throw new IsrDpoError("DEVICE_UNAVAILABLE", `options.communicator: this version trains on one rank, not ${size}`, {
-      hint: "leave communicator out, or use one of size 1",
-    });
+/** The ranks that are given with a trainer's options, if any. */
+export function communicatorOf(field: string, value: unknown): Communicator | undefined {
+  const given = (value as { communicator?: unknown } | undefined)?.communicator;
+  if (given !== undefined && !isCommunicator(given))
+    refuse(`${field}.communicator`, "a communicator that createCommunicator() made", given);
+  return given as Communicator | undefined;
 }
 
 /**
  * Checks a trainer's options; with `length` the schedule has to know its number of steps.
- * @throws IsrDpoError INVALID_ARGUMENT; DEVICE_UNAVAILABLE: several ranks
+ * @throws IsrDpoError INVALID_ARGUMENT
  */
 export function trainerSettings(field: string, value: unknown, length: "given" | "later"): TrainerSettings {
   const given = renamed(field, value, ...oldNames(trainerRows));
-  const { communicator, ...o } = options(field, given, [...trainerKeys, "communicator"]);
-  checkCommunicator(communicator);
+  const { communicator: _, ...o } = options(field, given, [...trainerKeys, "communicator"]);
+  communicatorOf(field, given);
   return resolved(field, o, trainerRows, length === "given" ? [...trainerRules, ...lengthRules] : trainerRules);
 }
 
@@ -132,13 +134,18 @@ export function checkParts({ train }: Pick<TrainerSettings, "train">, info: Mode
 
 /** A trainer's options as the engine takes them. */
 export function nativeTrainer(o: Omit<TrainerSettings, "seed">) {
-  const { learningRate, eps, weightDecay, decayNorms, microBatchTokens, sharePrefix, schedule, train } = o;
+  const { learningRate, eps, weightDecay, decayNorms, microBatchTokens, sharePrefix, shard, schedule, train } = o;
   return {
     ...nativeLoss(o),
     ...{ schedule, totalSteps: o.totalSteps ?? 0, warmupSteps: o.warmupSteps ?? 0, warmupRatio: o.warmupRatio ?? 0 },
     ...{ learningRate, beta1: o.betas[0], beta2: o.betas[1], eps, weightDecay, decayNorms, clipNorm: o.clipNorm ?? 0 },
     ...{ trainVision: train.vision, trainProjector: train.projector, trainDecoder: train.decoder },
-    ...{ microBatchTokens, checkpointing: o.checkpointing === undefined ? -1 : o.checkpointing ? 1 : 0, sharePrefix },
+    ...{
+      microBatchTokens,
+      checkpointing: o.checkpointing === undefined ? -1 : o.checkpointing ? 1 : 0,
+      sharePrefix,
+      shard,
+    },
   };
 }
 

@@ -7,8 +7,12 @@ import type { Call } from "../model/inputs.js";
 import { internalsOf, type ModelInternals } from "../model/model.js";
 import type { VideoLM } from "../model/video-lm.js";
 import { nativePairs, trainItems } from "../model/sequence.js";
+import { agreed } from "./ranks/agree.js";
+import type { Communicator } from "./ranks/communicator.js";
+import { explainedBy, rankHandleOf } from "./ranks/group.js";
 import {
   checkParts,
+  communicatorOf,
   nativeTrainer,
   type TrainerOptions,
   type TrainerSettings,
@@ -54,11 +58,27 @@ export interface StepMetrics {
   lengthMarginCorrelation: number;
   /** Duration of the step in seconds. */
   seconds: number;
+  /** Of a step among several ranks, by rank; the other figures are of all ranks together. */
+  ranks?: RankFigures[];
+}
+
+/** What one rank did in a step. */
+export interface RankFigures {
+  /** Number of rows that went through its decoder. */
+  tokensComputed: number;
+  /** Seconds of its forward and backward passes. */
+  computeSeconds: number;
+  /** Seconds that it spent with other ranks, waiting for them included. */
+  communicationSeconds: number;
 }
 
 /**
  * Trains a model in place. Its calls are queued together with the other calls of the model. After the trainer or its model was
  * disposed of, every call rejects with DISPOSED.
+ *
+ * Among several ranks every rank makes the same calls in the same order, but for score(), which each makes for itself. The items of a
+ * step are those of rank 0, then those of rank 1, and so on; a rank may have none. All ranks get the same figures and fail alike; a
+ * call that is cancelled on one rank ends the work of all with RANK_LOST.
  */
 export interface Trainer extends AsyncDisposable {
   /** Number of optimizer steps that were made. */
@@ -95,12 +115,19 @@ export interface Trainer extends AsyncDisposable {
     gradients: Map<string, Tensor>;
   }>;
   /**
-   * Saves masters, moments and the number of steps. The folder appears only when it is complete.
+   * Saves masters, moments and the number of steps. The state appears only when it is complete; ranks that share out masters write a
+   * file each, into one folder that all of them see.
    * @throws {@link IsrDpoError} INVALID_ARGUMENT, DISK_FULL, IO
    */
   save(dir: string, o?: Cancel): Promise<void>;
   /**
-   * Restores the state that save() wrote.
+   * Saves the model as {@link VideoLM.save} does. Among several ranks it is the way to save a model while its trainer lives: each
+   * rank calls it, rank 0 writes, with the float32 values of all shards.
+   * @throws {@link IsrDpoError} as {@link VideoLM.save}
+   */
+  saveModel(dir: string, o?: Cancel): Promise<{ hash: string; bytes: number }>;
+  /**
+   * Restores the state that save() wrote, by any number of ranks.
    * @throws {@link IsrDpoError} NOT_FOUND, CHECKPOINT_CORRUPT, IO; RUN_MISMATCH: it belongs to another model or to other options
    */
   load(dir: string, o?: Cancel): Promise<void>;
@@ -117,7 +144,7 @@ export interface Trainer extends AsyncDisposable {
  * @param model - a model from loadModel
  * @param o - loss, optimizer, schedule, and which parts are trained
  * @throws {@link IsrDpoError} INVALID_ARGUMENT: wrong options, a second trainer, or a part that the model lacks; OUT_OF_MEMORY;
- * DISPOSED; DEVICE_UNAVAILABLE: several ranks
+ * DISPOSED; among several ranks also RUN_MISMATCH: other weights or options on another rank, and RANK_LOST
  *
  * @example
  * ```ts
@@ -135,14 +162,36 @@ export interface Trainer extends AsyncDisposable {
  */
 export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise<Trainer> {
   internalsOf(model); // before the options: without a model they say little
-  return openTrainer(model, trainerSettings("options", o, "given"));
+  return openTrainer(model, trainerSettings("options", o, "given"), communicatorOf("options", o));
+}
+
+/** RUN_MISMATCH where another rank has other weights or options. */
+async function checkRanks(model: VideoLM, settings: object, ranks: Communicator): Promise<void> {
+  const hash = await agreed(ranks, () => model.hash());
+  const mine = { "the model's SHA-256": hash, "the trainer's options": JSON.stringify(settings) };
+  const all = await ranks.gather(mine);
+  for (const [r, theirs] of all.entries())
+    for (const [name, value] of Object.entries(theirs))
+      if (value !== all[0]![name as keyof typeof mine])
+        throw new IsrDpoError(
+          "RUN_MISMATCH",
+          `rank ${r}: ${name}: expected ${all[0]![name as keyof typeof mine]}, as on rank 0, got ${value}`,
+          { hint: "give all ranks the same model and the same options" },
+        );
 }
 
 /** Makes a trainer of options that are checked. */
-export async function openTrainer(model: VideoLM, settings: Omit<TrainerSettings, "seed">): Promise<Trainer> {
+export async function openTrainer(
+  model: VideoLM,
+  settings: Omit<TrainerSettings, "seed">,
+  communicator?: Communicator,
+): Promise<Trainer> {
   const internals = internalsOf(model);
   checkParts(settings, model.info);
   const native = nativeTrainer(settings);
+  const handle = rankHandleOf(communicator);
+  const ranks = handle && communicator;
+  if (ranks) await checkRanks(model, native, ranks);
   if (internals.host.disposed) throw disposedError("the model");
   if (internals.trainer)
     throw new IsrDpoError("INVALID_ARGUMENT", "model: it has a trainer already", {
@@ -150,25 +199,28 @@ export async function openTrainer(model: VideoLM, settings: Omit<TrainerSettings
     });
   internals.trainer = true;
   try {
-    await internals.inputs.call("createTrainer", native, [], { alone: true });
+    const args = handle ? { ...native, ranks: handle } : native;
+    await internals.inputs.call("createTrainer", args, [], { alone: true });
     internals.inputs.media.towerTrains = native.trainVision;
   } catch (e) {
     internals.trainer = false;
     throw e;
   }
-  return new ModelTrainer(internals, native.loss === "sft");
+  return new ModelTrainer(internals, native.loss === "sft", ranks);
 }
 
 class ModelTrainer extends Disposable implements Trainer {
   readonly #internals: ModelInternals;
   readonly #supervised: boolean;
+  readonly #ranks: Communicator | undefined;
   readonly #life = new AbortController();
   #step = 0;
 
-  constructor(internals: ModelInternals, supervised: boolean) {
+  constructor(internals: ModelInternals, supervised: boolean, ranks: Communicator | undefined) {
     super();
     this.#internals = internals;
     this.#supervised = supervised;
+    this.#ranks = ranks;
   }
 
   get step(): number {
@@ -189,6 +241,28 @@ class ModelTrainer extends Disposable implements Trainer {
     return inputs.run(signals, submit, { alone: true });
   }
 
+  /** A call that all ranks make: they begin it when all are ready for it, and who leaves it alone ends the work of all. */
+  async #together<R>(
+    job: Parameters<Host["call"]>[0],
+    prepare: (call: Call) => Promise<object>,
+    cancel: AbortSignal | undefined,
+  ): Promise<R> {
+    const ranks = this.#ranks;
+    if (!ranks) return this.#call(job, prepare, cancel);
+    try {
+      return await this.#call<R>(job, (call) => agreed(ranks, () => prepare(call)), cancel);
+    } catch (e) {
+      if (cancel?.aborted || this.#life.signal.aborted) ranks.abort("its work was cancelled");
+      throw await explainedBy(ranks, e);
+    }
+  }
+
+  async #items(call: Call, items: readonly TrainItem[]): Promise<object> {
+    if (this.#ranks && Array.isArray(items) && items.length === 0)
+      return this.#supervised ? { sequences: [] } : { pairs: [] };
+    return await trainItems(call, items, this.#supervised);
+  }
+
   async score(pairs: readonly (Pair | SequencePair)[], o?: Cancel): Promise<NonNullable<Pair["reference"]>[]> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
     return this.#call<NonNullable<Pair["reference"]>[]>(
@@ -200,9 +274,9 @@ class ModelTrainer extends Disposable implements Trainer {
 
   async trainStep(items: readonly TrainItem[], o?: Cancel): Promise<StepMetrics> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    const done = await this.#call<{ metrics: StepMetrics; step: number }>(
+    const done = await this.#together<{ metrics: StepMetrics; step: number }>(
       "trainStep",
-      (call) => trainItems(call, items, this.#supervised),
+      (call) => this.#items(call, items),
       cancel,
     );
     this.#step = done.step;
@@ -211,7 +285,7 @@ class ModelTrainer extends Disposable implements Trainer {
 
   async tryStep(items: readonly TrainItem[], o?: Cancel): Promise<StepMetrics> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    return this.#call<StepMetrics>("tryStep", (call) => trainItems(call, items, this.#supervised), cancel);
+    return this.#together<StepMetrics>("tryStep", (call) => this.#items(call, items), cancel);
   }
 
   async gradients(
@@ -224,9 +298,9 @@ class ModelTrainer extends Disposable implements Trainer {
       given.names === undefined
         ? []
         : array("options.names", given.names).map((n, i) => text(`options.names[${i}]`, n));
-    const done = await this.#call<{ metrics: StepMetrics; gradients: (NativeTensor & { name: string })[] }>(
+    const done = await this.#together<{ metrics: StepMetrics; gradients: (NativeTensor & { name: string })[] }>(
       "gradients",
-      async (call) => ({ ...(await trainItems(call, items, this.#supervised)), names }),
+      async (call) => ({ ...(await this.#items(call, items)), names }),
       cancel,
     );
     const gradients = new Map<string, Tensor>();
@@ -237,13 +311,19 @@ class ModelTrainer extends Disposable implements Trainer {
   async save(dir: string, o?: Cancel): Promise<void> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
     const folder = path("dir", dir);
-    await this.#call("saveTrainer", async () => ({ dir: folder }), cancel);
+    await this.#together("saveTrainer", async () => ({ dir: folder }), cancel);
+  }
+
+  async saveModel(dir: string, o?: Cancel): Promise<{ hash: string; bytes: number }> {
+    const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
+    const folder = path("dir", dir);
+    return this.#together("saveAmongRanks", async () => ({ dir: folder }), cancel);
   }
 
   async load(dir: string, o?: Cancel): Promise<void> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
     const folder = path("dir", dir);
-    this.#step = await this.#call<number>("loadTrainer", async () => ({ dir: folder }), cancel);
+    this.#step = await this.#together<number>("loadTrainer", async () => ({ dir: folder }), cancel);
   }
 
   protected override async close(): Promise<void> {

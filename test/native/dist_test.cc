@@ -152,7 +152,7 @@ TEST_CARRIED("dist: an error of one rank is an error of all, and they go on toge
        "[OUT_OF_MEMORY: r0][OUT_OF_MEMORY: rank 0: r0][IO: r2]"},
       {"a refused allocation", [](int r) { if (r == 0) throw std::bad_alloc(); },
        "[no memory][OUT_OF_MEMORY: rank 0: the system refused memory][OUT_OF_MEMORY: rank 0: the system refused memory]"},
-      {"cancelled", [](int r) { if (r == 2) throw Cancelled(); }, "[ABORTED: rank 2: its step was cancelled][ABORTED: rank 2: its step was cancelled][cancelled]"},
+      {"cancelled", [](int r) { if (r == 2) throw Cancelled(); }, "[RANK_LOST: rank 2: its work was cancelled][RANK_LOST: rank 2: its work was cancelled][cancelled]"},
   };
   for (const Row& row : rows) {
     std::atomic<int> went_on{0};

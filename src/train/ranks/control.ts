@@ -1,0 +1,347 @@
+// The control of a group of ranks: they meet at rank 0, say what they are and where they can be reached, and then show every second
+// that they live. Whoever ends, falls silent, or gives up ends the work of all with RANK_LOST, which names it.
+import { hostname } from "node:os";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { plural } from "../../base/counts.js";
+import { type ErrorCode, IsrDpoError, isIsrDpoError } from "../../base/errors.js";
+import { type Line, Lines, same } from "./control-lines.js";
+
+/** What ranks need to meet. */
+export interface Meeting {
+  rank: number;
+  size: number;
+  host: string;
+  port: number;
+  /** Who does not know it is no rank of this job. */
+  token: string;
+  /** What has to be equal on all ranks, by name: versions, settings. */
+  facts: Readonly<Record<string, string>>;
+  /** Longest wait until all ranks are there, in milliseconds. */
+  timeoutMs: number;
+  /** Silence after which a rank counts as lost, in milliseconds. */
+  silenceMs: number;
+  signal: AbortSignal | undefined;
+}
+
+/** What a rank tells of itself when it arrives. */
+interface Hello {
+  rank: number;
+  size: number;
+  where: string;
+  facts: Readonly<Record<string, string>>;
+  offer: unknown;
+}
+
+const beatMs = 1000;
+const where = (): string => `${hostname()}, process ${process.pid}`;
+const again = "the ranks that are left cannot go on; start all of them again with the same command, and they resume";
+
+/** RANK_LOST, as all ranks tell it. */
+export const lostError = (reason: string): IsrDpoError => new IsrDpoError("RANK_LOST", reason, { hint: again });
+
+const refusal = (code: ErrorCode, message: string, hint: string): Line => ({ kind: "refused", code, message, hint });
+const errorOf = ({ code, message, hint }: Line): IsrDpoError =>
+  new IsrDpoError(code as ErrorCode, String(message), { hint: String(hint) });
+
+/** What differs between a rank and rank 0: a sentence, or undefined. */
+function difference(mine: Hello, theirs: Hello): string | undefined {
+  const name = `rank ${theirs.rank} (${theirs.where})`;
+  if (theirs.size !== mine.size) return `${name} expects ${plural(theirs.size, "rank")}, rank 0 ${mine.size}`;
+  const keys = [...new Set([...Object.keys(mine.facts), ...Object.keys(theirs.facts)])];
+  const key = keys.find((k) => mine.facts[k] !== theirs.facts[k]);
+  if (key === undefined) return undefined;
+  return `${name}: ${key} is ${theirs.facts[key] ?? "missing"}, on rank 0 ${mine.facts[key] ?? "missing"}`;
+}
+
+interface Member extends Hello {
+  lines: Lines;
+  stage: string;
+  /** It has said that it is done. */
+  left: boolean;
+}
+
+/** Rank 0's side: all ranks, its own among them, are members. */
+class Hub {
+  readonly #m: Meeting;
+  readonly #server: Server;
+  readonly #mine: Hello;
+  readonly #members = new Map<number, Member>();
+  readonly #answers = new Map<string, Map<number, unknown>>(); // of a round: what each rank has said
+  #state: "gathering" | "running" | "over" = "gathering";
+  #beats: NodeJS.Timeout | undefined;
+
+  constructor(m: Meeting, mine: Hello) {
+    this.#m = m;
+    this.#mine = mine;
+    this.#server = createServer((socket) => this.#arrive(socket));
+    this.#server.maxConnections = 4 * m.size + 64;
+  }
+
+  async listen(): Promise<void> {
+    const { host, port } = this.#m;
+    const local = host === "127.0.0.1" || host === "::1" || host === "localhost";
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", (e: NodeJS.ErrnoException) =>
+        reject(
+          new IsrDpoError(
+            "DEVICE_UNAVAILABLE",
+            `rank 0 cannot listen on port ${port}${local ? ` of ${host}` : ""}: ${e.message}`,
+            { hint: "another process has the port: give another one, or end that process", cause: e },
+          ),
+        ),
+      );
+      this.#server.listen(local ? { host, port } : { port }, resolve);
+    });
+    this.#server.unref();
+  }
+
+  #arrive(socket: Socket): void {
+    let member: Member | undefined;
+    const stranger = setTimeout(() => socket.destroy(), 10_000).unref(); // who says nothing is nobody
+    const lines = new Lines(
+      socket,
+      (line) => {
+        if (member) return this.#hear(member, line);
+        clearTimeout(stranger);
+        member = this.#admit(lines, line);
+        if (!member) lines.close();
+      },
+      (reason) => {
+        clearTimeout(stranger);
+        if (member && !member.left) this.#lose(member, reason);
+      },
+    );
+  }
+
+  #admit(lines: Lines, line: Line): Member | undefined {
+    if (line.kind !== "hello" || !same(line.token, this.#m.token)) {
+      lines.send(refusal("INVALID_ARGUMENT", "this is another job's rank 0", "the ranks' tokens or addresses differ"));
+      return undefined;
+    }
+    const hello = line.hello as Hello;
+    const differs = difference(this.#mine, hello);
+    if (differs !== undefined) {
+      this.#refuse(lines, refusal("RUN_MISMATCH", differs, "start all ranks with one command and one version"));
+      return undefined;
+    }
+    const there = this.#members.get(hello.rank);
+    if (there) {
+      const twice = `rank ${hello.rank} has come twice: from ${there.where} and from ${hello.where}`;
+      this.#refuse(lines, refusal("INVALID_ARGUMENT", twice, "start each rank once"));
+      return undefined;
+    }
+    const member: Member = { ...hello, lines, stage: "meeting", left: false };
+    this.#members.set(hello.rank, member);
+    this.#say("offers", hello.rank, hello.offer);
+    return member;
+  }
+
+  /** One that cannot belong to this job ends it for all while they meet; afterwards it is only sent away. */
+  #refuse(lines: Lines, line: Line): void {
+    lines.send(line);
+    if (this.#state === "gathering") this.#end(line);
+  }
+
+  #hear(member: Member, line: Line): void {
+    if (line.kind === "beat") member.stage = String(line.stage);
+    else if (line.kind === "leave") member.left = true;
+    else if (line.kind === "abort") this.#end({ kind: "lost", reason: String(line.reason) });
+    else if (line.kind === "say") this.#say(String(line.round), member.rank, line.value);
+    if (line.kind === "leave" && [...this.#members.values()].every((m) => m.left)) this.close();
+  }
+
+  /** When all ranks have said something in a round, each of them is told all of it. */
+  #say(round: string, rank: number, value: unknown): void {
+    const said = this.#answers.get(round) ?? new Map<number, unknown>();
+    this.#answers.set(round, said.set(rank, value));
+    if (said.size < this.#m.size) return;
+    this.#answers.delete(round);
+    const values = Array.from({ length: this.#m.size }, (_, r) => said.get(r));
+    for (const m of this.#members.values()) m.lines.send({ kind: "said", round, values });
+    if (round === "offers") this.#begin();
+  }
+
+  #begin(): void {
+    this.#state = "running";
+    this.#beats = setInterval(() => {
+      for (const m of this.#members.values()) {
+        if (m.left) continue;
+        m.lines.send({ kind: "beat" });
+        const silent = performance.now() - m.lines.heard;
+        if (silent > this.#m.silenceMs) this.#lose(m, `nothing was heard of it for ${Math.round(silent / 1000)} s`);
+      }
+    }, beatMs).unref();
+  }
+
+  #lose(m: Member, reason: string): void {
+    const stage = m.stage === "" ? "" : ` in ${m.stage}`;
+    this.#end({ kind: "lost", reason: `rank ${m.rank} (${m.where}) was lost${stage}: ${reason}` });
+  }
+
+  /** Sends those away who have come: the others did not. */
+  giveUp(): void {
+    const absent = Array.from({ length: this.#m.size }, (_, r) => r).filter((r) => !this.#members.has(r));
+    const who = `${plural(absent.length, "rank")} of ${this.#m.size} did not come: ${absent.join(", ")}`;
+    const message = `${who} (waited ${this.#m.timeoutMs / 1000} s)`;
+    this.#end(refusal("RANK_LOST", message, "see why those processes did not start, or raise timeoutMs"));
+  }
+
+  #end(line: Line): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    for (const m of this.#members.values()) {
+      m.left = true;
+      m.lines.send(line);
+    }
+    this.close();
+  }
+
+  close(): void {
+    this.#state = "over";
+    clearInterval(this.#beats);
+    this.#server.close();
+    for (const m of this.#members.values()) m.lines.close();
+  }
+}
+
+/** A rank's side. */
+export class Control {
+  readonly #m: Meeting;
+  readonly #hub: Hub | undefined;
+  readonly #lines: Lines;
+  readonly #rounds = new Map<string, { resolve: (values: unknown[]) => void; reject: (e: unknown) => void }>();
+  readonly #life = new AbortController();
+  #beats: NodeJS.Timeout | undefined;
+  #left = false;
+  /** What this rank is at, for the others' error if it is lost. */
+  stage = "";
+
+  private constructor(m: Meeting, hub: Hub | undefined, socket: Socket) {
+    this.#m = m;
+    this.#hub = hub;
+    this.#lines = new Lines(
+      socket,
+      (line) => this.#hear(line),
+      (reason) => this.#fail(lostError(`rank 0 (${m.host}, port ${m.port}) was lost: ${reason}`)),
+    );
+  }
+
+  /** Aborted, with the error, when the work of all ranks is at an end. */
+  get lost(): AbortSignal {
+    return this.#life.signal;
+  }
+
+  /** Meets the other ranks; `offer` is what this one tells them, and the result what each of them has told. */
+  static async meet(m: Meeting, offer: unknown): Promise<{ control: Control; offers: unknown[] }> {
+    const hello: Hello = { rank: m.rank, size: m.size, where: where(), facts: m.facts, offer };
+    const hub = m.rank === 0 ? new Hub(m, hello) : undefined;
+    await hub?.listen();
+    const late = hub && setTimeout(() => hub.giveUp(), m.timeoutMs).unref();
+    const deadline = AbortSignal.timeout(m.timeoutMs + 2000); // rank 0 knows better who is missing: it speaks first
+    const signals = [deadline, ...(m.signal ? [m.signal] : [])];
+    let control: Control | undefined;
+    try {
+      control = new Control(m, hub, await reach(m, AbortSignal.any(signals)));
+      const offers = control.#round("offers");
+      control.#lines.send({ kind: "hello", token: m.token, hello });
+      const stopped = new Promise<never>((_, reject) => {
+        for (const s of signals) s.addEventListener("abort", () => reject(s.reason), { once: true });
+      });
+      const values = await Promise.race([offers, stopped]);
+      control.#begin();
+      return { control, offers: values };
+    } catch (e) {
+      if (control) control.#fail(e);
+      hub?.close();
+      m.signal?.throwIfAborted();
+      if (!deadline.aborted || isIsrDpoError(e)) throw e;
+      throw new IsrDpoError(
+        "RANK_LOST",
+        `rank 0 did not answer at ${m.host}, port ${m.port} (waited ${m.timeoutMs / 1000} s)`,
+        {
+          hint: "see why rank 0 did not start, or give the address at which it can be reached",
+        },
+      );
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  #begin(): void {
+    this.#beats = setInterval(() => {
+      this.#lines.send({ kind: "beat", stage: this.stage });
+      const silent = performance.now() - this.#lines.heard;
+      if (silent > this.#m.silenceMs)
+        this.#fail(
+          lostError(`rank 0 (${this.#m.host}) was lost: nothing was heard of it for ${Math.round(silent / 1000)} s`),
+        );
+    }, beatMs).unref();
+  }
+
+  #round(name: string): Promise<unknown[]> {
+    return new Promise((resolve, reject) => this.#rounds.set(name, { resolve, reject }));
+  }
+
+  /** Tells all ranks something; the result is what each has told in this round. */
+  async tell(round: string, value: unknown): Promise<unknown[]> {
+    this.#life.signal.throwIfAborted();
+    const values = this.#round(round);
+    this.#lines.send({ kind: "say", round, value });
+    return await values;
+  }
+
+  #hear(line: Line): void {
+    if (line.kind === "said") {
+      this.#rounds.get(String(line.round))?.resolve(line.values as unknown[]);
+      this.#rounds.delete(String(line.round));
+    } else if (line.kind === "refused") this.#fail(errorOf(line));
+    else if (line.kind === "lost") this.#fail(lostError(String(line.reason)));
+  }
+
+  #fail(e: unknown): void {
+    if (this.#left) return;
+    this.#left = true;
+    clearInterval(this.#beats);
+    for (const { reject } of this.#rounds.values()) reject(e);
+    this.#rounds.clear();
+    this.#life.abort(e);
+    this.#lines.close();
+  }
+
+  /** Ends the work of all ranks. */
+  abort(reason: string): void {
+    this.#lines.send({ kind: "abort", reason });
+    this.#fail(lostError(reason));
+  }
+
+  /** Says that this rank is done; rank 0 stays for the others as long as its process lives, and no longer. */
+  async leave(): Promise<void> {
+    if (this.#left) return;
+    this.#left = true;
+    clearInterval(this.#beats);
+    this.#lines.send({ kind: "leave" });
+    if (!this.#hub) return this.#lines.close();
+    const ended = new Promise<void>((resolve) => this.#lines.socket.once("close", () => resolve()));
+    await Promise.race([ended, sleep(this.#m.silenceMs, undefined, { ref: false })]);
+    this.#hub.close();
+    this.#lines.close();
+  }
+}
+
+/** A connection to rank 0, which may not listen yet. */
+async function reach(m: Meeting, signal: AbortSignal): Promise<Socket> {
+  for (;;) {
+    const socket = await new Promise<Socket | undefined>((resolve) => {
+      const s = connect({ host: m.host, port: m.port });
+      s.once("connect", () => resolve(s));
+      s.once("error", () => resolve(undefined));
+    });
+    if (socket) {
+      socket.removeAllListeners("error");
+      return socket;
+    }
+    signal.throwIfAborted();
+    await sleep(100, undefined, { signal }).catch(() => signal.throwIfAborted());
+  }
+}

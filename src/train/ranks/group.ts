@@ -1,0 +1,208 @@
+// A group of ranks that have met, and a process alone, as the same interface.
+import { randomUUID } from "node:crypto";
+import { disposedError, Host, ranksNative, type RankHandle } from "../../base/addon.js";
+import { refuse } from "../../base/check.js";
+import { Disposable } from "../../base/disposal.js";
+import { type Control, lostError } from "./control.js";
+
+/** The ranks that train together. Sums are in float32, in an order that is fixed for a given number of ranks. */
+export interface Communicator extends AsyncDisposable {
+  /** Index of this process, from 0. */
+  readonly rank: number;
+  /** Number of ranks. */
+  readonly size: number;
+  /** What carries the messages: "shared" (memory of one machine), "gloo", "nccl", or "none" of a process alone. */
+  readonly transport: string;
+  /** Aborted when a rank is lost or has given up, with the RANK_LOST that every later call rejects with. */
+  readonly lost: AbortSignal;
+  /**
+   * Replaces `x` by the sum over ranks.
+   * @throws {@link IsrDpoError} INVALID_ARGUMENT: another length on another rank; RANK_LOST, DISPOSED
+   */
+  allReduce(x: Float32Array): Promise<void>;
+  /** Returns this rank's part of the sum: equal parts, the first ones one longer where the length does not divide. */
+  reduceScatter(x: Float32Array): Promise<Float32Array>;
+  /** Returns the arrays of all ranks, one after the other. */
+  allGather(x: Float32Array): Promise<Float32Array>;
+  /** Returns a value of each rank, by rank; any value that JSON holds. */
+  gather<T>(value: T): Promise<T[]>;
+  /** Waits for all ranks. */
+  barrier(): Promise<void>;
+  /** Ends the work of all ranks with RANK_LOST and this reason. */
+  abort(reason: string): void;
+  /** Leaves the group. It may be called again. It is the same as `[Symbol.asyncDispose]()`. */
+  dispose(): Promise<void>;
+}
+
+export class Group extends Disposable implements Communicator {
+  readonly rank: number;
+  readonly size: number;
+  readonly transport: string;
+  readonly handle: RankHandle;
+  readonly #control: Control;
+  readonly #host = new Host("the communicator");
+  #left = false;
+
+  constructor(
+    { rank, size, transport }: Pick<Communicator, "rank" | "size" | "transport">,
+    control: Control,
+    handle: RankHandle,
+  ) {
+    super();
+    this.rank = rank;
+    this.size = size;
+    this.transport = transport;
+    this.handle = handle;
+    this.#control = control;
+    control.lost.addEventListener("abort", () => ranksNative().abort(handle, String(control.lost.reason?.message)), {
+      once: true,
+    });
+  }
+
+  get lost(): AbortSignal {
+    return this.#control.lost;
+  }
+  set stage(stage: string) {
+    this.#control.stage = stage;
+  }
+
+  async connect(addresses: readonly string[]): Promise<void> {
+    await this.#host.call("connectRank", { rank: this.handle, addresses });
+    await this.#control.tell("connected", true); // nobody's end is needed any more
+  }
+
+  /** A job whose failure, where a rank is lost, is what the control says of it: that names process and machine. */
+  async #call<R>(job: "gatherText" | "reduceFloats" | "gatherFloats", args: object): Promise<R> {
+    if (this.#left) throw disposedError("the communicator");
+    this.lost.throwIfAborted();
+    try {
+      return await this.#host.call<R>(job, { rank: this.handle, ...args });
+    } catch (e) {
+      throw await this.explained(e);
+    }
+  }
+
+  /** The control hears of a lost rank at about the time that the transport does. */
+  async explained(e: unknown): Promise<unknown> {
+    if ((e as { code?: unknown })?.code !== "RANK_LOST") return e;
+    if (!this.lost.aborted)
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, 1000);
+        this.lost.addEventListener(
+          "abort",
+          () => {
+            clearTimeout(timer);
+            resolve();
+          },
+          { once: true },
+        );
+      });
+    return this.lost.aborted ? this.lost.reason : e;
+  }
+
+  async allReduce(x: Float32Array): Promise<void> {
+    const copy = floatsOf(x);
+    await this.#call("reduceFloats", { x: copy, gather: true });
+    x.set(copy);
+  }
+  async reduceScatter(x: Float32Array): Promise<Float32Array> {
+    const copy = floatsOf(x);
+    const { begin, end } = await this.#call<{ begin: number; end: number }>("reduceFloats", { x: copy, gather: false });
+    return copy.slice(begin, end);
+  }
+  async allGather(x: Float32Array): Promise<Float32Array> {
+    const parts = await this.#call<Float32Array[]>("gatherFloats", { x: floatsOf(x) });
+    const all = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      all.set(part, at);
+      at += part.length;
+    }
+    return all;
+  }
+  async gather<T>(value: T): Promise<T[]> {
+    const given = JSON.stringify(value) ?? "null";
+    const all = await this.#call<string[]>("gatherText", { text: given });
+    return all.map((one) => JSON.parse(one) as T);
+  }
+  async barrier(): Promise<void> {
+    await this.gather(null);
+  }
+  abort(reason: string): void {
+    if (!this.#left) this.#control.abort(`rank ${this.rank}: ${reason}`);
+  }
+  protected override async close(): Promise<void> {
+    this.#left = true;
+    await this.#host.dispose();
+    await this.#control.leave();
+    ranksNative().close(this.handle);
+  }
+}
+
+/** `e`, or what the control knows of the lost rank that it is about. */
+export async function explainedBy(communicator: Communicator | undefined, e: unknown): Promise<unknown> {
+  return communicator instanceof Group ? await communicator.explained(e) : e;
+}
+
+function floatsOf(x: unknown): Float32Array {
+  if (!(x instanceof Float32Array)) refuse("x", "a Float32Array", x);
+  return (x as Float32Array).slice();
+}
+
+export class OneProcess extends Disposable implements Communicator {
+  readonly rank = 0;
+  readonly size = 1;
+  readonly transport = "none";
+  readonly #life = new AbortController();
+  #disposed = false;
+
+  get lost(): AbortSignal {
+    return this.#life.signal;
+  }
+  #check(): void {
+    if (this.#disposed) throw disposedError("the communicator");
+    this.lost.throwIfAborted();
+  }
+  async allReduce(x: Float32Array): Promise<void> {
+    this.#check();
+    floatsOf(x);
+  }
+  async reduceScatter(x: Float32Array): Promise<Float32Array> {
+    this.#check();
+    return floatsOf(x);
+  }
+  async allGather(x: Float32Array): Promise<Float32Array> {
+    this.#check();
+    return floatsOf(x);
+  }
+  async gather<T>(value: T): Promise<T[]> {
+    this.#check();
+    return [JSON.parse(JSON.stringify(value) ?? "null") as T];
+  }
+  async barrier(): Promise<void> {
+    this.#check();
+  }
+  abort(reason: string): void {
+    this.#life.abort(lostError(`rank 0: ${reason}`));
+  }
+  protected override async close(): Promise<void> {
+    this.#disposed = true;
+  }
+}
+
+/** A secret for the ranks of a new job. */
+export const newToken = (): string => randomUUID();
+
+/** The engine's handle of a communicator of several ranks, for jobs that speak with them; undefined: a process alone. */
+export function rankHandleOf(communicator: Communicator | undefined): RankHandle | undefined {
+  return communicator instanceof Group ? communicator.handle : undefined;
+}
+
+/** A communicator that createCommunicator() of this copy of the package made. */
+export const isCommunicator = (value: unknown): value is Communicator =>
+  value instanceof Group || value instanceof OneProcess;
+
+/** Tells the others what this rank is at, for their message if it is lost. */
+export function atStage(communicator: Communicator | undefined, stage: string): void {
+  if (communicator instanceof Group) communicator.stage = stage;
+}

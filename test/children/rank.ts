@@ -1,0 +1,87 @@
+// A rank of test/ranks.test.ts. Its one argument is JSON: {work, rank, size, address, ...}; it prints what it found as lines of JSON,
+// and ends with the exit code of its failure.
+import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { createCommunicator, createTrainer, isIsrDpoError, loadModel } from "../../src/index.js";
+import { portionOf } from "../../src/train/ranks/agree.js";
+import { exitCode } from "../../src/cli/exit-code.js";
+import { dpo, type Family, folder, pairs } from "../helpers/golden.js";
+import { folderOf, isOriginal, type VideoFamily, videoDpo, videoPairs } from "../helpers/golden-video.js";
+
+const o = JSON.parse(process.argv[2]!);
+const say = (line: object) => console.log(JSON.stringify(line));
+const { rank, size, address, token, transport, facts, timeoutMs, silenceMs } = o;
+
+/** The pairs of a golden family, its model's folder, and what is trained. */
+function golden(family: string) {
+  if (family.startsWith("text"))
+    return { dir: folder(family as Family), items: pairs(dpo(family as Family), true), train: {} };
+  const d = videoDpo(family as VideoFamily);
+  const train = { vision: !isOriginal(family as VideoFamily), projector: family !== "llava_hound", decoder: true };
+  return { dir: folderOf(family as VideoFamily), items: videoPairs(d, true), train: { train } };
+}
+
+async function train(): Promise<void> {
+  await using communicator = await createCommunicator({ rank, size, address, token, transport });
+  const { dir, items, train } = golden(o.family);
+  await using model = await loadModel(dir, { threads: 1, dtype: o.dtype ?? "f32" });
+  const options = { beta: 0.1, learningRate: 1e-3, weightDecay: 0.01, clipNorm: 1, shard: o.shard, ...train };
+  await using trainer = await createTrainer(model, { ...options, communicator });
+  const mine = portionOf(communicator, items);
+  say({ transport: communicator.transport });
+  if (o.load) await trainer.load(o.load);
+  for (let step = 0; step < o.steps; step++) {
+    const { seconds: _, ranks, ...metrics } = await trainer.trainStep(mine);
+    say({ metrics, ranks: ranks?.length ?? 1 });
+  }
+  if (o.save) await trainer.save(o.save);
+  const { metrics } = await trainer.gradients(mine, { names: [] });
+  say({ final: metrics.loss });
+  if (o.model) say({ saved: await trainer.saveModel(o.model) });
+  const sum = createHash("sha256");
+  for (const name of o.parameters) sum.update(Buffer.from((await model.parameter(name)).data.buffer));
+  say({ parameters: sum.digest("hex") });
+}
+
+/** Steps without end, so that something can happen to it. */
+async function forever(): Promise<void> {
+  await using communicator = await createCommunicator({ rank, size, address, token, silenceMs });
+  const { dir, items, train } = golden(o.family);
+  await using model = await loadModel(dir, { threads: 1 });
+  await using trainer = await createTrainer(model, { learningRate: 1e-6, ...train, communicator });
+  const mine = portionOf(communicator, items);
+  for (let step = 0; ; step++) {
+    await trainer.trainStep(mine);
+    if (step === 1) say({ begun: true });
+  }
+}
+
+async function collectives(): Promise<void> {
+  await using c = await createCommunicator({ rank, size, address, token, transport });
+  const x = Float32Array.from({ length: 5 }, (_, i) => 10 * rank + i);
+  const sum = x.slice();
+  await c.allReduce(sum);
+  say({
+    sum: [...sum],
+    part: [...(await c.reduceScatter(x))],
+    all: [...(await c.allGather(x.subarray(0, rank + 1)))],
+    gathered: await c.gather({ rank, text: "\u2028 é", none: null }),
+  });
+  await c.barrier();
+}
+
+async function meet(): Promise<void> {
+  await using c = await createCommunicator({ rank, size, address, token, facts, timeoutMs, transport });
+  say({ met: c.size });
+  await sleep(o.stay ?? 0);
+}
+
+const works: Record<string, () => Promise<void>> = { train, forever, collectives, meet };
+try {
+  say({ ready: true });
+  await works[o.work]!();
+} catch (e) {
+  const { code = null, message, hint = null } = e as { code?: string; message: string; hint?: string };
+  say({ error: { ours: isIsrDpoError(e), code, message, hint } });
+  process.exitCode = exitCode(e);
+}
