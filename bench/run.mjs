@@ -1,6 +1,6 @@
 // npm run bench [-- --out FILE] [--only PART]: native_bench (kernels against the machine's limits, measured in the same
 // run), then what JavaScript sees: import time and load rate. Ends with one table; --out adds one JSON line per figure.
-// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo, plan, video or service.
+// PART: a bench of native_bench by part of its name, or import, load, loop, peers, dpo, plan, video, service or ranks.
 import { appendFileSync, mkdirSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -16,11 +16,12 @@ import { benchLoop } from "./loop.mjs";
 import { parseNative } from "./native.mjs";
 import { benchPeers } from "./peers.mjs";
 import { benchPlan } from "./plan.mjs";
+import { benchRanks } from "./ranks.mjs";
 import { benchService } from "./service.mjs";
 import { benchVideo } from "./video.mjs";
 
 const { values: options } = parseArgs({ options: { out: { type: "string" }, only: { type: "string" } } });
-const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan", "video", "service"];
+const inJavaScript = ["import", "load", "loop", "peers", "dpo", "plan", "video", "service", "ranks"];
 const native = !inJavaScript.includes(options.only);
 
 const rows = [];
@@ -79,6 +80,7 @@ const parts = {
   plan: () => benchPlan(root, report),
   video: async () => benchVideo(await ours(), root, scratch, report),
   service: async () => benchService(await ours(), root, scratch, report),
+  ranks: () => benchRanks(root, makeCheckpoint(scratch).dir, report),
 };
 for (const [name, part] of Object.entries(parts)) if (!options.only || options.only === name) await part();
 console.log("");

@@ -15,6 +15,8 @@ await Promise.all([
 ]);
 // Left to npm test: what takes more than a few seconds.
 const slow = new Set([
+  "ranks",
+  "train-ranks",
   ...[
     "layers",
     "determinism",

@@ -21,6 +21,7 @@ const groups = {
     "docs/method",
     "docs/video",
     "docs/training",
+    "docs/ranks",
     "docs/judging",
     "docs/plan",
     "docs/gpu",

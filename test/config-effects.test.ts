@@ -50,6 +50,7 @@ const rows: readonly [kind: ConfigKind, config: object, unused: readonly string[
   ["run", { train: { schedule: "constant", warmupSteps: 2, totalSteps: 9 } }, ["train.totalSteps"]],
   ["run", { train: { decayNorms: false } }, ["train.decayNorms"]],
   ["run", { train: { decayNorms: false, weightDecay: 0.1 } }, []],
+  ["run", { train: { shard: false } }, ["train.shard"]],
   ["train", { trainer: { totalSteps: 9, decayNorms: false } }, ["trainer.totalSteps", "trainer.decayNorms"]],
   ["train", { trainer: { totalSteps: 9, warmupRatio: 0.2 } }, []],
   ["train", { preset: "paper" }, []],
@@ -70,7 +71,7 @@ for (const [kind, config, unused] of rows)
 /** Keys that always have an effect, or are refused where they have none; a new key of the schema goes here or into the table. */
 const always: Record<ConfigKind, readonly RegExp[]> = {
   train: [
-    /^(preset|model|data|videos|runDir|evalData|evalEvery|epochs|itemsPerStep|onBadRow|onLong|saveEverySteps|turns|specialTokens|ends|onEnd|answerEnd|video\.(timeoutS|maxLost))$/,
+    /^(preset|model|data|videos|runDir|evalData|evalEvery|epochs|itemsPerStep|onBadRow|onLong|onRanks|saveEverySteps|turns|specialTokens|ends|onEnd|answerEnd|video\.(timeoutS|maxLost))$/,
     /^trainer\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|shard|seed)$/,
     /^(load|features)\./,
   ],
@@ -78,7 +79,7 @@ const always: Record<ConfigKind, readonly RegExp[]> = {
     /^(preset|model|samples|videos|runDir|seedData|from|to|seed|prompts|groupVideos|keep|specialTokens)$/,
     /^context\.design$|^response\.(maxTokens|temperature|topP)$|^judge\.(kind|orders|identical|truncated|endpoint\..*)$/,
     /^guards\.(minUsable|zeroRate)$|^video\.(frames|timeoutS|onError|maxLost)$|^evaluate\./,
-    /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|shard|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
+    /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
     /^(load|features)\./,
   ],
 };

@@ -1,12 +1,14 @@
 // Ranks that are processes of one machine: every rank has a block of memory that its peers map, with a ring of bytes to each of
-// them. The sender copies in, the receiver copies out, and each rings the other's bell, a futex. A peer's process that has ended is
-// seen by its pidfd within a wait.
+// them. The sender copies in, the receiver copies out, and each rings the other's bell, a futex. A long message stays where it is, and
+// its receiver reads it there, if the system lets it (process_vm_readv): one copy instead of two. A peer's process that has ended is seen
+// by its pidfd within a wait.
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 #include <climits>
 #include <csignal>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <deque>
@@ -33,11 +36,14 @@ constexpr uint64_t kRing = uint64_t{1} << 19;      // bytes between two ranks: c
 constexpr uint64_t kMagic = 0x6973722d73686d31;    // of a block's first eight bytes
 constexpr long kWait = 50'000'000;                 // nanoseconds between two looks at who lives
 constexpr int kSpins = 2000;
+constexpr uint64_t kLong = uint64_t{1} << 16;      // bytes of messages that are read where they are
+constexpr int kMostRanks = 4096;                   // of one machine
 
 // One direction between two ranks. Counters only grow; what lies between them is in the ring.
 struct Ring {
   alignas(64) std::atomic<uint64_t> written;   // by the sender
   alignas(64) std::atomic<uint64_t> read;      // by the receiver
+  std::atomic<uint64_t> fetched;               // long messages that the receiver has read where they are
   alignas(64) char bytes[kRing];
 };
 
@@ -47,6 +53,7 @@ struct Block {
   std::atomic<uint32_t> bell;       // rung by peers when something has changed for this rank
   std::atomic<uint32_t> state;      // of this rank: kAlive ...
   char reason[512];                 // why it gave up, before state says so
+  std::atomic<bool> reaches[kMostRanks];   // whether this rank can read the memory of that one
   Ring rings[1];
 };
 enum : uint32_t { kAlive, kEnded, kAborted };
@@ -73,6 +80,9 @@ class Mapping {
   size_t bytes_;
   void* at_;
 };
+
+// What goes before a message through a ring.
+struct Head { uint64_t bytes, at; };   // at: where a long one is in its sender's memory; 0: it follows
 
 struct Peer {
   std::unique_ptr<Mapping> memory;
@@ -127,7 +137,7 @@ class SharedMemory final : public HostLink {
       else if (++idle > kSpins) {
         futex_wait(bell, seen);
         for (int peer = 0; peer < size_; ++peer)
-          if (peer != rank_ && flows[static_cast<size_t>(peer)].pending()) refuse_if_gone(peer, !flows[static_cast<size_t>(peer)].in.empty());
+          if (peer != rank_) refuse_if_gone(peer, flows[static_cast<size_t>(peer)]);
       }
     }
   }
@@ -136,7 +146,9 @@ class SharedMemory final : public HostLink {
   // What is left between this rank and a peer: messages, and how far the first of them is; each begins with its length.
   struct Flow {
     std::deque<Message> out, in;
-    uint64_t sent = 0, received = 0, length = 0;
+    uint64_t sent = 0, received = 0;
+    Head head{};                     // of what is received
+    uint64_t offered = 0;            // the count of long messages that has to be reached before the next one
     bool pending() const { return !out.empty() || !in.empty(); }
   };
 
@@ -177,19 +189,26 @@ class SharedMemory final : public HostLink {
   bool send_some(int peer, Flow& flow) {
     Ring& ring = to(peer);
     const Message& m = flow.out.front();
+    const bool whole = flow.sent > sizeof(Head) || m.bytes < kLong || !peers_[static_cast<size_t>(peer)].memory->block().reaches[rank_].load(std::memory_order_relaxed);
     uint64_t room = kRing - in_ring(ring);
-    constexpr uint64_t kHead = sizeof(uint64_t);
     if (flow.sent == 0) {
-      if (room < kHead) return false;
-      const uint64_t length = m.bytes;
-      copy_in(ring, &length, kHead);
-      flow.sent = kHead;
-      room -= kHead;
+      if (room < sizeof(Head)) return false;
+      const Head head{m.bytes, whole ? 0 : reinterpret_cast<uint64_t>(m.data)};
+      if (!whole) flow.offered = ring.fetched.load(std::memory_order_acquire) + 1;
+      copy_in(ring, &head, sizeof head);
+      flow.sent = sizeof head;
+      if (!whole) return true;
+      room -= sizeof head;
     }
-    const uint64_t n = std::min<uint64_t>({room, m.bytes - (flow.sent - kHead), kRing / 4});
-    if (n > 0) copy_in(ring, static_cast<const char*>(m.data) + (flow.sent - kHead), n);
-    flow.sent += n;
-    if (flow.sent - kHead < m.bytes) return n > 0;
+    uint64_t n = 0;
+    if (whole) {
+      n = std::min<uint64_t>({room, m.bytes - (flow.sent - sizeof(Head)), kRing / 4});
+      if (n > 0) copy_in(ring, static_cast<const char*>(m.data) + (flow.sent - sizeof(Head)), n);
+      flow.sent += n;
+      if (flow.sent - sizeof(Head) < m.bytes) return n > 0;
+    } else if (ring.fetched.load(std::memory_order_acquire) < flow.offered) {
+      return false;
+    }
     flow.out.pop_front();
     flow.sent = 0;
     return true;
@@ -199,25 +218,39 @@ class SharedMemory final : public HostLink {
     Ring& ring = from(peer);
     const Message& m = flow.in.front();
     uint64_t held = in_ring(ring);
-    constexpr uint64_t kHead = sizeof(uint64_t);
     if (flow.received == 0) {
-      if (held < kHead) return false;
-      copy_out(ring, &flow.length, kHead);
-      if (flow.length != m.bytes) {   // what follows could not be matched any more
-        const std::string what = concat("rank ", peer, " sends ", flow.length, " bytes to rank ", rank_, ", which expects ", m.bytes);
+      if (held < sizeof(Head)) return false;
+      copy_out(ring, &flow.head, sizeof flow.head);
+      if (flow.head.bytes != m.bytes) {   // what follows could not be matched any more
+        const std::string what = concat("rank ", peer, " sends ", flow.head.bytes, " bytes to rank ", rank_, ", which expects ", m.bytes);
         abort(what);
         throw Error("BUG", what);
       }
-      flow.received = kHead;
-      held -= kHead;
+      flow.received = sizeof flow.head;
+      held -= sizeof flow.head;
     }
-    const uint64_t n = std::min<uint64_t>({held, m.bytes - (flow.received - kHead), kRing / 4});
-    if (n > 0) copy_out(ring, static_cast<char*>(m.data) + (flow.received - kHead), n);
-    flow.received += n;
-    if (flow.received - kHead < m.bytes) return n > 0;
+    if (flow.head.at != 0) {
+      fetch(peer, flow.head.at, m);
+      ring.fetched.fetch_add(1, std::memory_order_release);
+    } else {
+      const uint64_t n = std::min<uint64_t>({held, m.bytes - (flow.received - sizeof(Head)), kRing / 4});
+      if (n > 0) copy_out(ring, static_cast<char*>(m.data) + (flow.received - sizeof(Head)), n);
+      flow.received += n;
+      if (flow.received - sizeof(Head) < m.bytes) return n > 0;
+    }
     flow.in.pop_front();
     flow.received = 0;
     return true;
+  }
+
+  void fetch(int peer, uint64_t at, const Message& m) {
+    const Peer& p = peers_[static_cast<size_t>(peer)];
+    for (uint64_t done = 0; done < m.bytes;) {
+      iovec here{static_cast<char*>(m.data) + done, m.bytes - done}, there{reinterpret_cast<void*>(at + done), m.bytes - done};
+      const ssize_t n = process_vm_readv(p.pid, &here, 1, &there, 1, 0);
+      if (n <= 0) lose(concat("rank ", peer, " (process ", p.pid, "): its memory could not be read: ", std::strerror(errno)));
+      done += static_cast<uint64_t>(n);
+    }
   }
 
   void ring_bells() {
@@ -234,11 +267,12 @@ class SharedMemory final : public HostLink {
       if (b.state.load(std::memory_order_acquire) == kAborted) lose(std::string(b.reason, strnlen(b.reason, sizeof b.reason)));
     }
   }
-  void refuse_if_gone(int peer, bool receiving) {
+  void refuse_if_gone(int peer, Flow& flow) {
+    if (!flow.pending()) return;
     const Peer& p = peers_[static_cast<size_t>(peer)];
     const bool ended = p.memory->block().state.load(std::memory_order_acquire) == kEnded;
     if (!ended && !p.gone()) return;
-    if (receiving && in_ring(from(peer)) > 0) return;   // what it sent before its end is read first
+    if (advance(peer, flow) || !flow.pending()) return;   // what it did before its end counts
     lose(concat("rank ", peer, ended ? "" : concat(" (process ", p.pid, ")"), " has ended while rank ", rank_, " waited for it"));
   }
   [[noreturn]] void lose(const std::string& reason) {
@@ -261,7 +295,7 @@ class SharedMemoryEnd final : public OpenEnd {
     mine_->block().magic = kMagic;
   }
 
-  std::string address() const override { return concat(this_machine(), " ", getpid(), " ", fd_.get()); }
+  std::string address() const override { return concat(this_machine(), " ", getpid(), " ", fd_.get(), " ", reinterpret_cast<uint64_t>(&mine_->block())); }
 
   std::shared_ptr<HostLink> connect(const std::vector<std::string>& addresses) override {
     ISR_ASSERT(addresses.size() == static_cast<size_t>(size_) && mine_, addresses.size(), " addresses of ", size_, " ranks");
@@ -276,7 +310,8 @@ class SharedMemoryEnd final : public OpenEnd {
     std::istringstream words(address);
     std::string where;
     long pid = 0, fd = -1;
-    if (!(words >> where >> pid >> fd) || pid <= 0 || fd < 0) fail("INVALID_ARGUMENT", "rank ", r, ": expected an address of shared memory, got \"", address.substr(0, 100), "\"");
+    uint64_t block = 0;
+    if (!(words >> where >> pid >> fd >> block) || pid <= 0 || fd < 0) fail("INVALID_ARGUMENT", "rank ", r, ": expected an address of shared memory, got \"", address.substr(0, 100), "\"");
     constexpr const char* kElsewhere = "let the ranks speak over the network: transport \"gloo\"";
     if (where != this_machine()) throw Error("DEVICE_UNAVAILABLE", concat("rank ", r, " is on another machine or in another container than rank ", rank_), kElsewhere);
     Peer p;
@@ -289,7 +324,17 @@ class SharedMemoryEnd final : public OpenEnd {
       throw Error("DEVICE_UNAVAILABLE", concat("rank ", r, ": its shared memory ", path, " cannot be opened: ", memory ? "it has another size" : std::strerror(errno)), kElsewhere);
     p.memory = std::make_unique<Mapping>(memory.get(), block_bytes(size_), concat("rank ", r));
     if (p.memory->block().magic != kMagic) fail("DEVICE_UNAVAILABLE", "rank ", r, ": ", path, " is no memory of a rank");
+    mine_->block().reaches[r].store(reaches(p.pid, block));
     return p;
+  }
+
+  // Whether the system lets this process read that one's memory, tried on its block. ISR_DPO_RANKS_READ=0: it is not asked.
+  static bool reaches(pid_t pid, uint64_t block) {
+    const char* const asked = std::getenv("ISR_DPO_RANKS_READ");
+    if (asked && std::strcmp(asked, "0") == 0) return false;
+    uint64_t found = 0;
+    iovec here{&found, sizeof found}, there{reinterpret_cast<void*>(block), sizeof found};
+    return process_vm_readv(pid, &here, 1, &there, 1, 0) == sizeof found && found == kMagic;
   }
 
   const int rank_, size_;
@@ -308,6 +353,9 @@ std::string this_machine() {
   return concat(boot, "/", s.st_ino);
 }
 
-std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string&) { return std::make_unique<SharedMemoryEnd>(rank, size); }
+std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string&) {
+  if (size > kMostRanks) fail("INVALID_ARGUMENT", "size: at most ", kMostRanks, " ranks share the memory of a machine, got ", size);
+  return std::make_unique<SharedMemoryEnd>(rank, size);
+}
 
 }  // namespace isr

@@ -46,6 +46,11 @@ export interface TrainConfig {
   readonly turns?: "all" | "last" | undefined;
   /** Steps between checkpoints of the training state; default: about ten checkpoints per run. At least 1. */
   readonly saveEverySteps?: number | undefined;
+  /**
+   * What a run does that is resumed by another number of ranks: it is refused, or goes on and says so, for its bits are then
+   * those of neither. Default: "fail".
+   */
+  readonly onRanks?: "fail" | "warn" | undefined;
   /** Loss, optimizer and schedule. */
   readonly trainer?:
     | {

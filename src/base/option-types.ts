@@ -121,6 +121,11 @@ export interface TrainRunOptions {
   turns?: "all" | "last";
   /** Steps between checkpoints of the training state; default: about ten checkpoints per run. At least 1. */
   saveEverySteps?: number;
+  /**
+   * What a run does that is resumed by another number of ranks: it is refused, or goes on and says so, for its bits are then
+   * those of neither. Default: "fail".
+   */
+  onRanks?: "fail" | "warn";
 }
 
 /** How the weights of a model are loaded, and how media are read. */

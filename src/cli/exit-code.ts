@@ -20,6 +20,14 @@ const codes: Partial<Record<ErrorCode, number>> = {
   NONDETERMINISM: 1,
 };
 
+/** The command ends with this code, and all has been said. */
+export class ExitWith extends Error {
+  override readonly name = "ExitWith";
+  constructor(readonly code: number) {
+    super(`exit code ${code}`);
+  }
+}
+
 export function exitCode(e: unknown): number {
   return isIsrDpoError(e) ? (codes[e.code] ?? 65) : 1;
 }

@@ -4,7 +4,7 @@ import { Command, CommanderError } from "commander";
 import { packageVersion } from "../base/addon.js";
 import { chatCommand } from "./chat-command.js";
 import { configCommand } from "./config-command.js";
-import { exitCode, report } from "./exit-code.js";
+import { exitCode, ExitWith, report } from "./exit-code.js";
 import { generateCommand } from "./generate-command.js";
 import { demoCommand } from "./demo-command.js";
 import { expandHome } from "./home-folder.js";
@@ -39,6 +39,7 @@ async function main(): Promise<number> {
   } catch (e) {
     if (e instanceof CommanderError) return e.exitCode === 0 ? 0 : 2;
     if (e instanceof Interrupted) return 130;
+    if (e instanceof ExitWith) return e.code;
     report(e);
     return exitCode(e);
   }

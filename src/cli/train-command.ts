@@ -1,7 +1,8 @@
 // isr-dpo train sft|dpo: a run from a configuration file, flags, or both.
 import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
+import { type Communicator, IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
+import { sha256 } from "../base/sha256.js";
 import type { ResolvedConfig } from "../config/read-config.js";
 import type { TrainValues } from "../config/config-rows.js";
 import { configFlag, setOption } from "./flags.js";
@@ -9,12 +10,14 @@ import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live-view.js";
 import { jsonLine } from "../base/line-files.js";
 import { summary } from "./train-view.js";
+import { ranksOf, ranksOption, tellRanks } from "./ranks.js";
 import { View } from "./run-view.js";
 
 type Kind = TrainOptions["kind"];
 
 interface TrainFlags extends LiveFlags {
   set: string[];
+  ranks?: number;
   [flag: string]: unknown;
 }
 
@@ -39,6 +42,7 @@ const flagKeys: readonly [flag: string, key: string][] = [
   ["--on-end <policy>", "onEnd"],
   ["--max-lost <share>", "video.maxLost"],
   ["--turns <which>", "turns"],
+  ["--on-ranks <policy>", "onRanks"],
 ];
 
 const camel = (flag: string) =>
@@ -75,10 +79,47 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
   return resolvedOptions(kind, resolveConfig("train", set, "command line"));
 }
 
+/** The configuration, as ranks compare it. */
+const factsOf = (options: TrainOptions): Record<string, string> => ({
+  "the configuration": sha256(JSON.stringify(options, (_, x) => (typeof x === "bigint" ? String(x) : x))),
+});
+
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
   const options = await optionsOf(kind, file, flags);
+  const ranks = await ranksOf(flags.ranks, factsOf(options));
+  try {
+    if (ranks && ranks.rank > 0) await follow({ ...options, trainer: { ...options.trainer, communicator: ranks } });
+    else
+      await lead(
+        kind,
+        ranks ? { ...options, trainer: { ...options.trainer, communicator: ranks } } : options,
+        ranks,
+        flags,
+      );
+  } finally {
+    await ranks?.dispose();
+  }
+}
+
+/** A rank that rank 0 speaks for. */
+async function follow(options: TrainOptions): Promise<void> {
+  const { finish, off } = gradualInterruption(() => {});
+  try {
+    await train({ ...options, finish });
+  } finally {
+    off();
+  }
+}
+
+async function lead(
+  kind: Kind,
+  options: TrainOptions,
+  ranks: Communicator | undefined,
+  flags: TrainFlags,
+): Promise<void> {
   const view = new View(kind, flags.json === true, process.stderr.isTTY === true);
   const live = await openLive(flags, kind, options.runDir);
+  tellRanks(ranks, (line) => view.say(line));
   const { finish, off } = gradualInterruption((line) => view.say(line));
   const began = performance.now();
   let steps = 0;
@@ -119,6 +160,7 @@ function kindCommand(kind: Kind, about: string): Command {
       }),
     )
     .addOption(setOption())
+    .addOption(ranksOption())
     .addOption(liveOption())
     .option("--json", "print one JSON object per event")
     .exitOverride()

@@ -13,6 +13,8 @@ import type { Trainer } from "./trainer.js";
 import type { Pair, SequencePair, TrainItem } from "../base/types.js";
 import type { ItemSet } from "./item-store.js";
 import type { Emit } from "./progress.js";
+import { agreed, byFirst, leads, portionOf } from "./ranks/agree.js";
+import type { Communicator } from "./ranks/group.js";
 import type { Reference, ReferenceStore } from "./reference-logprobs.js";
 
 export interface Evaluation {
@@ -25,11 +27,19 @@ export interface Evaluation {
 
 const batch = 8; // items scored in one call: it bounds memory and changes no bit
 
-async function* batches(set: ItemSet): AsyncGenerator<{ first: number; items: TrainItem[] }> {
-  for (let first = 0; first < set.length; first += batch) {
-    const indices = Array.from({ length: Math.min(batch, set.length - first) }, (_, k) => first + k);
-    yield { first, items: await set.items(indices) };
-  }
+/** This rank's items, in batches. */
+async function* batches(set: ItemSet, ranks: Communicator | undefined): AsyncGenerator<readonly TrainItem[]> {
+  const mine = portionOf(
+    ranks,
+    Array.from({ length: set.length }, (_, i) => i),
+  );
+  for (let first = 0; first < mine.length; first += batch) yield await set.items(mine.slice(first, first + batch));
+}
+
+/** What each rank has found of its items, in the order of all. */
+async function ofAll<T>(ranks: Communicator | undefined, work: () => Promise<T[]>): Promise<T[]> {
+  const mine = await agreed(ranks, work);
+  return ranks ? (await ranks.gather(mine)).flat() : mine;
 }
 
 async function preferences(
@@ -38,13 +48,19 @@ async function preferences(
   references: ReferenceStore,
   options: TrainerSettings,
   signal: AbortSignal,
+  ranks: Communicator | undefined,
 ): Promise<Evaluation> {
-  const now: Reference[] = [];
+  const found = await ofAll(ranks, async () => {
+    const mine: { chosen: number[]; rejected: number[] }[] = [];
+    for await (const items of batches(set, ranks))
+      for (const { chosen, rejected } of await trainer.score(items as (Pair | SequencePair)[], { signal }))
+        mine.push({ chosen: [...chosen], rejected: [...rejected] });
+    return mine;
+  });
+  const f32 = (x: number[]) => Float32Array.from(x);
+  const now: Reference[] = found.map((r) => ({ chosen: f32(r.chosen), rejected: f32(r.rejected) }));
   const then: Reference[] = [];
-  for await (const { first, items } of batches(set)) {
-    now.push(...(await trainer.score(items as (Pair | SequencePair)[], { signal })));
-    for (let k = 0; k < items.length; k++) then.push(await references.get(first + k));
-  }
+  for (let i = 0; i < set.length; i++) then.push(await references.get(i));
   const given = Object.entries(options).filter(([key]) => lossKeys.includes(key));
   const side = (list: readonly Reference[], key: keyof Reference) => list.map((r) => r[key]);
   const { loss } = dpoLoss(
@@ -63,11 +79,15 @@ async function preferences(
   };
 }
 
-async function supervised(model: VideoLM, set: ItemSet, signal: AbortSignal): Promise<Evaluation> {
+async function supervised(
+  model: VideoLM,
+  set: ItemSet,
+  signal: AbortSignal,
+  ranks: Communicator | undefined,
+): Promise<Evaluation> {
   const { host, inputs } = internalsOf(model);
   const signals = [signal];
-  let [total, count] = [0, 0];
-  for await (const { items } of batches(set)) {
+  const scored = async (items: readonly TrainItem[]) => {
     const logProbs = await inputs.run(signals, async (call) => ({
       result: host.call<Float32Array[]>(
         "logProbs",
@@ -75,10 +95,17 @@ async function supervised(model: VideoLM, set: ItemSet, signal: AbortSignal): Pr
         { signals },
       ),
     }));
-    for (const x of logProbs) {
-      total += sum(x);
-      count += x.length;
-    }
+    return logProbs.map((x) => ({ total: sum(x), count: x.length }));
+  };
+  const all = await ofAll(ranks, async () => {
+    const mine: { total: number; count: number }[] = [];
+    for await (const items of batches(set, ranks)) mine.push(...(await scored(items)));
+    return mine;
+  });
+  let [total, count] = [0, 0];
+  for (const x of all) {
+    total += x.total;
+    count += x.count;
   }
   return { loss: -total / count, accuracy: 0, margin: 0 };
 }
@@ -97,6 +124,8 @@ export interface EvaluatorOptions {
   path: string;
   iteration: number;
   emit: Emit;
+  /** The ranks that evaluate together, each a part of the set; rank 0 keeps the file. */
+  ranks: Communicator | undefined;
 }
 
 function stepOf(path: string, line: string): number {
@@ -121,30 +150,27 @@ export class Evaluator {
   /** Takes up what earlier processes have written. */
   static async open(o: EvaluatorOptions): Promise<Evaluator> {
     const evaluator = new Evaluator(o);
-    const text = await readText(o.path).catch((e) => {
-      if (isIsrDpoError(e, "NOT_FOUND")) return "";
-      throw e;
-    });
+    const text = await byFirst(o.ranks, () =>
+      readText(o.path).catch((e) => {
+        if (isIsrDpoError(e, "NOT_FOUND")) return "";
+        throw e;
+      }),
+    );
     for (const line of text.split("\n")) if (line !== "") evaluator.#lines.set(stepOf(o.path, line), line);
     return evaluator;
   }
 
   /** Before step `step`, where one is due. What is known of an earlier process is not computed again. */
   async at(step: number, signal: AbortSignal): Promise<void> {
-    const { every, totalSteps, model, trainer, set, references, options, path, iteration, emit } = this.#o;
+    const { every, totalSteps, model, trainer, set, references, options, path, iteration, emit, ranks } = this.#o;
     const due = step === 0 || step === totalSteps || (every > 0 && step % every === 0);
     if (!due || this.#lines.has(step)) return;
     const found = references
-      ? await preferences(trainer, set, references, options, signal)
-      : await supervised(model, set, signal);
+      ? await preferences(trainer, set, references, options, signal, ranks)
+      : await supervised(model, set, signal, ranks);
     this.#lines.set(step, JSON.stringify({ step, ...found }));
-    await writeAtomic(
-      path,
-      `${[...this.#lines]
-        .sort(([a], [b]) => a - b)
-        .map(([, line]) => line)
-        .join("\n")}\n`,
-    );
+    const lines = [...this.#lines].sort(([a], [b]) => a - b).map(([, line]) => line);
+    await agreed(ranks, async () => (leads(ranks) ? writeAtomic(path, `${lines.join("\n")}\n`) : undefined));
     emit({ type: "evaluation", iteration, step, ...found });
   }
 }

@@ -5,14 +5,19 @@ import { mayDiffer, readRun, runName } from "../runfolder/run-json.js";
 import type { TrainSettings } from "./train-options.js";
 
 /** Keys that change no result. */
-export const free: readonly string[] = [
+const free: readonly string[] = [
   ...mayDiffer,
   "config.load.threads",
   "config.load.featureCache",
   ...["config.model", "config.videos"], // known by their content
   "config.saveEverySteps",
+  "config.onRanks",
   "facts.isa", // reported as a warning
 ];
+
+/** The same of a run that may be resumed by another number of ranks. */
+export const freeOf = ({ onRanks }: Pick<TrainSettings, "onRanks">): readonly string[] =>
+  onRanks === "warn" ? [...free, "facts.ranks"] : free;
 
 const without = (value: object, ...keys: readonly string[]): Record<string, unknown> =>
   Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key)));
@@ -22,7 +27,7 @@ const given = (value: unknown) => (value === undefined ? undefined : "given");
 export function configOf(s: TrainSettings): Record<string, unknown> {
   const { seed, data, load, givenTrainer } = s;
   return {
-    ...without(s, "finish", "givenTrainer"),
+    ...without(s, "finish", "givenTrainer", "ranks"),
     seed,
     data: typeof data === "string" ? "a file" : "given by the program", // what they hold is in `inputs`
     evalData: given(s.evalData),

@@ -3,7 +3,8 @@ import { choice, object, options, path, refuse, signal } from "../base/check.js"
 import { filePath, oneOf, resolved, type Rule, whole } from "../base/option-rows.js";
 import { onBadRow } from "../data/bad-rows.js";
 import type { LoadOptions, TrainItem } from "../base/types.js";
-import { type TrainerOptions, type TrainerSettings, trainerSettings } from "./trainer-options.js";
+import type { Communicator } from "./ranks/communicator.js";
+import { communicatorOf, type TrainerOptions, type TrainerSettings, trainerSettings } from "./trainer-options.js";
 
 export const saveEverySteps = whole(
   "Steps between checkpoints of the training state; default: about ten checkpoints per run.",
@@ -44,6 +45,11 @@ export const trainRows = {
     "last",
   ),
   saveEverySteps,
+  onRanks: oneOf(
+    "What a run does that is resumed by another number of ranks: it is refused, or goes on and says so, for its bits are then those of neither.",
+    "fail",
+    "warn",
+  ).or("fail"),
 };
 
 export const trainRules: readonly Rule[] = [
@@ -85,6 +91,9 @@ export interface TrainSettings {
   turns: "last" | "all";
   /** 0: about ten a run. */
   saveEverySteps: number;
+  onRanks: "fail" | "warn";
+  /** The ranks that train together, where they are several. */
+  ranks: Communicator | undefined;
   load: LoadOptions;
   finish: AbortSignal;
 }
@@ -129,6 +138,7 @@ export function trainSettings(value: unknown): TrainSettings {
   const o = resolved("options", rest, trainRows, trainRules);
   const asked = givenTrainer(kind, trainer);
   const settings = trainerSettings("options.trainer", asked, "later");
+  const ranks = communicatorOf("options.trainer", asked);
   return {
     ...o,
     kind,
@@ -141,5 +151,6 @@ export function trainSettings(value: unknown): TrainSettings {
     saveEverySteps: o.saveEverySteps ?? 0,
     load: load === undefined ? {} : (object("options.load", load) as LoadOptions),
     finish: finishOf(finish),
+    ranks: ranks && ranks.size > 1 ? ranks : undefined,
   };
 }

@@ -15,6 +15,8 @@ import type { ItemSet } from "./item-store.js";
 import { MediaAhead, type OpenMedia } from "./media-ahead.js";
 import { Order, type StepPlan } from "./item-order.js";
 import { type Emit, Progress } from "./progress.js";
+import { agreed, byFirst, portionOf, toldToStop } from "./ranks/agree.js";
+import type { Communicator } from "./ranks/group.js";
 import type { ReferenceStore } from "./reference-logprobs.js";
 
 export interface Steps {
@@ -37,13 +39,15 @@ export interface Steps {
   signal: AbortSignal;
   /** Aborted: end in order, once the step at hand is done. */
   finish: AbortSignal;
+  /** The ranks that make the steps together; rank 0 alone writes into `dir`. */
+  ranks?: Communicator | undefined;
 }
 
 /** FLOP/s that this machine's multiply-add loops reach in the model's type, at its level, with its threads; takes 50 ms. */
 export const peakOf = (model: VideoLM): Promise<number> => internalsOf(model).inputs.call("peak", {});
 
-/** Loads the newest checkpoint that holds, if any. What does not hold is told. */
-async function resume(s: Steps): Promise<void> {
+/** The newest checkpoint that holds, if any, with the metrics cut off behind it. What does not hold is told. */
+async function newestOf(s: Steps): Promise<string | null> {
   const { newest, bad } = await newestStep(s.dir);
   for (const { path, reason } of bad)
     s.emit({
@@ -63,14 +67,39 @@ async function resume(s: Steps): Promise<void> {
           path: newest.path,
         },
       );
-    if (newest) {
-      await removeOthers(s.dir, newest.step); // a process that ended inside saveStep() may have left them
-      await s.trainer.load(newest.path, { signal: s.signal });
-    }
+    if (newest) await removeOthers(s.dir, newest.step); // a process that ended inside saveStep() may have left them
     await metrics.truncateTo(newest?.state.metricsBytes ?? 0);
+    return newest?.path ?? null;
   } finally {
     await metrics.close();
   }
+}
+
+async function resume(s: Steps): Promise<void> {
+  const newest = await byFirst(s.ranks, () => newestOf(s));
+  if (newest !== null) await s.trainer.load(newest, { signal: s.signal });
+}
+
+/** Saves a checkpoint of all ranks: each writes its shard into the folder that rank 0 makes, and that appears when all are there. */
+async function saveTogether(s: Steps, save: (fill: (folder: string) => Promise<void>) => Promise<void>): Promise<void> {
+  const { ranks, trainer } = s;
+  if (!ranks) return save((folder) => trainer.save(folder));
+  await agreed(ranks, async () => {
+    if (ranks.rank > 0) {
+      const [folder] = await ranks.gather<string | null>(null);
+      return folder == null ? undefined : trainer.save(folder);
+    }
+    let told = false;
+    try {
+      await save(async (folder) => {
+        told = true;
+        await ranks.gather<string | null>(folder);
+        await trainer.save(folder);
+      });
+    } finally {
+      if (!told) await ranks.gather<string | null>(null); // the step is there already, or its folder could not be made
+    }
+  });
 }
 
 async function withReferences(s: Steps, indices: readonly number[]): Promise<TrainItem[]> {
@@ -84,10 +113,11 @@ async function withReferences(s: Steps, indices: readonly number[]): Promise<Tra
 const idOf = (item: TrainItem | undefined, index: number): string => (item as { id?: string })?.id ?? `item ${index}`;
 
 /** A failure of a step with the items that it is about by their ids; the engine's own words, with its numbers, are the cause. */
-function named(e: unknown, step: number, items: readonly TrainItem[], indices: readonly number[]): unknown {
+async function named(s: Steps, e: unknown, step: number, indices: readonly number[]): Promise<unknown> {
   const about = isIsrDpoError(e, "NUMERIC") ? (e.detail?.items as readonly number[] | undefined) : undefined;
   if (!about) return e;
   const { hint } = e as IsrDpoError;
+  const items = await s.items.items(indices); // of all ranks
   const ids = about.map((i) => idOf(items[i], indices[i]!));
   const some = ids.slice(0, 8).join(", ") + (ids.length > 8 ? `, and ${ids.length - 8} more` : "");
   return new IsrDpoError("NUMERIC", `step ${step}: loss or gradient norm is not finite; of ${some}`, {
@@ -106,13 +136,13 @@ function waiting(ranks: readonly RankFigures[] | undefined): Record<string, numb
 
 class Stepper {
   readonly #s: Steps;
-  readonly #metrics: MetricsWriter;
+  readonly #metrics: MetricsWriter | null; // rank 0's
   readonly #order: Order;
   readonly #ahead: MediaAhead;
   #saved: number;
   #recorded: number; // steps whose metrics are written
 
-  constructor(s: Steps, metrics: MetricsWriter) {
+  constructor(s: Steps, metrics: MetricsWriter | null) {
     this.#s = s;
     this.#metrics = metrics;
     this.#order = new Order(s.items.length, s.seed, s.plan, (i) => s.items.group(i));
@@ -123,19 +153,24 @@ class Stepper {
   /** Of a step that will be computed; else none. */
   async #itemsOf(step: number): Promise<TrainItem[]> {
     const { items, plan, finish } = this.#s;
-    return step < plan.totalSteps && !finish.aborted ? items.items(this.#order.step(step)) : [];
+    return step < plan.totalSteps && !finish.aborted ? items.items(this.#mine(step)) : [];
+  }
+
+  /** This rank's items of a step. */
+  #mine(step: number): readonly number[] {
+    return portionOf(this.#s.ranks, this.#order.step(step));
   }
 
   async #one(step: number): Promise<void> {
     const s = this.#s;
     const indices = this.#order.step(step);
-    const items = await withReferences(s, indices);
+    const items = await agreed(s.ranks, () => withReferences(s, this.#mine(step)));
     let done: StepMetrics;
     try {
       const work = s.trainer.trainStep(items, { signal: s.signal });
       done = await this.#ahead.during(work, () => this.#itemsOf(step + 1));
     } catch (e) {
-      throw named(e, step, items, indices);
+      throw await named(s, e, step, indices);
     }
     const { seconds, ranks, ...values } = done;
     const metrics: RunStepMetrics = {
@@ -149,17 +184,20 @@ class Stepper {
     const { tokensPerSecond, shareOfPeak, memoryBytes, epoch, truncated } = metrics;
     const { step: _, ...line } = values;
     const clocks = { seconds, tokensPerSecond, shareOfPeak, memoryBytes, ...waiting(ranks), at: Date.now() / 1e3 };
-    await this.#metrics.add(step, { ...line, epoch, truncated }, clocks);
+    await agreed(s.ranks, async () => this.#metrics?.add(step, { ...line, epoch, truncated }, clocks));
     this.#recorded = step + 1;
     s.emit({ type: "step", iteration: s.iteration, metrics });
   }
 
   async #save(): Promise<void> {
     const { trainer, dir, items } = this.#s;
+    const metrics = this.#metrics;
     if (trainer.step === this.#saved) return;
-    await this.#metrics.sync();
-    const facts = { cursor: trainer.step, metricsBytes: this.#metrics.bytes, pairsHash: items.hash };
-    await saveStep(dir, trainer.step, (folder) => trainer.save(folder), facts);
+    await saveTogether(this.#s, async (fill) => {
+      await metrics!.sync();
+      const facts = { cursor: trainer.step, metricsBytes: metrics!.bytes, pairsHash: items.hash };
+      await saveStep(dir, trainer.step, fill, facts);
+    });
     this.#saved = trainer.step;
   }
 
@@ -169,7 +207,11 @@ class Stepper {
     const progress = new Progress(s.emit, s.iteration, "train", total, s.trainer.step);
     try {
       for (let step = s.trainer.step; step < total; step++) {
-        s.finish.throwIfAborted();
+        const stop = await toldToStop(s.ranks, s.finish);
+        if (stop) {
+          await this.#save().catch(() => {}); // what was computed is kept; why it ends says more than that it was not
+          throw stop.reason;
+        }
         await s.evaluator?.at(step, s.signal);
         await this.#one(step);
         progress.tell(step + 1);
@@ -177,9 +219,9 @@ class Stepper {
       }
       await s.evaluator?.at(total, s.signal);
     } catch (e) {
-      // When the run is told to stop, what was computed is kept. After a failure the last checkpoint stays the newest.
-      if ((s.signal.aborted || s.finish.aborted) && s.trainer.step === this.#recorded)
-        await this.#save().catch(() => {});
+      // A run that is ended at once keeps what was computed, too. After a failure the last checkpoint stays the newest. Ranks are not
+      // ended at the same step.
+      if (!s.ranks && s.signal.aborted && s.trainer.step === this.#recorded) await this.#save().catch(() => {});
       throw e;
     } finally {
       this.#ahead.end();
@@ -196,11 +238,11 @@ async function fullSizeStep(s: Steps): Promise<void> {
     const tokens = indices.reduce((sum, i) => sum + s.items.tokens(i), 0);
     if (tokens > most.tokens) most = { tokens, indices };
   }
-  const items = await withReferences(s, most.indices);
+  const items = await agreed(s.ranks, () => withReferences(s, portionOf(s.ranks, most.indices)));
   try {
     await s.trainer.tryStep(items, { signal: s.signal });
   } catch (e) {
-    throw named(e, 0, items, most.indices);
+    throw await named(s, e, 0, most.indices);
   }
 }
 
@@ -208,16 +250,31 @@ export const longRun = 100; // steps from which the largest one is tried first
 
 /** Trains to the last step, from where the folder stands. */
 export async function trainSteps(s: Steps): Promise<void> {
-  await makeFolders(s.dir);
+  await byFirst(s.ranks, async () => {
+    await makeFolders(s.dir);
+    return null;
+  });
   await resume(s);
   if (s.trainer.step === 0 && s.plan.totalSteps >= longRun) await fullSizeStep(s);
   const { dir, tensorboard } = s;
-  const metrics = await MetricsWriter.open({ dir, ...(tensorboard === undefined ? {} : { tensorboard }) });
+  const writes = !s.ranks || s.ranks.rank === 0;
+  const open = () => MetricsWriter.open({ dir, ...(tensorboard === undefined ? {} : { tensorboard }) });
+  const metrics = await agreed(s.ranks, async () => (writes ? await open() : null));
   try {
     await new Stepper(s, metrics).run();
   } finally {
-    await metrics.close();
+    await metrics?.close();
   }
+}
+
+/** The folder of the last step. JOURNAL_CORRUPT where it does not hold. */
+export async function lastStep(dir: string, step: number): Promise<string> {
+  const { newest, bad } = await newestStep(dir);
+  if (newest?.step === step) return newest.path;
+  throw new IsrDpoError("JOURNAL_CORRUPT", `${dir}: expected the last step's checkpoint, got none that holds`, {
+    hint: "delete stage.json, train/ and refs.f32 of the run and start again",
+    path: bad[0]?.path ?? dir,
+  });
 }
 
 async function jsonLines(path: string, onBad: (line: number) => void): Promise<Record<string, number>[]> {

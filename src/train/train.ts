@@ -2,7 +2,7 @@
 // is killed. Files: run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { asyncDispose, packageVersion } from "../base/addon.js";
+import { asyncDispose, machine, packageVersion } from "../base/addon.js";
 import { deviceKind } from "../base/device.js";
 import { signalOf } from "../base/check.js";
 import type { DataNote } from "../data/bad-rows.js";
@@ -13,31 +13,35 @@ import type { VideoLM } from "../model/video-lm.js";
 import { type Run, startRun } from "../base/run.js";
 import { Claim } from "../runfolder/folder-claim.js";
 import { Content, modelContents } from "../runfolder/content-digest.js";
-import { makeFolders } from "../base/atomic-files.js";
+import { plural } from "../base/counts.js";
+import { makeFolders, readText } from "../base/atomic-files.js";
 import { checkMade, madeFiles } from "../runfolder/made-model.js";
 import { checkInputs, type Inputs, openRun, type RunFile, templateDateOf } from "../runfolder/run-json.js";
-import { moveStage, readStage } from "../runfolder/stage-file.js";
+import { moveStage, readStage, type StageFile } from "../runfolder/stage-file.js";
 import { openTrainer, type Trainer } from "./trainer.js";
 import type { TrainerSettings } from "./trainer-options.js";
 import { FolderWork } from "./open-resources.js";
 import { type Digested, digested } from "./item-digest.js";
 import { Evaluator } from "./evaluate-set.js";
+import type { LoadOptions } from "../base/types.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./run-events.js";
 import { gather, type GatherCounts, mediaFiles, noCounts } from "./load-dataset.js";
 import type { ItemSet } from "./item-store.js";
 import { mediaOpener } from "./media-ahead.js";
 import { type TrainSettings, trainSettings } from "./train-options.js";
 import { unusedOfTextModel, unusedOptions } from "./unused-options.js";
-import { checkPlaces, configOf, free, ownerOf } from "./train-folder.js";
+import { agreed, byFirst, inTurn, leads, summed } from "./ranks/agree.js";
+import { atStage, type Communicator } from "./ranks/group.js";
+import { checkPlaces, configOf, freeOf, ownerOf } from "./train-folder.js";
 import { type StepPlan, stepPlan } from "./item-order.js";
 import { coalesceProgress, type Emit, published, staged } from "./progress.js";
 import { proveRate } from "./learning-rate.js";
-import { ReferenceStore } from "./reference-logprobs.js";
-import { scoreReferences } from "./score-references.js";
-import { metricsOf, peakOf, trainSteps } from "./train-steps.js";
+import { RunReferences } from "./run-references.js";
+import { lastStep, metricsOf, peakOf, trainSteps } from "./train-steps.js";
 
 const stages = ["score", "train", "save", "done"] as const;
 type TrainStage = (typeof stages)[number];
+type TrainStageFile = StageFile<TrainStage>;
 
 /** What is known of the data once it has been read; kept in stage.json. */
 interface DataFacts {
@@ -55,6 +59,15 @@ const factsOf = ({ items, itemsSha256, skippedRows, truncated, counts }: Record<
 
 const iteration = 0; // the number in the events of a run without iterations
 
+/** What a rank has of its machine, unless the options say more: its part of the threads, and a card of its own. */
+function shareOfMachine(ranks: Communicator | undefined, { threads, device }: LoadOptions): LoadOptions {
+  if (!ranks) return {};
+  return {
+    threads: threads ?? Math.max(1, Math.floor(machine().threads / ranks.localSize)),
+    ...(device === "cuda" ? { device: `cuda:${ranks.localRank}` } : {}),
+  };
+}
+
 class TrainRun extends FolderWork<IterationResult> {
   readonly #s: TrainSettings;
   readonly #signal: AbortSignal;
@@ -65,17 +78,64 @@ class TrainRun extends FolderWork<IterationResult> {
   #inputs: Inputs = {};
   readonly #items: Digested | null; // data that a program gave
   #templateDate = "";
+  readonly #references: RunReferences;
 
   constructor(s: TrainSettings, signal: AbortSignal, emit: Emit) {
     super(s.runDir);
     this.#items = typeof s.data === "string" ? null : digested(s.data);
     this.#s = this.#items ? { ...s, data: this.#items } : s;
     this.#signal = signal;
-    this.#emit = emit;
+    this.#emit = leads(s.ranks) ? emit : () => {}; // rank 0 tells what all of them do
+    const { itemsPerStep: batch, finish, ranks } = s;
+    const at = (name: string) => this.at(name);
+    this.#references = new RunReferences({
+      at,
+      closing: this.closing,
+      emit: this.#emit,
+      iteration,
+      batch,
+      signal,
+      finish,
+      ranks,
+    });
+    if (ranks) this.#watchRanks(ranks);
+  }
+
+  /** A run that is ended at once on one rank ends on all. */
+  #watchRanks(ranks: Communicator): void {
+    const abort = () => ranks.abort("its run was aborted");
+    this.#signal.addEventListener("abort", abort, { once: true });
+    this.closing.keep(null, () => this.#signal.removeEventListener("abort", abort));
+  }
+
+  /** What rank 0 does for all: whatever reads or writes the folder's own files. */
+  #first<T>(work: () => Promise<T>): Promise<T> {
+    return byFirst(this.#s.ranks, work);
+  }
+
+  /** Rank 0 takes the folder; all hear how far its run has come, and see that they see the same folder. */
+  async #enterTogether(): Promise<{ known: boolean; stage: TrainStageFile | null }> {
+    const entered = await this.#first(async () => {
+      const stage = await this.#enter();
+      const lock = this.#s.ranks ? await readText(this.at("lock")) : "";
+      return { known: this.#claim.found !== null, stage, templateDate: this.#templateDate, lock };
+    });
+    await agreed(this.#s.ranks, async () => {
+      if (leads(this.#s.ranks)) return;
+      const seen = await readText(this.at("lock")).catch(() => undefined);
+      if (seen === entered.lock) return;
+      throw new IsrDpoError("INVALID_ARGUMENT", `${this.dir}: expected the folder of rank 0, got another one`, {
+        hint: "the ranks of a run share its folder: give a path on a file system that all machines see",
+        path: this.dir,
+      });
+    });
+    this.#begun = entered.stage?.stage ?? null;
+    this.#templateDate = entered.templateDate;
+    return entered;
   }
 
   /** Takes the folder, and says how far its run has come. */
-  async #enter(): Promise<Awaited<ReturnType<typeof readStage<TrainStage>>>> {
+  async #enter(): Promise<TrainStageFile | null> {
     await checkPlaces(this.#s);
     this.#claim = await Claim.take(this.dir, ownerOf(this.#s.kind));
     this.closing.keep(this.#claim, () => this.#claim.end());
@@ -124,51 +184,70 @@ class TrainRun extends FolderWork<IterationResult> {
         path: made,
       });
     await checkMade(made);
-    return this.#result(model, factsOf(stage), String(stage.hash));
+    return this.#result({ ...model.counters }, factsOf(stage), String(stage.hash));
   }
 
   protected override async work(): Promise<IterationResult> {
+    try {
+      return await this.#work();
+    } catch (e) {
+      if (this.#s.ranks) this.#signal.throwIfAborted(); // then the ranks are lost, too
+      throw e;
+    }
+  }
+
+  async #work(): Promise<IterationResult> {
     const s = this.#s;
-    const stage = await this.#enter();
-    const known = this.#claim.found !== null;
+    const { known, stage } = await this.#enterTogether();
     this.#tellUnused(unusedOptions(s));
-    const model = await this.#load();
+    const model = await agreed(s.ranks, () => this.#load());
     if (model.info.visualTokens === null) this.#tellUnused(unusedOfTextModel(s));
-    if (known) await this.#openRun(model);
-    if (stage?.stage === "done") return await this.#finished(model, stage);
+    if (known) await this.#first(() => this.#openRun(model));
+    if (stage?.stage === "done") return await this.#first(() => this.#finished(model, stage));
     this.#tellEnds(model);
-    const { set, facts } = await this.#gather(model, stage && factsOf(stage));
+    const { set, facts } = await this.#gatherTogether(model, stage && factsOf(stage));
     const plan = stepPlan(set.length, s.itemsPerStep, s.epochs);
     if (stage === null) proveRate(s.trainer, plan.totalSteps, "trainer");
     const options = { ...s.trainer, totalSteps: s.trainer.totalSteps ?? plan.totalSteps };
-    const evalSet = await this.#gatherEvaluation(model);
-    await this.#unchanged();
-    if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
-    const trainer = await openTrainer(model, options);
+    const evalSet = await inTurn(s.ranks, () => this.#gatherEvaluation(model));
+    await this.#first(async () => {
+      await this.#unchanged();
+      if (stage === null) for (const some of [set, evalSet]) if (some) await this.#preflight(model, some);
+    });
+    const trainer = await openTrainer(model, options, s.ranks);
     this.closing.keep(trainer, () => trainer[asyncDispose]());
-    if (!known) await this.#openRun(model); // only now: after a refusal up to here, the options may still be corrected
+    if (!known) await this.#first(() => this.#openRun(model)); // only now: after a refusal up to here, the options may still be corrected
     let at: TrainStage = stage?.stage ?? (s.kind === "dpo" ? "score" : "train");
-    if (stage === null) await moveStage(this.dir, stages, at, { ...facts });
+    if (stage === null) await this.#move(at, facts);
     if (at === "score") {
-      await this.#score(model, trainer, set);
+      await this.#references.score(model, trainer, set, this.#begun === "score");
       at = await this.#move("train", facts);
     }
     if (at === "train") {
       const evaluator = evalSet && (await this.#evaluator(model, trainer, evalSet, plan, options));
       await this.#train(model, trainer, set, plan, evaluator);
       at = await this.#move("save", facts);
-    } else await trainer.load(await this.#lastStep(plan), { signal: this.#signal });
+    } else
+      await trainer.load(await this.#first(() => lastStep(this.at("train"), plan.totalSteps)), {
+        signal: this.#signal,
+      });
     const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
-      model.save(this.at("model")),
+      s.ranks ? trainer.saveModel(this.at("model")) : model.save(this.at("model")),
     );
-    const files = await madeFiles(this.at("model"));
-    await moveStage(this.dir, stages, "done", { ...facts, hash: saved.hash, ...files });
-    return await this.#result(model, facts, saved.hash);
+    const work = await summed(s.ranks, model.counters);
+    return await this.#first(async () => {
+      const files = await madeFiles(this.at("model"));
+      await moveStage(this.dir, stages, "done", { ...facts, hash: saved.hash, ...files });
+      return await this.#result(work, facts, saved.hash);
+    });
   }
 
-  async #move(to: TrainStage, facts: DataFacts): Promise<TrainStage> {
-    await moveStage(this.dir, stages, to, { ...facts });
-    return to;
+  #move(to: TrainStage, facts: DataFacts): Promise<TrainStage> {
+    atStage(this.#s.ranks, to);
+    return this.#first(async () => {
+      await moveStage(this.dir, stages, to, { ...facts });
+      return to;
+    });
   }
 
   async #load(): Promise<VideoLM> {
@@ -177,6 +256,7 @@ class TrainRun extends FolderWork<IterationResult> {
     const given = {
       mediaMaxLost: 0,
       ...load,
+      ...shareOfMachine(this.#s.ranks, load),
       templateDate: this.#templateDate,
       featureCache: cache,
       signal: this.#signal,
@@ -193,11 +273,11 @@ class TrainRun extends FolderWork<IterationResult> {
       device: deviceKind(device),
       dtype,
       family,
-      ranks: 1,
+      ranks: this.#s.ranks?.size ?? 1,
       modelSha256: await model.hash(),
     };
     const { run } = await openRun(this.dir, {
-      ...{ kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: free },
+      ...{ kind: this.#s.kind, config: configOf(this.#s), facts, mayDiffer: freeOf(this.#s) },
       ...{ inputs: this.#inputs, templateDate: this.#templateDate },
     });
     await this.#claim.settled();
@@ -207,6 +287,13 @@ class TrainRun extends FolderWork<IterationResult> {
         code: "ISA_CHANGED",
         message: `the run was started at level ${String(run.facts.isa)} and goes on at ${isa}: its bits are those of neither`,
         detail: { before: run.facts.isa, now: isa },
+      });
+    if (run.facts.ranks !== facts.ranks)
+      this.#emit({
+        type: "warning",
+        code: "RANKS_CHANGED",
+        message: `the run was started by ${plural(Number(run.facts.ranks), "rank")} and goes on with ${facts.ranks}: its bits are those of neither`,
+        detail: { before: run.facts.ranks, now: facts.ranks },
       });
   }
 
@@ -233,6 +320,19 @@ class TrainRun extends FolderWork<IterationResult> {
     const { notes, ids } = internalsOf(model).inputs.ends;
     for (const message of notes)
       this.#emit({ type: "warning", code: "ANSWER_END", message, detail: { endTokenIds: ids } });
+  }
+
+  /** Rank 0 reads the data into the folder, the others what it has read. */
+  async #gatherTogether(model: VideoLM, before: DataFacts | null): Promise<{ set: ItemSet; facts: DataFacts }> {
+    const { set, facts } = await inTurn(this.#s.ranks, async (leading) =>
+      leading ? await this.#gather(model, before) : { set: await this.#reread(model), facts: null },
+    );
+    return { set, facts: await this.#first(async () => facts!) };
+  }
+
+  async #reread(model: VideoLM): Promise<ItemSet> {
+    const { set } = await gather(this.at("items.jsonl"), true, this.#gatherOptions(model, this.#s.data, []));
+    return this.closing.keep(set, () => set.close());
   }
 
   async #gather(model: VideoLM, before: DataFacts | null): Promise<{ set: ItemSet; facts: DataFacts }> {
@@ -270,7 +370,8 @@ class TrainRun extends FolderWork<IterationResult> {
     const { evalData } = this.#s;
     if (evalData === undefined) return null;
     const options = this.#gatherOptions(model, evalData, []);
-    const { set } = await gather(this.at("eval-items.jsonl"), this.#begun !== null, options);
+    const there = this.#begun !== null || !leads(this.#s.ranks);
+    const { set } = await gather(this.at("eval-items.jsonl"), there, options);
     return this.closing.keep(set, () => set.close());
   }
 
@@ -282,44 +383,6 @@ class TrainRun extends FolderWork<IterationResult> {
     for (const m of media) await model.encode(m, { stage: "tower", signal: this.#signal }); // the features stay cached for the steps
   }
 
-  async #references(name: string): Promise<ReferenceStore> {
-    const store = await ReferenceStore.open(this.at(name));
-    return this.closing.keep(store, () => store.close());
-  }
-
-  #scoring(model: VideoLM, trainer: Trainer, items: ItemSet, references: ReferenceStore) {
-    return scoreReferences({
-      trainer,
-      items,
-      open: mediaOpener(model),
-      references,
-      batch: this.#s.itemsPerStep,
-      iteration,
-      emit: this.#emit,
-      signal: this.#signal,
-      finish: this.#s.finish,
-    });
-  }
-
-  async #score(model: VideoLM, trainer: Trainer, set: ItemSet): Promise<void> {
-    const references = await this.#references("refs.f32");
-    const resumed = this.#begun === "score" && references.count > 0;
-    await staged(this.#emit, iteration, "score", resumed, () => this.#scoring(model, trainer, set, references));
-  }
-
-  /** What was lost of the references is scored anew, to the same bits: the trainer stands at the start model still. */
-  async #rescore(model: VideoLM, trainer: Trainer, set: ItemSet, references: ReferenceStore): Promise<void> {
-    const { count } = references;
-    const path = this.at("refs.f32");
-    this.#emit({
-      type: "warning",
-      code: "REFERENCES_LOST",
-      message: `${path}: expected log-probs of ${set.length} items, got ${count}: the others are scored again`,
-      detail: { path, items: set.length, found: count },
-    });
-    await this.#scoring(model, trainer, set, references);
-  }
-
   /** The references of the start model are scored before the first step. */
   async #evaluator(
     model: VideoLM,
@@ -328,9 +391,9 @@ class TrainRun extends FolderWork<IterationResult> {
     plan: StepPlan,
     options: TrainerSettings,
   ): Promise<Evaluator> {
-    await makeFolders(this.at("train"));
-    const references = this.#s.kind === "dpo" ? await this.#references("eval-refs.f32") : null;
-    if (references) await this.#scoring(model, trainer, set, references);
+    const { ranks, kind } = this.#s;
+    await this.#makeTrainFolder();
+    const references = kind === "dpo" ? await this.#references.ofEvaluation(model, trainer, set) : null;
     return Evaluator.open({
       model,
       trainer,
@@ -342,6 +405,14 @@ class TrainRun extends FolderWork<IterationResult> {
       path: this.at("train/evaluation.jsonl"),
       iteration,
       emit: this.#emit,
+      ranks,
+    });
+  }
+
+  #makeTrainFolder(): Promise<null> {
+    return this.#first(async () => {
+      await makeFolders(this.at("train"));
+      return null;
     });
   }
 
@@ -353,10 +424,9 @@ class TrainRun extends FolderWork<IterationResult> {
     evaluator: Evaluator | null,
   ): Promise<void> {
     const s = this.#s;
-    await makeFolders(this.at("train"));
-    const references = s.kind === "dpo" ? await this.#references("refs.f32") : null;
-    if (references && references.count < set.length) await this.#rescore(model, trainer, set, references);
-    const peak = await peakOf(model);
+    await this.#makeTrainFolder();
+    const references = s.kind === "dpo" ? await this.#references.ofItems(model, trainer, set) : null;
+    const { peak } = await summed(s.ranks, { peak: await agreed(s.ranks, () => peakOf(model)) });
     const work = () =>
       trainSteps({
         trainer,
@@ -374,25 +444,12 @@ class TrainRun extends FolderWork<IterationResult> {
         emit: this.#emit,
         signal: this.#signal,
         finish: s.finish,
+        ranks: s.ranks,
       });
     await staged(this.#emit, iteration, "train", this.#begun === "train", work);
   }
 
-  async #lastStep(plan: StepPlan): Promise<string> {
-    const { newestStep } = await import("../runfolder/checkpoints.js");
-    const { newest, bad } = await newestStep(this.at("train"));
-    if (newest?.step === plan.totalSteps) return newest.path;
-    throw new IsrDpoError(
-      "JOURNAL_CORRUPT",
-      `${this.at("train")}: expected the last step's checkpoint, got none that holds`,
-      {
-        hint: "delete stage.json, train/ and refs.f32 of the run and start again",
-        path: bad[0]?.path ?? this.at("train"),
-      },
-    );
-  }
-
-  async #result(model: VideoLM, facts: DataFacts, hash: string): Promise<IterationResult> {
+  async #result(work: IterationResult["work"], facts: DataFacts, hash: string): Promise<IterationResult> {
     const { items, skippedRows, truncated, counts } = facts;
     const metrics = await metricsOf(this.at("train"));
     const tokensComputed = metrics.reduce((sum, m) => sum + m.tokensComputed, 0);
@@ -402,7 +459,7 @@ class TrainRun extends FolderWork<IterationResult> {
       hash,
       pairs: items,
       counts: { items, skippedRows, truncated, ...noCounts(), ...counts, steps: metrics.length, tokensComputed },
-      work: { ...model.counters },
+      work,
       resumed: this.#begun !== null,
       metrics,
     };

@@ -13,9 +13,10 @@ export function unusedTrainerOptions(options: TrainerOptions): string[] {
 }
 
 /** Known from the options alone. */
-export function unusedOptions({ givenTrainer, load }: TrainSettings): string[] {
+export function unusedOptions({ givenTrainer, load, ranks }: TrainSettings): string[] {
   return [
     ...unusedTrainerOptions(givenTrainer),
+    ...(givenTrainer.shard === undefined || ranks ? [] : ["trainer.shard has no effect: one rank keeps everything"]),
     ...(load.signal === undefined ? [] : ["load.signal has no effect: the run's own signal ends the loading, too"]),
   ];
 }

@@ -2,10 +2,11 @@
 // and ends with the exit code of its failure.
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { createCommunicator, createTrainer, isIsrDpoError, loadModel } from "../../src/index.js";
+import { createCommunicator, createTrainer, isIsrDpoError, loadModel, train } from "../../src/index.js";
 import { portionOf } from "../../src/train/ranks/agree.js";
 import { exitCode } from "../../src/cli/exit-code.js";
 import { dpo, type Family, folder, pairs } from "../helpers/golden.js";
+import { optionsOf, type SizeName, sizes } from "../helpers/train-run.js";
 import { folderOf, isOriginal, type VideoFamily, videoDpo, videoPairs } from "../helpers/golden-video.js";
 
 const o = JSON.parse(process.argv[2]!);
@@ -21,7 +22,7 @@ function golden(family: string) {
   return { dir: folderOf(family as VideoFamily), items: videoPairs(d, true), train: { train } };
 }
 
-async function train(): Promise<void> {
+async function steps(): Promise<void> {
   await using communicator = await createCommunicator({ rank, size, address, token, transport });
   const { dir, items, train } = golden(o.family);
   await using model = await loadModel(dir, { threads: 1, dtype: o.dtype ?? "f32" });
@@ -76,7 +77,25 @@ async function meet(): Promise<void> {
   await sleep(o.stay ?? 0);
 }
 
-const works: Record<string, () => Promise<void>> = { train, forever, collectives, meet };
+/** A whole run of train(), or what is left of it. */
+async function run(): Promise<void> {
+  await using communicator = await createCommunicator({ rank, size, address, token, timeoutMs });
+  const options = optionsOf(o.data, o.runDir, sizes[o.runSize as SizeName]);
+  const running = train({
+    ...options,
+    ...o.options,
+    load: { ...options.load, threads: 1 },
+    trainer: { ...options.trainer, communicator },
+  });
+  for await (const e of running) {
+    if (e.type === "step") say({ step: e.metrics.step, loss: e.metrics.loss, ranks: e.metrics.ranks?.length });
+    else if (e.type === "warning") say({ warning: e.code });
+  }
+  const { hash, counts, work, metrics } = await running.result;
+  say({ done: { hash, counts, work, losses: metrics.map((m) => m.loss) } });
+}
+
+const works: Record<string, () => Promise<void>> = { train: steps, forever, collectives, meet, run };
 try {
   say({ ready: true });
   await works[o.work]!();

@@ -1,6 +1,7 @@
 // Ranks as threads of a test.
 #pragma once
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <new>
@@ -23,8 +24,10 @@ inline const char*& carrier() { static const char* name = "threads"; return name
 
 inline std::vector<std::unique_ptr<Comm>> make_ranks(std::span<Device* const> devices) {
   if (std::string(carrier()) == "threads") return make_thread_ranks(devices);
+  const bool copies = std::string(carrier()) == "shared, copied";   // long messages go through the rings, too
+  if (copies) setenv("ISR_DPO_RANKS_READ", "0", 1);
   const int size = static_cast<int>(devices.size());
-  const auto row = std::find_if(transports().begin(), transports().end(), [](const Transport& t) { return t.name == carrier(); });
+  const auto row = std::find_if(transports().begin(), transports().end(), [](const Transport& t) { return std::string(carrier()).starts_with(t.name); });
   std::vector<std::unique_ptr<OpenEnd>> ends;
   std::vector<std::string> addresses;
   for (int r = 0; r < size; ++r) addresses.push_back(ends.emplace_back(row->open(r, size, "127.0.0.1"))->address());
@@ -32,6 +35,7 @@ inline std::vector<std::unique_ptr<Comm>> make_ranks(std::span<Device* const> de
   std::vector<std::thread> threads;   // some transports meet in connect()
   for (size_t r = 0; r < ranks.size(); ++r) threads.emplace_back([&, r] { ranks[r] = make_host_comm(ends[r]->connect(addresses), *devices[r]); });
   for (std::thread& t : threads) t.join();
+  if (copies) unsetenv("ISR_DPO_RANKS_READ");
   return ranks;
 }
 
@@ -77,6 +81,7 @@ inline bool all_well(const Outcomes& outcomes) {
   }                                                                                                           \
   static ::isr::test::Register ISR_TEST_CAT(threads_, __LINE__)(name ", threads", [] { ISR_TEST_CAT(on_, __LINE__)("threads"); });       \
   static ::isr::test::Register ISR_TEST_CAT(shared_, __LINE__)(name ", shared memory", [] { ISR_TEST_CAT(on_, __LINE__)("shared"); });   \
+  static ::isr::test::Register ISR_TEST_CAT(copied_, __LINE__)(name ", shared memory, copied", [] { ISR_TEST_CAT(on_, __LINE__)("shared, copied"); });   \
   static void ISR_TEST_CAT(body_, __LINE__)()
 
 }  // namespace isr::test

@@ -1,5 +1,6 @@
 // What ranks do alike: they all go on, or all fail with the same code.
 import { type ErrorCode, IsrDpoError, isIsrDpoError } from "../../base/errors.js";
+import { lostError } from "./control.js";
 import type { Communicator } from "./group.js";
 
 interface Failure {
@@ -38,11 +39,44 @@ export async function agreed<T>(ranks: Communicator | undefined, work: () => Pro
   throw new IsrDpoError(code, `rank ${r}: ${message}`, facts);
 }
 
-/** Rank 0 does `work`, the others wait for it; all get its result, which JSON has to hold, or all fail as it did. */
+/** Whether this process writes what the ranks make. */
+export const leads = (ranks: Communicator | undefined): boolean => !ranks || ranks.rank === 0;
+
+/** Rank 0 does `work`, the others wait for it; all get its result, which they get as JSON holds it, or all fail as it did. */
 export async function byFirst<T>(ranks: Communicator | undefined, work: () => Promise<T>): Promise<T> {
   if (!ranks || ranks.size === 1) return await work();
   const mine = await agreed(ranks, async () => (ranks.rank === 0 ? await work() : undefined));
-  return (await ranks.gather(mine))[0] as T;
+  const [first] = await ranks.gather(mine ?? null);
+  return (ranks.rank === 0 ? mine : first) as T;
+}
+
+/** Rank 0 does `work` first, then the others do, each for itself: they read what it has written. */
+export async function inTurn<T>(ranks: Communicator | undefined, work: (leads: boolean) => Promise<T>): Promise<T> {
+  const first = await agreed(ranks, async () => (leads(ranks) ? await work(true) : undefined));
+  const others = await agreed(ranks, async () => (leads(ranks) ? undefined : await work(false)));
+  return (leads(ranks) ? first : others) as T;
+}
+
+/** Whether any rank was told to stop; asked by all. What it then ends with: the reason that it was told, or who was. */
+export async function toldToStop(
+  ranks: Communicator | undefined,
+  finish: AbortSignal,
+): Promise<{ reason: unknown } | null> {
+  const told = ranks ? await ranks.gather(finish.aborted) : [];
+  if (finish.aborted) return { reason: finish.reason };
+  return told.includes(true) ? { reason: lostError(`rank ${told.indexOf(true)} was told to stop`) } : null;
+}
+
+/** Counters of all ranks together. */
+export async function summed<K extends string>(
+  ranks: Communicator | undefined,
+  mine: Readonly<Record<K, number>>,
+): Promise<Record<K, number>> {
+  if (!ranks) return { ...mine };
+  const total: Record<K, number> = { ...mine };
+  for (const [r, theirs] of (await ranks.gather(mine)).entries())
+    for (const key of Object.keys(total) as K[]) if (r !== ranks.rank) total[key] += theirs[key];
+  return total;
 }
 
 /** This rank's part of a list: about equal parts, in order. */

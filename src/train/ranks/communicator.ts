@@ -144,7 +144,10 @@ export async function createCommunicator(o?: CommunicatorOptions): Promise<Commu
     const transport = chosen(s.transport, offers as Offer[]);
     const handle = ranksNative().open(transport, s.rank, s.size, s.host);
     const addresses = (await control.tell("addresses", ranksNative().address(handle))) as string[];
-    const group = new Group({ rank: s.rank, size: s.size, transport }, control, handle);
+    const machines = (offers as Offer[]).map((one) => one.machine);
+    const here = (all: string[]) => all.filter((machine) => machine === machines[s.rank]).length;
+    const local = { localRank: here(machines.slice(0, s.rank)), localSize: here(machines) };
+    const group = new Group({ rank: s.rank, size: s.size, ...local, transport }, control, handle);
     await group.connect(addresses);
     return group;
   } catch (e) {

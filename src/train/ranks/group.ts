@@ -11,6 +11,10 @@ export interface Communicator extends AsyncDisposable {
   readonly rank: number;
   /** Number of ranks. */
   readonly size: number;
+  /** Index among the ranks of this machine, from 0. */
+  readonly localRank: number;
+  /** Number of the ranks of this machine, which share its cores and cards. */
+  readonly localSize: number;
   /** What carries the messages: "shared" (memory of one machine), "gloo", "nccl", or "none" of a process alone. */
   readonly transport: string;
   /** Aborted when a rank is lost or has given up, with the RANK_LOST that every later call rejects with. */
@@ -34,23 +38,25 @@ export interface Communicator extends AsyncDisposable {
   dispose(): Promise<void>;
 }
 
+type Place = Pick<Communicator, "rank" | "size" | "localRank" | "localSize" | "transport">;
+
 export class Group extends Disposable implements Communicator {
   readonly rank: number;
   readonly size: number;
+  readonly localRank: number;
+  readonly localSize: number;
   readonly transport: string;
   readonly handle: RankHandle;
   readonly #control: Control;
   readonly #host = new Host("the communicator");
   #left = false;
 
-  constructor(
-    { rank, size, transport }: Pick<Communicator, "rank" | "size" | "transport">,
-    control: Control,
-    handle: RankHandle,
-  ) {
+  constructor({ rank, size, localRank, localSize, transport }: Place, control: Control, handle: RankHandle) {
     super();
     this.rank = rank;
     this.size = size;
+    this.localRank = localRank;
+    this.localSize = localSize;
     this.transport = transport;
     this.handle = handle;
     this.#control = control;
@@ -152,6 +158,8 @@ function floatsOf(x: unknown): Float32Array {
 export class OneProcess extends Disposable implements Communicator {
   readonly rank = 0;
   readonly size = 1;
+  readonly localRank = 0;
+  readonly localSize = 1;
   readonly transport = "none";
   readonly #life = new AbortController();
   #disposed = false;

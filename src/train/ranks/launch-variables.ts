@@ -139,7 +139,7 @@ export function machineFrom(env: Environment): Machine | undefined {
   if (nodes !== undefined && index !== undefined)
     return { launcher: "Kubeflow", index, count: nodes, ...master(env, "PET_MASTER_ADDR", "PET_MASTER_PORT") };
   const completion = count(env, "JOB_COMPLETION_INDEX");
-  const completions = count(env, "ISR_DPO_NODES", 1);
+  const completions = env.ISR_DPO_NODES === undefined ? undefined : count(env, "ISR_DPO_NODES", 1);
   if (completion === undefined || completions === undefined) return undefined;
   return {
     ...{ launcher: "Kubernetes", index: completion, count: completions },
