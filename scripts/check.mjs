@@ -15,8 +15,7 @@ await Promise.all([
 ]);
 // Left to npm test: what takes more than a few seconds.
 const slow = new Set([
-  "ranks",
-  "train-ranks",
+  ...["ranks", "ranks-network", "train-ranks", "examples-jobs"],
   ...[
     "layers",
     "determinism",

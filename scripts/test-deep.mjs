@@ -42,7 +42,7 @@ await stages.stage("npm test", "npm", ["test", "--silent"], options);
 await testEmulation(stages, { env: { ISR_DPO_LONG: "1" } });
 
 const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_tests"]);
-for (const part of threads ? ["threads", "dist", "infer", "scheduler", "train", "vision"] : [])
+for (const part of threads ? ["threads", "dist", "train_ranks", "infer", "scheduler", "train", "vision"] : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
 // Copies that land early and one warp ahead of the others: what lacks a barrier is a race then. Every meeting of emulated threads costs
@@ -72,7 +72,10 @@ const long = { ISR_DPO_WORKER_ROUNDS: "50", ISR_DPO_LEAK_CYCLES: "1000", ISR_DPO
 const tasks = [
   () => stages.stage("mutants", node, ["scripts/mutants.mjs"], options),
   () => stages.stage("file faults, every operation", node, ["scripts/faults.mjs", "all"], options),
-  () => typescript("kills, 100 instants", "^(runfolder|train|iterate)-kill\\.test\\.ts$", { ISR_DPO_KILLS: "100" }),
+  () =>
+    typescript("kills, 100 instants", "^((runfolder|train|iterate)-kill|train-ranks)\\.test\\.ts$", {
+      ISR_DPO_KILLS: "100",
+    }),
   () =>
     typescript(
       "100 workers, 1,000 cycles, long videos and texts",

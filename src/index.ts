@@ -46,7 +46,7 @@ export type { RowSink, RowSource, RowWorkOptions } from "./data/row-work.js";
 export { type Plan, type PlanIteration, type PlanOptions, plan, type ScoredTokens } from "./plan/plan.js";
 export { report } from "./report/report.js";
 export type { Run } from "./base/run.js";
-export type { StepMetrics, Trainer } from "./train/trainer.js";
+export type { RankFigures, StepMetrics, Trainer } from "./train/trainer.js";
 export type { TrainerOptions } from "./train/trainer-options.js";
 export { createTrainer } from "./train/trainer.js";
 export type {

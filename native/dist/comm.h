@@ -31,7 +31,8 @@ class Comm {
   // of their sending, and have the size that the receiver expects (BUG). What is sent may change, and what is received is there,
   // from the device's next call on. RANK_LOST: a rank ended, could not be reached, or gave up (abort).
   virtual void exchange(std::span<const Message> sends, std::span<const Message> receives) = 0;
-  // Ends what all ranks wait for, now and later, with RANK_LOST and this reason. From any thread; the first reason stays.
+  // Ends what all ranks wait for, now and later, with RANK_LOST. From any thread. The first reason stays; the others are told it where
+  // the transport can, else that they have lost a rank.
   virtual void abort(std::string reason) noexcept = 0;
   virtual double seconds() const = 0;   // that exchange() has taken so far, waiting for other ranks included
 };

@@ -28,6 +28,8 @@ const std::vector<Transport>& transports();
 // Where a process number means this process, and memory can be shared: the boot and the namespace of processes.
 std::string this_machine();
 
+std::string gloo_missing();
+std::unique_ptr<OpenEnd> open_gloo(int rank, int size, const std::string& host);            // processes of several machines
 std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string& host);   // processes of one machine and user
 
 }  // namespace isr

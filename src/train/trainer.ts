@@ -125,7 +125,7 @@ export interface Trainer extends AsyncDisposable {
    * rank calls it, rank 0 writes, with the float32 values of all shards.
    * @throws {@link IsrDpoError} as {@link VideoLM.save}
    */
-  saveModel(dir: string, o?: Cancel): Promise<{ hash: string; bytes: number }>;
+  saveModel(dir: string, o?: Cancel): ReturnType<VideoLM["save"]>;
   /**
    * Restores the state that save() wrote, by any number of ranks.
    * @throws {@link IsrDpoError} NOT_FOUND, CHECKPOINT_CORRUPT, IO; RUN_MISMATCH: it belongs to another model or to other options

@@ -46,7 +46,7 @@ async function steps(): Promise<void> {
 
 /** Steps without end, so that something can happen to it. */
 async function forever(): Promise<void> {
-  await using communicator = await createCommunicator({ rank, size, address, token, silenceMs });
+  await using communicator = await createCommunicator({ rank, size, address, token, transport, silenceMs });
   const { dir, items, train } = golden(o.family);
   await using model = await loadModel(dir, { threads: 1 });
   await using trainer = await createTrainer(model, { learningRate: 1e-6, ...train, communicator });

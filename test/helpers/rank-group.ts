@@ -31,9 +31,11 @@ export class RankProcess {
   readonly #lines: Record<string, unknown>[] = [];
   readonly #waiting = new Map<string, () => void>();
 
-  constructor(options: Record<string, unknown>, env: Record<string, string>) {
+  constructor(options: Record<string, unknown>, env: Record<string, string>, namespace?: string) {
     const args = ["--import", "tsx", "test/children/rank.ts", JSON.stringify(options)];
-    this.child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, ...env } });
+    const inside = namespace === undefined ? [] : ["ip", "netns", "exec", namespace];
+    const [command, ...rest] = [...inside, process.execPath, ...args];
+    this.child = spawn(command!, rest, { cwd: root, env: { ...process.env, ...env } });
     let err = "";
     this.child.stderr!.on("data", (text) => {
       err += text;
@@ -64,11 +66,12 @@ export async function startRanks(
   work: Record<string, unknown>,
   of: (rank: number) => Record<string, unknown> = () => ({}),
   env: Record<string, string> = {},
+  namespaces: readonly string[] = [],
 ): Promise<RankProcess[]> {
   const address = `127.0.0.1:${await freePort()}`;
   return Array.from(
     { length: size },
-    (_, rank) => new RankProcess({ rank, size, address, token: "t", ...work, ...of(rank) }, env),
+    (_, rank) => new RankProcess({ rank, size, address, token: "t", ...work, ...of(rank) }, env, namespaces[rank]),
   );
 }
 

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "core/error.h"
 #include "dist/comm.h"
 #include "dist/transports.h"
@@ -72,15 +73,23 @@ inline bool all_well(const Outcomes& outcomes) {
 }
 
 // A test on threads and on every transport that is there.
+#ifdef ISR_TEST_GLOO
+inline const bool gloo_is_there = setenv("ISR_DPO_GLOO", ISR_TEST_GLOO, 1) == 0;
+#endif
 #define TEST_CARRIED(name)                                                                                    \
   static void ISR_TEST_CAT(body_, __LINE__)();                                                                \
   static void ISR_TEST_CAT(on_, __LINE__)(const char* by) {                                                   \
+    if (std::string(by) == "gloo" && !gloo_missing().empty()) {                                               \
+      ::isr::test::skipped() = gloo_missing();                                                                \
+      return;                                                                                                 \
+    }                                                                                                         \
     ::isr::test::carrier() = by;                                                                              \
     ISR_TEST_CAT(body_, __LINE__)();                                                                          \
     ::isr::test::carrier() = "threads";                                                                       \
   }                                                                                                           \
   static ::isr::test::Register ISR_TEST_CAT(threads_, __LINE__)(name ", threads", [] { ISR_TEST_CAT(on_, __LINE__)("threads"); });       \
   static ::isr::test::Register ISR_TEST_CAT(shared_, __LINE__)(name ", shared memory", [] { ISR_TEST_CAT(on_, __LINE__)("shared"); });   \
+  static ::isr::test::Register ISR_TEST_CAT(gloo_, __LINE__)(name ", Gloo", [] { ISR_TEST_CAT(on_, __LINE__)("gloo"); });   \
   static ::isr::test::Register ISR_TEST_CAT(copied_, __LINE__)(name ", shared memory, copied", [] { ISR_TEST_CAT(on_, __LINE__)("shared, copied"); });   \
   static void ISR_TEST_CAT(body_, __LINE__)()
 

@@ -20,7 +20,7 @@ export interface CommunicatorOptions extends Cancel {
   rank?: number;
   /** Number of ranks; default: as the launcher's environment says, else 1. */
   size?: number;
-  /** Where rank 0 listens, `host:port`; default: as the launcher says, else 127.0.0.1:29533. */
+  /** Where rank 0 listens, `host:port`; default: ISR_DPO_RANKS_ADDRESS, else as the launcher says, else 127.0.0.1:29533. */
   address?: string;
   /**
    * What carries the messages; default "auto": shared memory where all ranks are processes of one machine, else Gloo. "none": this
@@ -52,11 +52,11 @@ interface Settings {
   signal: AbortSignal | undefined;
 }
 
-function addressOf(value: unknown): { host: string; port: number } {
-  const given = text("options.address", value);
+function addressOf(field: string, value: unknown): { host: string; port: number } {
+  const given = text(field, value);
   const found = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(given);
   if (!found || Number(found[3]) < 1 || Number(found[3]) > 65_535)
-    refuse("options.address", "host:port, as 10.0.0.1:29533 or [::1]:29533", value);
+    refuse(field, "host:port, as 10.0.0.1:29533 or [::1]:29533", value);
   return { host: found![1] ?? found![2]!, port: Number(found![3]) };
 }
 
@@ -77,14 +77,19 @@ function settingsOf(o: CommunicatorOptions | undefined): Settings {
   const rank = given.rank === undefined ? (place?.rank ?? 0) : integer("options.rank", given.rank, 0);
   if (rank >= size) refuse("options.rank", `a rank below the size of ${size}`, rank);
   if (transport === "none" && size > 1) refuse("options.size", "1 with transport 'none'", size);
-  const address = given.address === undefined ? {} : addressOf(given.address);
+  const fromEnvironment = process.env.ISR_DPO_RANKS_ADDRESS;
+  const address =
+    given.address !== undefined
+      ? addressOf("options.address", given.address)
+      : fromEnvironment
+        ? addressOf("environment variable ISR_DPO_RANKS_ADDRESS", fromEnvironment)
+        : {};
   const token = given.token === undefined ? process.env.ISR_DPO_RANKS_TOKEN : text("options.token", given.token);
   const facts = factsOf(given.facts);
   const wait = (field: string, value: unknown, or: number) => (value === undefined ? or : integer(field, value, 1));
   return {
     ...{ rank, size, transport, facts, signal: cancel },
-    host: process.env.ISR_DPO_RANKS_HOST ?? "127.0.0.1",
-    port: 29_533,
+    ...{ host: "127.0.0.1", port: 29_533 },
     ...(place?.host === undefined ? {} : { host: place.host, ...(place.port ? { port: place.port } : {}) }),
     ...address,
     token: token ?? createHash("sha256").update(`isr-dpo ${place?.launcher} ${place?.job}`).digest("hex"),
@@ -142,7 +147,8 @@ export async function createCommunicator(o?: CommunicatorOptions): Promise<Commu
   const { control, offers } = await Control.meet({ ...s, facts }, offerOf());
   try {
     const transport = chosen(s.transport, offers as Offer[]);
-    const handle = ranksNative().open(transport, s.rank, s.size, s.host);
+    const host = process.env.ISR_DPO_RANKS_HOST ?? control.localAddress;
+    const handle = ranksNative().open(transport, s.rank, s.size, host);
     const addresses = (await control.tell("addresses", ranksNative().address(handle))) as string[];
     const machines = (offers as Offer[]).map((one) => one.machine);
     const here = (all: string[]) => all.filter((machine) => machine === machines[s.rank]).length;

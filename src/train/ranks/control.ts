@@ -232,6 +232,11 @@ export class Control {
     return this.#life.signal;
   }
 
+  /** Address of this machine as rank 0 sees it. */
+  get localAddress(): string {
+    return (this.#lines.socket.localAddress ?? "127.0.0.1").replace(/^::ffff:/, "");
+  }
+
   /** Meets the other ranks; `offer` is what this one tells them, and the result what each of them has told. */
   static async meet(m: Meeting, offer: unknown): Promise<{ control: Control; offers: unknown[] }> {
     const hello: Hello = { rank: m.rank, size: m.size, where: where(), facts: m.facts, offer };
