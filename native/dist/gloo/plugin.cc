@@ -7,6 +7,10 @@
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
 
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -51,12 +55,31 @@ std::string part(const std::string& text, int k) {
   return text.substr(at, text.find(',', at) - at);
 }
 
+// While one lives, writing to a socket whose peer is gone is an error of this thread, and of threads that it starts, and no signal that
+// ends the process (node ignores it; other programs may not).
+struct WithoutSigpipe {
+  WithoutSigpipe() {
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, &before);
+  }
+  ~WithoutSigpipe() {
+    const timespec now{0, 0};
+    if (!sigismember(&before, SIGPIPE))
+      while (sigtimedwait(&pipe, nullptr, &now) == SIGPIPE) {
+      }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  WithoutSigpipe(const WithoutSigpipe&) = delete;
+  sigset_t pipe, before;
+};
+
 struct Mismatch { int peer; };
 struct Aborted {};
 
 class Rank {
  public:
-  Rank(int rank, int size, const std::string& host) : rank_(rank), size_(size), sent_(static_cast<size_t>(size)), received_(static_cast<size_t>(size)) {
+  Rank(int rank, int size, const std::string& host) : rank_(rank), size_(size), sent_(static_cast<size_t>(size)), received_(sent_), lengths_out_(sent_), lengths_in_(sent_) {
     gloo::transport::tcp::attr where;
     where.hostname = host;
     device_ = gloo::transport::tcp::CreateDevice(where);
@@ -66,6 +89,10 @@ class Rank {
       if (r > 0) address_ += ',';
       if (r != rank) address_ += to_hex(context_->createPair(r)->address().bytes());
     }
+  }
+  ~Rank() {
+    for (int r = 0; r < size_; ++r)
+      if (r != rank_ && context_->getPair(r)) context_->getPair(r)->close();
   }
   const std::string& address() const { return address_; }
 
@@ -78,7 +105,7 @@ class Rank {
   void exchange(const std::vector<IsrGlooMessage>& sends, const std::vector<IsrGlooMessage>& receives) {
     std::vector<Wait> waits;
     const Watch watch(*this, waits);
-    std::vector<uint64_t> mine(static_cast<size_t>(size_)), theirs(mine);
+    std::vector<uint64_t>&mine = lengths_out_, &theirs = lengths_in_;
     const std::vector<bool> to = peers_of(sends), from = peers_of(receives);
     for (int r = 0; r < size_; ++r) {
       mine[static_cast<size_t>(r)] = lengths(sends, r);
@@ -103,7 +130,8 @@ class Rank {
  private:
   struct Wait { Buffer buffer; int peer; bool sends; };
 
-  // What is waited for, while it is: abort() looks there.
+  // What is waited for, while it is: abort() looks there. What was not waited for to its end stays until the pairs are closed: Gloo's
+  // thread may still have it in hand.
   struct Watch {
     Watch(Rank& rank, std::vector<Wait>& waits) : rank(rank) {
       const std::lock_guard<std::mutex> hold(rank.lock_);
@@ -111,6 +139,7 @@ class Rank {
     }
     ~Watch() {
       const std::lock_guard<std::mutex> hold(rank.lock_);
+      for (Wait& w : *rank.waits_) rank.unfinished_.push_back(std::move(w));
       rank.waits_ = nullptr;
     }
     Watch(const Watch&) = delete;
@@ -165,8 +194,10 @@ class Rank {
   std::shared_ptr<gloo::transport::Context> context_;
   std::vector<uint64_t> sent_, received_;   // slots, by peer
   std::string address_;
+  std::vector<uint64_t> lengths_out_, lengths_in_;   // by peer
   std::mutex lock_;
   std::vector<Wait>* waits_ = nullptr;
+  std::vector<Wait> unfinished_;
   bool aborted_ = false;
 };
 
@@ -174,6 +205,7 @@ void tell(char* error, size_t n, const std::string& what) { std::snprintf(error,
 
 template <class Work>
 IsrGlooEnd ended(char* error, size_t n, const Work& work) {
+  const WithoutSigpipe quiet;
   try {
     work();
     return ISR_GLOO_DONE;
@@ -201,7 +233,10 @@ IsrGlooEnd exchange_all(void* rank, const IsrGlooMessage* sends, size_t n_sends,
   return ended(error, n, [&] { static_cast<Rank*>(rank)->exchange({sends, sends + n_sends}, {receives, receives + n_receives}); });
 }
 void abort_rank(void* rank) { static_cast<Rank*>(rank)->abort(); }
-void close_rank(void* rank) { delete static_cast<Rank*>(rank); }
+void close_rank(void* rank) {
+  const WithoutSigpipe quiet;
+  delete static_cast<Rank*>(rank);
+}
 
 }  // namespace
 
