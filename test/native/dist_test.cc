@@ -18,7 +18,7 @@ std::string told(const std::string& by_others) { return std::string(carrier()) =
 
 // Byte i of message `n` of a round that goes from one rank to another, and how long it is: some are empty, some are long.
 char byte_of(int round, int from, int to, int n, size_t i) { return static_cast<char>(round * 31 + from * 7 + to * 3 + n * 11 + static_cast<int>(i % 251)); }
-size_t length_of(int round, int from, int to, int n) { return static_cast<size_t>((from * 5 + to * 2 + n * 3 + round) % 4) * static_cast<size_t>(n == 0 ? 1 : 70001); }
+size_t length_of(int round, int from, int to, int n) { return static_cast<size_t>((from * 5 + to * 2 + n * 3 + round) % 4) * static_cast<size_t>(n == 0 ? 1 : 700001); }   // beyond what a ring holds
 
 // Two messages to everyone, itself included; what came is held against what each sender had to send.
 void exchange_round(Comm& comm, int round, std::atomic<int>& wrong) {
