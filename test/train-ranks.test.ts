@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { exitOf, withoutRanks } from "../src/cli/ranks.js";
-import { close, includes, ordered } from "./helpers/assert.js";
+import { close, includes, missing, ordered } from "./helpers/assert.js";
 import { cliCommand, root } from "./helpers/child.js";
 import { memoized } from "./helpers/memoized.js";
 import { doneRanks, type RankEnd, startRanks } from "./helpers/rank-group.js";
@@ -153,6 +153,7 @@ test("train --ranks 2: SIGTERM ends it in order with 130, the same command resum
   first.child.kill("SIGTERM");
   const end = await first.end;
   assert.is(end.code, 130, end.err);
+  missing(join(stopped, "model"), "it was told to stop, and did");
   ordered(readdirSync(join(stopped, "train")).filter((name) => name.startsWith("step-")).length, ">=", 1);
   const again = await run(command(stopped, 2)).end;
   const straight = await run(command(whole, 2)).end;
@@ -176,7 +177,7 @@ test("train --ranks 2: a rank that is killed ends the command with 75 and its na
 });
 
 test("train --ranks 2: ranks do not outlive their launcher", async () => {
-  const r = run(command(newFolder(), 2));
+  const r = run(command(newFolder(), 2, ["--epochs", "4000"])); // it would go on for long
   await stepsTold(r);
   const pids = readFileSync(`/proc/${r.child.pid}/task/${r.child.pid}/children`, "utf8").trim().split(" ").map(Number);
   r.child.kill("SIGKILL");
@@ -189,7 +190,9 @@ test("train --ranks 2: ranks do not outlive their launcher", async () => {
     }
   };
   for (let i = 0; i < 200 && !pids.every(gone); i++) await new Promise((f) => setTimeout(f, 50));
-  assert.ok(pids.every(gone), `ranks ${pids} of the killed launcher`);
+  const alive = pids.filter((pid) => !gone(pid));
+  for (const pid of alive) process.kill(pid, "SIGKILL");
+  assert.equal(alive, [], "ranks of the killed launcher");
 });
 
 const e = (rank: number, code: number | null, signal: NodeJS.Signals | null = null) => ({ rank, code, signal });
