@@ -10,6 +10,7 @@ type Memory = Omit<Plan["bytes"], "disk">;
 
 const page = 64; // tokens
 const f32 = 4;
+const exchanged = 1 << 22; // elements of a shard whose gradients ranks exchange at once (native/train/optimizer.h)
 const headChunk = 4096; // of the vocabulary: logits are never whole
 /** Node with this package loaded, its tokenizer, and the engine's buffers for reading and writing files; measured. */
 const processBytes = 120 << 20;
@@ -30,19 +31,20 @@ function kvCache(facts: NativePlan, s: PlanSettings): number {
 
 /**
  * On a CPU weights are panels and, of what trains or passes a gradient on, row-major values. On a card they are one
- * row-major copy. Gradients, masters and moments are float32 and shared out over the ranks, with two buckets of the largest
- * group on the way.
+ * row-major copy. Gradients are float32, and whole on every rank, beside a piece of each other rank's; masters and moments are float32
+ * and shared out over the ranks, and then no float32 value is its own master.
  */
 export function bytesOf(facts: NativePlan, s: PlanSettings): Memory {
   const { decoder, vision } = facts;
   const weights = (p: typeof decoder) => (s.card ? p.rowMajor : p.panels + p.rows);
-  const buckets = s.ranks > 1 ? 2 * facts.largestGroup * f32 : 0;
+  const arriving = (s.ranks - 1) * Math.min(exchanged, Math.ceil(facts.largestGroup / s.ranks)) * f32;
+  const whole = facts.trainedElements * f32;
+  const shared = s.ranks > 1 && s.trainer.shard;
   const scored = facts.microBatchItems * (s.kind === "sft" ? 1 : 2) * facts.answerTokens;
-  const share = Math.ceil(facts.trainedElements / s.ranks) * f32;
   return {
-    weights: weights(decoder),
-    gradients: share + buckets,
-    optimizer: 3 * share,
+    weights: weights(decoder) + (shared && facts.dtype === "f32" && !s.card ? whole : 0),
+    gradients: whole + arriving,
+    optimizer: 3 * (shared ? Math.ceil(facts.trainedElements / s.ranks) * f32 : whole),
     activations: facts.activations + (facts.deviceMeasured ? facts.scratch : scored * headChunk * f32),
     kvCache: kvCache(facts, s),
     vision: weights(vision) + facts.media * Math.min(s.items, 2 * stepItems(s)), // the next step's are opened meanwhile
