@@ -82,6 +82,7 @@ const tasks = [
       "^(workers|leak|video|linear-time)\\.test\\.ts$",
       long,
     ),
+  () => typescript("ranks, within the promised time", "^ranks(-network)?\\.test\\.ts$", { ISR_DPO_LONG: "1" }),
   ...["text", "data", "config"].map(
     (name) => () => typescript(`fuzz ${name}, ${fuzzSeconds} s`, `^${name}-fuzz\\.test\\.ts$`, seconds),
   ),

@@ -10,7 +10,7 @@ import { root } from "./helpers/child.js";
 import { dpo, type Family } from "./helpers/golden.js";
 import { memoized } from "./helpers/memoized.js";
 import { needing } from "./helpers/optional.js";
-import { doneRanks, type RankEnd, type RankProcess, startRanks } from "./helpers/rank-group.js";
+import { doneRanks, type RankEnd, type RankProcess, slackMs, startRanks } from "./helpers/rank-group.js";
 
 const test = suite("ranks, network");
 const temporary = mkdtempSync(join(tmpdir(), "isr-dpo-gloo-"));
@@ -48,7 +48,7 @@ async function endWithin(ranks: readonly RankProcess[], since: number, ms: numbe
     assert.is(end.code, 75, JSON.stringify(end.lines.at(-1)));
     assert.is(errorOf(end).code, "RANK_LOST");
     includes(errorOf(end).message, name);
-    ordered(end.at - since, "<", ms + 1000, "milliseconds"); // its own end takes a moment
+    ordered(end.at - since, "<", ms + slackMs, "milliseconds");
   }
 }
 

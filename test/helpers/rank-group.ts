@@ -5,6 +5,9 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { root } from "./child.js";
 
+/** Milliseconds that a rank's own end may take beyond what is promised: a machine that does much else is no fault. */
+export const slackMs = process.env.ISR_DPO_LONG === "1" ? 1000 : 6000;
+
 export interface RankEnd {
   code: number | null;
   signal: string | null;
