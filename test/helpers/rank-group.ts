@@ -1,9 +1,10 @@
 // Ranks as processes of a test: each runs test/children/rank.ts, does what it is asked, and prints lines of JSON.
 import { type ChildProcess, spawn } from "node:child_process";
-import { createServer } from "node:net";
-import { once } from "node:events";
 import { createInterface } from "node:readline";
+import { freePort } from "../../src/cli/ranks.js";
 import { root } from "./child.js";
+
+export { freePort };
 
 /** Milliseconds that a rank's own end may take beyond what is promised: a machine that does much else is no fault. */
 export const slackMs = process.env.ISR_DPO_LONG === "1" ? 1000 : 6000;
@@ -15,16 +16,6 @@ export interface RankEnd {
   err: string;
   /** performance.now() at its end. */
   at: number;
-}
-
-/** A port of the loopback that nobody has. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
 }
 
 /** A rank's process; `heard` waits for a line that has the key. */

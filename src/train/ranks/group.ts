@@ -1,5 +1,4 @@
 // A group of ranks that have met, and a process alone, as the same interface.
-import { randomUUID } from "node:crypto";
 import { disposedError, Host, ranksNative, type RankHandle } from "../../base/addon.js";
 import { refuse } from "../../base/check.js";
 import { Disposable } from "../../base/disposal.js";
@@ -197,9 +196,6 @@ export class OneProcess extends Disposable implements Communicator {
     this.#disposed = true;
   }
 }
-
-/** A secret for the ranks of a new job. */
-export const newToken = (): string => randomUUID();
 
 /** The engine's handle of a communicator of several ranks, for jobs that speak with them; undefined: a process alone. */
 export function rankHandleOf(communicator: Communicator | undefined): RankHandle | undefined {
