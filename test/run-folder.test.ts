@@ -288,8 +288,8 @@ test("of many starts at once one has the folder, the others are RUN_LOCKED; noth
 
 test("starts in several processes that begin and give up: RUN_LOCKED or the folder, to the last", async () => {
   const dir = join(temporaryFolder(), "x", "run");
-  const children = Array.from({ length: 3 }, () =>
-    spawn(process.execPath, ["--import", "tsx", "test/children/claim.ts", dir, "60"], {
+  const children = Array.from({ length: 4 }, () =>
+    spawn(process.execPath, ["--import", "tsx", "test/children/claim.ts", dir, "80"], {
       cwd: root,
       stdio: ["ignore", "pipe", "inherit"],
     }),

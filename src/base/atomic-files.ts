@@ -86,10 +86,11 @@ async function makeMissing(dir: string, tries = 0): Promise<string | undefined> 
       const here = await makeMissing(dir); // another process may have made it meanwhile
       return first ?? here;
     }
-    const is = await stat(dir).catch(() => null);
+    // One look decides: between two, others may make the folder or remove it.
+    const is = await lstat(dir).catch(() => null);
     if (is?.isDirectory()) return undefined;
-    const gone = codeOf(e) === "EEXIST" && (await lstat(dir).catch(() => null)) === null; // removed again meanwhile
-    if (gone && tries < 100) return await makeMissing(dir, tries + 1);
+    if (is?.isSymbolicLink() && (await stat(dir).catch(() => null))?.isDirectory()) return undefined;
+    if (codeOf(e) === "EEXIST" && is === null && tries < 100) return await makeMissing(dir, tries + 1); // removed again meanwhile
     throw e;
   }
 }

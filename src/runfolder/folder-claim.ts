@@ -67,7 +67,8 @@ async function isOurLock(path: string): Promise<boolean> {
     const facts = await lstat(path).catch(() => null);
     if (!facts) return true; // gone meanwhile: the next look will say
     if (!facts.isFile() || facts.size > 1024) return false;
-    if (facts.size > 0) return lockText.test(await readText(path).catch(() => ""));
+    const text = facts.size > 0 ? await readText(path).catch(() => "") : "";
+    if (text !== "") return lockText.test(text); // else it is being written, or went since
     await sleep(10);
   } while (performance.now() < until);
   return false;
