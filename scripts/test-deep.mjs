@@ -82,6 +82,11 @@ const tasks = [
       "^(workers|leak|video|linear-time)\\.test\\.ts$",
       long,
     ),
+  () =>
+    typescript("iterations by ranks, 60 instants", "^iterate-ranks\\.test\\.ts$", {
+      ISR_DPO_KILLS: "60",
+      ISR_DPO_LONG: "1",
+    }),
   () => typescript("ranks, within the promised time", "^ranks(-network)?\\.test\\.ts$", { ISR_DPO_LONG: "1" }),
   ...["text", "data", "config"].map(
     (name) => () => typescript(`fuzz ${name}, ${fuzzSeconds} s`, `^${name}-fuzz\\.test\\.ts$`, seconds),

@@ -76,7 +76,7 @@ const always: Record<ConfigKind, readonly RegExp[]> = {
     /^(load|features)\./,
   ],
   run: [
-    /^(preset|model|samples|videos|runDir|seedData|from|to|seed|prompts|groupVideos|keep|specialTokens)$/,
+    /^(preset|model|samples|videos|runDir|seedData|from|to|seed|prompts|groupVideos|keep|onRanks|specialTokens)$/,
     /^context\.design$|^response\.(maxTokens|temperature|topP)$|^judge\.(kind|orders|identical|truncated|endpoint\..*)$/,
     /^guards\.(minUsable|zeroRate)$|^video\.(frames|timeoutS|onError|maxLost)$|^evaluate\./,
     /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,

@@ -10,7 +10,8 @@ import { exists, includes } from "./helpers/assert.js";
 import { cliCommand, root } from "./helpers/child.js";
 import { needing } from "./helpers/optional.js";
 import { freePort } from "./helpers/rank-group.js";
-import { sizes, writeData } from "./helpers/train-run.js";
+import { clips, isrOptions, samples } from "./helpers/isr-run.js";
+import { sizes, writeClips, writeData } from "./helpers/train-run.js";
 
 const test = suite("examples of jobs");
 const dir = mkdtempSync(join(tmpdir(), "isr-dpo-jobs-"));
@@ -39,10 +40,10 @@ exit $worst`,
 test.after(() => rmSync(dir, { recursive: true, force: true }));
 
 /** Runs the batch script as SLURM would: what it ended with, and what it asked scontrol for. */
-async function batch(config: string, env: Record<string, string> = {}) {
+async function batch(config: string, env: Record<string, string> = {}, kind = "dpo") {
   rmSync(join(dir, "scontrol.log"), { force: true });
   const id = String((await freePort()) - 20_000 + 20_000 * 3); // the port is 20000 + id mod 20000
-  const done = spawnSync("bash", ["examples/slurm/train.sbatch", "dpo", config], {
+  const done = spawnSync("bash", ["examples/slurm/train.sbatch", kind, config], {
     cwd: root,
     encoding: "utf8",
     env: { ...process.env, PATH: `${dir}/bin:${process.env.PATH}`, SLURM_JOB_ID: id, SLURM_NTASKS: "2", ...env },
@@ -69,6 +70,19 @@ test("SLURM: a job of two tasks is done, and asks for nothing", async () => {
   const { code, err, asked } = await batch(configFile("well"));
   assert.equal([code, asked], [0, ""], err);
   exists(join(dir, "well/model/model.safetensors"));
+});
+
+test("SLURM: iterations", async () => {
+  await writeClips(dir, clips);
+  const config = join(dir, "isr.yaml");
+  writeFileSync(join(dir, "samples.jsonl"), samples.map((s) => `${JSON.stringify(s)}\n`).join(""));
+  const { config: c } = isrOptions(dir, "");
+  const model = join(root, "test/golden/llava_hound/policy");
+  const own = { model, samples: join(dir, "samples.jsonl"), runDir: join(dir, "iterations"), to: 2 };
+  writeFileSync(config, JSON.stringify({ ...c, ...own })); // JSON is YAML
+  const { code, err, asked } = await batch(config, {}, "run");
+  assert.equal([code, asked], [0, ""], err);
+  exists(join(dir, "iterations/iterations/1/model/model.safetensors"));
 });
 
 test("SLURM: a killed task puts the job into the queue again, which goes on", async () => {

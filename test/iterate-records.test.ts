@@ -5,12 +5,12 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { excludes } from "./helpers/assert.js";
+import { excludes, rejects } from "./helpers/assert.js";
 import { censoredOf, countsOf, pairsOf, sorted } from "../src/iterate/iteration-exports.js";
 import type { GroupRecord } from "../src/iterate/generate-group.js";
 import { StoredRecords } from "../src/iterate/iteration-records.js";
 import { crc32c } from "../src/runfolder/crc32c.js";
-import { Journal } from "../src/runfolder/journal.js";
+import { Journal, journalName } from "../src/runfolder/journal.js";
 import { PlaceIndex } from "../src/runfolder/line-index.js";
 import { temporaryFolder } from "./helpers/files.js";
 import { uniform } from "./helpers/seeded.js";
@@ -45,18 +45,53 @@ function recordsOf(words: number): GroupRecord[][] {
   });
 }
 
+/** A folder whose one journal holds the groups. */
 async function written(groups: readonly GroupRecord[][]): Promise<string> {
-  const path = join(temporaryFolder(), "journal.0.log");
-  const { journal } = await Journal.open(path);
+  const dir = temporaryFolder();
+  const { journal } = await Journal.open(join(dir, "journal.0.log"));
   for (const [i, group] of groups.entries()) {
     for (const record of group) void journal.append(record);
-    await journal.endGroup(`g${i}`);
+    await journal.endGroup(`${i}`);
   }
   for (const record of groups[3]!) void journal.append(record); // begun again, and not finished
   await journal.append({ type: "pair", sample: "never", status: "tie" });
   await journal.close();
-  return path;
+  return dir;
 }
+
+/** A folder with a journal of each rank, which holds groups by their numbers. */
+async function byRanks(ranks: readonly (readonly (readonly [number, GroupRecord[]])[])[]): Promise<string> {
+  const dir = temporaryFolder();
+  for (const [rank, groups] of ranks.entries()) {
+    const { journal } = await Journal.open(join(dir, journalName(rank)));
+    for (const [number, group] of groups) {
+      for (const record of group) void journal.append(record);
+      await journal.endGroup(`${number}`);
+    }
+    await journal.close();
+  }
+  return dir;
+}
+
+test("journals of several ranks: what one would hold, in the order of the groups", async () => {
+  const groups = recordsOf(5);
+  const held = sorted(groups.flat());
+  const ofRank = (rank: number) =>
+    groups.map((g, i) => [i, g] as const).filter(([i]) => (i * 7) % 12 === rank || (rank === 0 && i === 3));
+  const parts = Array.from({ length: 12 }, (_, rank) => ofRank(rank).reverse());
+  const stored = await StoredRecords.open(await byRanks(parts));
+  assert.equal([...stored.contexts.values()], [...held.contexts.values()]);
+  assert.equal(countsOf(samples, stored), countsOf(samples, held));
+  assert.equal([stored.promptsCut, stored.damagedVideos], [600, 1], "a group that two ranks have counts once");
+  stored.close();
+});
+
+test("a group that two ranks have with other records: NONDETERMINISM", async () => {
+  const [group] = recordsOf(5) as [GroupRecord[]];
+  const other = group.map((r) => (r.type === "pair" ? { ...r, status: "tie" } : r));
+  const dir = await byRanks([[[0, group]], [[0, other]]]);
+  await rejects(() => StoredRecords.open(dir), "NONDETERMINISM", /journal\.1\.log: group 0 is in another rank/, "it");
+});
 
 test("stored records are those that a journal holds", async () => {
   const groups = recordsOf(5);
@@ -77,10 +112,10 @@ test("stored records are those that a journal holds", async () => {
 
 test("answers stay on disk: what is held does not grow with them", async () => {
   const heldFor = async (words: number) => {
-    const path = await written(recordsOf(words));
+    const dir = await written(recordsOf(words));
     collect();
     const before = process.memoryUsage().heapUsed;
-    const stored = await StoredRecords.open(path);
+    const stored = await StoredRecords.open(dir);
     collect();
     const grown = process.memoryUsage().heapUsed - before;
     assert.is(stored.pairs.size, samples.length);

@@ -448,6 +448,11 @@ export interface RunConfig {
     | undefined;
   /** Number of models that stay on disk. At least 1. Default: 2. */
   readonly keep?: "all" | "last" | number | undefined;
+  /**
+   * What a run does that is resumed by another number of ranks: it is refused, or goes on and says so, for its bits are then
+   * those of neither. Default: "fail".
+   */
+  readonly onRanks?: "fail" | "warn" | undefined;
 }
 
 /**

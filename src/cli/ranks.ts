@@ -6,12 +6,13 @@ import { createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { Option } from "commander";
 import { plural } from "../base/counts.js";
+import { sha256 } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
 import { type Communicator, createCommunicator } from "../index.js";
 import { type Machine, machineFrom, placeFrom } from "../train/ranks/launch-variables.js";
 import { ExitWith } from "./exit-code.js";
 import { wholeNumber } from "./flags.js";
-import { Interrupted } from "./interrupt.js";
+import { gradualInterruption, Interrupted } from "./interrupt.js";
 import { say } from "./terminal.js";
 
 const graceMs = 15_000; // for ranks that outlive another one: they end by themselves
@@ -19,7 +20,7 @@ const graceMs = 15_000; // for ranks that outlive another one: they end by thems
 export const ranksOption = (): Option =>
   new Option(
     "--ranks <n>",
-    "train with so many processes of this machine (of each machine, where a launcher starts one on each)",
+    "work with so many processes of this machine (of each machine, where a launcher starts one on each)",
   ).argParser(wholeNumber(1, 4096));
 
 interface Ended {
@@ -123,10 +124,7 @@ async function launch(count: number, on: Machine | undefined): Promise<never> {
  * The ranks of this command: undefined where it computes alone. With --ranks in a process that nobody has made a rank, the command is
  * run by that many processes, and this call does not come back.
  */
-export async function ranksOf(
-  count: number | undefined,
-  facts: Record<string, string>,
-): Promise<Communicator | undefined> {
+async function ranksOf(count: number | undefined, facts: Record<string, string>): Promise<Communicator | undefined> {
   const place = placeFrom(process.env);
   if (count !== undefined && place)
     throw new IsrDpoError(
@@ -154,4 +152,29 @@ export function tellRanks(ranks: Communicator | undefined, tell: (line: string) 
     tell(
       `${plural(ranks.size, "rank")}, which speak through ${ranks.transport === "shared" ? "shared memory" : ranks.transport}`,
     );
+}
+
+/** Does a command's work as one of its ranks, or alone. `options`: what has to be equal on all of them. */
+export async function amongRanks(
+  count: number | undefined,
+  options: object,
+  work: (ranks: Communicator | undefined) => Promise<void>,
+): Promise<void> {
+  const plain = JSON.stringify(options, (_, x) => (typeof x === "bigint" ? String(x) : x));
+  const ranks = await ranksOf(count, { "the configuration": sha256(plain) });
+  try {
+    await work(ranks);
+  } finally {
+    await ranks?.dispose();
+  }
+}
+
+/** The work of a rank that rank 0 speaks for. */
+export async function follow(work: (finish: AbortSignal) => PromiseLike<unknown>): Promise<void> {
+  const { finish, off } = gradualInterruption(() => {});
+  try {
+    await work(finish);
+  } finally {
+    off();
+  }
 }

@@ -2,27 +2,38 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Command } from "commander";
-import { type IterationResult, plan, readSamples, runIterations, type RunIterationsOptions } from "../index.js";
+import {
+  type Communicator,
+  type IterationResult,
+  plan,
+  readSamples,
+  runIterations,
+  type RunIterationsOptions,
+} from "../index.js";
 import { configFlag, setOption } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live-view.js";
 import { jsonLine } from "../base/line-files.js";
 import { duration } from "../report/page/shared.js";
 import { statusText } from "./train-view.js";
+import { leads } from "../train/ranks/agree.js";
+import { amongRanks, follow, ranksOption, tellRanks } from "./ranks.js";
 import { View } from "./run-view.js";
 
 interface RunFlags extends LiveFlags {
   from?: number;
   to?: number;
   runDir?: string;
+  onRanks?: string;
   set: string[];
+  ranks?: number;
 }
 
 async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOptions> {
   const { readConfig, settingsOf, layered } = await import("../config/read-config.js");
   const { loadOptionsOf } = await import("../config/function-options.js");
-  const { from, to, runDir } = flags;
-  const { config } = await readConfig(file, "run", layered({ from, to, runDir }, settingsOf(flags.set)));
+  const { from, to, runDir, onRanks } = flags;
+  const { config } = await readConfig(file, "run", layered({ from, to, runDir, onRanks }, settingsOf(flags.set)));
   return {
     runDir: config.runDir,
     model: config.model,
@@ -35,10 +46,11 @@ async function optionsOf(file: string, flags: RunFlags): Promise<RunIterationsOp
 }
 
 /** Before a new run: what the plan says does not fit, and what to change. What the run would refuse, the plan refuses. */
-async function tellIfTooLarge(view: View, { runDir, model, config }: RunIterationsOptions): Promise<void> {
+async function tellIfTooLarge(view: View, options: RunIterationsOptions): Promise<void> {
+  const { runDir, model, config, communicator } = options;
   if (existsSync(join(runDir, "run.json"))) return;
   const { model: _, runDir: __, ...rest } = config!;
-  const { fits, advice } = await plan({ model, runDir, config: rest });
+  const { fits, advice } = await plan({ model, runDir, config: rest, ranks: communicator?.size ?? 1 });
   if (!fits) for (const line of advice) view.say(`warning (PLAN): ${line}`);
 }
 
@@ -58,7 +70,16 @@ function iterationLine({ iteration, counts, pairs, metrics }: IterationResult): 
 
 async function run(file: string, flags: RunFlags): Promise<void> {
   const options = await optionsOf(file, flags);
+  const { config, runDir, model } = options;
+  await amongRanks(flags.ranks, { config, runDir, model }, (ranks) => {
+    const all = ranks ? { ...options, communicator: ranks } : options;
+    return leads(ranks) ? lead(all, ranks, flags) : follow((finish) => runIterations({ ...all, finish }));
+  });
+}
+
+async function lead(options: RunIterationsOptions, ranks: Communicator | undefined, flags: RunFlags): Promise<void> {
   const view = new View("dpo", flags.json === true, process.stderr.isTTY === true);
+  tellRanks(ranks, (line) => view.say(line));
   await tellIfTooLarge(view, options);
   const live = await openLive(flags, "dpo", options.runDir);
   const { finish, off } = gradualInterruption((line) => view.say(line));
@@ -96,7 +117,9 @@ export function runCommand(): Command {
     .addOption(configFlag("--from <t>", "run", "from"))
     .addOption(configFlag("--to <t>", "run", "to"))
     .addOption(configFlag("--run-dir <dir>", "run", "runDir"))
+    .addOption(configFlag("--on-ranks <policy>", "run", "onRanks"))
     .addOption(setOption())
+    .addOption(ranksOption())
     .addOption(liveOption())
     .option("--json", "print one JSON object per event")
     .exitOverride()

@@ -2,7 +2,6 @@
 import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type Communicator, IsrDpoError, type IterationResult, type TrainOptions, train } from "../index.js";
-import { sha256 } from "../base/sha256.js";
 import type { ResolvedConfig } from "../config/read-config.js";
 import type { TrainValues } from "../config/config-rows.js";
 import { configFlag, setOption } from "./flags.js";
@@ -10,7 +9,8 @@ import { gradualInterruption } from "./interrupt.js";
 import { type LiveFlags, liveOption, openLive } from "./live-view.js";
 import { jsonLine } from "../base/line-files.js";
 import { summary } from "./train-view.js";
-import { ranksOf, ranksOption, tellRanks } from "./ranks.js";
+import { leads } from "../train/ranks/agree.js";
+import { amongRanks, follow, ranksOption, tellRanks } from "./ranks.js";
 import { View } from "./run-view.js";
 
 type Kind = TrainOptions["kind"];
@@ -79,36 +79,12 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
   return resolvedOptions(kind, resolveConfig("train", set, "command line"));
 }
 
-/** The configuration, as ranks compare it. */
-const factsOf = (options: TrainOptions): Record<string, string> => ({
-  "the configuration": sha256(JSON.stringify(options, (_, x) => (typeof x === "bigint" ? String(x) : x))),
-});
-
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
   const options = await optionsOf(kind, file, flags);
-  const ranks = await ranksOf(flags.ranks, factsOf(options));
-  try {
-    if (ranks && ranks.rank > 0) await follow({ ...options, trainer: { ...options.trainer, communicator: ranks } });
-    else
-      await lead(
-        kind,
-        ranks ? { ...options, trainer: { ...options.trainer, communicator: ranks } } : options,
-        ranks,
-        flags,
-      );
-  } finally {
-    await ranks?.dispose();
-  }
-}
-
-/** A rank that rank 0 speaks for. */
-async function follow(options: TrainOptions): Promise<void> {
-  const { finish, off } = gradualInterruption(() => {});
-  try {
-    await train({ ...options, finish });
-  } finally {
-    off();
-  }
+  await amongRanks(flags.ranks, options, (ranks) => {
+    const all = ranks ? { ...options, trainer: { ...options.trainer, communicator: ranks } } : options;
+    return leads(ranks) ? lead(kind, all, ranks, flags) : follow((finish) => train({ ...all, finish }));
+  });
 }
 
 async function lead(

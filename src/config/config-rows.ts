@@ -240,6 +240,7 @@ export const runConfig = group(
       oneOf("", "all", "last"),
       whole("", 1, Number.MAX_SAFE_INTEGER),
     ).or(2),
+    onRanks: trainRows.onRanks,
   },
   ...runRules,
 );

@@ -66,7 +66,7 @@ const effects: Readonly<Record<ConfigKind, readonly (readonly [key: string, Reas
         when("judge.orders", "both", "with judge.orders both a liking for a place is in no pair")(config),
     ],
     ...trainer("train"),
-    ["train.shard", (config) => at(config, "train.shard") === false && "run trains on one rank"],
+    ["train.shard", (config) => at(config, "train.shard") === false && "one rank keeps everything"],
     ["video.window", varied],
     ["video.fps", varied],
     ["video.stretches", when("video.looks", "same", "video.looks same has one look")],

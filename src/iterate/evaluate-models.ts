@@ -11,6 +11,8 @@ import type { VideoLM } from "../model/video-lm.js";
 import { makeFolders, readState, writeAtomic } from "../base/atomic-files.js";
 import { canonicalJson } from "../runfolder/run-json.js";
 import type { Emit } from "../train/progress.js";
+import { agreed, byFirst, gathered, portionOf } from "../train/ranks/agree.js";
+import type { Communicator } from "../train/ranks/communicator.js";
 import { fitResponsePrompt, mediaFaults } from "./prompt-budget.js";
 import { type Prompts, responsePrompt } from "./method-prompts.js";
 import { evaluationSamples } from "./check-inputs.js";
@@ -27,6 +29,8 @@ export interface SliceOptions {
   dir: string;
   emit: Emit;
   signal: AbortSignal;
+  /** The ranks that answer together, each a part; rank 0 keeps the files. */
+  ranks: Communicator | undefined;
 }
 
 type Answer = { sample: string; video: string; question: string } & (
@@ -34,6 +38,7 @@ type Answer = { sample: string; video: string; question: string } & (
   | { skipped: string }
 );
 
+const rankBatch = 8; // questions of a rank until all have them: what a lost rank loses
 const toldAnswers = 3; // answers of each model that the log shows
 
 async function answerOf(o: SliceOptions, { id, video, question }: Sample): Promise<Answer> {
@@ -97,18 +102,41 @@ export async function proveSameQuestions(dir: string, evaluate: Evaluate, indice
  * it. Does nothing where `evaluate` is not configured, or the model has been asked before.
  */
 export async function evaluateSlice(o: SliceOptions): Promise<void> {
+  const { ranks } = o;
   const { evaluate } = o.settings;
-  if (!evaluate || unasked(o.dir, evaluate, [o.index]).length === 0) return;
+  const asked = await byFirst(ranks, async () => !evaluate || unasked(o.dir, evaluate, [o.index]).length === 0);
+  if (!evaluate || asked) return;
   const answers: Answer[] = [];
   let told = 0;
-  const samples = await evaluationSamples(evaluate);
-  for (const sample of samples) {
-    const answer = await answerOf(o, sample);
-    answers.push(answer);
-    if (!("answer" in answer) || told++ >= toldAnswers) continue;
-    const { sample: id, question, answer: text } = answer;
-    o.emit({ type: "answer", iteration: o.iteration, model: o.index, sample: id, question, text });
+  const samples = await agreed(ranks, () => evaluationSamples(evaluate));
+  const batch = ranks ? rankBatch * ranks.size : 1;
+  for (let first = 0; first < samples.length; first += batch) {
+    const found = await gathered(ranks, () => answersOf(o, portionOf(ranks, samples.slice(first, first + batch))));
+    answers.push(...found);
+    for (const answer of found) {
+      if (!("answer" in answer) || told++ >= toldAnswers) continue;
+      const { sample: id, question, answer: text } = answer;
+      o.emit({ type: "answer", iteration: o.iteration, model: o.index, sample: id, question, text });
+    }
   }
+  await byFirst(ranks, async () => {
+    await keep(o, evaluate, samples, answers);
+    return null;
+  });
+}
+
+async function answersOf(o: SliceOptions, samples: readonly Sample[]): Promise<Answer[]> {
+  const found: Answer[] = [];
+  for (const sample of samples) found.push(await answerOf(o, sample));
+  return found;
+}
+
+async function keep(
+  o: SliceOptions,
+  evaluate: Evaluate,
+  samples: readonly Sample[],
+  answers: readonly Answer[],
+): Promise<void> {
   const given = answers.flatMap((a) => ("answer" in a ? [wordCount(a.answer)] : []));
   const row = {
     ...{ name: evaluate.name, title: `Answers to ${evaluate.name}`, kind: "answers", model: o.index },

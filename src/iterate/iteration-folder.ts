@@ -9,7 +9,7 @@ import { readLines } from "../base/lines.js";
 import type { Sample } from "../data/read-samples.js";
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import { Claim } from "../runfolder/folder-claim.js";
-import { writeAtomic } from "../base/atomic-files.js";
+import { readText, writeAtomic } from "../base/atomic-files.js";
 import { codeOf, guarded } from "../base/file-errors.js";
 import { type InputPlace, refuseMeeting, samePlace } from "../runfolder/path-overlap.js";
 import {
@@ -22,6 +22,9 @@ import {
   templateDateOf,
 } from "../runfolder/run-json.js";
 import type { LoadOptions } from "../base/types.js";
+import { agreed, byFirst } from "../train/ranks/agree.js";
+import type { Communicator } from "../train/ranks/communicator.js";
+import { proveAlike, proveSameFolder } from "../train/ranks/one-run.js";
 import { type Prompts, promptsHash } from "./method-prompts.js";
 import type { RunSettings } from "./iteration-settings.js";
 import { promptsName } from "./run-speech.js";
@@ -42,6 +45,7 @@ const free: readonly string[] = [
     "prompts",
     "evaluate",
     "video.timeoutS",
+    "onRanks",
   ].map((key) => `config.${key}`),
   ...["guards", "judge.tie", "judge.identical", "judge.unparsed"].map((key) => `config.${key}`), // they decide only whether a run fails
   "config.judge.endpoint", // what matters of it is in facts.judge
@@ -50,6 +54,9 @@ const free: readonly string[] = [
 
 /** What is known of the machine and the model once the model is loaded. */
 export type Loaded = Readonly<Record<"isa" | "device" | "dtype" | "family", string>>;
+
+/** Keys that change no result in a run with these settings. */
+const freeOf = ({ onRanks }: RunSettings): readonly string[] => (onRanks === "warn" ? [...free, "facts.ranks"] : free);
 const loadedFacts = ["isa", "device", "dtype", "family"].map((key) => `facts.${key}`);
 
 /** Samples as lines, checked: each has a unique id, a video and a question. */
@@ -89,22 +96,23 @@ export interface RunIdentity {
   load: LoadOptions;
   /** Indices of the models that are used. */
   iterations: readonly number[];
+  /** The ranks that run it together, where they are several. */
+  ranks: Communicator | undefined;
 }
 
-/** What a run writes, relative to its folder; models of other iterations may be read there. */
-const written = (iterations: readonly number[]): string[] => [
-  ...[
-    runName,
-    "lock",
-    "samples.jsonl",
-    promptsName,
-    "features",
-    "judgements.jsonl",
-    "seed",
-    "evaluation",
-    "report.html",
-    "tensorboard",
-  ],
+/** File in which a rank keeps the verdicts of an endpoint, so that none is paid twice. */
+export const verdictsName = (rank: number): string => (rank === 0 ? "judgements.jsonl" : `judgements-${rank}.jsonl`);
+
+/** Paths of such files in a run's folder. */
+export async function verdictsIn(dir: string): Promise<string[]> {
+  const names = await guarded(dir, "list", () => readdir(dir));
+  return names.filter((name) => /^judgements(-[1-9]\d*)?\.jsonl$/.test(name)).map((name) => join(dir, name));
+}
+
+/** What a run of so many ranks writes, relative to its folder; models of other iterations may be read there. */
+const written = (iterations: readonly number[], ranks: number): string[] => [
+  ...[runName, "lock", "samples.jsonl", promptsName, "features", "seed", "evaluation", "report.html", "tensorboard"],
+  ...Array.from({ length: ranks }, (_, rank) => verdictsName(rank)),
   ...iterations.map((t) => join("iterations", String(t))),
 ];
 
@@ -125,7 +133,7 @@ export async function checkPlaces(dir: string, o: Omit<RunIdentity, "samples" | 
   const inputs = inputPlaces(o);
   const cache = inputs.find(({ name }) => name === "features.dir");
   const own = cache && (await samePlace(cache.path, join(dir, "features")));
-  await refuseMeeting(dir, written(o.iterations), own ? inputs.filter((i) => i !== cache) : inputs);
+  await refuseMeeting(dir, written(o.iterations, o.ranks?.size ?? 1), own ? inputs.filter((i) => i !== cache) : inputs);
   if (cache)
     await refuseMeeting(
       cache.path,
@@ -144,15 +152,28 @@ const owner = (iterations: readonly number[]) => ({
   },
 });
 
+async function iterationsIn(dir: string): Promise<number[]> {
+  const names = await readdir(join(dir, "iterations")).catch((e) => {
+    if (codeOf(e) === "ENOENT") return [] as string[];
+    return guarded(dir, "list", () => Promise.reject(e));
+  });
+  return names
+    .filter((name) => /^(0|[1-9]\d{0,8})$/.test(name))
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
 export class RunFolder {
   readonly #run: RunOptions;
   readonly #lines: string;
   readonly #prompts: Prompts;
-  readonly #claim: Claim<RunFile>;
+  readonly #claim: Claim<RunFile> | null; // rank 0's
 
   private constructor(
     readonly dir: string,
-    claim: Claim<RunFile>,
+    /** Nothing was run here yet: there was no run.json. */
+    readonly fresh: boolean,
+    claim: Claim<RunFile> | null,
     readonly samples: readonly Sample[],
     run: RunOptions,
     lines: string,
@@ -164,35 +185,42 @@ export class RunFolder {
     this.#lines = lines;
   }
 
-  /** Nothing was run here yet: there is no run.json. */
-  get fresh(): boolean {
-    return this.#claim.found === null;
-  }
-
   /** What chat templates print as the date, in all starts of the run. */
   get templateDate(): string {
     return this.#run.templateDate!;
   }
 
-  /** Takes the folder and its lock, checks that the run is the one that was started here, and tidies what a crash left. */
+  /**
+   * Takes the folder and its lock, checks that the run is the one that was started here, and tidies what a crash left. Among ranks
+   * rank 0 does so, and the others see that they see the same folder and have the same samples.
+   */
   static async open(dir: string, o: RunIdentity): Promise<RunFolder> {
-    const claim = await Claim.take(dir, owner(o.iterations));
+    const { ranks } = o;
+    const { list, text } = await agreed(ranks, () => linesOf(o.samples));
+    await proveAlike(ranks, "samples", sha256(text));
+    const { runDir: _, ...config } = o.settings;
+    const facts = { engine: packageVersion(), judge: o.judge, ranks: ranks?.size ?? 1, samples: list.length };
+    const inputs = {
+      prompts: { sha256: promptsHash(o.prompts) },
+      samples: { sha256: sha256(text) },
+    };
+    const run: RunOptions = { kind: "isr", config, facts, mayDiffer: freeOf(o.settings), inputs };
+    let claim: Claim<RunFile> | null = null;
     try {
-      const { list, text } = await linesOf(o.samples);
-      const { runDir: _, ...config } = o.settings;
-      const facts = { engine: packageVersion(), judge: o.judge, ranks: 1, samples: list.length };
-      const inputs = {
-        prompts: { sha256: promptsHash(o.prompts) },
-        samples: { sha256: sha256(text) },
-      };
-      const templateDate = templateDateOf(dir, claim.found, o.load.templateDate ?? undefined);
-      const run: RunOptions = { kind: "isr", config, facts, mayDiffer: free, inputs, templateDate };
-      const folder = new RunFolder(dir, claim, list, run, text, o.prompts);
-      if (claim.found) await openRun(dir, { ...run, mayDiffer: [...free, ...loadedFacts] }); // before a large model is loaded
-      await folder.#tidy();
-      return folder;
+      const entered = await byFirst(ranks, async () => {
+        claim = await Claim.take(dir, owner(o.iterations));
+        const templateDate = templateDateOf(dir, claim.found, o.load.templateDate ?? undefined);
+        const asked = { ...run, templateDate, mayDiffer: [...run.mayDiffer!, ...loadedFacts] };
+        if (claim.found) await openRun(dir, asked); // before a large model is loaded
+        await RunFolder.#tidy(dir, claim);
+        const lock = ranks ? await readText(join(dir, "lock")) : "";
+        return { fresh: claim.found === null, templateDate, lock };
+      });
+      await proveSameFolder(ranks, dir, join(dir, "lock"), entered.lock);
+      const { fresh, templateDate } = entered;
+      return new RunFolder(dir, fresh, claim, list, { ...run, templateDate }, text, o.prompts);
     } catch (e) {
-      await claim.end();
+      await (claim as Claim<RunFile> | null)?.end();
       throw e;
     }
   }
@@ -207,23 +235,26 @@ export class RunFolder {
     }
   }
 
-  async #tidy(): Promise<void> {
-    const each = (await this.iterations()).map((t) => join("iterations", String(t)));
+  static async #tidy(dir: string, claim: Claim<RunFile>): Promise<void> {
+    const each = (await iterationsIn(dir)).map((t) => join("iterations", String(t)));
     const folders = [".", "iterations", "evaluation", ...each, ...each.map((dir) => join(dir, "train"))];
-    await this.#claim.tidy(folders);
+    await claim.tidy(folders);
   }
 
-  /** Writes run.json, samples.jsonl and prompts.json, or checks that they are of this run; the instruction-set level that it began with. */
-  async begin(loaded: Loaded): Promise<string> {
+  /**
+   * Writes run.json, samples.jsonl and prompts.json, or checks that they are of this run; the instruction-set level and the number of
+   * ranks that it began with. Rank 0 calls it.
+   */
+  async begin(loaded: Loaded): Promise<{ isa: string; ranks: number }> {
     const { run } = await openRun(this.dir, { ...this.#run, facts: { ...this.#run.facts, ...loaded } });
-    await this.#claim.settled();
+    await this.#claim?.settled();
     await writeAtomic(join(this.dir, "samples.jsonl"), this.#lines);
     await writeAtomic(join(this.dir, promptsName), `${JSON.stringify(this.#prompts, null, 2)}\n`);
-    return String(run.facts.isa);
+    return { isa: String(run.facts.isa), ranks: Number(run.facts.ranks) };
   }
 
-  close(): Promise<void> {
-    return this.#claim.end();
+  async close(): Promise<void> {
+    await this.#claim?.end();
   }
 
   iteration(t: number): string {
@@ -231,15 +262,8 @@ export class RunFolder {
   }
 
   /** Indices of iterations with a folder, ascending. */
-  async iterations(): Promise<number[]> {
-    const names = await readdir(join(this.dir, "iterations")).catch((e) => {
-      if (codeOf(e) === "ENOENT") return [] as string[];
-      return guarded(this.dir, "list", () => Promise.reject(e));
-    });
-    return names
-      .filter((name) => /^(0|[1-9]\d{0,8})$/.test(name))
-      .map(Number)
-      .sort((a, b) => a - b);
+  iterations(): Promise<number[]> {
+    return iterationsIn(this.dir);
   }
 
   /** Contexts that iteration t left, by video, and their file's sha256; null where it left none. */

@@ -1,9 +1,10 @@
-// The records of an iteration for its exports. Verdicts and statuses are kept in memory; texts and tokens of answers and
+// The records of an iteration for its exports, from the journals of all its ranks, in the order of its groups. Verdicts and statuses are kept in memory; texts and tokens of answers and
 // contexts stay in the journal, so that memory holds a few hundred bytes per sample, however long the answers are.
 import { closeSync, openSync, readSync } from "node:fs";
+import { join } from "node:path";
 import { IsrDpoError } from "../base/errors.js";
 import { fileError, guarded } from "../base/file-errors.js";
-import { Journal } from "../runfolder/journal.js";
+import { Journal, journalsIn } from "../runfolder/journal.js";
 import type { Place } from "../runfolder/line-index.js";
 import { GroupReader } from "../runfolder/journal-records.js";
 import type { Of, Records } from "./iteration-exports.js";
@@ -11,36 +12,64 @@ import type { GroupRecord } from "./generate-group.js";
 
 const prefixBytes = 9; // checksum and space
 
-/** Records in a file by key, in the order in which the keys came; a key that comes again keeps its first place. */
+/** Where a record stands: its journal's index, its bytes there, and the number of its group. */
+interface Found extends Place {
+  file: number;
+  group: number;
+}
+
+/** Numbers, as many as come. */
+class Column<A extends Float64Array | Uint32Array> {
+  #values: A;
+
+  constructor(readonly make: (length: number) => A) {
+    this.#values = make(1 << 10);
+  }
+
+  set(i: number, value: number): void {
+    if (i >= this.#values.length) {
+      const before = this.#values;
+      this.#values = this.make(2 * before.length);
+      this.#values.set(before);
+    }
+    this.#values[i] = value;
+  }
+
+  at(i: number): number {
+    return this.#values[i]!;
+  }
+}
+
+/** Records in files by key, in the order of their groups; a key that comes again keeps its first place. */
 class Stored<T> {
   readonly #entries = new Map<string, number>();
-  #offsets = new Float64Array(1 << 10);
-  #bytes = new Uint32Array(1 << 10);
+  readonly #offsets = new Column((n) => new Float64Array(n));
+  readonly #bytes = new Column((n) => new Uint32Array(n));
+  readonly #files = new Column((n) => new Uint32Array(n));
+  readonly #groups = new Column((n) => new Float64Array(n));
 
-  constructor(readonly read: (place: Place) => T) {}
+  constructor(readonly read: (file: number, place: Place) => T) {}
 
-  add(key: string, { offset, bytes }: Place): void {
+  add(key: string, { offset, bytes, file, group }: Found): void {
     if (this.#entries.has(key)) return;
     const entry = this.#entries.size;
     this.#entries.set(key, entry);
-    if (entry === this.#offsets.length) {
-      const [offsets, sizes] = [this.#offsets, this.#bytes];
-      this.#offsets = new Float64Array(2 * entry);
-      this.#offsets.set(offsets);
-      this.#bytes = new Uint32Array(2 * entry);
-      this.#bytes.set(sizes);
-    }
-    this.#offsets[entry] = offset;
-    this.#bytes[entry] = bytes;
+    this.#offsets.set(entry, offset);
+    this.#bytes.set(entry, bytes);
+    this.#files.set(entry, file);
+    this.#groups.set(entry, group);
   }
 
   get(key: string): T | undefined {
     const entry = this.#entries.get(key);
-    return entry === undefined ? undefined : this.read({ offset: this.#offsets[entry]!, bytes: this.#bytes[entry]! });
+    if (entry === undefined) return undefined;
+    const place = { offset: this.#offsets.at(entry), bytes: this.#bytes.at(entry) };
+    return this.read(this.#files.at(entry), place);
   }
 
   *values(): Generator<T> {
-    for (const key of this.#entries.keys()) yield this.get(key)!;
+    const group = (key: string) => this.#groups.at(this.#entries.get(key)!);
+    for (const key of [...this.#entries.keys()].sort((a, b) => group(a) - group(b))) yield this.get(key)!;
   }
 }
 
@@ -59,24 +88,22 @@ export class StoredRecords implements Records {
   /** Prompts that were cut to fit into the context window. */
   promptsCut = 0;
 
-  private constructor(
-    readonly path: string,
-    readonly file: number,
-  ) {
-    const read = <T>(place: Place) => this.#read(place) as T;
+  readonly #paths: readonly string[];
+  readonly #files: number[] = []; // open
+
+  private constructor(paths: readonly string[]) {
+    this.#paths = paths;
+    const read = <T>(file: number, place: Place) => this.#read(file, place) as T;
     this.contexts = new Stored(read<Of<"ctx">>);
     this.#answers = [new Stored(read<Of<"rsp">>), new Stored(read<Of<"rsp">>)];
   }
 
-  /** Reads a journal's finished groups; `close` it when nothing is read from it any more. */
-  static async open(path: string): Promise<StoredRecords> {
-    const groups = new GroupReader<Place>();
-    const records = new StoredRecords(path, await guarded(path, "open", async () => openSync(path, "r")));
+  /** Reads the finished groups of an iteration's journals; `close` it when nothing is read from them any more. */
+  static async open(dir: string): Promise<StoredRecords> {
+    const records = new StoredRecords((await journalsIn(dir)).map(({ name }) => join(dir, name)));
     try {
-      const { journal } = await Journal.open(path, (record, place) => {
-        for (const [r, at] of groups.push(record, place)) records.#take(r, at);
-      });
-      await journal.close();
+      const known = new Map<string, string>(); // of the journals before: checksums by group
+      for (const file of records.#paths.keys()) await records.#readJournal(file, known);
       for (const list of records.verdicts.values()) list.sort((a, b) => a.order - b.order);
       return records;
     } catch (e) {
@@ -85,16 +112,32 @@ export class StoredRecords implements Records {
     }
   }
 
+  async #readJournal(file: number, known: Map<string, string>): Promise<void> {
+    const path = this.#paths[file]!;
+    this.#files.push(await guarded(path, "open", async () => openSync(path, "r")));
+    const groups = new GroupReader<Place>();
+    const { journal } = await Journal.open(path, (record, place) => {
+      const whole = groups.push(record, place);
+      if (record.type !== "end") return;
+      const { group, crc } = record;
+      const before = known.get(group);
+      if (before !== undefined && before !== crc && groups.whole.has(group)) throw twice(path, group);
+      if (before === undefined) for (const [r, at] of whole) this.#take(r, { ...at, file, group: groupNumber(group) });
+    });
+    await journal.close();
+    for (const [group, crc] of groups.whole) known.set(group, crc);
+  }
+
   /** Videos that were used though frames of them were lost or damaged. */
   get damagedVideos(): number {
     return this.#damaged.size;
   }
 
   close(): void {
-    closeSync(this.file);
+    for (const file of this.#files) closeSync(file);
   }
 
-  #take(r: GroupRecord, place: Place): void {
+  #take(r: GroupRecord, place: Found): void {
     if (r.type === "ctx") this.contexts.add(r.video, place);
     else if (r.type === "rsp") this.#answers[r.copy === 0 ? 0 : 1].add(r.sample, place);
     else if (r.type === "pair") this.pairs.set(r.sample, r);
@@ -108,27 +151,41 @@ export class StoredRecords implements Records {
     if ("cut" in r) this.promptsCut += 1;
   }
 
-  #read({ offset, bytes }: Place): unknown {
+  #read(file: number, { offset, bytes }: Place): unknown {
+    const path = this.#paths[file]!;
     const line = Buffer.allocUnsafe(bytes);
     let done = 0;
     try {
       while (done < bytes) {
-        const read = readSync(this.file, line, done, bytes - done, offset + done);
+        const read = readSync(this.#files[file]!, line, done, bytes - done, offset + done);
         if (read === 0) break;
         done += read;
       }
       return JSON.parse(line.toString("utf8", prefixBytes, done));
     } catch (e) {
-      if (!(e instanceof SyntaxError)) throw fileError(e, this.path, "read");
+      if (!(e instanceof SyntaxError)) throw fileError(e, path, "read");
       throw new IsrDpoError(
         "JOURNAL_CORRUPT",
-        `${this.path}: at byte ${offset}: expected the record of before, got another`,
+        `${path}: at byte ${offset}: expected the record of before, got another`,
         {
           hint: "the file was changed while it was read: run it again",
-          path: this.path,
+          path,
           detail: { offset },
         },
       );
     }
   }
 }
+
+/** Groups are named by their numbers. */
+function groupNumber(name: string): number {
+  const number = Number(name);
+  return Number.isSafeInteger(number) ? number : 0;
+}
+
+const twice = (path: string, group: string): IsrDpoError =>
+  new IsrDpoError("NONDETERMINISM", `${path}: group ${group} is in another rank's journal, too, with other records`, {
+    hint: "the same work gave another result: the machine, the engine or an input changed between the runs",
+    path,
+    detail: { group },
+  });

@@ -8,6 +8,8 @@ import { internalsOf } from "../model/model.js";
 import type { VideoLM } from "../model/video-lm.js";
 import { openTrainer } from "../train/trainer.js";
 import { stepPlan } from "../train/item-order.js";
+import { agreed, byFirst } from "../train/ranks/agree.js";
+import type { Communicator } from "../train/ranks/communicator.js";
 import { longRun } from "../train/train-steps.js";
 import type { Media, Pair } from "../base/types.js";
 import { type Budgets, promptTokens, provenQuestion, proveBudgets, verdictTokens } from "./prompt-budget.js";
@@ -23,6 +25,8 @@ export interface Preflight {
   prompts: Prompts;
   looks: LookRule;
   signal: AbortSignal;
+  /** The ranks that train together; each tries its part of the largest step. */
+  ranks: Communicator | undefined;
 }
 
 const longestOf = (samples: readonly Sample[]): Sample =>
@@ -40,7 +44,7 @@ function proveFrames(model: VideoLM, frames: number | undefined): void {
 }
 
 /** INVALID_CONFIG where the longest prompts of a run do not fit into the context window. */
-export async function proveWindow({ model, samples, settings, prompts }: Preflight): Promise<void> {
+export async function proveWindow({ model, samples, settings, prompts }: Omit<Preflight, "ranks">): Promise<void> {
   const longest = longestOf(samples).question;
   const budgets: Budgets = {
     context: settings.context.maxTokens,
@@ -86,7 +90,7 @@ function longestAnswers(model: VideoLM, { prompts, settings }: Preflight): [Int3
 
 /** As much of the largest step as is computed at once, without an update: OUT_OF_MEMORY now rather than after the first night. */
 async function fullSizeStep(p: Preflight): Promise<void> {
-  const { model, samples, settings, prompts, signal } = p;
+  const { model, samples, settings, prompts, signal, ranks } = p;
   const { train, trainer: options } = settings;
   const plan = stepPlan(samples.length, train.pairsPerStep, train.epochs);
   if (plan.totalSteps < longRun) return;
@@ -94,11 +98,12 @@ async function fullSizeStep(p: Preflight): Promise<void> {
   const longest = longestOf(samples);
   const prompt = responsePrompt(prompts, mediaOf(p, longest), longest.question);
   const tokens = (await promptTokens(model, prompt)) + chosen.length + rejected.length;
-  const count = Math.min(train.pairsPerStep, Math.ceil((options.microBatchTokens ?? tokens) / tokens) + 1);
+  const share = Math.ceil(train.pairsPerStep / (ranks?.size ?? 1));
+  const count = Math.min(share, Math.ceil((options.microBatchTokens ?? tokens) / tokens) + 1);
   const pair: Pair = { prompt, chosen, rejected };
-  const trainer = await openTrainer(model, { ...options, totalSteps: options.totalSteps ?? plan.totalSteps });
+  const trainer = await openTrainer(model, { ...options, totalSteps: options.totalSteps ?? plan.totalSteps }, ranks);
   try {
-    const [reference] = await trainer.score([pair], { signal });
+    const [reference] = await agreed(ranks, () => trainer.score([pair], { signal }));
     await trainer.tryStep(Array(count).fill({ ...pair, reference: reference! }), { signal });
   } finally {
     await trainer[asyncDispose]();
@@ -108,6 +113,9 @@ async function fullSizeStep(p: Preflight): Promise<void> {
 /** Fails before anything is computed or written. */
 export async function preflight(p: Preflight): Promise<void> {
   if (p.model.info.visualTokens === null) return;
-  await decodeSome(p);
+  await byFirst(p.ranks, async () => {
+    await decodeSome(p);
+    return null;
+  });
   await fullSizeStep(p);
 }

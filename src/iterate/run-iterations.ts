@@ -17,14 +17,20 @@ import type { Judge } from "../judge/judge.js";
 import { loadModel } from "../model/model.js";
 import { type Run, startRun } from "../base/run.js";
 import { removeFolder } from "../base/atomic-files.js";
+import { agreed, byFirst, leads } from "../train/ranks/agree.js";
+import type { Communicator } from "../train/ranks/communicator.js";
+import { endTogether, shareOfMachine } from "../train/ranks/one-run.js";
+import { type Voices, voicesOf } from "../train/ranks/share-out.js";
 import type { IterationEvent, IterationResult, Stop } from "../train/run-events.js";
+import { communicatorOf } from "../train/trainer-options.js";
 import { runName } from "../runfolder/run-json.js";
 import { finishOf } from "../train/train-options.js";
 import { coalesceProgress, type Emit, published } from "../train/progress.js";
 import { train } from "../train/train.js";
+import type { EndpointOptions } from "../base/option-types.js";
 import type { LoadOptions } from "../base/types.js";
 import { proveSameQuestions, unasked } from "./evaluate-models.js";
-import { checkPlaces, linesOf, RunFolder } from "./iteration-folder.js";
+import { checkPlaces, linesOf, RunFolder, verdictsIn, verdictsName } from "./iteration-folder.js";
 import { Iteration } from "./iteration.js";
 import { lookRuleOf } from "./frame-policy.js";
 import { preflight, proveWindow } from "./preflight.js";
@@ -54,6 +60,8 @@ export interface IterationOptions extends Stop {
   prompts?: Partial<Prompts>;
   /** How the models are loaded. */
   load?: LoadOptions;
+  /** The ranks that run it together, each with the same options, in a folder that all of them see. Default: this process alone. */
+  communicator?: Communicator;
 }
 
 /** Options of several iterations. */
@@ -76,6 +84,7 @@ const keys = [
   "load",
   "signal",
   "finish",
+  "communicator",
 ];
 
 interface Checked {
@@ -91,23 +100,45 @@ interface Checked {
   replaced: readonly (readonly [key: string, option: string])[];
   load: LoadOptions;
   finish: AbortSignal;
+  /** The ranks that run it together, where they are several. */
+  ranks: Communicator | undefined;
 }
 
 interface Settled extends Checked {
   settings: RunSettings;
   prompts: Prompts;
   judge: "self" | Judge;
+  voices: Voices<IterationEvent>;
+  signal: AbortSignal;
 }
+
+/** A rank's part of a number, at least 1: the parts add up to the whole where it is large enough. */
+const partOf = ({ rank, size }: Communicator, whole: number): number =>
+  Math.max(1, Math.floor((whole * (rank + 1)) / size) - Math.floor((whole * rank) / size));
 
 /** The judge that the configuration names; verdicts of an endpoint are kept in the run folder, so that none is paid twice. */
 async function configuredJudge(
   { kind, endpoint }: RunSettings["judge"],
   prompts: Prompts,
   runDir: string,
+  ranks: Communicator | undefined,
 ): Promise<"self" | Judge> {
   if (kind === "self") return "self";
-  const { openaiJudge } = await import("../judge/openai-judge.js");
-  return openaiJudge({ ...endpoint!, ...endpointWords(prompts), answers: join(runDir, "judgements.jsonl") });
+  const { endpointJudge } = await import("../judge/openai-judge.js");
+  const own = verdictsName(ranks?.rank ?? 0);
+  const bounds = ranks ? boundsOf(ranks, endpoint!) : {};
+  const asked = { ...endpoint!, ...bounds, ...endpointWords(prompts), answers: join(runDir, own) };
+  return endpointJudge(asked, async () => (await verdictsIn(runDir)).filter((path) => path !== join(runDir, own)));
+}
+
+/** The bounds of an endpoint are those of the run: each rank has its part of them. */
+function boundsOf(ranks: Communicator, endpoint: EndpointOptions): Partial<EndpointOptions> {
+  const names = ["maxCalls", "concurrency", "perMinute"] as const;
+  const given = names.flatMap((name) => {
+    const whole = endpoint[name];
+    return whole === undefined ? [] : [[name, partOf(ranks, whole)] as const];
+  });
+  return Object.fromEntries(given);
 }
 
 function judgeOf(value: unknown): "self" | Judge | undefined {
@@ -181,74 +212,104 @@ function checked(value: unknown, more: readonly string[], from: number, to: numb
     replaced: replacedKeys(o, config),
     load: o.load === undefined ? {} : (object("options.load", o.load) as LoadOptions),
     finish: finishOf(o.finish),
+    ranks: several(communicatorOf("options", o)),
   };
 }
 
+const several = (ranks: Communicator | undefined) => (ranks && ranks.size > 1 ? ranks : undefined);
+
 type Work<T> = (c: Settled, folder: RunFolder) => Promise<T>;
 
-async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, work: Work<T>): Promise<T> {
+async function settled(given: Checked, signal: AbortSignal, voices: Voices<IterationEvent>): Promise<Settled> {
   const settings = await settingsOf(given.config);
   const own = builtIn(settings.preset);
   const file = async () => (settings.prompts === undefined ? own : await readPrompts(settings.prompts, own));
   const prompts = given.prompts === undefined ? await file() : promptsOf(given.prompts, own);
-  const configured = given.judge ?? (await configuredJudge(settings.judge, prompts, given.runDir));
-  const c: Settled = { ...given, settings, prompts, judge: configured };
-  const { load } = c;
-  const { from, to } = settings;
-  const iterations = Array.from({ length: to - from }, (_, i) => from + i);
-  await checkPlaces(c.runDir, { settings, load, iterations });
-  const { list: samples } = await linesOf(c.samples);
-  const fresh = !existsSync(join(c.runDir, runName));
-  await tellUnused(c, emit);
-  if (fresh)
-    await proveInputs({ settings, emit, signal }, samples); // before there is a folder
-  else await proveLeft(c, signal, emit);
-  const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
-  const folder = await RunFolder.open(c.runDir, { settings, prompts, judge, samples, load, iterations });
+  const judge = given.judge ?? (await configuredJudge(settings.judge, prompts, given.runDir, given.ranks));
+  return { ...given, settings, prompts, judge, signal, voices };
+}
+
+async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, work: Work<T>): Promise<T> {
+  const { ranks } = given;
+  const together = endTogether(ranks, signal);
   try {
-    return await work(c, folder);
+    const c = await agreed(ranks, () => settled(given, together.signal, voicesOf(ranks, emit)));
+    const folder = await openFolder(c);
+    try {
+      return await work(c, folder);
+    } finally {
+      await folder.close(); // a refused start leaves no folder behind
+    }
+  } catch (e) {
+    together.signal.throwIfAborted(); // then the ranks are lost, too
+    throw e;
   } finally {
-    await folder.close(); // a refused start leaves no folder behind
+    together.off();
   }
 }
 
+async function openFolder(c: Settled): Promise<RunFolder> {
+  const { settings, prompts, load, ranks } = c;
+  const { from, to } = settings;
+  const iterations = Array.from({ length: to - from }, (_, i) => from + i);
+  await byFirst(ranks, async () => {
+    await checkPlaces(c.runDir, { settings, load, iterations, ranks });
+    return null;
+  });
+  const { list: samples } = await agreed(ranks, () => linesOf(c.samples));
+  await tellUnused(c);
+  await byFirst(ranks, async () => {
+    if (existsSync(join(c.runDir, runName))) await proveLeft(c);
+    else await proveInputs({ settings, emit: c.voices.common, signal: c.signal }, samples); // before there is a folder
+    return null;
+  });
+  const judge = c.judge === "self" ? `self/${settings.judge.method}` : c.judge.id;
+  return await RunFolder.open(c.runDir, { settings, prompts, judge, samples, load, iterations, ranks });
+}
+
 /** Warns of what is given and has no effect: keys beside others, and prompts that nobody will be asked. */
-async function tellUnused({ settings, prompts, judge, replaced }: Settled, emit: Emit): Promise<void> {
+async function tellUnused({ settings, prompts, judge, replaced, ranks, voices }: Settled): Promise<void> {
   const { unusedText } = await import("../config/unused-keys.js");
-  const tell = (message: string) => emit({ type: "warning", code: "NO_EFFECT", message, detail: {} });
+  const tell = (message: string) => voices.common({ type: "warning", code: "NO_EFFECT", message, detail: {} });
   for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
   const foreign = judge !== "self" && settings.judge.kind === "self"; // the caller's own judge
-  for (const unused of await unusedSettings(settings))
-    if (!foreign || !unused.key.startsWith("judge.")) tell(unusedText(unused));
+  for (const unused of await unusedSettings(settings)) {
+    const has = (foreign && unused.key.startsWith("judge.")) || (ranks && unused.key === "train.shard");
+    if (!has) tell(unusedText(unused));
+  }
   for (const line of unusedPrompts(prompts, builtIn(settings.preset), settings.context.design === "none", foreign))
     tell(line);
 }
 
 /** For a run that resumes: checks the questions of the evaluation that are still to be asked, and that they are the same as before. */
-async function proveLeft({ settings, runDir }: Settled, signal: AbortSignal, emit: Emit): Promise<void> {
+async function proveLeft({ settings, runDir, voices, signal }: Settled): Promise<void> {
   const { evaluate, from, to } = settings;
   if (!evaluate) return;
   const indices = Array.from({ length: to - from + 1 }, (_, i) => from + i);
   await proveSameQuestions(runDir, evaluate, indices);
-  if (unasked(runDir, evaluate, indices).length > 0) await proveEvaluation({ settings, emit, signal });
+  if (unasked(runDir, evaluate, indices).length > 0) await proveEvaluation({ settings, emit: voices.common, signal });
 }
 
 /** Loads the start model once before a stage of seed data, to try all that the iterations will need. */
-async function proveStart(c: Settled, { samples, dir, templateDate }: RunFolder, signal: AbortSignal): Promise<void> {
-  const { settings, prompts } = c;
-  const model = await loadModel(c.model, { ...loadingOf(settings, dir, c.load), templateDate, signal });
+async function proveStart(c: Settled, { samples, dir, templateDate }: RunFolder): Promise<void> {
+  const { settings, prompts, ranks, signal } = c;
+  const loading = { ...loadingOf(settings, dir, c.load), templateDate, signal };
+  const model = await agreed(ranks, () => loadModel(c.model, { ...loading, ...shareOfMachine(ranks, loading) }));
   try {
-    const all = { model, samples, settings, prompts, looks: lookRuleOf(settings), signal };
-    await proveWindow(all);
+    const all = { model, samples, settings, prompts, looks: lookRuleOf(settings), signal, ranks };
+    await agreed(ranks, () => proveWindow(all));
     await preflight(all);
   } finally {
     await model[asyncDispose]();
   }
 }
 
-function iterate(c: Settled, folder: RunFolder, iteration: number, model: string, signal: AbortSignal, emit: Emit) {
-  const { settings, prompts, judge, load, finish } = c;
-  return new Iteration({ folder, settings, prompts, judge, iteration, model, load, emit, signal, finish }).run();
+function iterate(c: Settled, folder: RunFolder, iteration: number, model: string) {
+  const { settings, prompts, judge, load, finish, ranks, voices, signal } = c;
+  return new Iteration({
+    ...{ folder, settings, prompts, judge, iteration, model, load },
+    ...{ voices, signal, finish, ranks },
+  }).run();
 }
 
 /** Deletes the models of the folder that are older than the newest ones that stay. */
@@ -287,16 +348,17 @@ export function trainIteration(options: IterationOptions): Run<IterationEvent, I
     async (signal, emit) => {
       const iteration = integer("options.iteration", options?.iteration, 0);
       const given = checked(options, ["iteration"], iteration, iteration + 1);
-      const told = published(given.runDir, emit);
-      return withFolder(given, signal, told, (c, folder) => iterate(c, folder, iteration, c.model, signal, told));
+      return withFolder(given, signal, published(given.runDir, emit), (c, folder) =>
+        iterate(c, folder, iteration, c.model),
+      );
     },
     { coalesce: coalesceProgress },
   );
 }
 
 /** Model 1 by DPO on a seed preference set, in seed/ of the run folder. */
-async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit: Emit): Promise<string> {
-  const { settings, model } = c;
+async function seedModel(c: Settled, seedData: string, emit: Emit): Promise<string> {
+  const { settings, model, ranks, signal } = c;
   const { epochs, pairsPerStep, saveEverySteps } = settings.train;
   const running = train({
     kind: "dpo",
@@ -307,7 +369,8 @@ async function seedModel(c: Settled, seedData: string, signal: AbortSignal, emit
     epochs,
     itemsPerStep: pairsPerStep,
     ...(saveEverySteps === undefined ? {} : { saveEverySteps }),
-    trainer: { ...settings.trainer, seed: settings.seed },
+    trainer: { ...settings.trainer, seed: settings.seed, ...(ranks ? { communicator: ranks } : {}) },
+    onRanks: settings.onRanks,
     load: loadingOf(settings, c.runDir, c.load),
     signal,
     finish: c.finish,
@@ -340,16 +403,15 @@ export function runIterations(options: RunIterationsOptions): Run<IterationEvent
       const to = integer("options.to", options?.to, from + 1);
       const given = checked(options, ["from", "to"], from, to);
       return withFolder(given, signal, published(given.runDir, told), async (c, folder) => {
-        const emit = published(c.runDir, told);
         const { seedData, keep } = c.settings;
-        if (folder.fresh && seedData !== undefined) await proveStart(c, folder, signal);
-        let model = seedData === undefined ? c.model : await seedModel(c, seedData, signal, told); // published by train()
+        if (folder.fresh && seedData !== undefined) await proveStart(c, folder);
+        let model = seedData === undefined ? c.model : await seedModel(c, seedData, told); // published by train()
         const results: IterationResult[] = [];
         for (let t = from; t < to; t++) {
-          const result = await iterate(c, folder, t, model, signal, emit);
+          const result = await iterate(c, folder, t, model);
           results.push(result);
           model = result.model;
-          await dropModels(folder, keep);
+          if (leads(c.ranks)) await dropModels(folder, keep);
         }
         return results;
       });

@@ -157,20 +157,28 @@ const rawOf = (words: string): string =>
 class Answers {
   readonly #byId = new Map<string, Verdict>();
   readonly #path: string | undefined;
+  readonly #others: () => Promise<readonly string[]>;
   #loaded: Promise<void> | undefined;
   #torn = false;
   #writes: Promise<void> = Promise.resolve();
 
-  constructor(file: string | undefined) {
+  constructor(file: string | undefined, others: () => Promise<readonly string[]>) {
     this.#path = file;
+    this.#others = others;
   }
 
   load(): Promise<void> {
-    this.#loaded ??= this.#path === undefined ? Promise.resolve() : this.#read(this.#path);
+    this.#loaded ??= this.#readAll();
     return this.#loaded;
   }
 
-  async #read(file: string): Promise<void> {
+  async #readAll(): Promise<void> {
+    for (const other of await this.#others()) await this.#read(other);
+    this.#torn = this.#path !== undefined && (await this.#read(this.#path));
+  }
+
+  /** Takes a file's verdicts; whether its last line is torn. */
+  async #read(file: string): Promise<boolean> {
     const bytes = await guarded(file, "read", () => readFile(file, "utf8")).catch((e) => {
       if (isIsrDpoError(e, "NOT_FOUND")) return "";
       throw e;
@@ -178,11 +186,11 @@ class Answers {
     await refuseForeignFile(file, "verdicts of a judge", (head) =>
       head.split("\n").some((line) => verdictIn(line) || /^\{"id":"[0-9a-f]{0,16}/.test(line)),
     );
-    this.#torn = bytes !== "" && !bytes.endsWith("\n");
     for (const line of bytes.split("\n")) {
       const verdict = verdictIn(line);
       if (verdict) this.#byId.set(verdict.id, verdict.verdict);
     }
+    return bytes !== "" && !bytes.endsWith("\n");
   }
 
   get(id: string): Verdict | undefined {
@@ -226,7 +234,10 @@ class EndpointJudge implements OpenAIJudge {
   readonly #answers: Answers;
   readonly #own = { known: 0, unparsed: 0 };
 
-  constructor({ model, prompts, labels, body, answers, ...rest }: OpenAIJudgeOptions) {
+  constructor(
+    { model, prompts, labels, body, answers, ...rest }: OpenAIJudgeOptions,
+    others: () => Promise<readonly string[]>,
+  ) {
     this.#endpoint = new Endpoint(rest);
     this.#prompts = promptsOf(prompts);
     this.#labels = labelsOf(labels);
@@ -235,7 +246,7 @@ class EndpointJudge implements OpenAIJudge {
     const extra = body === undefined ? {} : object("body", body);
     const all = { temperature: 0, max_tokens: 64, ...extra, model: name };
     this.#body = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null));
-    this.#answers = new Answers(answers === undefined ? undefined : path("answers", answers));
+    this.#answers = new Answers(answers === undefined ? undefined : path("answers", answers), others);
     const asked = {
       prompts: this.#prompts,
       body: this.#body,
@@ -327,6 +338,11 @@ class EndpointJudge implements OpenAIJudge {
  * ```
  */
 export function openaiJudge(o: OpenAIJudgeOptions): OpenAIJudge {
+  return endpointJudge(o, async () => []);
+}
+
+/** The same, which knows verdicts of other files, too: those of other ranks. */
+export function endpointJudge(o: OpenAIJudgeOptions, others: () => Promise<readonly string[]>): OpenAIJudge {
   const known = [...endpointKeys, "model", "prompts", "labels", "body", "answers"];
-  return new EndpointJudge(options("options", o, known) as unknown as OpenAIJudgeOptions);
+  return new EndpointJudge(options("options", o, known) as unknown as OpenAIJudgeOptions, others);
 }

@@ -1,9 +1,9 @@
 // Reads the journals of an iteration without locking or changing them, so that a running one can be looked at. Damaged lines
 // are counted and reported, never guessed at.
-import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { scanLines } from "../base/lines.js";
 import { crc32c, hex32 } from "../runfolder/crc32c.js";
+import { journalsIn } from "../runfolder/journal.js";
 import { finished, type JournalRecord, keyIfRecord } from "../runfolder/journal-records.js";
 
 const maxLineBytes = 17 << 20;
@@ -91,8 +91,7 @@ export async function readJournals(dir: string): Promise<IterationRecords> {
     badLines: 0,
     openRecords: 0,
   };
-  const names = (await readdir(dir)).filter((name) => /^journal\.\d+\.log$/.test(name)).sort();
-  for (const name of names) {
+  for (const { name } of await journalsIn(dir)) {
     let open: JournalRecord[] = []; // records since the last end record
     for await (const line of scanLines(join(dir, name), maxLineBytes)) {
       const record = "text" in line ? recordOf(line.text) : null;

@@ -72,8 +72,8 @@ export function textOf(record: JournalRecord): Buffer {
 /** Takes a journal's records in their order, and gives back those of a group, with what came with each, once it is whole. */
 export class GroupReader<T> {
   #open: [record: JournalRecord, more: T][] = []; // since the last end
-  /** Names of the groups that are whole. */
-  readonly whole = new Set<string>();
+  /** Names of the groups that are whole, with the checksums of their records. */
+  readonly whole = new Map<string, string>();
 
   push(record: JournalRecord, more: T): [record: Exclude<JournalRecord, GroupEnd>, more: T][] {
     if (record.type !== "end") {
@@ -89,7 +89,7 @@ export class GroupReader<T> {
       )
     )
       return [];
-    this.whole.add(record.group);
+    this.whole.set(record.group, record.crc);
     return open.slice(open.length - record.records) as ReturnType<this["push"]>;
   }
 }
@@ -110,7 +110,7 @@ export function finished(records: readonly JournalRecord[]): Exclude<JournalReco
 export function finishedGroups(records: readonly JournalRecord[]): Set<string> {
   const reader = new GroupReader<undefined>();
   for (const record of records) reader.push(record, undefined);
-  return reader.whole;
+  return new Set(reader.whole.keys());
 }
 
 function holds(end: GroupEnd, before: readonly JournalRecord[]): boolean {

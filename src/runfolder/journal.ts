@@ -1,7 +1,7 @@
 // The append-only journal of a rank. A line is `crc32c space JSON newline`, with the checksum of the JSON, so that a line that
 // was cut short or damaged is recognised. When the process is killed, nothing is lost that append() has finished.
 import { constants } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, readdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { IsrDpoError } from "../base/errors.js";
 import { crc32c, hex32 } from "./crc32c.js";
@@ -18,6 +18,22 @@ const maxLineBytes = 16 << 20;
 const blockBytes = 1 << 20;
 const syncEveryMs = 1000;
 const prefixBytes = 9; // checksum and space
+
+/** File name of a rank's journal. */
+export const journalName = (rank: number): string => `journal.${rank}.log`;
+
+const named = /^journal\.(0|[1-9]\d{0,5})\.log$/;
+
+/** File names of the journals in a folder, by rank. */
+export async function journalsIn(dir: string): Promise<{ rank: number; name: string }[]> {
+  const names = await guarded(dir, "list", () => readdir(dir));
+  return names
+    .flatMap((name) => {
+      const rank = named.exec(name)?.[1];
+      return rank === undefined ? [] : [{ rank: Number(rank), name }];
+    })
+    .sort((a, b) => a.rank - b.rank);
+}
 
 export interface OpenedJournal {
   journal: Journal;

@@ -13,7 +13,7 @@ import type { Trainer } from "./trainer.js";
 import type { Pair, SequencePair, TrainItem } from "../base/types.js";
 import type { ItemSet } from "./item-store.js";
 import type { Emit } from "./progress.js";
-import { agreed, byFirst, leads, portionOf } from "./ranks/agree.js";
+import { agreed, byFirst, gathered, leads, portionOf } from "./ranks/agree.js";
 import type { Communicator } from "./ranks/group.js";
 import type { Reference, ReferenceStore } from "./reference-logprobs.js";
 
@@ -36,12 +36,6 @@ async function* batches(set: ItemSet, ranks: Communicator | undefined): AsyncGen
   for (let first = 0; first < mine.length; first += batch) yield await set.items(mine.slice(first, first + batch));
 }
 
-/** What each rank has found of its items, in the order of all. */
-async function ofAll<T>(ranks: Communicator | undefined, work: () => Promise<T[]>): Promise<T[]> {
-  const mine = await agreed(ranks, work);
-  return ranks ? (await ranks.gather(mine)).flat() : mine;
-}
-
 async function preferences(
   trainer: Trainer,
   set: ItemSet,
@@ -50,7 +44,7 @@ async function preferences(
   signal: AbortSignal,
   ranks: Communicator | undefined,
 ): Promise<Evaluation> {
-  const found = await ofAll(ranks, async () => {
+  const found = await gathered(ranks, async () => {
     const mine: { chosen: number[]; rejected: number[] }[] = [];
     for await (const items of batches(set, ranks))
       for (const { chosen, rejected } of await trainer.score(items as (Pair | SequencePair)[], { signal }))
@@ -97,7 +91,7 @@ async function supervised(
     }));
     return logProbs.map((x) => ({ total: sum(x), count: x.length }));
   };
-  const all = await ofAll(ranks, async () => {
+  const all = await gathered(ranks, async () => {
     const mine: { total: number; count: number }[] = [];
     for await (const items of batches(set, ranks)) mine.push(...(await scored(items)));
     return mine;

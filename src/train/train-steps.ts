@@ -272,7 +272,7 @@ export async function lastStep(dir: string, step: number): Promise<string> {
   const { newest, bad } = await newestStep(dir);
   if (newest?.step === step) return newest.path;
   throw new IsrDpoError("JOURNAL_CORRUPT", `${dir}: expected the last step's checkpoint, got none that holds`, {
-    hint: "delete stage.json, train/ and refs.f32 of the run and start again",
+    hint: "delete stage.json, train/ and refs.f32 beside it and start again: it trains anew",
     path: bad[0]?.path ?? dir,
   });
 }

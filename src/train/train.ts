@@ -2,7 +2,7 @@
 // is killed. Files: run.json, items.jsonl, refs.f32, train/, model/, stage.json (docs/training.md).
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { asyncDispose, machine, packageVersion } from "../base/addon.js";
+import { asyncDispose, packageVersion } from "../base/addon.js";
 import { deviceKind } from "../base/device.js";
 import { signalOf } from "../base/check.js";
 import type { DataNote } from "../data/bad-rows.js";
@@ -23,7 +23,6 @@ import type { TrainerSettings } from "./trainer-options.js";
 import { FolderWork } from "./open-resources.js";
 import { type Digested, digested } from "./item-digest.js";
 import { Evaluator } from "./evaluate-set.js";
-import type { LoadOptions } from "../base/types.js";
 import type { IterationEvent, IterationResult, TrainOptions } from "./run-events.js";
 import { gather, type GatherCounts, mediaFiles, noCounts } from "./load-dataset.js";
 import type { ItemSet } from "./item-store.js";
@@ -31,7 +30,8 @@ import { mediaOpener } from "./media-ahead.js";
 import { type TrainSettings, trainSettings } from "./train-options.js";
 import { unusedOfTextModel, unusedOptions } from "./unused-options.js";
 import { agreed, byFirst, inTurn, leads, summed } from "./ranks/agree.js";
-import { atStage, type Communicator } from "./ranks/group.js";
+import { atStage } from "./ranks/group.js";
+import { endTogether, proveSameFolder, shareOfMachine } from "./ranks/one-run.js";
 import { checkPlaces, configOf, freeOf, ownerOf } from "./train-folder.js";
 import { type StepPlan, stepPlan } from "./item-order.js";
 import { coalesceProgress, type Emit, published, staged } from "./progress.js";
@@ -59,15 +59,6 @@ const factsOf = ({ items, itemsSha256, skippedRows, truncated, counts }: Record<
 
 const iteration = 0; // the number in the events of a run without iterations
 
-/** What a rank has of its machine, unless the options say more: its part of the threads, and a card of its own. */
-function shareOfMachine(ranks: Communicator | undefined, { threads, device }: LoadOptions): LoadOptions {
-  if (!ranks) return {};
-  return {
-    threads: threads ?? Math.max(1, Math.floor(machine().threads / ranks.localSize)),
-    ...(device === "cuda" ? { device: `cuda:${ranks.localRank}` } : {}),
-  };
-}
-
 class TrainRun extends FolderWork<IterationResult> {
   readonly #s: TrainSettings;
   readonly #signal: AbortSignal;
@@ -84,7 +75,9 @@ class TrainRun extends FolderWork<IterationResult> {
     super(s.runDir);
     this.#items = typeof s.data === "string" ? null : digested(s.data);
     this.#s = this.#items ? { ...s, data: this.#items } : s;
-    this.#signal = signal;
+    const together = endTogether(s.ranks, signal);
+    this.#signal = together.signal;
+    this.closing.keep(null, together.off);
     this.#emit = leads(s.ranks) ? emit : () => {}; // rank 0 tells what all of them do
     const { itemsPerStep: batch, finish, ranks } = s;
     const at = (name: string) => this.at(name);
@@ -94,18 +87,10 @@ class TrainRun extends FolderWork<IterationResult> {
       emit: this.#emit,
       iteration,
       batch,
-      signal,
+      signal: this.#signal,
       finish,
       ranks,
     });
-    if (ranks) this.#watchRanks(ranks);
-  }
-
-  /** A run that is ended at once on one rank ends on all. */
-  #watchRanks(ranks: Communicator): void {
-    const abort = () => ranks.abort("its run was aborted");
-    this.#signal.addEventListener("abort", abort, { once: true });
-    this.closing.keep(null, () => this.#signal.removeEventListener("abort", abort));
   }
 
   /** What rank 0 does for all: whatever reads or writes the folder's own files. */
@@ -120,15 +105,7 @@ class TrainRun extends FolderWork<IterationResult> {
       const lock = this.#s.ranks ? await readText(this.at("lock")) : "";
       return { known: this.#claim.found !== null, stage, templateDate: this.#templateDate, lock };
     });
-    await agreed(this.#s.ranks, async () => {
-      if (leads(this.#s.ranks)) return;
-      const seen = await readText(this.at("lock")).catch(() => undefined);
-      if (seen === entered.lock) return;
-      throw new IsrDpoError("INVALID_ARGUMENT", `${this.dir}: expected the folder of rank 0, got another one`, {
-        hint: "the ranks of a run share its folder: give a path on a file system that all machines see",
-        path: this.dir,
-      });
-    });
+    await proveSameFolder(this.#s.ranks, this.dir, this.at("lock"), entered.lock);
     this.#begun = entered.stage?.stage ?? null;
     this.#templateDate = entered.templateDate;
     return entered;

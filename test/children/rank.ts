@@ -2,11 +2,12 @@
 // and ends with the exit code of its failure.
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { createCommunicator, createTrainer, isIsrDpoError, loadModel, train } from "../../src/index.js";
+import { createCommunicator, createTrainer, isIsrDpoError, loadModel, runIterations, train } from "../../src/index.js";
 import { portionOf } from "../../src/train/ranks/agree.js";
 import { exitCode } from "../../src/cli/exit-code.js";
 import { dpo, type Family, folder, pairs } from "../helpers/golden.js";
 import { optionsOf, type SizeName, sizes } from "../helpers/train-run.js";
+import { isrOptions } from "../helpers/isr-run.js";
 import { folderOf, isOriginal, type VideoFamily, videoDpo, videoPairs } from "../helpers/golden-video.js";
 
 const o = JSON.parse(process.argv[2]!);
@@ -95,7 +96,30 @@ async function run(): Promise<void> {
   say({ done: { hash, counts, work, losses: metrics.map((m) => m.loss) } });
 }
 
-const works: Record<string, () => Promise<void>> = { train: steps, forever, collectives, meet, run };
+/** Iterations, or what is left of them. */
+async function iterate(): Promise<void> {
+  await using communicator = await createCommunicator({ rank, size, address, token, timeoutMs });
+  const options = isrOptions(o.data, o.runDir);
+  const { config, from, ...more } = o.options ?? {};
+  const all = {
+    ...options,
+    ...more,
+    from: from ?? options.from,
+    config: { ...options.config, ...config },
+    communicator,
+  };
+  const running = runIterations(all);
+  for await (const e of running) {
+    if (e.type === "stage") say({ [`${e.stage} ${e.iteration}`]: e.state });
+    else if (e.type === "pair") say({ pair: e.sample, status: e.status });
+    else if (e.type === "answer") say({ answer: e.sample, model: e.model });
+    else if (e.type === "step") say({ step: e.metrics.step, ranks: e.metrics.ranks?.length });
+    else if (e.type === "warning") say({ warning: e.code, message: e.message });
+  }
+  say({ done: (await running.result).map(({ metrics, ...r }) => ({ ...r, losses: metrics.map((m) => m.loss) })) });
+}
+
+const works: Record<string, () => Promise<void>> = { train: steps, forever, collectives, meet, run, iterate };
 try {
   say({ ready: true });
   await works[o.work]!();

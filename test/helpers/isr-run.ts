@@ -1,9 +1,9 @@
 // The iterations that children are killed in: eight clips, two iterations, sixteen tokens, on a checkpoint with random weights.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { RunIterationsOptions } from "../../src/iterate/run-iterations.js";
-import { Journal } from "../../src/runfolder/journal.js";
+import { Journal, journalsIn } from "../../src/runfolder/journal.js";
 import { finished, keyOf } from "../../src/runfolder/journal-records.js";
 
 export const clips = 8;
@@ -16,6 +16,9 @@ const samplesOf = (videos: number, count: number) =>
   }));
 
 export const samples = samplesOf(clips, 10);
+
+/** Files of an iteration that do not depend on the number of ranks, where the model before does not. */
+export const equalByRanks = ["contexts.jsonl", "pairs.jsonl", "pairs.parquet", "start.json"] as const;
 
 export const isrOptions = (
   data: string,
@@ -66,12 +69,21 @@ export async function journalOf(path: string) {
   return finished(records).sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
 }
 
-/** The files of a finished run that are a function of the run alone, with their hashes. */
+/** What the journals of an iteration's ranks hold together. */
+export async function journalsOf(dir: string) {
+  const all = [];
+  for (const { name } of await journalsIn(dir)) all.push(...(await journalOf(join(dir, name))));
+  return all.sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
+}
+
+/** The files of a finished run that are a function of the run alone, with their hashes; the journals of an iteration are one. */
 export async function isrResultOf(dir: string): Promise<Record<string, string>> {
   const found: Record<string, string> = {};
-  for (const name of [...filesUnder(dir)].filter((n) => !varying.test(n)).sort())
-    found[name] = name.endsWith(".log")
-      ? sha256(JSON.stringify(await journalOf(join(dir, name))))
-      : sha256(readFileSync(join(dir, name)));
+  for (const name of [...filesUnder(dir)].filter((n) => !varying.test(n)).sort()) {
+    const above = dirname(name);
+    if (name.endsWith(".log"))
+      found[`${above}/journals`] ??= sha256(JSON.stringify(await journalsOf(join(dir, above))));
+    else found[name] = sha256(readFileSync(join(dir, name)));
+  }
   return found;
 }

@@ -67,6 +67,12 @@ export async function toldToStop(
   return told.includes(true) ? { reason: lostError(`rank ${told.indexOf(true)} was told to stop`) } : null;
 }
 
+/** What each rank has found of its part, in the order of all; as JSON holds it where there are several. */
+export async function gathered<T>(ranks: Communicator | undefined, work: () => Promise<T[]>): Promise<T[]> {
+  const mine = await agreed(ranks, work);
+  return ranks ? (await ranks.gather(mine)).flat() : mine;
+}
+
 /** Counters of all ranks together. */
 export async function summed<K extends string>(
   ranks: Communicator | undefined,

@@ -54,6 +54,9 @@ function difference(mine: Hello, theirs: Hello): string | undefined {
   return `${name}: ${key} is ${theirs.facts[key] ?? "missing"}, on rank 0 ${mine.facts[key] ?? "missing"}`;
 }
 
+/** Answers what a rank asks. */
+export type Dealer = (rank: number, question: unknown) => unknown;
+
 interface Member extends Hello {
   lines: Lines;
   stage: string;
@@ -68,6 +71,10 @@ class Hub {
   readonly #mine: Hello;
   readonly #members = new Map<number, Member>();
   readonly #answers = new Map<string, Map<number, unknown>>(); // of a round: what each rank has said
+  readonly #dealers = new Map<string, Dealer>();
+  #asked: { member: Member; line: Line }[] = []; // of those that rank 0 does not deal yet
+  #reports: unknown[] = [];
+  #listen: ((report: unknown) => void) | undefined;
   #state: "gathering" | "running" | "over" = "gathering";
   #beats: NodeJS.Timeout | undefined;
 
@@ -148,7 +155,35 @@ class Hub {
     else if (line.kind === "leave") member.left = true;
     else if (line.kind === "abort") this.#end({ kind: "lost", reason: String(line.reason) });
     else if (line.kind === "say") this.#say(String(line.round), member.rank, line.value);
+    else if (line.kind === "ask") this.#deal(member, line);
+    else if (line.kind === "report") this.#report(line.value);
     if (line.kind === "leave" && [...this.#members.values()].every((m) => m.left)) this.close();
+  }
+
+  #deal(member: Member, line: Line): void {
+    const dealer = this.#dealers.get(String(line.of));
+    if (dealer) member.lines.send({ kind: "dealt", value: dealer(member.rank, line.value) });
+    else this.#asked.push({ member, line }); // rank 0 comes later
+  }
+
+  /** From now on `dealer` answers what ranks ask of `name`; null: nobody does, until there is another. */
+  deal(name: string, dealer: Dealer | null): void {
+    if (!dealer) return void this.#dealers.delete(name);
+    this.#dealers.set(name, dealer);
+    const asked = this.#asked;
+    this.#asked = [];
+    for (const { member, line } of asked) this.#deal(member, line);
+  }
+
+  #report(value: unknown): void {
+    if (this.#listen) this.#listen(value);
+    else this.#reports.push(value);
+  }
+
+  /** Who hears what other ranks report, in their order; what came before is heard first. */
+  listenTo(listen: ((report: unknown) => void) | undefined): void {
+    this.#listen = listen;
+    for (const value of listen ? this.#reports.splice(0) : []) listen!(value);
   }
 
   /** When all ranks have said something in a round, each of them is told all of it. */
@@ -205,12 +240,18 @@ class Hub {
   }
 }
 
+interface Waiting<T> {
+  resolve(value: T): void;
+  reject(e: unknown): void;
+}
+
 /** A rank's side. */
 export class Control {
   readonly #m: Meeting;
   readonly #hub: Hub | undefined;
   readonly #lines: Lines;
-  readonly #rounds = new Map<string, { resolve: (values: unknown[]) => void; reject: (e: unknown) => void }>();
+  readonly #rounds = new Map<string, Waiting<unknown[]>>();
+  #asking: Waiting<unknown> | undefined;
   readonly #life = new AbortController();
   #beats: NodeJS.Timeout | undefined;
   #left = false;
@@ -296,8 +337,29 @@ export class Control {
     return await values;
   }
 
+  /** Asks rank 0's dealer of `name`, one question at a time. */
+  async ask(name: string, question: unknown): Promise<unknown> {
+    this.#life.signal.throwIfAborted();
+    const answer = new Promise<unknown>((resolve, reject) => {
+      this.#asking = { resolve, reject };
+    });
+    this.#lines.send({ kind: "ask", of: name, value: question });
+    return await answer;
+  }
+
+  /** Tells rank 0, which does not answer. */
+  report(value: unknown): void {
+    this.#lines.send({ kind: "report", value });
+  }
+
+  /** Rank 0's own side; undefined on the others. */
+  get hub(): Pick<Hub, "deal" | "listenTo"> | undefined {
+    return this.#hub;
+  }
+
   #hear(line: Line): void {
-    if (line.kind === "said") {
+    if (line.kind === "dealt") this.#asking?.resolve(line.value);
+    else if (line.kind === "said") {
       this.#rounds.get(String(line.round))?.resolve(line.values as unknown[]);
       this.#rounds.delete(String(line.round));
     } else if (line.kind === "refused") this.#fail(errorOf(line));
@@ -308,7 +370,7 @@ export class Control {
     if (this.#left) return;
     this.#left = true;
     clearInterval(this.#beats);
-    for (const { reject } of this.#rounds.values()) reject(e);
+    for (const { reject } of [...this.#rounds.values(), ...(this.#asking ? [this.#asking] : [])]) reject(e);
     this.#rounds.clear();
     this.#life.abort(e);
     this.#lines.close();

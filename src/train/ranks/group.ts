@@ -49,6 +49,7 @@ export class Group extends Disposable implements Communicator {
   readonly #control: Control;
   readonly #host = new Host("the communicator");
   #left = false;
+  #shares = 0;
 
   constructor({ rank, size, localRank, localSize, transport }: Place, control: Control, handle: RankHandle) {
     super();
@@ -69,6 +70,14 @@ export class Group extends Disposable implements Communicator {
   }
   set stage(stage: string) {
     this.#control.stage = stage;
+  }
+
+  /** A name that all ranks give alike to the next thing that they share out. */
+  nextShare(): string {
+    return `share ${this.#shares++}`;
+  }
+  get control(): Pick<Control, "ask" | "report" | "tell" | "hub"> {
+    return this.#control;
   }
 
   async connect(addresses: readonly string[]): Promise<void> {
