@@ -175,13 +175,21 @@ test("a video that only one rank opens and cannot read: all end with its error, 
   const runDir = newFolder();
   const own = join(temporaryFolder(), "videos");
   cpSync(data, own, { recursive: true });
-  writeFileSync(join(own, "clip5", "3.png"), "no image");
-  const ends = await Promise.all((await startRanks(2, { ...work(runDir, oneIteration), data: own })).map((r) => r.end));
+  writeFileSync(join(own, "clip2", "3.png"), "no image"); // the run looks at others before it begins
+  const given = { ...work(runDir, { to: 2 }), data: own };
+  const ends = await Promise.all((await startRanks(2, given)).map((r) => r.end));
   for (const end of ends) assert.is(errorOf(end).code, "MEDIA_UNREADABLE", JSON.stringify(end));
   const told = ends.map((e) => /^rank \d: /.test(errorOf(e).message));
   assert.equal([...told].sort(), [false, true], "the other one names the rank");
-  cpSync(join(data, "clip5", "3.png"), join(own, "clip5", "3.png"));
-  await doneRanks(await startRanks(2, { ...work(runDir, oneIteration), data: own }));
+  const left = await journalsOf(join(runDir, "iterations/1"));
+  ordered(
+    left.filter((r) => r.type === "ctx").length,
+    "<=",
+    4,
+    "contexts of the eight videos: nobody goes on to the end",
+  );
+  cpSync(join(data, "clip2", "3.png"), join(own, "clip2", "3.png"));
+  await doneRanks(await startRanks(2, given));
   const alone = await first(1);
   for (const name of ["contexts.jsonl", "pairs.jsonl"])
     assert.is(
