@@ -189,4 +189,12 @@ for (const [lost, signal, within] of [
     }
   });
 
+test("rank 0 has told what every rank has seen when they have settled; what all see it tells once", async () => {
+  const lines = await doneRanks(await startRanks(3, { work: "voices", events: 500 }));
+  assert.equal(
+    lines.map((l) => l.find((line) => "told" in line)!.told),
+    [1501, 0, 0],
+  );
+});
+
 test.run();

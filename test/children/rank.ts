@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createCommunicator, createTrainer, isIsrDpoError, loadModel, runIterations, train } from "../../src/index.js";
 import { portionOf } from "../../src/train/ranks/agree.js";
+import { voicesOf } from "../../src/train/ranks/share-out.js";
 import { exitCode } from "../../src/cli/exit-code.js";
 import { dpo, type Family, folder, pairs } from "../helpers/golden.js";
 import { optionsOf, type SizeName, sizes } from "../helpers/train-run.js";
@@ -96,6 +97,17 @@ async function run(): Promise<void> {
   say({ done: { hash, counts, work, losses: metrics.map((m) => m.loss) } });
 }
 
+/** What ranks alone have seen: as many events as o.events of each. */
+async function voices(): Promise<void> {
+  await using communicator = await createCommunicator({ rank, size, address, token });
+  const told: unknown[] = [];
+  const { own, common, settle } = voicesOf(communicator, (event) => told.push(event));
+  for (let i = 0; i < o.events; i++) own({ rank, i, text: "word ".repeat(200) });
+  common({ all: true });
+  await settle();
+  say({ told: told.length });
+}
+
 /** Iterations, or what is left of them. */
 async function iterate(): Promise<void> {
   await using communicator = await createCommunicator({ rank, size, address, token, timeoutMs });
@@ -119,7 +131,7 @@ async function iterate(): Promise<void> {
   say({ done: (await running.result).map(({ metrics, ...r }) => ({ ...r, losses: metrics.map((m) => m.loss) })) });
 }
 
-const works: Record<string, () => Promise<void>> = { train: steps, forever, collectives, meet, run, iterate };
+const works: Record<string, () => Promise<void>> = { train: steps, forever, collectives, meet, run, voices, iterate };
 try {
   say({ ready: true });
   await works[o.work]!();
