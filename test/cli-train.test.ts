@@ -76,6 +76,9 @@ const metrics: RunStepMetrics = {
   ...{ chosenTokens: 20, rejectedTokens: 10, flops: 1e9, tokensComputed: 4096, lengthMarginCorrelation: 0, seconds: 2 },
   ...{ epoch: 0, truncated: 0, tokensPerSecond: 2048, shareOfPeak: 0.744, memoryBytes: 3 * 2 ** 30 },
 };
+const ranks = [0.5, 0.1].map((communicationSeconds) => ({
+  ...{ tokensComputed: 2048, computeSeconds: 1.5, communicationSeconds },
+}));
 const step: IterationEvent = { type: "step", iteration: 0, metrics };
 const progress = (done: number): IterationEvent => ({
   ...{ type: "progress", iteration: 0, stage: "train", done, total: 40, perSecond: 0.5, secondsLeft: 58 },
@@ -107,6 +110,14 @@ const drawn: [string, string[], string[]][] = [
     "narrow",
     liveLines(after("dpo", stage("train"), progress(10), step), 30),
     ["████░░░░░░░░ step 12/40", "loss 0.6543  margin 0.123"],
+  ],
+  [
+    "a step of two ranks",
+    liveLines(after("dpo", stage("train"), progress(10), { ...step, metrics: { ...metrics, ranks } }), wide).slice(
+      0,
+      1,
+    ),
+    ["████░░░░░░░░ step 12/40  58 s left  2,048 tok/s  74 % of peak  3.0 GiB  2 ranks  25 % waiting"],
   ],
   ["the last step", liveLines(after("dpo", stage("train"), progress(40)), wide), ["████████████ step 40/40"]],
   ["saving", liveLines(after("dpo", progress(40), step, stage("save")), wide), ["saving the model"]],

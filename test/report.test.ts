@@ -301,6 +301,26 @@ test("a training run: curves are means of neighbouring steps", async () => {
   exists(await report(dir));
 });
 
+test("a training run of ranks: the time that they waited, and the slowest; a step that was computed again counts once", async () => {
+  const dir = temporaryFolder();
+  writeTraining(
+    join(dir, "train"),
+    [0, 1, 2].map((step) => ({ step, loss: 1, accuracy: 0.5, margin: 1, learningRate: 1 })),
+  );
+  const timings = [
+    { step: 0, seconds: 99, communicationSeconds: 99, slowestRank: 0 },
+    { step: 0, seconds: 2, communicationSeconds: 0.5, slowestRank: 1 },
+    { step: 1, seconds: 2, communicationSeconds: 0, slowestRank: 0 },
+    { step: 2, seconds: 4, communicationSeconds: 0.3, slowestRank: 1 },
+  ];
+  writeFileSync(join(dir, "train/timings.jsonl"), timings.map((t) => `${JSON.stringify(t)}\n`).join(""));
+  const found = await readFolder(dir);
+  const { steps, share, slowest } = found.runs[0]!.training!.waiting!;
+  assert.equal([steps, share, slowest], [3, 0.1, { rank: 1, share: 2 / 3 }]);
+  const says = "run: rank 0 spent 10.0 % of the time of 3 steps with the other ranks, waiting for them included";
+  includes(readFileSync(await report(dir), "utf8"), `${says}; rank 1 was the slowest in 66.7 % of the steps.`);
+});
+
 test("damaged journals: what does not hold is left out and counted, and the file stays as it is", async () => {
   const dir = join(temporaryFolder(), "run");
   await writeRun(dir, { design: "none", samples, iterations: [{ t: 1, records: counted() }] });

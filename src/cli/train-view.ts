@@ -1,6 +1,6 @@
 // What a run looks like: a live line on a terminal, plain lines in a file. These functions depend only on what has happened;
 // when to write is decided elsewhere.
-import { count } from "../base/counts.js";
+import { count, percent } from "../base/counts.js";
 import type { IterationEvent, IterationResult, RunStepMetrics } from "../index.js";
 import { bytes, duration } from "../report/page/shared.js";
 import { printable } from "./terminal.js";
@@ -24,6 +24,9 @@ export const speed = (m: RunStepMetrics): string[] => [
   `${count(Math.round(m.tokensPerSecond))} tok/s`,
   ...(m.shareOfPeak > 0 ? [`${Math.round(m.shareOfPeak * 100)} % of peak`] : []),
   bytes(m.memoryBytes),
+  ...(m.ranks
+    ? [`${m.ranks.length} ranks`, `${percent(m.ranks[0]!.communicationSeconds / m.seconds, 0)} waiting`]
+    : []),
 ];
 
 export interface ViewState {

@@ -2,7 +2,7 @@
 import { mean } from "../base/statistics.js";
 import type { Evaluation } from "./evaluations.js";
 import type { Table } from "./figure.js";
-import { percent } from "../base/counts.js";
+import { percent, plural } from "../base/counts.js";
 import { short } from "./page/shared.js";
 import type { Found, Iteration, RunReport } from "./read-run.js";
 
@@ -60,7 +60,24 @@ export function sentencesOf(found: Found): string[] {
     ...ends
       .filter((e) => own && e !== own)
       .map((e) => compared("The retrospective design ends", e.run.name, own!.last, e.last)),
+    ...found.runs.flatMap(waitingSentences),
   ];
+}
+
+/** What the ranks of each training waited for one another. */
+function waitingSentences(run: RunReport): string[] {
+  const all = [
+    { where: run.name, training: run.training },
+    ...run.iterations.map(({ t, training }) => ({ where: `${run.name}, iteration ${t}`, training })),
+  ];
+  return all.flatMap(({ where, training }) => {
+    const w = training?.waiting;
+    if (!w) return [];
+    const { rank, share } = w.slowest;
+    return [
+      `${where}: rank 0 spent ${percent(w.share)} of the time of ${plural(w.steps, "step")} with the other ranks, waiting for them included; rank ${rank} was the slowest in ${percent(share)} of the steps.`,
+    ];
+  });
 }
 
 const interval = (e: Evaluation | undefined): string => {

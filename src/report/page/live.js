@@ -121,6 +121,18 @@ import { bytes, duration, short, visible } from "./shared.js";
     showStep();
   }
 
+  /** What each rank did in a step, and what rank 0 spent with the others. */
+  function rankFacts({ ranks, seconds }) {
+    const each = ranks.map((r) => count(Math.round(r.tokensComputed / seconds))).join(", ");
+    const times = ranks.map((r) => r.computeSeconds);
+    const slowest = times.indexOf(Math.max(...times));
+    return [
+      ["tokens per second, by rank", each],
+      ["slowest rank", String(slowest)],
+      ["with other ranks", percent(ranks[0].communicationSeconds / seconds)],
+    ];
+  }
+
   function showStep() {
     const m = state.step;
     byId("step").hidden = !m;
@@ -134,6 +146,7 @@ import { bytes, duration, short, visible } from "./shared.js";
       ["tokens per second", count(Math.round(m.tokensPerSecond))],
       ...(m.shareOfPeak > 0 ? [["of peak", percent(m.shareOfPeak)]] : []),
       ["memory", bytes(m.memoryBytes)],
+      ...(m.ranks ? rankFacts(m) : []),
     ];
     byId("step").replaceChildren(...facts.map(([k, v]) => el("div", null, el("dt", null, k), el("dd", null, v))));
   }
