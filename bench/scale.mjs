@@ -63,12 +63,12 @@ function exchange(cards, bytes) {
 function simulate(cards, pairs) {
   const next = uniform(20260101);
   const most = Math.ceil(pairs / cards);
-  const with1 = pairs - cards * Math.floor(pairs / cards) || cards; // ranks that have `most` pairs
+  const fuller = pairs % cards || cards; // ranks that have `most` pairs, the others one less
   let computed = 0;
   for (let step = 0; step < number("steps"); step++) {
     let slowest = 0;
     for (let rank = 0; rank < cards; rank++) {
-      const mine = rank < with1 ? most : most - 1;
+      const mine = rank < fuller ? most : most - 1;
       slowest = Math.max(slowest, mine * number("seconds") * Math.max(0, 1 + number("spread") * normal(next)));
     }
     computed += slowest / number("steps");

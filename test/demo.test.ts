@@ -5,7 +5,7 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { exists, includes } from "./helpers/assert.js";
 import { demoTable } from "../src/cli/demo-command.js";
-import { writeReport } from "../src/report/report.js";
+import { writeReport } from "../src/report/write-report.js";
 import { type DemoEvent, demo, demoDesigns } from "../src/synthetic/demo.js";
 import { wilson } from "../src/base/statistics.js";
 import { temporaryFolder } from "./helpers/files.js";

@@ -11,7 +11,7 @@ import { escaped, scriptJson } from "../src/report/html.js";
 import { visible } from "../src/report/page/shared.js";
 import type { SampleRecords } from "../src/report/read-journal.js";
 import { readFolder } from "../src/report/read-run.js";
-import { writeReport } from "../src/report/report.js";
+import { writeReport } from "../src/report/write-report.js";
 import { SampleTable } from "../src/report/judged-samples.js";
 import { ticks } from "../src/report/chart.js";
 import { cliCommand, node } from "./helpers/child.js";

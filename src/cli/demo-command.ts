@@ -2,7 +2,7 @@
 import { Command } from "commander";
 import { percent } from "../base/counts.js";
 import { type DemoEvent, type DemoResult, demo } from "../synthetic/demo.js";
-import { writeReport } from "../report/report.js";
+import { writeReport } from "../report/write-report.js";
 import { colours } from "./exit-code.js";
 import { wholeNumber } from "./flags.js";
 import { gradualInterruption } from "./interrupt.js";

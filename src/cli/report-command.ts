@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { Command, Option } from "commander";
 import { IsrDpoError } from "../base/errors.js";
-import { writeReport } from "../report/report.js";
+import { writeReport } from "../report/write-report.js";
 import { realPlace } from "../runfolder/path-overlap.js";
 import { colours } from "./exit-code.js";
 import { say } from "./terminal.js";

@@ -10,15 +10,7 @@ import { Progress, staged } from "../train/progress.js";
 import { agreed, byFirst } from "../train/ranks/agree.js";
 import { shareOut } from "../train/ranks/share-out.js";
 import { type Generation, type Outcome, runGroup } from "./generate-group.js";
-import {
-  type Censored,
-  censoredOf,
-  countsOf,
-  guard,
-  pairsOf,
-  type Records,
-  writeExports,
-} from "./iteration-exports.js";
+import { type Censored, censoredOf, countsOf, guard, pairsOf, writeExports } from "./iteration-exports.js";
 import type { IterationInput } from "./iteration-input.js";
 import { StoredRecords } from "./iteration-records.js";
 import { promptsHash } from "./method-prompts.js";
@@ -68,14 +60,14 @@ export class GenerateStage {
     const { journal, whole } = await agreed(ranks, () => opened(join(dir, journalName(ranks?.rank ?? 0))));
     try {
       const done = await this.#doneByAll(whole);
-      await staged(voices.common, input.iteration, "generate", done.size > 0, () =>
-        this.#compute(journal, groups, done),
-      );
+      await staged(voices.common, input.iteration, "generate", done.size > 0, async () => {
+        await this.#compute(journal, groups, done);
+        await voices.settle(); // before the stage is said to be at its end
+      });
       await agreed(ranks, () => journal.sync());
     } finally {
       await journal.close();
     }
-    await voices.settle();
     return await byFirst(ranks, () => this.#concluded(model));
   }
 
@@ -131,13 +123,13 @@ export class GenerateStage {
   async #concluded(model: VideoLM): Promise<Counts> {
     const { input, dir, before, closing } = this.#g;
     const { folder, settings, prompts, iteration } = input;
-    const records: StoredRecords = await recordsOf(dir, closing);
+    const records = await recordsOf(dir, closing);
     const counts = countsOf(folder.samples, records);
     const { contexts, of } = contextsOf(records, before);
     const censored = censoredOf(records);
     if (censored) this.#tellCensored(counts.truncated, censored);
     guard(records, folder.samples.length, settings.guards, settings.judge);
-    const pairs = () => pairsOf(folder.samples, records as Records, of, settings.judge);
+    const pairs = () => pairsOf(folder.samples, records, of, settings.judge);
     const left = await writeExports(dir, contexts, pairs, {
       iteration,
       seed: settings.seed,

@@ -142,7 +142,12 @@ export class LearnStage {
     const path = this.#at("train/items.jsonl");
     const set = await inTurn(input.ranks, async (leading) => {
       if (leading) return await this.#gather(path);
-      return (await ItemSet.reopen(path, nothing))!;
+      const found = await ItemSet.reopen(path, nothing);
+      if (found) return found;
+      throw new IsrDpoError("IO", `${path}: expected the items that rank 0 has written, got no file`, {
+        hint: "ranks read what rank 0 writes: see whether the file system shows it to all machines at once; the same command resumes",
+        path,
+      });
     });
     return closing.keep(set, () => set.close());
   }

@@ -236,7 +236,9 @@ async function withFolder<T>(given: Checked, signal: AbortSignal, emit: Emit, wo
     const c = await agreed(ranks, () => settled(given, together.signal, voicesOf(ranks, emit)));
     const folder = await openFolder(c);
     try {
-      return await work(c, folder);
+      const result = await work(c, folder);
+      await c.voices.settle();
+      return result;
     } finally {
       await folder.close(); // a refused start leaves no folder behind
     }
@@ -274,8 +276,8 @@ async function tellUnused({ settings, prompts, judge, replaced, ranks, voices }:
   for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
   const foreign = judge !== "self" && settings.judge.kind === "self"; // the caller's own judge
   for (const unused of await unusedSettings(settings)) {
-    const has = (foreign && unused.key.startsWith("judge.")) || (ranks && unused.key === "train.shard");
-    if (!has) tell(unusedText(unused));
+    const used = (foreign && unused.key.startsWith("judge.")) || (ranks && unused.key === "train.shard");
+    if (!used) tell(unusedText(unused));
   }
   for (const line of unusedPrompts(prompts, builtIn(settings.preset), settings.context.design === "none", foreign))
     tell(line);

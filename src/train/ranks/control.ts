@@ -39,7 +39,6 @@ const again = "the ranks that are left cannot go on; start all of them again wit
 
 /** RANK_LOST, as all ranks tell it. */
 export const lostError = (reason: string): IsrDpoError => new IsrDpoError("RANK_LOST", reason, { hint: again });
-
 const refusal = (code: ErrorCode, message: string, hint: string): Line => ({ kind: "refused", code, message, hint });
 const errorOf = ({ code, message, hint }: Line): IsrDpoError =>
   new IsrDpoError(code as ErrorCode, String(message), { hint: String(hint) });
@@ -181,9 +180,9 @@ class Hub {
   }
 
   /** Who hears what other ranks report, in their order; what came before is heard first. */
-  listenTo(listen: ((report: unknown) => void) | undefined): void {
+  listenTo(listen: (report: unknown) => void): void {
     this.#listen = listen;
-    for (const value of listen ? this.#reports.splice(0) : []) listen!(value);
+    for (const value of this.#reports.splice(0)) listen(value);
   }
 
   /** When all ranks have said something in a round, each of them is told all of it. */

@@ -49,7 +49,7 @@ export class Group extends Disposable implements Communicator {
   readonly #control: Control;
   readonly #host = new Host("the communicator");
   #left = false;
-  #shares = 0;
+  #rounds = 0;
 
   constructor({ rank, size, localRank, localSize, transport }: Place, control: Control, handle: RankHandle) {
     super();
@@ -72,9 +72,9 @@ export class Group extends Disposable implements Communicator {
     this.#control.stage = stage;
   }
 
-  /** A name that all ranks give alike to the next thing that they share out. */
-  nextShare(): string {
-    return `share ${this.#shares++}`;
+  /** A name for the next thing that ranks do through the control: the same on all of them, who begin these in one order. */
+  nextRound(): string {
+    return `round ${this.#rounds++}`;
   }
   get control(): Pick<Control, "ask" | "report" | "tell" | "hub"> {
     return this.#control;

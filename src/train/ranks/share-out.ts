@@ -53,7 +53,7 @@ export async function shareOut(ranks: Communicator | undefined, shared: SharedWo
   if (!(ranks instanceof Group)) return alone(shared);
   const { work, finish } = shared;
   const { control } = ranks;
-  const name = ranks.nextShare();
+  const name = ranks.nextRound();
   control.hub?.deal(name, dealerOf(shared));
   const ask = (question: Question) => control.ask(name, question) as Promise<number | null>;
   try {
@@ -90,7 +90,7 @@ export interface Voices<E> {
 export function voicesOf<E>(ranks: Communicator | undefined, emit: (event: E) => void): Voices<E> {
   if (!(ranks instanceof Group)) return { common: emit, own: emit, settle: async () => {} };
   const { control } = ranks;
-  const name = ranks.nextShare();
+  const name = ranks.nextRound();
   control.hub?.listenTo((event) => emit(event as E));
   return {
     common: control.hub ? emit : () => {},
