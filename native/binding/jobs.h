@@ -19,8 +19,8 @@ void export_image_jobs(Napi::Env env, Napi::Object exports);     // preprocess
 void export_lock_jobs(Napi::Env env, Napi::Object exports);      // lockFile, unlockFile
 
 // A rank of several, until all that use it are gone.
-struct Rank { std::unique_ptr<OpenEnd> end; std::shared_ptr<HostLink> link; };
-std::shared_ptr<HostLink> link_at(const Napi::Object& args, const char* key);   // null where there is none
+struct Rank { std::unique_ptr<OpenEnd> end; std::shared_ptr<SharedLink> link; };
+std::shared_ptr<SharedLink> link_at(const Napi::Object& args, const char* key);   // null where there is none
 
 inline ToJs nothing() {
   return [](Napi::Env env) { return env.Undefined(); };

@@ -41,7 +41,7 @@ Napi::Value rank_address(const Napi::CallbackInfo& info) { return Napi::String::
 
 // abortRank(handle, reason): ends every wait of every rank. closeRank(handle): this rank has ended.
 Napi::Value abort_rank(const Napi::CallbackInfo& info) {
-  if (const auto link = rank_of(info[0])->link) link->abort(info[1].As<Napi::String>());
+  if (const auto shared = rank_of(info[0])->link) shared->link->abort(info[1].As<Napi::String>());
   return info.Env().Undefined();
 }
 Napi::Value close_rank(const Napi::CallbackInfo& info) {
@@ -56,7 +56,7 @@ Napi::Value close_rank(const Napi::CallbackInfo& info) {
 Napi::Value connect_rank(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   return submit(info, [rank = rank_of(args.Get("rank")), addresses = strings_at(args, "addresses")](JobContext&) -> ToJs {
-    auto link = rank->end->connect(addresses);
+    auto link = std::make_shared<SharedLink>(rank->end->connect(addresses));
     return [rank, link](Napi::Env env) -> Napi::Value {   // the JS thread alone writes it
       rank->link = link;
       return env.Undefined();
@@ -67,7 +67,7 @@ Napi::Value connect_rank(const Napi::CallbackInfo& info) {
 Napi::Value gather_text(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   return submit(info, [link = link_at(args, "rank"), text = string_at(args, "text")](JobContext&) -> ToJs {
-    return [all = all_gather(*make_host_comm(link, host_device()), text)](Napi::Env env) -> Napi::Value { return to_js(env, all); };
+    return [all = all_gather(*make_comm(link, host_device()), text)](Napi::Env env) -> Napi::Value { return to_js(env, all); };
   });
 }
 
@@ -88,7 +88,7 @@ Napi::Value reduce_floats(const Napi::CallbackInfo& info) {
   return submit(
       info,
       [link = link_at(args, "rank"), gather = bool_at(args, "gather"), x](JobContext&) -> ToJs {
-        const std::unique_ptr<Comm> comm = make_host_comm(link, host_device());
+        const std::unique_ptr<Comm> comm = make_comm(link, host_device());
         const std::span<float> values(static_cast<float*>(x.data), x.bytes / sizeof(float));
         const auto n = static_cast<double>(values.size());
         for (const std::vector<double>& theirs : all_gather(*comm, std::span<const double>(&n, 1)))
@@ -115,7 +115,7 @@ Napi::Value gather_floats(const Napi::CallbackInfo& info) {
   return submit(info, [link = link_at(args, "rank"), x = floats_at(args, "x")](JobContext&) -> ToJs {
     const std::string mine(reinterpret_cast<const char*>(x.data()), x.size() * sizeof(float));
     std::vector<std::vector<float>> all;
-    for (const std::string& bytes : all_gather(*make_host_comm(link, host_device()), mine)) {
+    for (const std::string& bytes : all_gather(*make_comm(link, host_device()), mine)) {
       std::vector<float>& values = all.emplace_back(bytes.size() / sizeof(float));
       if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
     }
@@ -125,7 +125,7 @@ Napi::Value gather_floats(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-std::shared_ptr<HostLink> link_at(const Napi::Object& args, const char* key) {
+std::shared_ptr<SharedLink> link_at(const Napi::Object& args, const char* key) {
   if (!has(args, key)) return nullptr;
   const std::shared_ptr<Rank> rank = rank_of(args.Get(key));
   if (!rank->link) throw Error("DISPOSED", "the communicator was disposed, or is not connected");

@@ -11,7 +11,7 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
   return submit(info, [options = trainer_options_of(args), link = link_at(args, "ranks")](JobContext& job) -> ToJs {
     Model& model = job.engine.loaded();
     if (link) {
-      job.engine.ranks = make_host_comm(link, model.backend->device());
+      job.engine.ranks = make_comm(link, model.backend->device());
       job.engine.trainer = std::make_unique<Trainer>(model, options, *job.engine.ranks);
     } else {
       job.engine.trainer = std::make_unique<Trainer>(model, options);

@@ -32,6 +32,7 @@ std::vector<std::string> gather_bytes(Comm& comm, std::span<const char> mine) {
   const Buffer my_length = resident(sizeof length), all_lengths = resident(cuts.back());
   device.upload(my_length.data(), &length, sizeof length);
   everyone(my_length, sizeof length, all_lengths, cuts);
+  comm.finish();
   std::vector<uint64_t> lengths(static_cast<size_t>(size));
   device.download(lengths.data(), all_lengths.data(), cuts.back());
 
@@ -40,6 +41,7 @@ std::vector<std::string> gather_bytes(Comm& comm, std::span<const char> mine) {
   const Buffer out = resident(mine.size()), in = resident(cuts.back());
   device.upload(out.data(), mine.data(), mine.size());
   everyone(out, mine.size(), in, cuts);
+  comm.finish();
   std::string all(cuts.back(), '\0');
   device.download(all.data(), in.data(), all.size());
   std::vector<std::string> parts;

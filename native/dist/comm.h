@@ -31,10 +31,21 @@ class Comm {
   // of their sending, and have the size that the receiver expects (BUG). What is sent may change, and what is received is there,
   // from the device's next call on. RANK_LOST: a rank ended, could not be reached, or gave up (abort).
   virtual void exchange(std::span<const Message> sends, std::span<const Message> receives) = 0;
+  // The same beside what this rank computes: until wait() what is sent may not change, and what is received is not there. Groups are
+  // numbered 1, 2, ..., and happen in the order of their start, an exchange() behind those before it. wait(n) comes once for each n, in
+  // their order; what start() needs besides memory is there after reserve().
+  virtual uint64_t start(std::span<const Message> sends, std::span<const Message> receives) = 0;
+  virtual void wait(uint64_t group) = 0;
+  virtual void reserve() {}
+  // Waits until all exchanges have happened, or throws RANK_LOST. What the host downloads of received bytes comes after it: the memory
+  // of a device may hold anything where a rank was lost.
+  virtual void finish() = 0;
   // Ends what all ranks wait for, now and later, with RANK_LOST. From any thread. The first reason stays; the others are told it where
   // the transport can, else that they have lost a rank.
   virtual void abort(std::string reason) noexcept = 0;
-  virtual double seconds() const = 0;   // that exchange() has taken so far, waiting for other ranks included
+  // That messages have kept this rank waiting so far: in exchange(), wait() and finish(), waiting for other ranks included. Of messages
+  // that pass between cards: that they took there.
+  virtual double seconds() const = 0;
 };
 
 // One rank alone.

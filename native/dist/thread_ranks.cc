@@ -120,7 +120,7 @@ std::vector<std::unique_ptr<Comm>> make_thread_ranks(std::span<Device* const> de
   const int size = static_cast<int>(devices.size());
   const auto post = std::make_shared<Post>(size);
   std::vector<std::unique_ptr<Comm>> ranks;
-  for (int r = 0; r < size; ++r) ranks.push_back(make_host_comm(std::make_shared<ThreadRank>(post, r, size), *devices[static_cast<size_t>(r)]));
+  for (int r = 0; r < size; ++r) ranks.push_back(make_host_comm(std::make_shared<SharedLink>(std::make_shared<ThreadRank>(post, r, size)), *devices[static_cast<size_t>(r)]));
   return ranks;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <deque>
 #include <thread>
 
 #include "check.h"
@@ -20,31 +21,44 @@ std::string told(const std::string& by_others) { return std::string(carrier()) =
 char byte_of(int round, int from, int to, int n, size_t i) { return static_cast<char>(round * 31 + from * 7 + to * 3 + n * 11 + static_cast<int>(i % 251)); }
 size_t length_of(int round, int from, int to, int n) { return static_cast<size_t>((from * 5 + to * 2 + n * 3 + round) % 4) * static_cast<size_t>(n == 0 ? 1 : 700001); }   // beyond what a ring holds
 
-// Two messages to everyone, itself included; what came is held against what each sender had to send.
-void exchange_round(Comm& comm, int round, std::atomic<int>& wrong) {
-  const int me = comm.rank(), size = comm.size();
-  Device& device = comm.device();
+// Two messages to everyone, itself included.
+struct Round {
+  Round(Comm& comm, int number) : comm(comm), number(number) {
+    const int me = comm.rank(), size = comm.size();
+    Device& device = comm.device();
+    for (int peer = 0; peer < size; ++peer)
+      for (int n = 0; n < 2; ++n) {
+        std::vector<char> bytes(length_of(number, me, peer, n));
+        for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = byte_of(number, me, peer, n, i);
+        out.emplace_back(device, bytes.size() + 1);
+        device.upload(out.back().data(), bytes.data(), bytes.size());
+        sends.push_back({peer, out.back().data(), bytes.size()});
+        in.emplace_back(device, length_of(number, peer, me, n) + 1);
+        receives.push_back({peer, in.back().data(), length_of(number, peer, me, n)});
+      }
+    if (number % 2 == 1) std::stable_sort(receives.begin(), receives.end(), [](const Message& a, const Message& b) { return a.peer > b.peer; });   // peers in any order
+  }
+  // What came, held against what each sender had to send.
+  void check(std::atomic<int>& wrong) const {
+    for (int peer = 0; peer < comm.size(); ++peer)
+      for (int n = 0; n < 2; ++n) {
+        std::vector<char> bytes(length_of(number, peer, comm.rank(), n));
+        comm.finish();
+        comm.device().download(bytes.data(), in[static_cast<size_t>(2 * peer + n)].data(), bytes.size());
+        for (size_t i = 0; i < bytes.size(); ++i)
+          if (bytes[i] != byte_of(number, peer, comm.rank(), n, i)) ++wrong;
+      }
+  }
+  Comm& comm;
+  const int number;
   std::vector<Buffer> out, in;
   std::vector<Message> sends, receives;
-  for (int peer = 0; peer < size; ++peer)
-    for (int n = 0; n < 2; ++n) {
-      std::vector<char> bytes(length_of(round, me, peer, n));
-      for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = byte_of(round, me, peer, n, i);
-      out.emplace_back(device, bytes.size() + 1);
-      device.upload(out.back().data(), bytes.data(), bytes.size());
-      sends.push_back({peer, out.back().data(), bytes.size()});
-      in.emplace_back(device, length_of(round, peer, me, n) + 1);
-      receives.push_back({peer, in.back().data(), length_of(round, peer, me, n)});
-    }
-  if (round % 2 == 1) std::stable_sort(receives.begin(), receives.end(), [](const Message& a, const Message& b) { return a.peer > b.peer; });   // peers in any order
-  comm.exchange(sends, receives);
-  for (int peer = 0; peer < size; ++peer)
-    for (int n = 0; n < 2; ++n) {
-      std::vector<char> bytes(length_of(round, peer, me, n));
-      device.download(bytes.data(), in[static_cast<size_t>(2 * peer + n)].data(), bytes.size());
-      for (size_t i = 0; i < bytes.size(); ++i)
-        if (bytes[i] != byte_of(round, peer, me, n, i)) ++wrong;
-    }
+};
+
+void exchange_round(Comm& comm, int number, std::atomic<int>& wrong) {
+  const Round round(comm, number);
+  comm.exchange(round.sends, round.receives);
+  round.check(wrong);
 }
 
 TEST_CARRIED("dist: a group of messages arrives whole, in order, for any number of ranks") {
@@ -56,6 +70,44 @@ TEST_CARRIED("dist: a group of messages arrives whole, in order, for any number 
     CHECK(all_well(outcomes), size, " ranks: ", text(outcomes));
     CHECK(wrong.load() == 0, size, " ranks");
   }
+}
+
+TEST_CARRIED("dist: groups that are started go across in their order, beside an exchange, and are there when they were waited for") {
+  for (int size : {1, 2, 3}) {
+    std::atomic<int> wrong{0};
+    const Outcomes outcomes = run_ranks(size, [&](Comm& comm) {
+      comm.reserve();
+      std::deque<Round> rounds;
+      for (int number = 0; number < 5; ++number) {
+        const Round& round = rounds.emplace_back(comm, number);
+        if (comm.start(round.sends, round.receives) != static_cast<uint64_t>(number) + 1) ++wrong;
+      }
+      exchange_round(comm, 5, wrong);
+      for (int number = 0; number < 5; ++number) {
+        comm.wait(static_cast<uint64_t>(number) + 1);
+        rounds[static_cast<size_t>(number)].check(wrong);
+      }
+      const Round last(comm, 6);
+      comm.start(last.sends, last.receives);   // nobody waits for it: it goes across all the same
+      comm.finish();
+    });
+    CHECK(all_well(outcomes), size, " ranks: ", text(outcomes));
+    CHECK(wrong.load() == 0, size, " ranks");
+  }
+}
+
+TEST_CARRIED("dist: a group that is on its way when a rank ends is lost, and so is all behind it") {
+  const Outcomes outcomes = run_ranks(3, [&](Comm& comm) {
+    if (comm.rank() == 2) return;
+    const Round first(comm, 0), second(comm, 1);
+    comm.start(first.sends, first.receives);
+    comm.start(second.sends, second.receives);
+    const std::string told = thrown_code([&] { comm.wait(1); });
+    if (told != "RANK_LOST") fail("BUG", "the wait ended with \"", told, "\"");
+    comm.exchange({}, {});
+  });
+  CHECK(outcomes[2].empty(), text(outcomes));
+  for (size_t r : {0, 1}) CHECK(outcomes[r].starts_with("RANK_LOST: "), text(outcomes));
 }
 
 TEST_CARRIED("dist: messages between devices whose memory the host cannot read") {

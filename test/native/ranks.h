@@ -34,7 +34,7 @@ inline std::vector<std::unique_ptr<Comm>> make_ranks(std::span<Device* const> de
   for (int r = 0; r < size; ++r) addresses.push_back(ends.emplace_back(row->open(r, size, "127.0.0.1"))->address());
   std::vector<std::unique_ptr<Comm>> ranks(devices.size());
   std::vector<std::thread> threads;   // some transports meet in connect()
-  for (size_t r = 0; r < ranks.size(); ++r) threads.emplace_back([&, r] { ranks[r] = make_host_comm(ends[r]->connect(addresses), *devices[r]); });
+  for (size_t r = 0; r < ranks.size(); ++r) threads.emplace_back([&, r] { ranks[r] = make_host_comm(std::make_shared<SharedLink>(ends[r]->connect(addresses)), *devices[r]); });
   for (std::thread& t : threads) t.join();
   if (copies) unsetenv("ISR_DPO_RANKS_READ");
   return ranks;
