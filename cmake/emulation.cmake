@@ -6,7 +6,7 @@ option(BUILD_EMULATION "the CUDA backend without a GPU, and its tests" OFF)
 if(BUILD_EMULATION)
   file(GLOB cuda_sources CONFIGURE_DEPENDS native/kernels/cuda/*.cu)
   set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
-  set(emulation_sources test/cuda/cublas_lt_double.cc test/cuda/fibers.cc test/cuda/matrix.cc test/cuda/runtime.cc)
+  set(emulation_sources test/cuda/cublas_lt_double.cc test/cuda/fibers.cc test/cuda/matrix.cc test/cuda/nccl_double.cc test/cuda/runtime.cc)
   add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${cuda_sources} ${emulation_sources})
   target_compile_definitions(emulated_cuda PUBLIC ISR_CUDA_EMULATED)
   target_compile_options(emulated_cuda PUBLIC -Wno-unknown-pragmas PRIVATE $<IF:$<CONFIG:Debug>,-Og,-O1>)
@@ -14,7 +14,7 @@ if(BUILD_EMULATION)
   target_include_directories(emulated_cuda PUBLIC test/cuda)
   precompile(emulated_cuda)
 
-  add_executable(cuda_tests EXCLUDE_FROM_ALL test/cuda/emulation_test.cc test/cuda/graph_test.cc test/cuda/model_test.cc test/native/main.cc test/native/backend_test.cc test/native/op_check.cc test/native/op_table.cc test/native/plan_test.cc
+  add_executable(cuda_tests EXCLUDE_FROM_ALL test/cuda/emulation_test.cc test/cuda/graph_test.cc test/cuda/model_test.cc test/cuda/nccl_test.cc test/native/main.cc test/native/backend_test.cc test/native/op_check.cc test/native/op_table.cc test/native/plan_test.cc
                  test/native/far.cc test/native/interposed.cc)
   target_compile_definitions(cuda_tests PRIVATE ISR_TEST_FOLDER="${CMAKE_CURRENT_SOURCE_DIR}/test")
   target_compile_options(cuda_tests PRIVATE $<IF:$<CONFIG:Debug>,-Og,-O1>)

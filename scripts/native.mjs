@@ -77,7 +77,7 @@ export async function testEmulation(
   const typescript = (name, files, more) =>
     stages.stage(name, process.execPath, tsTests(files), { cwd: root, env: { ...env, ...more }, limit: 1800 });
   await typescript("goldens on the emulated card", `^${goldens}\\.test\\.ts$`, all);
-  await typescript("choosing a device", "^device\\.test\\.ts$", {});
+  await typescript("choosing a device, ranks with cards", "^(device|ranks-nccl)\\.test\\.ts$", {});
 }
 
 const levels = ["generic", "avx2", "avx512", "avx512bf16"];

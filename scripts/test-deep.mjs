@@ -4,7 +4,8 @@ import { execFileSync } from "node:child_process";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { buildFuzz, fuzz, fuzzTargets } from "./fuzz.mjs";
-import { buildSanitized, executable, root, testEmulation, tsTests } from "./native.mjs";
+import { buildSanitized, buildShared, executable, root, testEmulation, tsTests } from "./native.mjs";
+import { testNccl } from "./nccl.mjs";
 import { Stages } from "./stages.mjs";
 
 const git = (...args) => execFileSync("git", args, { cwd: root, encoding: "utf8" }).trim();
@@ -40,6 +41,8 @@ async function inPairs(tasks) {
 
 await stages.stage("npm test", "npm", ["test", "--silent"], options);
 await testEmulation(stages, { env: { ISR_DPO_LONG: "1" } });
+const plain = await buildShared(stages, ["native_tests"]);
+if (plain) await testNccl(stages, plain);
 
 const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_tests"]);
 for (const part of threads ? ["threads", "dist", "train_ranks", "infer", "scheduler", "train", "vision"] : [])
@@ -54,6 +57,8 @@ const sharing = [
   "rms_norm ()",
   "sum_squares (two arrays)",
 ];
+if (threads)
+  await stages.stage("ThreadSanitizer, NCCL's double", executable(threads, "cuda_tests"), ["cuda nccl"], options);
 if (threads)
   await stages.stage(
     "ThreadSanitizer, CUDA kernels",

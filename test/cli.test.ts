@@ -18,7 +18,7 @@ test("inspect: this machine", () => {
   const ended = cli(["inspect", "--json"]);
   assert.is(ended.code, 0, ended.err);
   const found = JSON.parse(ended.out);
-  const cuda = ["cuda", "cudaLibrary", "cudaProblem"];
+  const cuda = ["cuda", "cudaLibrary", "cudaRanksLibrary", "cudaProblem"];
   assert.equal(Object.keys(found), ["binary", "isa", "threads", "memoryBytes", ...cuda, "problems", "ffmpeg"]);
   endsWith(found.binary, ".node");
   ordered(found.threads, ">=", 1);

@@ -28,8 +28,9 @@ interface Said {
   error?: { code: string; message: string; hint: string };
   warnings: string[];
   inspected: {
-    cuda: { name: string; memoryBytes: number; capability: string }[];
+    cuda: { name: string; memoryBytes: number; capability: string; address: string }[];
     cudaLibrary: string;
+    cudaRanksLibrary: string;
     cudaProblem: string;
   };
 }
@@ -67,6 +68,11 @@ onCards("auto and cuda are the first card; inspect tells of every card and of th
   assert.is(inspected.cuda.length, 2);
   assert.match(inspected.cuda[0]!.capability, /^\d+\.\d$/);
   assert.match(inspected.cudaLibrary, /^cuBLASLt \d+\.\d+\.\d+, /);
+  assert.match(inspected.cudaRanksLibrary, /^NCCL 2\.\d+\.\d+, /);
+  assert.equal(
+    inspected.cuda.map((card) => card.address),
+    ["0000:00:00.0", "0000:01:00.0"],
+  );
   assert.is(inspected.cudaProblem, null);
   const printed = node([...cliCommand, "inspect"], { ISR_CUDA_CARDS: "2" });
   assert.match(printed.out, /cuda:1 +.*GiB, compute capability \d+\.\d\n/);

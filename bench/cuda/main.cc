@@ -10,7 +10,8 @@ namespace isr::gpu {
 
 const std::vector<Section>& sections() {
   static const std::vector<Section> all{{"limits", limits},         {"ops", ops},           {"once", once},         {"attention", attention},
-                                        {"model-134m", model_134m}, {"model-1b", model_1b}, {"model-7b", model_7b}};
+                                        {"model-134m", model_134m}, {"model-1b", model_1b}, {"model-7b", model_7b},
+                                        {"nccl", nccl}};
   return all;
 }
 

@@ -24,6 +24,7 @@ void limits(const Options& o);            // the card, its library, copies and o
 void ops(const Options& o);               // every row of the op table against float64, and its bits twice
 void once(const Options& o);              // the same calls once, in bfloat16, with no oracle: for tools that watch a program
 void attention(const Options& o);         // forward and backward at the sizes of models
+void nccl(const Options& o);              // a communicator of one rank: bytes to itself, an abort
 void model_134m(const Options& o);        // loading, generation, a DPO step
 void model_1b(const Options& o);
 void model_7b(const Options& o);

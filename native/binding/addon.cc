@@ -110,6 +110,7 @@ Napi::Value cards(const Napi::CallbackInfo& info) {
     o.Set("name", card.name);
     o.Set("memoryBytes", static_cast<double>(card.memory));
     o.Set("capability", concat(card.major, ".", card.minor));
+    o.Set("address", card.address);
     all.Set(all.Length(), o);
   }
   return all;

@@ -1,8 +1,13 @@
 // Ranks of several processes: what carries their messages, and what they tell each other outside of a trainer.
+#include <unistd.h>
+
+#include <chrono>
 #include <cstring>
 #include <span>
+#include <thread>
 
 #include "binding/jobs.h"
+#include "kernels/devices.h"
 
 namespace isr::binding {
 namespace {
@@ -11,13 +16,24 @@ using RankHandle = Napi::External<std::shared_ptr<Rank>>;
 
 std::shared_ptr<Rank> rank_of(const Napi::Value& v) { return *v.As<RankHandle>().Data(); }
 
-// transports() -> [{name, missing}]; missing: why there is none here and what to do, "" where there is one.
+// Why this process has no cards, or "".
+std::string cards_missing() {
+  const DeviceKind* const kind = find_kind("cuda");
+  if (!kind) return "this binary has no CUDA";
+  return kind->present && !kind->present() ? "no NVIDIA driver is loaded" : "";
+}
+
+// transports() -> [{name, missing, library}]; missing: why there is none here and what to do, "" where there is one; library: of others,
+// that it goes through.
 Napi::Value list_transports(const Napi::CallbackInfo& info) {
   Napi::Array all = Napi::Array::New(info.Env());
   for (const Transport& t : transports()) {
     Napi::Object o = Napi::Object::New(info.Env());
     o.Set("name", t.name);
-    o.Set("missing", t.missing);
+    const std::string no_cards = t.for_cards ? cards_missing() : "";
+    const std::string missing = no_cards.empty() ? t.missing() : no_cards;
+    o.Set("missing", missing);
+    o.Set("library", missing.empty() && t.library ? t.library() : "");
     all.Set(all.Length(), o);
   }
   return all;
@@ -25,13 +41,18 @@ Napi::Value list_transports(const Napi::CallbackInfo& info) {
 
 Napi::Value rank_machine(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), this_machine()); }
 
-// openRank(transport, rank, size, host) -> a handle; its address is for the other ranks.
+// openRank(transport, rank, size, host, card) -> a handle; its address is for the other ranks. card: of a transport for cards.
 Napi::Value open_rank(const Napi::CallbackInfo& info) {
   const std::string name = info[0].As<Napi::String>();
   for (const Transport& t : transports()) {
     if (t.name != name) continue;
     auto rank = std::make_shared<Rank>();
-    rank->end = t.open(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(), info[3].As<Napi::String>());
+    Opening o{info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(), info[3].As<Napi::String>(), nullptr};
+    if (t.for_cards) {
+      if (const std::string missing = cards_missing(); !missing.empty()) throw Error("DEVICE_UNAVAILABLE", concat(name, ": ", missing));
+      o.card = find_kind("cuda")->memory(info[4].As<Napi::Number>().Int32Value());
+    }
+    rank->end = t.open(o);
     return RankHandle::New(info.Env(), new std::shared_ptr<Rank>(std::move(rank)), [](Napi::Env, std::shared_ptr<Rank>* held) { delete held; });
   }
   fail("BUG", "no transport \"", name, "\"");
@@ -41,13 +62,27 @@ Napi::Value rank_address(const Napi::CallbackInfo& info) { return Napi::String::
 
 // abortRank(handle, reason): ends every wait of every rank. closeRank(handle): this rank has ended.
 Napi::Value abort_rank(const Napi::CallbackInfo& info) {
-  if (const auto shared = rank_of(info[0])->link) shared->link->abort(info[1].As<Napi::String>());
+  const std::shared_ptr<Rank> rank = rank_of(info[0]);
+  if (rank->link) rank->link->link->abort(info[1].As<Napi::String>());
+  else if (rank->end) rank->end->abort(info[1].As<Napi::String>());
   return info.Env().Undefined();
 }
 Napi::Value close_rank(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Rank> rank = rank_of(info[0]);
   rank->link.reset();
   rank->end.reset();
+  return info.Env().Undefined();
+}
+
+// endProcessAfter(milliseconds, code): this process ends by then, whatever its threads wait for. For a command that has lost a rank: NCCL
+// and a card's driver may hang for ever, and the ends of the environment wait for the jobs that hang with them.
+Napi::Value end_process_after(const Napi::CallbackInfo& info) {
+  const auto wait = std::chrono::milliseconds(info[0].As<Napi::Number>().Int64Value());
+  const int code = info[1].As<Napi::Number>().Int32Value();
+  std::thread([wait, code] {
+    std::this_thread::sleep_for(wait);
+    _exit(code);
+  }).detach();
   return info.Env().Undefined();
 }
 
@@ -139,6 +174,7 @@ void export_rank_jobs(Napi::Env env, Napi::Object exports) {
   export_as<rank_address>(env, exports, "rankAddress");
   export_as<abort_rank>(env, exports, "abortRank");
   export_as<close_rank>(env, exports, "closeRank");
+  export_as<end_process_after>(env, exports, "endProcessAfter");
   export_as<connect_rank>(env, exports, "connectRank");
   export_as<gather_text>(env, exports, "gatherText");
   export_as<reduce_floats>(env, exports, "reduceFloats");

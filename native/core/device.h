@@ -5,9 +5,13 @@
 // its kernels and by these functions alone. Nothing is moved where bytes are 0; the host's address may be null then.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <string>
 
 namespace isr {
+
+class SideStream;
 
 class Device {
  public:
@@ -22,6 +26,23 @@ class Device {
   virtual size_t memory() const = 0;                                   // bytes that jobs may plan with
   virtual bool separate_blocks() const { return false; }               // whether an arena asks for each block by itself
   virtual bool only_counts() const { return false; }                   // nothing is there to compute with: see below
+  virtual int card() const { return -1; }                              // its number among the cards of this process; -1: no card
+  virtual std::string card_address() const { return ""; }              // of a card: its place in the machine, the same for all processes
+  virtual std::unique_ptr<SideStream> side_stream() { return nullptr; }   // of a card
+};
+
+// A stream beside those of a card's devices, for a library that has streams of CUDA's as its own: what it puts there goes on while the
+// devices compute. For one thread at a time. Pieces of work are numbered 1, 2, ..., and happen in this order.
+class SideStream {
+ public:
+  virtual ~SideStream() = default;
+  virtual void* handle() = 0;                        // the driver's: a cudaStream_t
+  virtual void use() = 0;                            // makes the card that of the calling thread
+  virtual void begin(Device& device) = 0;            // what is put here next waits for all that a device of this card was given before
+  virtual uint64_t end() = 0;                        // the number of the work that was put here since begin()
+  virtual void join(Device& device, uint64_t work) = 0;   // what the device is given from now on waits for it
+  virtual bool done(uint64_t work) = 0;              // does not wait
+  virtual double seconds() = 0;                      // that work has taken of which done() was true
 };
 
 Device& host_device();

@@ -124,6 +124,6 @@ class GlooEnd final : public OpenEnd {
 }  // namespace
 
 std::string gloo_missing() { return plugin().missing; }
-std::unique_ptr<OpenEnd> open_gloo(int rank, int size, const std::string& host) { return std::make_unique<GlooEnd>(rank, size, host); }
+std::unique_ptr<OpenEnd> open_gloo(const Opening& o) { return std::make_unique<GlooEnd>(o.rank, o.size, o.host); }
 
 }  // namespace isr

@@ -353,9 +353,9 @@ std::string this_machine() {
   return concat(boot, "/", s.st_ino);
 }
 
-std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string&) {
-  if (size > kMostRanks) fail("INVALID_ARGUMENT", "size: at most ", kMostRanks, " ranks share the memory of a machine, got ", size);
-  return std::make_unique<SharedMemoryEnd>(rank, size);
+std::unique_ptr<OpenEnd> open_shared_memory(const Opening& o) {
+  if (o.size > kMostRanks) fail("INVALID_ARGUMENT", "size: at most ", kMostRanks, " ranks share the memory of a machine, got ", o.size);
+  return std::make_unique<SharedMemoryEnd>(o.rank, o.size);
 }
 
 }  // namespace isr

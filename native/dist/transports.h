@@ -15,13 +15,21 @@ class OpenEnd {
   virtual std::string address() const = 0;   // text of at most 4096 bytes, for the other ranks
   // addresses[r]: of rank r. INVALID_ARGUMENT: none of this transport. DEVICE_UNAVAILABLE: it cannot be reached from here.
   virtual std::shared_ptr<HostLink> connect(const std::vector<std::string>& addresses) = 0;
+  virtual void abort(std::string reason) noexcept { static_cast<void>(reason); }   // ends a connect() that waits. From any thread
+};
+
+struct Opening {
+  int rank = 0, size = 1;
+  std::string host;                // the name or address under which other machines reach this one; empty: found out
+  std::shared_ptr<Device> card;    // of this rank, where a transport is for cards
 };
 
 struct Transport {
   std::string name;
-  std::string missing;   // why this binary or machine has none, and what to do; empty: it is there
-  // host: the name or address under which other machines reach this one; empty: found out.
-  std::unique_ptr<OpenEnd> (*open)(int rank, int size, const std::string& host);
+  bool for_cards;                  // it needs Opening::card
+  std::string (*missing)();        // why this binary or machine has none, and what to do; empty: it is there
+  std::unique_ptr<OpenEnd> (*open)(const Opening& o);
+  std::string (*library)() = nullptr;   // what carries the messages, where it is not ours: name, version and file
 };
 const std::vector<Transport>& transports();
 
@@ -29,7 +37,9 @@ const std::vector<Transport>& transports();
 std::string this_machine();
 
 std::string gloo_missing();
-std::unique_ptr<OpenEnd> open_gloo(int rank, int size, const std::string& host);            // processes of several machines
-std::unique_ptr<OpenEnd> open_shared_memory(int rank, int size, const std::string& host);   // processes of one machine and user
+std::string nccl_missing();
+std::unique_ptr<OpenEnd> open_gloo(const Opening& o);            // processes of several machines
+std::unique_ptr<OpenEnd> open_nccl(const Opening& o);            // a card each
+std::unique_ptr<OpenEnd> open_shared_memory(const Opening& o);   // processes of one machine and user
 
 }  // namespace isr

@@ -12,6 +12,7 @@ struct Card {                                            // facts that are known
   std::string name;
   uint64_t memory = 0;                                   // bytes
   int major = 0, minor = 0;                              // compute capability
+  std::string address;                                   // on the machine's bus, the same for all processes
 };
 
 struct DeviceKind {
@@ -22,6 +23,7 @@ struct DeviceKind {
   bool (*present)() = nullptr;                           // whether it may be here, without asking a driver; null: always
   std::vector<Card> (*cards)() = nullptr;                // devices of this kind ("cuda:0" is the first); null: one, without a number.
                                                          // DEVICE_UNAVAILABLE says why there is none. A broken driver may hang or crash
+  std::shared_ptr<Device> (*memory)(int index) = nullptr;   // the memory and a stream of a device without a backend; null: the host's
   std::string (*library)() = nullptr;                    // what it computes with besides: name, version and file; DEVICE_UNAVAILABLE
 };
 

@@ -181,11 +181,12 @@ interface Native extends Record<JobName, Job> {
   counters(host: Handle): Record<"prefillTokens" | "decodeTokens" | "trainTokens" | "towerPasses", number>;
   hostLoad(host: Handle): NativeLoad;
   machine(): NativeMachine;
-  transports(): { name: string; missing: string }[];
+  transports(): { name: string; missing: string; library: string }[];
   rankMachine(): string;
-  openRank(transport: string, rank: number, size: number, host: string): RankHandle;
+  openRank(transport: string, rank: number, size: number, host: string, card: number): RankHandle;
   rankAddress(rank: RankHandle): string;
   abortRank(rank: RankHandle, reason: string): void;
+  endProcessAfter(milliseconds: number, code: number): void;
   closeRank(rank: RankHandle): void;
   lockFile(path: string): Handle;
   unlockFile(lock: Handle): void;
@@ -308,11 +309,14 @@ export function ranksNative() {
   return {
     /** `machine`: ranks for which it is equal can share memory. */
     facts: () => ours(() => ({ machine: native.rankMachine(), transports: native.transports() })),
-    open: (transport: string, rank: number, size: number, host: string) =>
-      ours(() => native.openRank(transport, rank, size, host)),
+    /** `card`: its number, of a transport between cards. */
+    open: (transport: string, rank: number, size: number, host: string, card: number) =>
+      ours(() => native.openRank(transport, rank, size, host, card)),
     address: (rank: RankHandle) => ours(() => native.rankAddress(rank)),
     abort: (rank: RankHandle, reason: string) => ours(() => native.abortRank(rank, reason)),
     close: (rank: RankHandle) => ours(() => native.closeRank(rank)),
+    /** Ends this process by then, whatever its threads wait for. */
+    endProcessAfter: (milliseconds: number, code: number) => ours(() => native.endProcessAfter(milliseconds, code)),
   };
 }
 

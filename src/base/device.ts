@@ -12,6 +12,8 @@ export interface CudaCard {
   memoryBytes: number;
   /** Its compute capability, such as "9.0". */
   capability: string;
+  /** Its place on the machine's bus, the same for all processes, such as "0000:1b:00.0". */
+  address: string;
 }
 
 /** What is known of the cards of this machine. */
@@ -19,6 +21,8 @@ export interface Cards {
   cards: readonly CudaCard[];
   /** Name, version and file of the library of products. */
   library?: string;
+  /** The same of what ranks with cards speak through, or why there is none. */
+  ranksLibrary?: string;
   /** Why no card can be computed on. */
   problem?: string;
   hint?: string;
@@ -30,6 +34,8 @@ const question = `const addon = require(process.argv[1]), found = { cards: [] };
 try {
   found.cards = addon.cards("cuda");
   found.library = addon.library("cuda");
+  const { library, missing } = addon.transports().find((t) => t.name === "nccl");
+  found.ranksLibrary = library || missing;
 } catch (e) {
   found.problem = e.message;
   found.hint = e.hint;

@@ -19,6 +19,7 @@ function cardRows(d: DeviceReport): [string, string][] {
     `${card.name}, ${gib(card.memoryBytes)}, compute capability ${card.capability}`,
   ]);
   if (d.cudaLibrary !== null) cards.push(["products", d.cudaLibrary]);
+  if (d.cudaRanksLibrary !== null) cards.push(["ranks", d.cudaRanksLibrary]);
   return d.cudaProblem === null ? cards : [...cards, ["cuda", `not used: ${d.cudaProblem}`]];
 }
 

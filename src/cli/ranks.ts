@@ -8,7 +8,9 @@ import { Option } from "commander";
 import { plural } from "../base/counts.js";
 import { sha256 } from "../base/sha256.js";
 import { IsrDpoError } from "../base/errors.js";
+import { ranksNative } from "../base/addon.js";
 import { type Communicator, createCommunicator } from "../index.js";
+import type { CommunicatorOptions } from "../train/ranks/communicator.js";
 import { type Machine, machineFrom, placeFrom } from "../train/ranks/launch-variables.js";
 import { ExitWith } from "./exit-code.js";
 import { wholeNumber } from "./flags.js";
@@ -124,7 +126,10 @@ async function launch(count: number, on: Machine | undefined): Promise<never> {
  * The ranks of this command: undefined where it computes alone. With --ranks in a process that nobody has made a rank, the command is
  * run by that many processes, and this call does not come back.
  */
-async function ranksOf(count: number | undefined, facts: Record<string, string>): Promise<Communicator | undefined> {
+async function ranksOf(
+  count: number | undefined,
+  settings: Pick<CommunicatorOptions, "facts" | "device">,
+): Promise<Communicator | undefined> {
   const place = placeFrom(process.env);
   if (count !== undefined && place)
     throw new IsrDpoError(
@@ -135,8 +140,14 @@ async function ranksOf(count: number | undefined, facts: Record<string, string>)
   if (count !== undefined && (count > 1 || machineFrom(process.env))) return launch(count, machineFrom(process.env));
   if (!place || place.size === 1) return undefined;
   endWithLauncher();
-  return await createCommunicator({ facts });
+  const ranks = await createCommunicator(settings);
+  if (ranks.transport === "nccl")
+    ranks.lost.addEventListener("abort", () => ranksNative().endProcessAfter(lostMs, 75), { once: true });
+  return ranks;
 }
+
+/** A rank that waits on its card ends by itself within ten seconds, unless NCCL or the driver hangs. */
+const lostMs = 15_000;
 
 /** A rank that `--ranks` has started does not outlive the process that did. */
 function endWithLauncher(): void {
@@ -146,22 +157,26 @@ function endWithLauncher(): void {
   (process.stdin as { unref?(): void }).unref?.();
 }
 
+const carriers: Record<string, string> = { shared: "shared memory", gloo: "Gloo", nccl: "NCCL" };
+
 /** Said once by rank 0. */
 export function tellRanks(ranks: Communicator | undefined, tell: (line: string) => void): void {
   if (ranks?.rank === 0)
     tell(
-      `${plural(ranks.size, "rank")}, which speak through ${ranks.transport === "shared" ? "shared memory" : ranks.transport}`,
+      `${plural(ranks.size, "rank")}, which speak through ${carriers[ranks.transport] ?? ranks.transport}${ranks.notice === undefined ? "" : `; ${ranks.notice}`}`,
     );
 }
 
-/** Does a command's work as one of its ranks, or alone. `options`: what has to be equal on all of them. */
+/** Does a command's work as one of its ranks, or alone. `options`: what has to be equal on all of them; `device`: of their models. */
 export async function amongRanks(
   count: number | undefined,
   options: object,
+  device: CommunicatorOptions["device"],
   work: (ranks: Communicator | undefined) => Promise<void>,
 ): Promise<void> {
   const plain = JSON.stringify(options, (_, x) => (typeof x === "bigint" ? String(x) : x));
-  const ranks = await ranksOf(count, { "the configuration": sha256(plain) });
+  const facts = { "the configuration": sha256(plain) };
+  const ranks = await ranksOf(count, { facts, ...(device === undefined ? {} : { device }) });
   try {
     await work(ranks);
   } finally {

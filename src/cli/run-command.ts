@@ -71,7 +71,7 @@ function iterationLine({ iteration, counts, pairs, metrics }: IterationResult): 
 async function run(file: string, flags: RunFlags): Promise<void> {
   const options = await optionsOf(file, flags);
   const { config, runDir, model } = options;
-  await amongRanks(flags.ranks, { config, runDir, model }, (ranks) => {
+  await amongRanks(flags.ranks, { config, runDir, model }, options.load?.device, (ranks) => {
     const all = ranks ? { ...options, communicator: ranks } : options;
     return leads(ranks) ? lead(all, ranks, flags) : follow((finish) => runIterations({ ...all, finish }));
   });

@@ -81,7 +81,7 @@ async function optionsOf(kind: Kind, file: string | undefined, flags: TrainFlags
 
 async function run(kind: Kind, file: string | undefined, flags: TrainFlags): Promise<void> {
   const options = await optionsOf(kind, file, flags);
-  await amongRanks(flags.ranks, options, (ranks) => {
+  await amongRanks(flags.ranks, options, options.load?.device, (ranks) => {
     const all = ranks ? { ...options, trainer: { ...options.trainer, communicator: ranks } } : options;
     return leads(ranks) ? lead(kind, all, ranks, flags) : follow((finish) => train({ ...all, finish }));
   });

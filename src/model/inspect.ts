@@ -22,6 +22,8 @@ export interface DeviceReport {
   cuda: readonly CudaCard[];
   /** The library of products on cards: name, version and file; null: none was found, or none was looked for. */
   cudaLibrary: string | null;
+  /** What ranks with cards speak through: name, version and file, or why there is none; null: no card was found. */
+  cudaRanksLibrary: string | null;
   /** Why no card can be computed on, and what to do about it; null: one can. */
   cudaProblem: string | null;
   /** What prevents this machine from computing, in words; empty: nothing. */
@@ -36,7 +38,7 @@ export interface DeviceReport {
  */
 export async function inspectDevice(): Promise<DeviceReport> {
   const m = machine();
-  const [ffmpeg, { cards, library, problem, hint }] = await Promise.all([inspectFfmpeg(), findCards()]);
+  const [ffmpeg, { cards, library, ranksLibrary, problem, hint }] = await Promise.all([inspectFfmpeg(), findCards()]);
   return {
     binary: binaryPath(),
     isa: m.isa ?? m.machineIsa,
@@ -44,6 +46,7 @@ export async function inspectDevice(): Promise<DeviceReport> {
     memoryBytes: m.memoryBytes,
     cuda: cards,
     cudaLibrary: library ?? null,
+    cudaRanksLibrary: ranksLibrary ?? null,
     cudaProblem: problem === undefined ? null : hint ? `${problem}; ${hint}` : problem,
     problems: m.problem === undefined ? [] : [m.problem],
     ffmpeg,

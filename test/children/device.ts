@@ -15,5 +15,5 @@ for (let i = 0; i < 2; i++) {
     said.error = { code, message, hint };
   }
 }
-const { cuda, cudaLibrary, cudaProblem } = await inspectDevice();
-console.log(JSON.stringify({ ...said, warnings, inspected: { cuda, cudaLibrary, cudaProblem } }));
+const { cuda, cudaLibrary, cudaRanksLibrary, cudaProblem } = await inspectDevice();
+console.log(JSON.stringify({ ...said, warnings, inspected: { cuda, cudaLibrary, cudaRanksLibrary, cudaProblem } }));

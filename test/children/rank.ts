@@ -13,7 +13,7 @@ import { folderOf, isOriginal, type VideoFamily, videoDpo, videoPairs } from "..
 
 const o = JSON.parse(process.argv[2]!);
 const say = (line: object) => console.log(JSON.stringify(line));
-const { rank, size, address, token, transport, facts, timeoutMs, silenceMs } = o;
+const { rank, size, address, token, transport, device, facts, timeoutMs, silenceMs } = o;
 
 /** The pairs of a golden family, its model's folder, and what is trained. */
 function golden(family: string) {
@@ -25,13 +25,13 @@ function golden(family: string) {
 }
 
 async function steps(): Promise<void> {
-  await using communicator = await createCommunicator({ rank, size, address, token, transport });
+  await using communicator = await createCommunicator({ rank, size, address, token, transport, device });
   const { dir, items, train } = golden(o.family);
-  await using model = await loadModel(dir, { threads: 1, dtype: o.dtype ?? "f32" });
+  await using model = await loadModel(dir, { threads: 1, dtype: o.dtype ?? "f32", device: communicator.device });
   const options = { beta: 0.1, learningRate: 1e-3, weightDecay: 0.01, clipNorm: 1, shard: o.shard, ...train };
   await using trainer = await createTrainer(model, { ...options, communicator });
   const mine = portionOf(communicator, items);
-  say({ transport: communicator.transport });
+  say({ transport: communicator.transport, notice: communicator.notice, device: communicator.device });
   if (o.load) await trainer.load(o.load);
   for (let step = 0; step < o.steps; step++) {
     const { seconds: _, ranks, ...metrics } = await trainer.trainStep(mine);
@@ -48,9 +48,9 @@ async function steps(): Promise<void> {
 
 /** Steps without end, so that something can happen to it. */
 async function forever(): Promise<void> {
-  await using communicator = await createCommunicator({ rank, size, address, token, transport, silenceMs });
+  await using communicator = await createCommunicator({ rank, size, address, token, transport, device, silenceMs });
   const { dir, items, train } = golden(o.family);
-  await using model = await loadModel(dir, { threads: 1 });
+  await using model = await loadModel(dir, { threads: 1, device: communicator.device });
   await using trainer = await createTrainer(model, { learningRate: 1e-6, ...train, communicator });
   const mine = portionOf(communicator, items);
   for (let step = 0; ; step++) {
@@ -60,7 +60,7 @@ async function forever(): Promise<void> {
 }
 
 async function collectives(): Promise<void> {
-  await using c = await createCommunicator({ rank, size, address, token, transport });
+  await using c = await createCommunicator({ rank, size, address, token, transport, device });
   const x = Float32Array.from({ length: 5 }, (_, i) => 10 * rank + i);
   const sum = x.slice();
   await c.allReduce(sum);
@@ -74,7 +74,7 @@ async function collectives(): Promise<void> {
 }
 
 async function meet(): Promise<void> {
-  await using c = await createCommunicator({ rank, size, address, token, facts, timeoutMs, transport });
+  await using c = await createCommunicator({ rank, size, address, token, facts, timeoutMs, transport, device });
   say({ met: c.size });
   await sleep(o.stay ?? 0);
 }

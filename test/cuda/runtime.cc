@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <exception>
@@ -11,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,7 +31,10 @@ struct Graph {
   std::vector<std::function<void()>> work;
 };
 struct Stream {
-  std::deque<std::function<void()>> queue;
+  int device = 0;
+  uint64_t number = 0;             // of all that there have been: an address may be used again
+  bool at_work = false;            // its first piece of work is being tried
+  std::deque<std::function<bool()>> queue;
   uint64_t queued = 0, done = 0;   // numbers of what was put in and has run
   Graph* recorded = nullptr;       // what is put in goes there instead
 };
@@ -38,8 +44,10 @@ struct GraphExec {
   uint64_t after = 0;              // its latest launch ends there
 };
 struct Event {
+  bool timed = true;
   Stream* stream = nullptr;
   uint64_t after = 0;              // what has to have run
+  std::shared_ptr<double> at;      // milliseconds, when it had
 };
 
 namespace {
@@ -55,6 +63,7 @@ struct Machine {
   std::map<char*, size_t> pinned;
   std::set<Stream*> streams;
   size_t events = 0, graphs = 0, launched = 0, waits = 0;
+  uint64_t numbers = 0;            // of streams
   int devices = 1, driver = cudaSuccess, open = 0, major = 9, minor = 0;
 
   Machine() {
@@ -89,13 +98,28 @@ struct Open {
   }
 };
 
-void drain(Stream& s, uint64_t until) {
+// Runs a stream's work up to a number, as far as it waits for nothing outside.
+void progress(Stream& s, uint64_t until) {
   const Open open;
-  while (s.done < until) {
-    const std::function<void()> work = std::move(s.queue.front());
+  while (s.done < until && !s.at_work) {
+    s.at_work = true;
+    const bool done = s.queue.front()();
+    s.at_work = false;
+    if (!done) return;
     s.queue.pop_front();
     ++s.done;
-    work();
+  }
+}
+// Under the lock, which others get while the stream waits for something outside.
+void drain(Stream* s, uint64_t until) {
+  Machine& m = machine();
+  for (;;) {
+    if (!m.streams.count(s)) return;   // it has ended meanwhile
+    progress(*s, until);
+    if (s->done >= until) return;
+    m.lock.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    m.lock.lock();
   }
 }
 
@@ -119,6 +143,7 @@ bool is_pinned(const void* p) {
 }
 
 thread_local const char* t_next_kernel = "a kernel";
+thread_local int t_device = 0;
 thread_local int t_recording = 0;   // streams that this thread records: it may not ask for what is not part of a stream's work
 
 }  // namespace
@@ -127,6 +152,12 @@ void enqueue(Stream* stream, std::function<void()> work) {
   ISR_ASSERT(stream, "work for the default stream, which orders itself with every other one");
   const Hold hold(machine().lock);
   if (stream->recorded) return stream->recorded->work.push_back(std::move(work));
+  stream->queue.push_back([work = std::move(work)] { return work(), true; });
+  ++stream->queued;
+}
+void enqueue_until(Stream* stream, std::function<bool()> work) {
+  const Hold hold(machine().lock);
+  ISR_ASSERT(!stream->recorded, "work that waits for others in a graph");
   stream->queue.push_back(std::move(work));
   ++stream->queued;
 }
@@ -177,7 +208,16 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   *p = {"an emulated card", m.limit, m.major, m.minor};
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device >= 0 && device < machine().devices ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= machine().devices) return cudaErrorInvalidDevice;
+  t_device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  if (device < 0 || device >= machine().devices) return cudaErrorInvalidDevice;
+  std::snprintf(text, static_cast<size_t>(length), "0000:%02x:00.0", device);
+  return cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   const Hold hold(machine().lock);
   *total = machine().limit;
@@ -221,7 +261,8 @@ cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
   if (t_recording > 0) return cudaErrorStreamCaptureUnsupported;
   ++m.waits;
-  for (Stream* s : m.streams) drain(*s, s->queued);
+  for (Stream* s : std::set(m.streams))
+    if (m.streams.count(s) && s->device == t_device) drain(s, s->queued);   // the other cards go on
   const auto block = m.live.find(static_cast<char*>(p));
   if (block == m.live.end()) return cudaErrorInvalidValue;
   const size_t pages = pages_of(block->second);
@@ -264,7 +305,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return cudaSuccess;
   }
   enqueue(stream, [=] { std::copy_n(static_cast<const char*>(from), bytes, static_cast<char*>(to)); });
-  if (waits) ++machine().waits, drain(*stream, stream->queued);
+  if (waits) ++machine().waits, drain(stream, stream->queued);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
@@ -276,13 +317,13 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t strea
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const Hold hold(machine().lock);
-  *stream = new Stream;
+  *stream = new Stream{t_device, ++machine().numbers};
   machine().streams.insert(*stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Hold hold(machine().lock);
-  drain(*stream, stream->queued);
+  drain(stream, stream->queued);
   machine().streams.erase(stream);
   delete stream;
   return cudaSuccess;
@@ -291,21 +332,28 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Hold hold(machine().lock);
   if (stream->recorded) return cudaErrorStreamCaptureUnsupported;
   ++machine().waits;
-  drain(*stream, stream->queued);
+  drain(stream, stream->queued);
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Hold hold(machine().lock);
   if (stream->recorded) return cudaErrorStreamCaptureUnsupported;   // CUDA could, in a graph of several streams
-  if (event->stream) enqueue(stream, [on = event->stream, after = event->after] { drain(*on, after); });
+  if (!event->stream) return cudaSuccess;
+  enqueue_until(stream, [on = event->stream, number = event->stream->number, after = event->after] {
+    if (!machine().streams.count(on) || on->number != number) return true;   // it has ended, with all that it had to do
+    progress(*on, after);
+    return on->done >= after;
+  });
   return cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new Event;
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  const Hold hold(machine().lock);
+  *event = new Event{(flags & cudaEventDisableTiming) == 0};
   ++machine().events;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const Hold hold(machine().lock);
   delete event;
   --machine().events;
   return cudaSuccess;
@@ -313,18 +361,33 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Hold hold(machine().lock);
   if (stream->recorded) return cudaErrorStreamCaptureUnsupported;
-  *event = {stream, stream->queued};
+  event->at = std::make_shared<double>(0);
+  if (event->timed)
+    enqueue(stream, [at = event->at] { *at = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); });
+  event->stream = stream, event->after = stream->queued;
   return cudaSuccess;
 }
+// What was asked for in vain goes on meanwhile: it is there when somebody asks again.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const Hold hold(machine().lock);
-  return !event->stream || event->stream->done >= event->after ? cudaSuccess : cudaErrorNotReady;
+  if (!event->stream || event->stream->done >= event->after) return cudaSuccess;
+  progress(*event->stream, event->after);
+  return cudaErrorNotReady;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t stop) {
+  const Hold hold(machine().lock);
+  for (cudaEvent_t e : {start, stop}) {
+    if (!e->timed || !e->stream) return cudaErrorInvalidValue;
+    if (e->stream->done < e->after) return cudaErrorNotReady;
+  }
+  *milliseconds = static_cast<float>(*stop->at - *start->at);
+  return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Hold hold(machine().lock);
   if (t_recording > 0) return cudaErrorStreamCaptureUnsupported;
   if (event->stream && event->stream->done < event->after) ++machine().waits;
-  if (event->stream) drain(*event->stream, event->after);
+  if (event->stream) drain(event->stream, event->after);
   return cudaSuccess;
 }
 

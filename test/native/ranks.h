@@ -31,7 +31,7 @@ inline std::vector<std::unique_ptr<Comm>> make_ranks(std::span<Device* const> de
   const auto row = std::find_if(transports().begin(), transports().end(), [](const Transport& t) { return std::string(carrier()).starts_with(t.name); });
   std::vector<std::unique_ptr<OpenEnd>> ends;
   std::vector<std::string> addresses;
-  for (int r = 0; r < size; ++r) addresses.push_back(ends.emplace_back(row->open(r, size, "127.0.0.1"))->address());
+  for (int r = 0; r < size; ++r) addresses.push_back(ends.emplace_back(row->open({r, size, "127.0.0.1", nullptr}))->address());
   std::vector<std::unique_ptr<Comm>> ranks(devices.size());
   std::vector<std::thread> threads;   // some transports meet in connect()
   for (size_t r = 0; r < ranks.size(); ++r) threads.emplace_back([&, r] { ranks[r] = make_host_comm(std::make_shared<SharedLink>(ends[r]->connect(addresses)), *devices[r]); });

@@ -35,7 +35,7 @@ namespace isr {
 DeviceKind cuda_kind() {
   return {"cuda", [](int, int index) -> std::unique_ptr<Backend> { return std::make_unique<cuda::CudaBackend>(index); },
           [](int, Device& counting) -> std::unique_ptr<Backend> { return std::make_unique<cuda::CudaBackend>(counting); }, cuda::driver_is_here, cuda::cards,
-          cuda::lt::installed};
+          [](int index) -> std::shared_ptr<Device> { return std::make_shared<cuda::CudaDevice>(index); }, cuda::lt::installed};
 }
 
 }  // namespace isr

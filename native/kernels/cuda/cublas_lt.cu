@@ -1,12 +1,9 @@
 #include "kernels/cuda/cublas_lt.h"
 
-#include <dlfcn.h>
-#include <glob.h>
-
 #include <compare>
-#include <cstdlib>
 #include <map>
-#include <vector>
+
+#include "core/library.h"
 
 namespace isr::cuda {
 namespace lt {
@@ -14,62 +11,26 @@ namespace {
 
 const Library* g_mine = nullptr;
 
-void* open(const std::string& path, std::string& searched) {
-  searched += (searched.empty() ? "" : ", ") + path;
-  return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-}
-
-// Files of a pattern of folders, newest name last.
-std::vector<std::string> matching(const std::string& pattern) {
-  std::vector<std::string> all;
-  glob_t found{};
-  if (glob(pattern.c_str(), 0, nullptr, &found) == 0)
-    for (size_t i = 0; i < found.gl_pathc; ++i) all.emplace_back(found.gl_pathv[i]);
-  globfree(&found);
-  return all;
-}
-
-void* find(std::string& searched) {
-  if (const char* given = std::getenv("ISR_DPO_CUBLASLT"); given && *given) return open(given, searched);
-  for (const char* name : {"libcublasLt.so.12", "libcublasLt.so.13"})
-    if (void* p = open(name, searched)) return p;
-  std::vector<std::string> folders{"/usr/local/cuda/lib64", "/usr/local/cuda-1[23]*/lib64", "/usr/lib/x86_64-linux-gnu"};
-  for (const char* name : {"VIRTUAL_ENV", "CONDA_PREFIX"})
-    if (const char* root = std::getenv(name); root && *root)
-      for (const char* wheel : {"cublas", "cu13"}) folders.push_back(concat(root, "/lib/python3*/site-packages/nvidia/", wheel, "/lib"));
-  for (const std::string& folder : folders)
-    for (const std::string& path : matching(folder + "/libcublasLt.so.1[23]"))
-      if (void* p = open(path, searched)) return p;
-  for (const std::string& folder : folders) searched += ", " + folder;
-  return nullptr;
-}
-
-template <class F>
-void bind(void* from, const char* name, F*& to) {
-  to = reinterpret_cast<F*>(dlsym(from, name));
-  if (!to) throw Error("DEVICE_UNAVAILABLE", concat("cuBLASLt: the library that was found has no ", name), "install that of CUDA 12: pip install nvidia-cublas-cu12");
-}
+const LibrarySearch kSearch = {
+    "cuBLASLt of CUDA 12 or 13", "ISR_DPO_CUBLASLT", {"libcublasLt.so.12", "libcublasLt.so.13"}, "libcublasLt.so.1[23]", {"cublas", "cu13"},
+    "pip install nvidia-cublas-cu12 in the active environment"};
 
 Library load() {
-  std::string searched;
-  void* const from = find(searched);
-  if (!from)
-    throw Error("DEVICE_UNAVAILABLE", concat("device: cuBLASLt of CUDA 12 or 13 was not found in ", searched),
-                "pip install nvidia-cublas-cu12 in the active environment, or name the file in ISR_DPO_CUBLASLT");
+  void* const from = open_library(kSearch);
   Library all{};
-  bind(from, "cublasLtGetVersion", all.version);
-  bind(from, "cublasLtCreate", all.create);
-  bind(from, "cublasLtDestroy", all.destroy);
-  bind(from, "cublasLtMatmulDescCreate", all.desc_create);
-  bind(from, "cublasLtMatmulDescSetAttribute", all.desc_set);
-  bind(from, "cublasLtMatmulDescDestroy", all.desc_destroy);
-  bind(from, "cublasLtMatrixLayoutCreate", all.layout_create);
-  bind(from, "cublasLtMatrixLayoutDestroy", all.layout_destroy);
-  bind(from, "cublasLtMatmulPreferenceCreate", all.preference_create);
-  bind(from, "cublasLtMatmulPreferenceSetAttribute", all.preference_set);
-  bind(from, "cublasLtMatmulPreferenceDestroy", all.preference_destroy);
-  bind(from, "cublasLtMatmulAlgoGetHeuristic", all.heuristic);
-  bind(from, "cublasLtMatmul", all.matmul);
+  bind(from, "cublasLtGetVersion", all.version, kSearch);
+  bind(from, "cublasLtCreate", all.create, kSearch);
+  bind(from, "cublasLtDestroy", all.destroy, kSearch);
+  bind(from, "cublasLtMatmulDescCreate", all.desc_create, kSearch);
+  bind(from, "cublasLtMatmulDescSetAttribute", all.desc_set, kSearch);
+  bind(from, "cublasLtMatmulDescDestroy", all.desc_destroy, kSearch);
+  bind(from, "cublasLtMatrixLayoutCreate", all.layout_create, kSearch);
+  bind(from, "cublasLtMatrixLayoutDestroy", all.layout_destroy, kSearch);
+  bind(from, "cublasLtMatmulPreferenceCreate", all.preference_create, kSearch);
+  bind(from, "cublasLtMatmulPreferenceSetAttribute", all.preference_set, kSearch);
+  bind(from, "cublasLtMatmulPreferenceDestroy", all.preference_destroy, kSearch);
+  bind(from, "cublasLtMatmulAlgoGetHeuristic", all.heuristic, kSearch);
+  bind(from, "cublasLtMatmul", all.matmul, kSearch);
   return all;
 }
 
@@ -85,9 +46,7 @@ void use_library(const Library* mine) { g_mine = mine; }
 std::string installed() {
   const Library& lib = library();
   const size_t version = lib.version();   // major * 10,000 + minor * 100 + patch
-  Dl_info from{};
-  dladdr(reinterpret_cast<void*>(lib.version), &from);
-  return concat("cuBLASLt ", version / 10000, ".", version / 100 % 100, ".", version % 100, ", ", from.dli_fname ? from.dli_fname : "an unnamed file");
+  return concat("cuBLASLt ", version / 10000, ".", version / 100 % 100, ".", version % 100, ", ", file_of(reinterpret_cast<const void*>(lib.version)));
 }
 
 }  // namespace lt

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <deque>
 
 namespace isr::cuda {
 
@@ -28,10 +29,16 @@ int card_count() {
   return count;
 }
 
+std::string address_of(int index) {
+  char address[32] = "";
+  check(cudaDeviceGetPCIBusId(address, sizeof address, index), "cudaDeviceGetPCIBusId");
+  return address;
+}
+
 Card card_at(int index) {
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
-  return {p.name, p.totalGlobalMem, p.major, p.minor};
+  return {p.name, p.totalGlobalMem, p.major, p.minor, address_of(index)};
 }
 
 }  // namespace
@@ -73,7 +80,6 @@ CudaDevice::~CudaDevice() {
   if (stream_) cudaStreamDestroy(stream_);
 }
 
-// The card of the calling thread: every thread of the host has one of its own.
 void CudaDevice::use() const { check(cudaSetDevice(index_), "cudaSetDevice"); }
 
 void* CudaDevice::allocate(size_t bytes) {
@@ -169,6 +175,87 @@ void CudaDevice::synchronize() {
   outside_graphs("synchronize");
   use();
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+namespace {
+
+class CudaSideStream final : public SideStream {
+ public:
+  explicit CudaSideStream(int card) : card_(card) {
+    use();
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    check(cudaEventCreateWithFlags(&given_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  }
+  ~CudaSideStream() override {
+    cudaSetDevice(card_);
+    cudaStreamSynchronize(stream_);
+    for (const std::deque<Work>* all : {&going_, &spare_})
+      for (const Work& w : *all) cudaEventDestroy(w.start), cudaEventDestroy(w.stop);
+    cudaEventDestroy(given_);
+    cudaStreamDestroy(stream_);
+  }
+  void* handle() override { return stream_; }
+  void use() override { check(cudaSetDevice(card_), "cudaSetDevice"); }
+
+  void begin(Device& device) override {
+    ISR_ASSERT(device.card() == card_, "a stream of card ", card_, " beside a device of card ", device.card());
+    use();
+    check(cudaEventRecord(given_, static_cast<CudaDevice&>(device).stream()), "cudaEventRecord");
+    check(cudaStreamWaitEvent(stream_, given_, 0), "cudaStreamWaitEvent");
+    if (spare_.empty()) {
+      Work w;
+      check(cudaEventCreateWithFlags(&w.start, cudaEventDefault), "cudaEventCreateWithFlags");
+      spare_.push_back(w);
+      check(cudaEventCreateWithFlags(&spare_.back().stop, cudaEventDefault), "cudaEventCreateWithFlags");
+    }
+    check(cudaEventRecord(spare_.front().start, stream_), "cudaEventRecord");
+  }
+  uint64_t end() override {
+    check(cudaEventRecord(spare_.front().stop, stream_), "cudaEventRecord");
+    going_.push_back(spare_.front());
+    spare_.pop_front();
+    return ++begun_;
+  }
+  void join(Device& device, uint64_t work) override {
+    ISR_ASSERT(work <= begun_, "work ", work, " of ", begun_);
+    if (work <= begun_ - going_.size()) return;   // it was seen to be done
+    use();
+    check(cudaStreamWaitEvent(static_cast<CudaDevice&>(device).stream(), going_[going_.size() - 1 - (begun_ - work)].stop, 0), "cudaStreamWaitEvent");
+  }
+  bool done(uint64_t work) override {
+    use();
+    while (begun_ - going_.size() < work) {
+      Work& w = going_.front();
+      const cudaError_t e = cudaEventQuery(w.stop);
+      if (e == cudaErrorNotReady) return false;
+      check(e, "cudaEventQuery");
+      float milliseconds = 0;
+      check(cudaEventElapsedTime(&milliseconds, w.start, w.stop), "cudaEventElapsedTime");
+      seconds_ += static_cast<double>(milliseconds) / 1000;
+      spare_.push_back(w);
+      going_.pop_front();
+    }
+    return true;
+  }
+  double seconds() override { return seconds_; }
+
+ private:
+  struct Work { cudaEvent_t start = nullptr, stop = nullptr; };
+  const int card_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t given_ = nullptr;   // what the device had been given
+  std::deque<Work> going_, spare_;
+  uint64_t begun_ = 0;
+  double seconds_ = 0;
+};
+
+}  // namespace
+
+std::string CudaDevice::card_address() const { return counting_ ? "" : address_of(index_); }
+
+std::unique_ptr<SideStream> CudaDevice::side_stream() {
+  if (counting_) return nullptr;
+  return std::make_unique<CudaSideStream>(index_);
 }
 
 size_t CudaDevice::memory() const {

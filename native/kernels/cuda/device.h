@@ -27,8 +27,12 @@ class CudaDevice final : public Device {
   size_t memory() const override;
   bool separate_blocks() const override { return only_counts(); }
   bool only_counts() const override { return counting_ != nullptr; }
+  int card() const override { return counting_ ? -1 : index_; }
+  std::string card_address() const override;
+  std::unique_ptr<SideStream> side_stream() override;
 
   cudaStream_t stream() const { return stream_; }
+  void use() const;   // the card of the calling thread: every thread of the host has one of its own
   // += 1 with each block that is taken from the driver or given back: while it stays, what was queued once can be queued again.
   uint64_t changes() const { return changes_; }
   void set_recording(bool recording) { recording_ = recording; }   // of a graph: then what is not part of a stream's work is a BUG
@@ -45,7 +49,6 @@ class CudaDevice final : public Device {
     cudaEvent_t done = nullptr;
   };
   static constexpr size_t kSlotBytes = size_t{1} << 21;
-  void use() const;
   void outside_graphs(const char* call) const { ISR_ASSERT(!recording_, call, " while calls are recorded that shall come again"); }
   Slot& slot_with(size_t bytes);
 

@@ -1,14 +1,15 @@
-// Communicators: the ranks that train together, and how they meet. Their messages go through the engine (group.ts); that they live, and
-// what they agree on before, through the control connection (control.ts).
+// Communicators: the ranks that train together, and how they meet. Their messages go through the engine (group.ts), by a transport that
+// all of them have (transport.ts); that they live, and what they agree on before, through the control connection (control.ts).
 import { createHash } from "node:crypto";
 import { packageVersion, ranksNative } from "../../base/addon.js";
 import { choice, integer, isObject, options, refuse, signal, text } from "../../base/check.js";
 import { plural } from "../../base/counts.js";
 import { IsrDpoError } from "../../base/errors.js";
-import type { Cancel } from "../../base/types.js";
+import type { Cancel, LoadOptions } from "../../base/types.js";
 import { Control } from "./control.js";
 import { type Communicator, Group, OneProcess } from "./group.js";
 import { placeFrom } from "./launch-variables.js";
+import { chooseTransport, type Offer, offerOf, ownPlace } from "./transport.js";
 
 export type { Communicator } from "./group.js";
 
@@ -23,10 +24,15 @@ export interface CommunicatorOptions extends Cancel {
   /** Where rank 0 listens, `host:port`; default: ISR_DPO_RANKS_ADDRESS, else as the launcher says, else 127.0.0.1:29533. */
   address?: string;
   /**
-   * What carries the messages; default "auto": shared memory where all ranks are processes of one machine, else Gloo. "none": this
-   * process alone, whatever the environment says.
+   * What carries the messages; default "auto": NCCL where each rank has a card of its own and all have NCCL; else shared memory where
+   * all ranks are processes of one machine, else Gloo. "none": this process alone, whatever the environment says.
    */
   transport?: (typeof transports)[number];
+  /**
+   * Where this rank's model lives: "cpu", "cuda" (one of the cards that this process sees: the one whose number is the rank's among
+   * those of its machine, counted round), "cuda:1", or "auto", the default: "cuda" if a card can be used, else "cpu".
+   */
+  device?: LoadOptions["device"];
   /** Longest wait for the other ranks to come, in milliseconds. Default: 60000. */
   timeoutMs?: number;
   /** Silence after which a rank counts as lost, in milliseconds. Default: 10000. */
@@ -37,7 +43,7 @@ export interface CommunicatorOptions extends Cancel {
   facts?: Readonly<Record<string, string>>;
 }
 
-const keys = ["signal", "rank", "size", "address", "transport", "timeoutMs", "silenceMs", "token", "facts"];
+const keys = ["signal", "rank", "size", "address", "transport", "device", "timeoutMs", "silenceMs", "token", "facts"];
 
 interface Settings {
   rank: number;
@@ -45,6 +51,7 @@ interface Settings {
   host: string;
   port: number;
   transport: (typeof transports)[number];
+  device: string;
   token: string;
   timeoutMs: number;
   silenceMs: number;
@@ -86,9 +93,12 @@ function settingsOf(o: CommunicatorOptions | undefined): Settings {
         : {};
   const token = given.token === undefined ? process.env.ISR_DPO_RANKS_TOKEN : text("options.token", given.token);
   const facts = factsOf(given.facts);
+  const device = given.device === undefined ? "auto" : text("options.device", given.device);
+  if (!/^(auto|cpu|cuda(:\d{1,4})?)$/.test(device))
+    refuse("options.device", '"auto", "cpu", "cuda" or "cuda:N"', device);
   const wait = (field: string, value: unknown, or: number) => (value === undefined ? or : integer(field, value, 1));
   return {
-    ...{ rank, size, transport, facts, signal: cancel },
+    ...{ rank, size, transport, device, facts, signal: cancel },
     ...{ host: "127.0.0.1", port: 29_533 },
     ...(place?.host === undefined ? {} : { host: place.host, ...(place.port ? { port: place.port } : {}) }),
     ...address,
@@ -96,36 +106,6 @@ function settingsOf(o: CommunicatorOptions | undefined): Settings {
     timeoutMs: wait("options.timeoutMs", given.timeoutMs, 60_000),
     silenceMs: wait("options.silenceMs", given.silenceMs, 10_000),
   };
-}
-
-/** What a rank tells of the transports that it has. */
-interface Offer {
-  machine: string;
-  /** Transports of its binary, and why not, by name. */
-  missing: Record<string, string>;
-}
-
-function offerOf(): Offer {
-  const { machine, transports } = ranksNative().facts();
-  return { machine, missing: Object.fromEntries(transports.map(({ name, missing }) => [name, missing])) };
-}
-
-/** The transport that all ranks have: chosen by all alike, from what all have offered. */
-function chosen(asked: Settings["transport"], offers: readonly Offer[]): string {
-  const onOneMachine = offers.every((o) => o.machine === offers[0]!.machine);
-  const name = asked === "auto" ? (onOneMachine ? "shared" : "gloo") : asked;
-  const without = offers.findIndex((o) => o.missing[name] !== "");
-  if (without < 0) return name;
-  const why = offers[without]!.missing[name] ?? "this version has no such transport";
-  throw new IsrDpoError(
-    "DEVICE_UNAVAILABLE",
-    `${plural(offers.length, "rank")} over '${name}': rank ${without} cannot: ${why}`,
-    {
-      hint: onOneMachine
-        ? "processes of one machine need no such transport: leave it out"
-        : "ranks of several machines speak through Gloo",
-    },
-  );
 }
 
 /**
@@ -139,21 +119,18 @@ export async function createCommunicator(o?: CommunicatorOptions): Promise<Commu
   const s = settingsOf(o);
   s.signal?.throwIfAborted();
   if (s.size === 1) {
-    if (s.transport === "auto" || s.transport === "none") return new OneProcess();
-    chosen(s.transport, [offerOf()]); // refused where this binary has none
+    if (s.transport !== "auto" && s.transport !== "none") chooseTransport(s.transport, [await offerOf(s.device)]); // refused where there is none
     return new OneProcess();
   }
   const facts = { "the version of isr-dpo": packageVersion(), "the transport asked for": s.transport, ...s.facts };
-  const { control, offers } = await Control.meet({ ...s, facts }, offerOf());
+  const { control, offers } = await Control.meet({ ...s, facts }, await offerOf(s.device));
   try {
-    const transport = chosen(s.transport, offers as Offer[]);
+    const { transport, notice } = chooseTransport(s.transport, offers as Offer[]);
     const host = process.env.ISR_DPO_RANKS_HOST ?? control.localAddress;
-    const handle = ranksNative().open(transport, s.rank, s.size, host);
+    const { card, ...place } = ownPlace(s.rank, offers as Offer[]);
+    const handle = ranksNative().open(transport, s.rank, s.size, host, card);
     const addresses = (await control.tell("addresses", ranksNative().address(handle))) as string[];
-    const machines = (offers as Offer[]).map((one) => one.machine);
-    const here = (all: string[]) => all.filter((machine) => machine === machines[s.rank]).length;
-    const local = { localRank: here(machines.slice(0, s.rank)), localSize: here(machines) };
-    const group = new Group({ rank: s.rank, size: s.size, ...local, transport }, control, handle);
+    const group = new Group({ rank: s.rank, size: s.size, ...place, transport, notice }, control, handle);
     await group.connect(addresses);
     return group;
   } catch (e) {

@@ -2,6 +2,7 @@
 import { disposedError, Host, ranksNative, type RankHandle } from "../../base/addon.js";
 import { refuse } from "../../base/check.js";
 import { Disposable } from "../../base/disposal.js";
+import type { LoadOptions } from "../../base/types.js";
 import { type Control, lostError } from "./control.js";
 
 /** The ranks that train together. Sums are in float32, in an order that is fixed for a given number of ranks. */
@@ -16,6 +17,10 @@ export interface Communicator extends AsyncDisposable {
   readonly localSize: number;
   /** What carries the messages: "shared" (memory of one machine), "gloo", "nccl", or "none" of a process alone. */
   readonly transport: string;
+  /** Where a model of this rank belongs: "cpu", or a card as "cuda:1"; "auto" for a process alone. */
+  readonly device: NonNullable<LoadOptions["device"]>;
+  /** Why messages between cards pass through the host's memory, where they do. */
+  readonly notice: string | undefined;
   /** Aborted when a rank is lost or has given up, with the RANK_LOST that every later call rejects with. */
   readonly lost: AbortSignal;
   /**
@@ -37,27 +42,31 @@ export interface Communicator extends AsyncDisposable {
   dispose(): Promise<void>;
 }
 
-type Place = Pick<Communicator, "rank" | "size" | "localRank" | "localSize" | "transport">;
+type Place = Pick<Communicator, "rank" | "size" | "localRank" | "localSize" | "transport" | "device" | "notice">;
 
 export class Group extends Disposable implements Communicator {
-  readonly rank: number;
-  readonly size: number;
-  readonly localRank: number;
-  readonly localSize: number;
+  readonly notice: string | undefined;
+  readonly device: NonNullable<LoadOptions["device"]>;
   readonly transport: string;
+  readonly localSize: number;
+  readonly localRank: number;
+  readonly size: number;
+  readonly rank: number;
   readonly handle: RankHandle;
   readonly #control: Control;
   readonly #host = new Host("the communicator");
   #left = false;
   #rounds = 0;
 
-  constructor({ rank, size, localRank, localSize, transport }: Place, control: Control, handle: RankHandle) {
+  constructor(place: Place, control: Control, handle: RankHandle) {
     super();
-    this.rank = rank;
-    this.size = size;
-    this.localRank = localRank;
-    this.localSize = localSize;
-    this.transport = transport;
+    this.rank = place.rank;
+    this.size = place.size;
+    this.localRank = place.localRank;
+    this.localSize = place.localSize;
+    this.transport = place.transport;
+    this.device = place.device;
+    this.notice = place.notice;
     this.handle = handle;
     this.#control = control;
     control.lost.addEventListener("abort", () => ranksNative().abort(handle, String(control.lost.reason?.message)), {
@@ -169,6 +178,8 @@ export class OneProcess extends Disposable implements Communicator {
   readonly localRank = 0;
   readonly localSize = 1;
   readonly transport = "none";
+  readonly device = "auto";
+  readonly notice = undefined;
   readonly #life = new AbortController();
   #disposed = false;
 

@@ -51,8 +51,9 @@ export function endTogether(
 /** What a rank has of its machine, unless the options say more: its part of the threads, and a card of its own. */
 export function shareOfMachine(ranks: Communicator | undefined, { threads, device }: LoadOptions): LoadOptions {
   if (!ranks) return {};
+  const chosen = device === undefined || device === "auto" || (device === "cuda" && ranks.device !== "cpu");
   return {
     threads: threads ?? Math.max(1, Math.floor(machine().threads / ranks.localSize)),
-    ...(device === "cuda" ? { device: `cuda:${ranks.localRank}` } : {}),
+    ...(chosen ? { device: ranks.device } : {}),
   };
 }
