@@ -67,6 +67,8 @@ for (const { family, facts } of goldens)
           byKey(first.lines[0]!, "parameters"),
           `weights of rank ${r} and of rank 0`,
         );
+        for (const key of ["inSession", "outside"])
+          assert.equal(byKey(lines, key), byKey(first.lines[0]!, key), `what rank ${r} answers behind a step, ${key}`);
         assert.equal(byKey(lines, "saved"), byKey(first.lines[0]!, "saved"), `hash that rank ${r} was told`);
       }
       await using model = await loadModel(first.model);

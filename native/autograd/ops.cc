@@ -282,6 +282,7 @@ Tensor checkpoint(Ctx& c, Tensor x, const std::function<Tensor(Ctx&, Tensor)>& b
 }
 
 void group_begin(Ctx& c, Group* group) {
+  if (group && c.need) c.need(*group);
   if (!group || !c.ready) return;
   c.tape.record_always("group_begin", [&c, group] { c.ready(*group); });
 }

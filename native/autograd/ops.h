@@ -16,6 +16,7 @@ struct Ctx {
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(Group&)> ready;     // called in backward when a group has its last gradient (distributed training)
   bool inside_checkpoint = false;
+  std::function<void(Group&)> need;      // called in forward before a group's values are read
 
   void check_cancel() const {
     if (cancel && cancel->load(std::memory_order_relaxed)) throw Cancelled();

@@ -12,7 +12,7 @@ Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, b
   for (Model::Part part : parts_)
     for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), places);
   for (Place& p : places) fill(p);
-  if (comm.size() > 1) make_room();
+  if (comm.size() > 1) make_room(), comm.reserve();
   keep_rows_behind();
   take_over(places);
 }
@@ -95,6 +95,10 @@ void Optimizer::weights_changed() {
 }
 
 Optimizer::~Optimizer() {
+  try {
+    settle();
+  } catch (const std::exception&) {   // a rank was lost: nothing is on its way any more
+  }
   for (size_t i = 0; i < states.size(); ++i) {
     Param& p = *states[i].param;
     void* old = old_values_[i];
@@ -151,6 +155,7 @@ AdamWItem Optimizer::item_of(const State& s) const {
 }
 
 void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOptions& o) {
+  settle();   // of groups that this step's forward pass did not read
   const CancelScope whole(nullptr);
   std::vector<AdamWItem> items;
   for (const State& s : states) {
@@ -176,6 +181,7 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
 }
 
 Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer) {
+  o_.settle();
   for (const Group& g : o_.groups_) {
     for (std::deque<Buffer>* kind : {&m_, &v_}) kind->emplace_back(o_.m_.backend->device(), g.m.bytes());
     master_.push_back(g.sharded ? Buffer(o_.m_.backend->device(), g.master.bytes()) : Buffer());
@@ -208,7 +214,7 @@ void Optimizer::Staging::commit(std::span<const int64_t> updates) {
   for (const State& s : o_.states)
     if (o_.shard_rows(*s.param).count > 0) items_.push_back(o_.item_of(s));   // within what was reserved
   o_.m_.backend->write_values(items_);
-  if (o_.sharded_) o_.share_values([](const Param&) { return true; });
+  if (o_.sharded_) o_.share_values([](const Param&) { return true; }), o_.settle();
   for (State& s : o_.states)
     if (s.steps > 0) ++s.param->version;
   o_.weights_changed();

@@ -28,8 +28,11 @@ class Optimizer {
   void reduce();
   void gather_gradients();                    // after reduce(): the sums of all shards, on every rank
   double grad_norm();                         // L2 over all that were written, float64, the same on every rank
-  // One step; parameters without a gradient are left alone. Not cancelled: all or nothing.
+  // One step; parameters without a gradient are left alone. Not cancelled: all or nothing. The values of other ranks' shards are on
+  // their way when it returns: await() a group before its values are read, or settle() for all of them.
   void step(double learning_rate, double grad_scale, const OptimizerOptions& o);
+  void await(Group& g);
+  void settle();                              // RANK_LOST: values did not arrive
   // All ranks call; rank 0 does `work`, in which the model has every master, the others send it theirs until it ends.
   void with_masters(const std::function<void()>& work);
   bool written(const Param& p) const;
@@ -68,8 +71,10 @@ class Optimizer {
   void ask_masters(const Param& p, int64_t begin, int64_t count, float* dst);
   bool answer_masters();                      // one question; false: there are no more
   std::array<int64_t, 3> hear(std::array<int64_t, 3> question);   // rank 0's
-  // Rows of values that this rank keeps to the others, and theirs into values and matrices, of the parameters that `which` names.
+  // Starts to send the rows of values that this rank keeps to the others, and to receive theirs, of the parameters that `which` names:
+  // group by group, as the forward pass reads them.
   void share_values(const std::function<bool(const Param&)>& which);
+  void take_next();                           // the group that has been on its way for the longest: into values and matrices
 
   void keep_rows_behind();                    // dX of frozen parts that a gradient flows through reads row-major values
   void weights_changed();
@@ -82,6 +87,8 @@ class Optimizer {
   int64_t longest_piece_ = 0;                 // of this rank's shards
   Buffer arrived_;                            // such pieces of the other ranks, one of each
   std::deque<Group> groups_;
+  struct Arriving { Group* group; uint64_t number; std::vector<std::pair<const Param*, Rows>> rows; };
+  std::deque<Arriving> arriving_;             // values of other ranks' shards, in the order of their start
   std::deque<Buffer> values_;                 // row-major bfloat16 values of matrices, while training
   std::vector<void*> old_values_;             // what Param::value was before, by state
 };

@@ -105,6 +105,8 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   ArenaScope scope(m.arena());
   Tape tape(m.arena(), true);
   Ctx c{*m.backend, tape, cancel, {}};
+  c.need = [this](Group& g) { optimizer.await(g); };
+  if (o.train_projector || o.train_vision) optimizer.settle();   // towers do not ask for their groups
   const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), m.backend->device().memory());
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, again));
   const Tensor hidden = hidden_states(c, m, there, again);
@@ -147,6 +149,7 @@ T* Trainer::Impl::notes(size_t count) {
 }
 
 std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
+  optimizer.settle();
   const std::vector<SequenceInput> sequences = sequences_of(pairs, 0);
   std::vector<std::vector<float>> logps(sequences.size());
   uint64_t computed = 0;
@@ -192,74 +195,106 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, int64_t first
 
 // Gradients of the mean loss over all pairs, left in the groups.
 StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
-  const Portion items = portion_of(pairs.size());
-  if (items.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one pair, got none");
   const bool couples = loss_couples_pairs(o.loss);
   std::vector<SequenceInput> sequences;
   std::vector<PairReference> now;
-  agree(comm, [&] {
-    if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
-    sequences = sequences_of(pairs, items.first);
-    need_references(pairs, items.first, cancel);
-    if (couples) now = score(pairs, cancel);
-  });
-  const std::vector<PairTokens> tokens = tokens_of_all(pairs);
-  int64_t chosen_tokens = 0;
-  for (const PairTokens& t : tokens) chosen_tokens += t.chosen;
-  const PairLoss loss = pair_loss_of(o.loss, items.total, chosen_tokens);
+  std::vector<PairTokens> tokens;
   std::vector<double> figures(pairs.size() * kPairFigures);
+  PairLoss loss;
   LossResult whole;
-  if (couples) {   // all log-probs first, then the loss, then each micro-batch again with its answer
+  int64_t first = 0;
+  const auto prepare = [&](int64_t before) {
+    if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
+    sequences = sequences_of(pairs, before);
+    need_references(pairs, before, cancel);
+    if (couples) now = score(pairs, cancel);
+  };
+  const auto numbers = [&] {
+    std::vector<double> mine;
+    for (const TrainPair& p : pairs)
+      for (const std::vector<float>* side : {&*p.ref_chosen, &*p.ref_rejected}) mine.push_back(static_cast<double>(side->size()));
+    return mine;
+  };
+  const auto told = [&](const Round& round) {
+    int64_t chosen_tokens = 0;
+    for (size_t i = 0; i < round.all.size(); i += 2) {
+      tokens.push_back({static_cast<int64_t>(round.all[i]), static_cast<int64_t>(round.all[i + 1])});
+      chosen_tokens += tokens.back().chosen;
+    }
+    loss = pair_loss_of(o.loss, round.total, chosen_tokens);
+    first = round.first;
+    if (!couples) return;   // else all log-probs first, then the loss, then each micro-batch again with its answer
     const std::vector<PairLogps> all = logps_of_all(pairs, now, tokens);
     whole = preference_loss(all, o.loss);
     figures = figures_of(whole, all);
-  }
-  agree(comm, [&] {
+  };
+  together({pairs.size(), prepare, numbers, told, [&](const std::function<void()>& say) {
+    if (couples) say();
     double* const there = notes<double>(figures.size());
     m.backend->device().zero(there, figures.size() * sizeof(double));   // pairs of which nothing is scored tell nothing
     for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
       const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
       micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
-        if (couples) upload(c, head.dlogp, gradients_of(batch, whole, static_cast<size_t>(items.first) + begin / 2));
+        say();
+        if (couples) upload(c, head.dlogp, gradients_of(batch, whole, static_cast<size_t>(first) + begin / 2));
         else pair_answer(c, batch, head, references_of(batch, part), there + begin / 2 * kPairFigures, loss);
       });
     }
     if (!couples) m.backend->device().download(figures.data(), there, figures.size() * sizeof(double));
-  });
+  }});
   return pair_metrics(couples ? figures : of_all(figures), tokens, loss, o.loss.gamma, not_finite);
 }
 
 // The scored tokens of sequences, in their order.
 struct ScoredTokens { std::vector<double> items, weights; };
-static ScoredTokens scored_tokens(const std::vector<SequenceInput>& sequences, int64_t first) {
+static ScoredTokens scored_tokens(const std::vector<SequenceInput>& sequences) {
   ScoredTokens all;
   for (size_t i = 0; i < sequences.size(); ++i)
     for (size_t t = 0; t < sequences[i].targets.size(); ++t) {
       if (sequences[i].targets[t] < 0) continue;
-      all.items.push_back(static_cast<double>(first) + static_cast<double>(i));
+      all.items.push_back(static_cast<double>(i));
       all.weights.push_back(sequences[i].weights.empty() ? 1 : sequences[i].weights[t]);
     }
   return all;
 }
 
 StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
-  const Portion portion = portion_of(sequences.size());
-  if (portion.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one sequence, got none");
-  ScoredTokens mine;
-  agree(comm, [&] {
+  ScoredTokens mine, all;   // `items` of `mine`: places among this rank's
+  double total = 0;
+  int64_t sequences_in_all = 0;
+  std::vector<float> logp;
+  const auto prepare = [&](int64_t before) {
     if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
-    for (size_t i = 0; i < sequences.size(); ++i) check_ids(m, sequences[i].ids, concat("items[", portion.first + static_cast<int64_t>(i), "]").c_str());
-    mine = scored_tokens(sequences, portion.first);
-  });
-  const std::vector<double> weights = of_all(mine.weights), items = of_all(mine.items);
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-  if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
-  std::vector<float> logp(mine.items.size());
-  agree(comm, [&] {
+    for (size_t i = 0; i < sequences.size(); ++i) check_ids(m, sequences[i].ids, concat("items[", before + static_cast<int64_t>(i), "]").c_str());
+    mine = scored_tokens(sequences);
+    logp.resize(mine.items.size());
+  };
+  const auto numbers = [&] {   // of each token its item, or -1 behind a rank's last, and its weight
+    std::vector<double> told;
+    for (size_t i = 0; i < mine.items.size(); ++i) told.insert(told.end(), {mine.items[i], mine.weights[i]});
+    told.insert(told.end(), {-1, static_cast<double>(sequences.size())});
+    return told;
+  };
+  const auto told = [&](const Round& round) {
+    double before = 0;
+    for (size_t i = 0; i < round.all.size(); i += 2) {
+      if (round.all[i] < 0) {
+        before += round.all[i + 1];
+        continue;
+      }
+      all.items.push_back(before + round.all[i]);
+      all.weights.push_back(round.all[i + 1]);
+    }
+    sequences_in_all = round.total;
+    total = std::accumulate(all.weights.begin(), all.weights.end(), 0.0);
+    if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
+  };
+  together({sequences.size(), prepare, numbers, told, [&](const std::function<void()>& say) {
     float* const there = notes<float>(logp.size());
     size_t first = 0;
     for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
       micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
+        say();
         std::vector<float> dlogp;
         for (size_t i = 0; i < batch.scored.size(); ++i) dlogp.push_back(static_cast<float>(-(mine.weights[first + i] / total)));
         upload(c, head.dlogp, dlogp);
@@ -267,14 +302,14 @@ StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequ
         first += dlogp.size();
       });
     m.backend->device().download(logp.data(), there, logp.size() * sizeof(float));
-  });
+  }});
   const std::vector<double> logps = of_all(std::vector<double>(logp.begin(), logp.end()));
   StepMetrics metrics;
-  for (size_t i = 0; i < items.size(); ++i) {
-    const auto item = static_cast<int64_t>(items[i]);
+  for (size_t i = 0; i < all.items.size(); ++i) {
+    const auto item = static_cast<int64_t>(all.items[i]);
     if (!std::isfinite(logps[i]) && (not_finite.empty() || not_finite.back() != item)) not_finite.push_back(item);
-    metrics.loss -= weights[i] / total * logps[i];
-    metrics.chosen_logp += logps[i] / static_cast<double>(portion.total);
+    metrics.loss -= all.weights[i] / total * logps[i];
+    metrics.chosen_logp += logps[i] / static_cast<double>(sequences_in_all);
     ++metrics.chosen_tokens;
   }
   metrics.sft_loss = metrics.loss;
@@ -301,7 +336,7 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
   not_finite.clear();
   optimizer.zero();
   const double communicated = comm.seconds();
-  StepMetrics metrics = work();
+  StepMetrics metrics = work();   // with waits for values of the last update, which its metrics could not tell
   metrics.step = step;
   metrics.compute_seconds = seconds() - (comm.seconds() - communicated);
   metrics.learning_rate = learning_rate_at(o, step);
@@ -311,6 +346,7 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
     optimizer.reduce();
     metrics.grad_norm = optimizer.grad_norm();
   });
+  add_ranks(metrics);
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) refuse_not_finite(metrics);
   if (update) {
     const double scale = o.clip_norm > 0 ? std::min(1.0, o.clip_norm / (metrics.grad_norm + 1e-6)) : 1.0;
@@ -318,7 +354,6 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
     ++step;
     m.backend->device().synchronize();   // the update is part of the step's time
   }
-  add_ranks(metrics, comm.seconds() - communicated);
   metrics.seconds = seconds();
   return metrics;
 }
@@ -363,6 +398,7 @@ StepMetrics Trainer::try_step(std::vector<TrainPair> pairs, const std::atomic<bo
 StepMetrics Trainer::try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
   return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
 }
+void Trainer::settle() { impl_->optimizer.settle(); }
 void Trainer::with_masters(const std::function<void()>& work) { impl_->optimizer.with_masters(work); }
 StepMetrics Trainer::gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
   const StepMetrics metrics = try_step(std::move(pairs), cancel);

@@ -33,9 +33,15 @@ async function steps(): Promise<void> {
   const mine = portionOf(communicator, items);
   say({ transport: communicator.transport, notice: communicator.notice, device: communicator.device });
   if (o.load) await trainer.load(o.load);
+  await using session = model.session();
+  const ask = async (of: typeof model | typeof session) =>
+    (await of.generate({ prompt: "Hi", maxTokens: 3, temperature: 0 })).map((c) => [...c.logProbs]);
+  await ask(session);
   for (let step = 0; step < o.steps; step++) {
     const { seconds: _, ranks, ...metrics } = await trainer.trainStep(mine);
     say({ metrics, ranks: ranks?.length ?? 1 });
+    if (step === 0) say({ inSession: await ask(session) }); // before anybody waits for the values of the step
+    if (step === 1) say({ outside: await ask(model) });
   }
   if (o.save) await trainer.save(o.save);
   const { metrics } = await trainer.gradients(mine, { names: [] });

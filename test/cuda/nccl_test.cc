@@ -51,9 +51,29 @@ struct Ends {
   std::vector<std::string> addresses;
 };
 
-// Each rank in a thread: what it threw. A rank's link ends with its work, or, in `last`, with that of all.
+// Gives up for ranks that would wait for ever: a fault has to end as a failure.
+class Patience {
+ public:
+  explicit Patience(const Ends& all)
+      : thread_([this, &all] {
+          for (int i = 0; i < 10000 && !done_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          if (!done_)
+            for (const auto& end : all.ends) end->abort("the test gives up");
+        }) {}
+  ~Patience() {
+    done_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> done_{false};
+  std::thread thread_;
+};
+
+// Each rank in a thread: what it threw.
 Outcomes among(int size, const std::function<void(int, SharedLink&, const std::shared_ptr<SharedLink>&)>& work) {
   Ends all(size);
+  const Patience patience(all);
   Outcomes outcomes(static_cast<size_t>(size));
   std::vector<std::thread> threads;
   for (int r = 0; r < size; ++r)
@@ -206,6 +226,10 @@ TEST("cuda nccl: every call may fail with every code, at once or while it is in 
             CHECK(opened == "DEVICE_UNAVAILABLE", what);
             continue;
           }
+          if (text(outcomes).find("the test gives up") != std::string::npos) {
+            CHECK(false, what);
+            return;   // the others would take as long
+          }
           const bool at_start = call == "ncclCommInitRankConfig" || (call == "ncclCommGetAsyncError" && count <= 2);
           const bool ours = code == 4 || code == 5;
           int named = 0;
@@ -235,6 +259,7 @@ TEST("cuda nccl: an abort in the middle of each call, from another thread, ends 
       return 0;
     };
     Ends all(2);
+    const Patience patience(all);
     give_up = [&] {
       for (const auto& end : all.ends) end->abort("rank 0 gives up");
     };
@@ -263,6 +288,7 @@ TEST("cuda nccl: a rank that has gone leaves the card of the other waiting until
   std::atomic<bool> gone{false};
   std::string told;
   Ends all(2);
+  const Patience patience(all);
   std::thread leaver([&] {
     const auto link = all.ends[1]->connect(all.addresses);
     gone = true;
@@ -289,6 +315,7 @@ TEST("cuda nccl: an error that no call tells of is found by the watch, which end
   std::string told;
   std::atomic<bool> done{false};
   Ends all(2);
+  const Patience patience(all);
   std::thread silent([&] {
     const auto link = all.ends[1]->connect(all.addresses);
     while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -301,10 +328,6 @@ TEST("cuda nccl: an error that no call tells of is found by the watch, which end
     const Message receive{1, room.data(), 64};
     comm->exchange({}, {&receive, 1});
     state = 6;
-    std::thread guard([&] {   // a watch that is blind leaves the card waiting for ever
-      for (int i = 0; i < 10000 && !done; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      link->link->abort("the test gives up");
-    });
     device->synchronize();   // asks NCCL nothing
     try {
       comm->finish();
@@ -312,7 +335,6 @@ TEST("cuda nccl: an error that no call tells of is found by the watch, which end
       told = e.what();
     }
     done = true;
-    guard.join();
   });
   silent.join(), waiter.join();
   CHECK(told.find("ncclCommGetAsyncError: remote process exited") != std::string::npos, told);
@@ -325,6 +347,12 @@ TEST("cuda nccl: what cannot work is refused before NCCL is asked") {
     const std::string code = thrown_code([&] { same.ends[0]->connect(same.addresses); });
     CHECK(code == "INVALID_ARGUMENT", "two ranks of one card: ", code);
     CHECK(thrown_code([&] { same.ends[0]->connect({"no address", "another"}); }) == "INVALID_ARGUMENT", "a strange address");
+  }
+  {
+    Ends late(2);
+    late.ends[0]->abort("given up before");
+    CHECK(thrown_code([&] { late.ends[0]->connect(late.addresses); }) == "RANK_LOST", "a job that was given up");
+    CHECK(nccl_double().calls["ncclCommInitRankConfig"] == 0, "a communicator of a job that was given up");
   }
   const Outcomes outcomes = among(1, [&](int, SharedLink&, const std::shared_ptr<SharedLink>& link) {
     const std::shared_ptr<Device> other = card(1);

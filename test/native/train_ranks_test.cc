@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "far.h"
+#include "models/score.h"
 #include "pairs.h"
 #include "ranks.h"
 #include "seeded_model.h"
@@ -185,6 +186,52 @@ TEST_CARRIED("train_ranks: equal bits from run to run") {
   const Setting s{"f32"};
   const std::vector<Seen> first = train_ranks(s, 4, true), second = train_ranks(s, 4, true);
   CHECK(first[0].parameters == second[0].parameters && first[0].metrics[2].loss == second[0].metrics[2].loss, "four ranks, twice");
+}
+
+// Values of the other ranks' shards come in behind a step; nobody may read older ones.
+TEST("train_ranks: what reads values after a step reads those of the step") {
+  using Read = std::function<std::vector<double>(Trainer&, Model&, const std::vector<TrainPair>&)>;
+  const auto flat = [](const std::vector<PairReference>& all) {
+    std::vector<double> values;
+    for (const PairReference& p : all) values.insert(values.end(), p.chosen.begin(), p.chosen.end());
+    return values;
+  };
+  struct Row { const char* name; Read read; };
+  const Row rows[] = {
+      {"score", [&](Trainer& t, Model&, const std::vector<TrainPair>& pairs) { return flat(t.score(pairs, nullptr)); }},
+      {"a step that is tried", [](Trainer& t, Model&, const std::vector<TrainPair>& pairs) { return std::vector<double>{t.try_step(pairs, nullptr).loss}; }},
+      {"with_masters", [](Trainer& t, Model& m, const std::vector<TrainPair>& pairs) {
+         t.with_masters([] {});
+         std::vector<double> values;
+         for (const std::vector<float>& s : sequence_log_probs(m, {pairs[0].chosen}, true, INT64_MAX, nullptr)) values.insert(values.end(), s.begin(), s.end());
+         return values;
+       }},
+      {"settle", [](Trainer& t, Model& m, const std::vector<TrainPair>& pairs) {
+         t.settle();
+         std::vector<double> values;
+         for (const std::vector<float>& s : sequence_log_probs(m, {pairs[0].chosen}, true, INT64_MAX, nullptr)) values.insert(values.end(), s.begin(), s.end());
+         return values;
+       }},
+  };
+  Setting s{"bf16"};
+  s.dtype = "bf16";
+  for (const Row& row : rows) {
+    std::vector<double> seen[2];   // without settle() before, and with it
+    for (const bool first : {false, true}) {
+      std::vector<std::vector<double>> read(2);
+      const Outcomes outcomes = with_models(s, 2, [&](Comm& comm, Model& m) {
+        Trainer trainer(m, options_of(s, true), comm);
+        const std::vector<TrainPair> pairs = scored_part(trainer, s.spec.vocab, comm.rank(), 2);
+        trainer.train_step(pairs, nullptr);
+        if (first) trainer.settle();
+        read[static_cast<size_t>(comm.rank())] = row.read(trainer, m, pairs);
+      });
+      CHECK(all_well(outcomes), row.name, ": ", text(outcomes));
+      seen[first] = read[0];
+      seen[first].insert(seen[first].end(), read[1].begin(), read[1].end());
+    }
+    CHECK(seen[0] == seen[1] && !seen[0].empty(), row.name);
+  }
 }
 
 TEST("train_ranks: shards are whole rows, in order, about equal, and hold everything once") {
