@@ -15,7 +15,7 @@ await Promise.all([
 ]);
 // Left to npm test: what takes more than a few seconds.
 const slow = new Set([
-  ...["ranks", "ranks-network", "train-ranks", "iterate-ranks", "examples-jobs"],
+  ...["ranks", "ranks-network", "ranks-watch", "train-ranks", "iterate-ranks", "examples-jobs"],
   ...[
     "layers",
     "determinism",

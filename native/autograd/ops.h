@@ -6,6 +6,7 @@
 #include <span>
 
 #include "autograd/param.h"
+#include "core/progress.h"
 #include "autograd/tape.h"
 
 namespace isr {
@@ -19,6 +20,7 @@ struct Ctx {
   std::function<void(Group&)> need;      // called in forward before a group's values are read
 
   void check_cancel() const {
+    sign_of_progress();
     if (cancel && cancel->load(std::memory_order_relaxed)) throw Cancelled();
   }
 };

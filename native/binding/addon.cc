@@ -132,6 +132,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_model_jobs(env, exports);
   export_trainer_jobs(env, exports);
   export_kernel_jobs(env, exports);
+  export_heartbeat_calls(env, exports);
   export_rank_jobs(env, exports);
   export_image_jobs(env, exports);
   export_lock_jobs(env, exports);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "binding/convert.h"
+#include "core/progress.h"
 
 namespace isr::binding {
 namespace {
@@ -283,6 +284,7 @@ std::shared_ptr<Host::Job> Host::take() {
 
 void Host::step() {
   const CancelScope scope(&abandoned_);
+  const JobRuns runs;
   engine_.step(counters, &abandoned_);
   counters.tower.store(engine_.outline().media.passes);
   std::lock_guard lock(mutex_);
@@ -295,6 +297,7 @@ void Host::run(const std::shared_ptr<Job>& job) {
   try {
     joining.push_back(job);   // what joins a batch needs no memory for it
     const CancelScope scope(&job->cancel);
+    const JobRuns runs;
     check_cancelled();
     JobContext context{engine_, counters, &job->cancel,
                        [this, job = job.get()](int kind, ToJs event) { post_event(*job, kind, std::move(event)); },

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/progress.h"
 
 namespace isr {
 namespace {
@@ -205,6 +206,7 @@ void reserve_threads(int threads) {
 CancelScope::CancelScope(const std::atomic<bool>* flag) : before_(cancel_flag) { cancel_flag = flag; }
 CancelScope::~CancelScope() { cancel_flag = before_; }
 void check_cancelled() {
+  if (!in_region) sign_of_progress();
   if (cancel_flag && cancel_flag->load(std::memory_order_relaxed)) throw Cancelled();
 }
 

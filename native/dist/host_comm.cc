@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/progress.h"
 
 namespace isr {
 namespace {
@@ -157,6 +158,7 @@ class HostComm final : public Comm {
     explicit Timed(HostComm& comm) : comm(comm), start(std::chrono::steady_clock::now()) {}
     ~Timed() { comm.seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
     Timed(const Timed&) = delete;
+    const WaitsForRanks waits;
     HostComm& comm;
     const std::chrono::steady_clock::time_point start;
   };

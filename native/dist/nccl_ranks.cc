@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "core/memory.h"
+#include "core/progress.h"
 #include "dist/nccl_library.h"
 #include "dist/transports.h"
 
@@ -95,6 +96,7 @@ class Watched {
   }
   // All that was started has happened.
   void finish() {
+    const WaitsForRanks waits;
     for (int looks = 0;; ++looks) {
       refuse_if_lost();
       {

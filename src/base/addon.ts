@@ -186,6 +186,11 @@ interface Native extends Record<JobName, Job> {
   openRank(transport: string, rank: number, size: number, host: string, card: number): RankHandle;
   rankAddress(rank: RankHandle): string;
   abortRank(rank: RankHandle, reason: string): void;
+  leadHeartbeat(size: number, key: string, loopback: string): HeartbeatHandle;
+  joinHeartbeat(rank: number, key: string, host: string, port: number): HeartbeatHandle;
+  heartbeatPort(heartbeat: HeartbeatHandle): number;
+  heartbeatSigns(heartbeat: HeartbeatHandle): RankSign[];
+  closeHeartbeat(heartbeat: HeartbeatHandle): void;
   endProcessAfter(milliseconds: number, code: number): void;
   closeRank(rank: RankHandle): void;
   lockFile(path: string): Handle;
@@ -296,6 +301,23 @@ export function dpoLossNative(args: object): ReturnType<Native["dpoLoss"]> {
 /** A rank's end of a transport (native/binding/rank_jobs.cc). */
 export type RankHandle = Handle & { readonly rank: unique symbol };
 
+/** A thread that shows that this rank lives, and hears whether others do (native/dist/heartbeat.h). */
+export type HeartbeatHandle = Handle & { readonly heartbeat: unique symbol };
+
+/** What a rank's heartbeats tell; in seconds. */
+export interface RankSign {
+  /** At least once. */
+  heard: boolean;
+  /** Since something was heard. */
+  silent: number;
+  /** For which a job of its engine has given no sign of progress; 0: none runs, or it goes on. */
+  stuck: number;
+  /** Five times the longest between two signs of it. */
+  patience: number;
+  /** Its job waits for other ranks. */
+  waiting: boolean;
+}
+
 /** What carries messages between ranks. Errors are ours. */
 export function ranksNative() {
   const { native } = binary();
@@ -315,6 +337,12 @@ export function ranksNative() {
     address: (rank: RankHandle) => ours(() => native.rankAddress(rank)),
     abort: (rank: RankHandle, reason: string) => ours(() => native.abortRank(rank, reason)),
     close: (rank: RankHandle) => ours(() => native.closeRank(rank)),
+    lead: (size: number, key: string, loopback: string) => ours(() => native.leadHeartbeat(size, key, loopback)),
+    join: (rank: number, key: string, host: string, port: number) =>
+      ours(() => native.joinHeartbeat(rank, key, host, port)),
+    beatPort: (heartbeat: HeartbeatHandle) => native.heartbeatPort(heartbeat),
+    signs: (heartbeat: HeartbeatHandle) => native.heartbeatSigns(heartbeat),
+    stopBeating: (heartbeat: HeartbeatHandle) => native.closeHeartbeat(heartbeat),
     /** Ends this process by then, whatever its threads wait for. */
     endProcessAfter: (milliseconds: number, code: number) => ours(() => native.endProcessAfter(milliseconds, code)),
   };

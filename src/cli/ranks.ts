@@ -141,13 +141,12 @@ async function ranksOf(
   if (!place || place.size === 1) return undefined;
   endWithLauncher();
   const ranks = await createCommunicator(settings);
-  if (ranks.transport === "nccl")
-    ranks.lost.addEventListener("abort", () => ranksNative().endProcessAfter(lostMs, 75), { once: true });
+  if (ranks.size > 1) ranks.lost.addEventListener("abort", endSoon, { once: true });
   return ranks;
 }
 
-/** A rank that waits on its card ends by itself within ten seconds, unless NCCL or the driver hangs. */
-const lostMs = 15_000;
+/** A rank that is told of another's loss ends by itself, unless what it does hangs: NCCL, a driver, a file system. */
+const endSoon = (): void => ranksNative().endProcessAfter(15_000, 75);
 
 /** A rank that `--ranks` has started does not outlive the process that did. */
 function endWithLauncher(): void {

@@ -79,6 +79,32 @@ async function collectives(): Promise<void> {
   await c.barrier();
 }
 
+/** One rank's own thread does something else for a while; then all of them meet again. */
+async function busy(): Promise<void> {
+  await using c = await createCommunicator({ rank, size, address, token, silenceMs, device: "cpu" });
+  await c.barrier();
+  say({ begun: true });
+  if (rank === o.who) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, o.block);
+  else await sleep(o.block);
+  await c.barrier();
+  say({ met: c.size });
+}
+
+/** A rank's job waits for its own program, which takes none of its events: it lives, and its work stands still. */
+async function stuck(): Promise<void> {
+  await using c = await createCommunicator({ rank, size, address, token, stuckMs: o.stuckMs, device: "cpu" });
+  await using model = await loadModel(folder("text_llama"), { threads: 1, device: "cpu" });
+  await c.barrier();
+  say({ begun: true });
+  if (rank !== o.who) await c.allReduce(new Float32Array(3));
+  const run = model.generate({ prompt: "Hi", n: 16, maxTokens: 40, suppress: model.info.endTokenIds });
+  for await (const _ of run) {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, o.block);
+    break;
+  }
+  await c.barrier();
+}
+
 async function meet(): Promise<void> {
   await using c = await createCommunicator({ rank, size, address, token, facts, timeoutMs, transport, device });
   say({ met: c.size });
@@ -137,7 +163,17 @@ async function iterate(): Promise<void> {
   say({ done: (await running.result).map(({ metrics, ...r }) => ({ ...r, losses: metrics.map((m) => m.loss) })) });
 }
 
-const works: Record<string, () => Promise<void>> = { train: steps, forever, collectives, meet, run, voices, iterate };
+const works: Record<string, () => Promise<void>> = {
+  train: steps,
+  forever,
+  collectives,
+  meet,
+  run,
+  voices,
+  iterate,
+  busy,
+  stuck,
+};
 try {
   say({ ready: true });
   await works[o.work]!();

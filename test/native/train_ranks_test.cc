@@ -271,7 +271,7 @@ TEST("train_ranks: what fails on one rank fails on all, and the weights stay") {
       {"a reference of another length", "INVALID_ARGUMENT", [](std::vector<TrainPair>& p) { p[0].ref_chosen->pop_back(); }},
       {"a reference that is not finite", "NUMERIC", [](std::vector<TrainPair>& p) { p[0].ref_chosen->front() = std::numeric_limits<float>::quiet_NaN(); }}};
   for (const Case& c : cases) {
-    std::vector<std::string> told(3);
+    std::vector<std::string> told(3), messages(3);
     std::vector<std::vector<int64_t>> items(3);
     const Setting s{"f32"};
     const Outcomes outcomes = with_models(s, 3, [&](Comm& comm, Model& model) {
@@ -284,7 +284,7 @@ TEST("train_ranks: what fails on one rank fails on all, and the weights stay") {
       try {
         trainer.train_step(spoilt, nullptr);
       } catch (const Error& e) {
-        told[me] = e.code, items[me] = e.items;
+        told[me] = e.code, items[me] = e.items, messages[me] = e.what();
       }
       CHECK(model.parameter(model.params.front().name) == before, c.name, ": rank ", comm.rank(), " changed its weights");
       trainer.train_step(pairs, nullptr);   // and they go on together
@@ -292,6 +292,8 @@ TEST("train_ranks: what fails on one rank fails on all, and the weights stay") {
     CHECK(all_well(outcomes), c.name, ": ", text(outcomes));
     for (size_t r = 0; r < told.size(); ++r) CHECK(told[r] == c.code, c.name, ": rank ", r, " was told ", told[r]);
     CHECK(items[0] == items[1] && items[2] == items[1], c.name, ": the same items on every rank");
+    for (const std::string& m : messages)
+      CHECK(std::string(c.code) == "NUMERIC" || m.find("pairs[1]") != std::string::npos, c.name, ": the first pair of rank 1 is pairs[1] of the step: ", m);
     if (std::string(c.code) == "NUMERIC") CHECK(items[0] == std::vector<int64_t>{1}, c.name, ": the first pair of rank 1 is the second of the step");
   }
 }

@@ -37,13 +37,30 @@ export interface CommunicatorOptions extends Cancel {
   timeoutMs?: number;
   /** Silence after which a rank counts as lost, in milliseconds. Default: 10000. */
   silenceMs?: number;
+  /**
+   * Time without a sign of progress after which a rank counts as stuck, in milliseconds, while a call of this package runs in its engine
+   * and does not wait for other ranks; five times the longest such time seen so far, where that is more. 0: never. Default: 1800000.
+   */
+  stuckMs?: number;
   /** A secret of this job; default: the environment's ISR_DPO_RANKS_TOKEN, else made of the launcher's name of the job. */
   token?: string;
   /** What has to be equal on all ranks besides the package's version, by name. */
   facts?: Readonly<Record<string, string>>;
 }
 
-const keys = ["signal", "rank", "size", "address", "transport", "device", "timeoutMs", "silenceMs", "token", "facts"];
+const keys = [
+  "signal",
+  "rank",
+  "size",
+  "address",
+  "transport",
+  "device",
+  "timeoutMs",
+  "silenceMs",
+  "stuckMs",
+  "token",
+  "facts",
+];
 
 interface Settings {
   rank: number;
@@ -55,6 +72,7 @@ interface Settings {
   token: string;
   timeoutMs: number;
   silenceMs: number;
+  stuckMs: number;
   facts: Record<string, string>;
   signal: AbortSignal | undefined;
 }
@@ -105,6 +123,7 @@ function settingsOf(o: CommunicatorOptions | undefined): Settings {
     token: token ?? createHash("sha256").update(`isr-dpo ${place?.launcher} ${place?.job}`).digest("hex"),
     timeoutMs: wait("options.timeoutMs", given.timeoutMs, 60_000),
     silenceMs: wait("options.silenceMs", given.silenceMs, 10_000),
+    stuckMs: given.stuckMs === undefined ? 1_800_000 : integer("options.stuckMs", given.stuckMs, 0),
   };
 }
 

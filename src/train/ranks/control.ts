@@ -1,11 +1,13 @@
-// The control of a group of ranks: they meet at rank 0, say what they are and where they can be reached, and then show every second
-// that they live. Whoever ends, falls silent, or gives up ends the work of all with RANK_LOST, which names it.
+// The control of a group of ranks: they meet at rank 0, and say what they are and where they can be reached. Threads of their own then show
+// every second that they live and that their work goes on (watch.ts). Whoever ends, falls silent, is stuck, or gives up ends the work of
+// all with RANK_LOST, which names it.
 import { hostname } from "node:os";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { plural } from "../../base/counts.js";
 import { type ErrorCode, IsrDpoError, isIsrDpoError } from "../../base/errors.js";
 import { type Line, Lines, same } from "./control-lines.js";
+import { loopbackOf, Watch } from "./watch.js";
 
 /** What ranks need to meet. */
 export interface Meeting {
@@ -21,6 +23,8 @@ export interface Meeting {
   timeoutMs: number;
   /** Silence after which a rank counts as lost, in milliseconds. */
   silenceMs: number;
+  /** Time without a sign of progress after which a rank counts as stuck, in milliseconds; 0: never. */
+  stuckMs: number;
   signal: AbortSignal | undefined;
 }
 
@@ -67,7 +71,8 @@ interface Member extends Hello {
 class Hub {
   readonly #m: Meeting;
   readonly #server: Server;
-  readonly #mine: Hello;
+  /** What rank 0 says of itself. */
+  readonly mine: Hello;
   readonly #members = new Map<number, Member>();
   readonly #answers = new Map<string, Map<number, unknown>>(); // of a round: what each rank has said
   readonly #dealers = new Map<string, Dealer>();
@@ -76,17 +81,19 @@ class Hub {
   #listen: ((report: unknown) => void) | undefined;
   #state: "gathering" | "running" | "over" = "gathering";
   #beats: NodeJS.Timeout | undefined;
+  readonly #watch: Watch;
 
   constructor(m: Meeting, mine: Hello) {
     this.#m = m;
-    this.#mine = mine;
+    this.#watch = Watch.lead(m);
+    this.mine = { ...mine, offer: { ...(mine.offer as object), beatPort: this.#watch.port } };
     this.#server = createServer((socket) => this.#arrive(socket));
     this.#server.maxConnections = 4 * m.size + 64;
   }
 
   async listen(): Promise<void> {
     const { host, port } = this.#m;
-    const local = host === "127.0.0.1" || host === "::1" || host === "localhost";
+    const local = loopbackOf(host) !== "";
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (e: NodeJS.ErrnoException) =>
         reject(
@@ -126,7 +133,7 @@ class Hub {
       return undefined;
     }
     const hello = line.hello as Hello;
-    const differs = difference(this.#mine, hello);
+    const differs = difference(this.mine, hello);
     if (differs !== undefined) {
       this.#refuse(lines, refusal("RUN_MISMATCH", differs, "start all ranks with one command and one version"));
       return undefined;
@@ -198,13 +205,17 @@ class Hub {
 
   #begin(): void {
     this.#state = "running";
+    this.#watch.begin();
     this.#beats = setInterval(() => {
-      for (const m of this.#members.values()) {
-        if (m.left) continue;
+      const present = [...this.#members.values()].filter((m) => !m.left);
+      for (const m of present) {
         m.lines.send({ kind: "beat" });
-        const silent = performance.now() - m.lines.heard;
-        if (silent > this.#m.silenceMs) this.#lose(m, `nothing was heard of it for ${Math.round(silent / 1000)} s`);
+        const trouble = this.#watch.trouble(m.rank, m.lines.heard);
+        if (trouble !== undefined) return this.#lose(m, trouble);
       }
+      const seconds = this.#watch.deadlock(present.map((m) => m.rank));
+      if (seconds !== undefined)
+        this.#end({ kind: "lost", reason: `the ranks have waited for each other for ${seconds} s, and none goes on` });
     }, beatMs).unref();
   }
 
@@ -234,6 +245,7 @@ class Hub {
   close(): void {
     this.#state = "over";
     clearInterval(this.#beats);
+    this.#watch.end();
     this.#server.close();
     for (const m of this.#members.values()) m.lines.close();
   }
@@ -254,6 +266,7 @@ export class Control {
   readonly #life = new AbortController();
   #beats: NodeJS.Timeout | undefined;
   #left = false;
+  #watch: Watch | undefined; // of rank 0, on the others
   /** What this rank is at, for the others' error if it is lost. */
   stage = "";
 
@@ -281,7 +294,10 @@ export class Control {
   static async meet(m: Meeting, offer: unknown): Promise<{ control: Control; offers: unknown[] }> {
     const hello: Hello = { rank: m.rank, size: m.size, where: where(), facts: m.facts, offer };
     const hub = m.rank === 0 ? new Hub(m, hello) : undefined;
-    await hub?.listen();
+    await hub?.listen().catch((e) => {
+      hub.close();
+      throw e;
+    });
     const late = hub && setTimeout(() => hub.giveUp(), m.timeoutMs).unref();
     const deadline = AbortSignal.timeout(m.timeoutMs + 2000); // rank 0 knows better who is missing: it speaks first
     const signals = [deadline, ...(m.signal ? [m.signal] : [])];
@@ -289,12 +305,12 @@ export class Control {
     try {
       control = new Control(m, hub, await reach(m, AbortSignal.any(signals)));
       const offers = control.#round("offers");
-      control.#lines.send({ kind: "hello", token: m.token, hello });
+      control.#lines.send({ kind: "hello", token: m.token, hello: hub?.mine ?? hello });
       const stopped = new Promise<never>((_, reject) => {
         for (const s of signals) s.addEventListener("abort", () => reject(s.reason), { once: true });
       });
       const values = await Promise.race([offers, stopped]);
-      control.#begin();
+      control.#begin((values[0] as { beatPort: number }).beatPort);
       return { control, offers: values };
     } catch (e) {
       if (control) control.#fail(e);
@@ -313,14 +329,13 @@ export class Control {
     }
   }
 
-  #begin(): void {
+  #begin(beatPort: number): void {
+    if (!this.#hub) this.#watch = Watch.join(this.#m, beatPort);
+    this.#watch?.begin();
     this.#beats = setInterval(() => {
       this.#lines.send({ kind: "beat", stage: this.stage });
-      const silent = performance.now() - this.#lines.heard;
-      if (silent > this.#m.silenceMs)
-        this.#fail(
-          lostError(`rank 0 (${this.#m.host}) was lost: nothing was heard of it for ${Math.round(silent / 1000)} s`),
-        );
+      const trouble = this.#watch?.trouble(0, this.#lines.heard);
+      if (trouble !== undefined) this.abort(`rank 0 (${this.#m.host}) was lost: ${trouble}`);
     }, beatMs).unref();
   }
 
@@ -369,6 +384,7 @@ export class Control {
     if (this.#left) return;
     this.#left = true;
     clearInterval(this.#beats);
+    this.#watch?.end();
     for (const { reject } of [...this.#rounds.values(), ...(this.#asking ? [this.#asking] : [])]) reject(e);
     this.#rounds.clear();
     this.#life.abort(e);
@@ -387,6 +403,7 @@ export class Control {
     this.#left = true;
     clearInterval(this.#beats);
     this.#lines.send({ kind: "leave" });
+    this.#watch?.end();
     if (!this.#hub) return this.#lines.close();
     const ended = new Promise<void>((resolve) => this.#lines.socket.once("close", () => resolve()));
     await Promise.race([ended, sleep(this.#m.silenceMs, undefined, { ref: false })]);
