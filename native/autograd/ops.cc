@@ -282,9 +282,9 @@ Tensor checkpoint(Ctx& c, Tensor x, const std::function<Tensor(Ctx&, Tensor)>& b
 }
 
 void group_begin(Ctx& c, Group* group) {
-  if (group && c.need) c.need(*group);
-  if (!group || !c.ready) return;
-  c.tape.record_always("group_begin", [&c, group] { c.ready(*group); });
+  if (!group || !c.tape.recording()) return;
+  if (group->arrivals) group->arrivals->need(*group);
+  if (c.ready) c.tape.record_always("group_begin", [&c, group] { c.ready(*group); });
 }
 
 }  // namespace isr

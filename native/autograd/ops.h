@@ -17,7 +17,6 @@ struct Ctx {
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(Group&)> ready;     // called in backward when a group has its last gradient (distributed training)
   bool inside_checkpoint = false;
-  std::function<void(Group&)> need;      // called in forward before a group's values are read
 
   void check_cancel() const {
     sign_of_progress();
@@ -63,7 +62,7 @@ TokenLogp token_logp(Ctx& c, Tensor x, Weight& head, Ints targets);
 // Runs block(x) without keeping what is inside it; backward runs it again. Not to be nested.
 Tensor checkpoint(Ctx& c, Tensor x, const std::function<Tensor(Ctx&, Tensor)>& block);
 
-// Recorded before a group's first use: in backward it runs after the group's last gradient.
+// Before a group's first use, which waits for its values. In backward Ctx::ready runs there, after the group's last gradient.
 void group_begin(Ctx& c, Group* group);
 
 }  // namespace isr

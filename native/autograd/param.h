@@ -68,6 +68,14 @@ struct Weight {
   }
 };
 
+// Values that come from other ranks (train/values.h): whoever reads them waits first. RANK_LOST.
+class Arrivals {
+ public:
+  virtual ~Arrivals() = default;
+  virtual void need(const Group& group) = 0;   // what the device does from now on may read this group's values
+  virtual void need_all() = 0;                 // all values, and the host may download what comes of them
+};
+
 // Parameters that are updated together: one a block, and embeddings + head + final norm. Flat float32 arrays; of masters and
 // moments a rank among several keeps its shard, or all.
 struct Group {
@@ -76,6 +84,7 @@ struct Group {
   int64_t size = 0;               // elements, each parameter padded to 64
   int64_t begin = 0, end = 0;     // the shard: whole rows of parameters
   bool sharded = false;           // false: the shard is all of [0, size)
+  Arrivals* arrivals = nullptr;   // of its values; null: they are always there
   Buffer grad;                    // (size) f32
   Buffer master, m, v;            // (end - begin) f32
 };

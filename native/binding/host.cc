@@ -24,7 +24,6 @@ Napi::Object failure_of(Napi::Env env, const Error& e) {
 }  // namespace
 
 void Engine::step(WorkCounters& counters, const std::atomic<bool>* cancel) {
-  if (trainer) trainer->settle();
   const auto advance = [&](Generator& g) {
     const Counters before = g.counters;
     g.step(cancel);
@@ -286,7 +285,7 @@ void Host::step() {
   const CancelScope scope(&abandoned_);
   const JobRuns runs;
   engine_.step(counters, &abandoned_);
-  counters.tower.store(engine_.outline().media.passes);
+  counters.tower.store(engine_.loaded().media.passes);
   std::lock_guard lock(mutex_);
   batch_ = engine_.load();
 }

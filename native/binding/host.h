@@ -51,11 +51,6 @@ struct Engine {  // in order of destruction from the end: a trainer or session n
   std::map<uint64_t, std::unique_ptr<Generator>> shared;   // of calls outside sessions, by budget; only while one is in
 
   Model& loaded() {
-    if (trainer) trainer->settle();
-    return outline();
-  }
-  // For what reads no values: those of the trainer's last step may still be on their way from other ranks.
-  Model& outline() {
     ISR_ASSERT(model, "no model is loaded");
     return *model;
   }

@@ -128,7 +128,7 @@ Napi::Value add_media(const Napi::CallbackInfo& info) {
   const bool image = bool_at(args, "image"), features = has(args, "stage");
   const MediaStore::Stage stage = features && string_at(args, "stage") == "tower" ? MediaStore::Stage::Tower : MediaStore::Stage::Projected;
   return submit_beside(info, [values = floats_at(args, "values"), count = integer_at(args, "count"), image, features, stage](JobContext& job) mutable -> ToJs {
-    Model& m = job.engine.outline();
+    Model& m = job.engine.loaded();
     const Medium& medium = features ? m.media.add_features(m, image, stage, count, values) : m.media.add_pixels(m, image, count, std::move(values));
     return [first = medium.first_id, rows = medium.rows](Napi::Env env) -> Napi::Value {
       Napi::Object o = Napi::Object::New(env);
@@ -154,7 +154,7 @@ Napi::Value media_features(const Napi::CallbackInfo& info) {
 
 Napi::Value release_media(const Napi::CallbackInfo& info) {
   return submit_beside(info, [ids = ints_at(info[1].As<Napi::Object>(), "firstIds")](JobContext& job) -> ToJs {
-    for (int32_t id : ids) job.engine.outline().media.release(id);
+    for (int32_t id : ids) job.engine.loaded().media.release(id);
     return nothing();
   });
 }

@@ -149,6 +149,7 @@ Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x
 }
 
 Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing) {
+  if (!c.tape.recording()) m.settle();
   const Pass pass{attention_shape(m.config), batch.rope, batch.plan.get(), nullptr, checkpointing};
   group_begin(c, m.shared_group);
   const Tensor x = embedding(c, *m.token_embedding, batch.ids, batch.media, m.dtype);
@@ -165,6 +166,7 @@ static std::vector<uint64_t> decoding_key(Ctx& c, const Model& m, Tensor x, Tens
 }
 
 Tensor hidden_states(Ctx& c, Model& m, const CachedBatch& batch, std::span<const MediaRows> media, const KvStore& kv) {
+  m.settle();
   const float* rope = rope_table(c, m, batch.positions);
   const std::unique_ptr<Prepared> plan = c.be.prepare(batch.plan);
   const Pass pass{attention_shape(m.config), rope, plan.get(), &kv, false};

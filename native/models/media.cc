@@ -41,6 +41,15 @@ Buffer copy_of(Ctx& c, Tensor x) {
   return b;
 }
 
+// Before towers and projector read their values.
+void need_values(const Ctx& c, Model& m) {
+  if (!c.tape.recording()) return m.settle();
+  if (!m.arrivals) return;
+  for (Part part : {Part::Vision, Part::Projector})
+    for (const std::vector<Param*>& params : m.groups(part))
+      if (params.front()->group) m.arrivals->need(*params.front()->group);
+}
+
 bool trained(const Tower& t) { return t.patch.trainable(); }
 
 }  // namespace
@@ -143,6 +152,7 @@ std::vector<PlacedMedium> MediaStore::placed(std::span<const int32_t> ids, int64
 std::vector<float> MediaStore::features(Model& m, int32_t first_id, Stage stage, const std::atomic<bool>* cancel) {
   Medium* x = find(first_id);
   ISR_ASSERT(x, "no medium has the id ", first_id);
+  m.settle();
   ArenaScope scope(m.arena());
   Tape quiet(m.arena(), false);
   Ctx c{*m.backend, quiet, cancel, {}};
@@ -163,6 +173,7 @@ std::vector<MediaRows> MediaStore::rows_of(Ctx& c, Model& m, std::span<const int
     while (t + 1 < ids.size() && ids[t + 1] > ids[t] && ids[t + 1] - x->first_id < x->rows) ++t;   // the rest of its run
     if (std::find(seen.begin(), seen.end(), x) == seen.end()) seen.push_back(x);
   }
+  if (!seen.empty()) need_values(c, m);
   for (Medium* x : seen) {
     const bool vision = c.tape.recording() && trained(*m.vision->tower(x->image));
     const bool projector = c.tape.recording() && !m.vision->projector.empty() && m.vision->projector[0].trainable();

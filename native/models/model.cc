@@ -27,6 +27,7 @@ void Model::keep_row_major(Param& p) {
 // Rows of the master, the value or the matrix, whichever holds the parameter, as float32 on the host.
 void Model::source_values(const Param& p, int64_t begin, int64_t count, float* dst) {
   Device& device = backend->device();
+  settle();
   if (p.master()) return device.download(dst, p.master() + begin, static_cast<size_t>(count) * sizeof(float));
   if (p.group && sharded_masters) return sharded_masters(p, begin, count, dst);
   const int64_t row = begin / p.cols(), rows = (begin + count + p.cols() - 1) / p.cols() - row, skip = begin - row * p.cols();

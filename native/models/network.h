@@ -20,6 +20,8 @@ struct Network {
   std::deque<Layer> layers;
   Weight head;                                 // parts[0] == token_embedding when tied
   Group* shared_group = nullptr;               // embeddings, head, final norm; set by a trainer
+  Arrivals* arrivals = nullptr;                // of values; set by a trainer among ranks
+  void settle() { if (arrivals) arrivals->need_all(); }   // before values are read by anything but a recorded pass
   std::optional<Vision> vision;                // absent: a text model
 };
 

@@ -7,19 +7,28 @@ namespace isr {
 
 // Everything that can fail comes first: a trainer that could not be made leaves the model as it was.
 Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, bool sharded)
-    : m_(model), parts_(std::move(parts)), comm_(comm), sharded_(sharded && comm.size() > 1) {
+    : m_(model), parts_(std::move(parts)), comm_(comm), sharded_(sharded && comm.size() > 1), shared_(comm) {
   std::vector<Place> places;
-  for (Model::Part part : parts_)
+  size_t decoder = 0;   // its first group
+  for (Model::Part part : parts_) {
+    decoder = groups_.size();
     for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), places);
+  }
   for (Place& p : places) fill(p);
-  if (comm.size() > 1) make_room(), comm.reserve();
+  if (comm.size() > 1) {
+    make_room();
+    comm.reserve();
+  }
   keep_rows_behind();
   take_over(places);
+  const auto first = forward_.begin() + static_cast<std::ptrdiff_t>(decoder);
+  std::rotate(first, std::find(first, forward_.end(), m_.shared_group), forward_.end());   // it begins with embeddings
 }
 
 // A group's arrays, and where in them each parameter lies.
 void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
   Group& g = groups_.emplace_back();
+  forward_.push_back(&g);
   g.params = std::move(params);
   g.written.assign(g.params.size(), false);
   for (Param* p : g.params) {
@@ -33,6 +42,7 @@ void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
   const std::vector<int64_t> shards = cuts(g);
   const auto me = static_cast<size_t>(comm_.rank());
   g.sharded = sharded_;
+  if (sharded_) g.arrivals = &shared_;
   g.begin = sharded_ ? shards[me] : 0;
   g.end = sharded_ ? shards[me + 1] : g.size;
   g.grad = Buffer(m_.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
@@ -73,6 +83,7 @@ void Optimizer::take_over(const std::vector<Place>& places) noexcept {
   }
   for (Layer& l : m_.layers) l.group = l.attention_norm->group;
   m_.shared_group = m_.final_norm->group;
+  if (sharded_) m_.arrivals = &shared_;
 }
 
 void Optimizer::keep_rows_behind() {
@@ -96,9 +107,11 @@ void Optimizer::weights_changed() {
 
 Optimizer::~Optimizer() {
   try {
-    settle();
-  } catch (const std::exception&) {   // a rank was lost: nothing is on its way any more
+    shared_.need_all();
+    comm_.finish();   // what was on its way has ended, and its memory may
+  } catch (...) {     // a rank was lost
   }
+  m_.arrivals = nullptr;
   for (size_t i = 0; i < states.size(); ++i) {
     Param& p = *states[i].param;
     void* old = old_values_[i];
@@ -155,7 +168,6 @@ AdamWItem Optimizer::item_of(const State& s) const {
 }
 
 void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOptions& o) {
-  settle();   // of groups that this step's forward pass did not read
   const CancelScope whole(nullptr);
   std::vector<AdamWItem> items;
   for (const State& s : states) {
@@ -171,7 +183,7 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
   a.eps = static_cast<float>(o.eps);
   a.grad_scale = static_cast<float>(grad_scale);
   m_.backend->adamw(items, a);
-  if (sharded_) share_values([this](const Param& p) { return written(p); });
+  if (sharded_) shared_.start(forward_, [this](const Param& p) { return written(p); });
   for (State& s : states) {
     if (!written(*s.param)) continue;
     ++s.steps;
@@ -181,7 +193,7 @@ void Optimizer::step(double learning_rate, double grad_scale, const OptimizerOpt
 }
 
 Optimizer::Staging::Staging(Optimizer& optimizer) : o_(optimizer) {
-  o_.settle();
+  o_.shared_.need_all();
   for (const Group& g : o_.groups_) {
     for (std::deque<Buffer>* kind : {&m_, &v_}) kind->emplace_back(o_.m_.backend->device(), g.m.bytes());
     master_.push_back(g.sharded ? Buffer(o_.m_.backend->device(), g.master.bytes()) : Buffer());
@@ -214,7 +226,7 @@ void Optimizer::Staging::commit(std::span<const int64_t> updates) {
   for (const State& s : o_.states)
     if (o_.shard_rows(*s.param).count > 0) items_.push_back(o_.item_of(s));   // within what was reserved
   o_.m_.backend->write_values(items_);
-  if (o_.sharded_) o_.share_values([](const Param&) { return true; }), o_.settle();
+  if (o_.sharded_) o_.shared_.start(o_.forward_, [](const Param&) { return true; });
   for (State& s : o_.states)
     if (s.steps > 0) ++s.param->version;
   o_.weights_changed();

@@ -1,6 +1,7 @@
 // Masters, moments and gradients of the trained parameters in flat groups, and the AdamW step that writes values and
 // matrices. Several ranks add their gradients in the ranks' order; each keeps masters and moments of its shard and sends the
-// values that it has updated (ZeRO stage 1: Rajbhandari et al. 2020), or keeps all of them. Both give the same bits.
+// values that it has updated (ZeRO stage 1: Rajbhandari et al. 2020), or keeps all of them. Both give the same bits. Values go
+// on their way at the end of a step, and the model waits for them where it reads them (Network::arrivals).
 #pragma once
 #include <array>
 #include <deque>
@@ -11,6 +12,7 @@
 #include "dist/comm.h"
 #include "models/model.h"
 #include "train/shards.h"
+#include "train/values.h"
 
 namespace isr {
 
@@ -28,11 +30,8 @@ class Optimizer {
   void reduce();
   void gather_gradients();                    // after reduce(): the sums of all shards, on every rank
   double grad_norm();                         // L2 over all that were written, float64, the same on every rank
-  // One step; parameters without a gradient are left alone. Not cancelled: all or nothing. The values of other ranks' shards are on
-  // their way when it returns: await() a group before its values are read, or settle() for all of them.
+  // One step; parameters without a gradient are left alone. Not cancelled: all or nothing.
   void step(double learning_rate, double grad_scale, const OptimizerOptions& o);
-  void await(Group& g);
-  void settle();                              // RANK_LOST: values did not arrive
   // All ranks call; rank 0 does `work`, in which the model has every master, the others send it theirs until it ends.
   void with_masters(const std::function<void()>& work);
   bool written(const Param& p) const;
@@ -71,11 +70,6 @@ class Optimizer {
   void ask_masters(const Param& p, int64_t begin, int64_t count, float* dst);
   bool answer_masters();                      // one question; false: there are no more
   std::array<int64_t, 3> hear(std::array<int64_t, 3> question);   // rank 0's
-  // Starts to send the rows of values that this rank keeps to the others, and to receive theirs, of the parameters that `which` names:
-  // group by group, as the forward pass reads them.
-  void share_values(const std::function<bool(const Param&)>& which);
-  void take_next();                           // the group that has been on its way for the longest: into values and matrices
-
   void keep_rows_behind();                    // dX of frozen parts that a gradient flows through reads row-major values
   void weights_changed();
 
@@ -87,8 +81,8 @@ class Optimizer {
   int64_t longest_piece_ = 0;                 // of this rank's shards
   Buffer arrived_;                            // such pieces of the other ranks, one of each
   std::deque<Group> groups_;
-  struct Arriving { Group* group; uint64_t number; std::vector<std::pair<const Param*, Rows>> rows; };
-  std::deque<Arriving> arriving_;             // values of other ranks' shards, in the order of their start
+  std::vector<const Group*> forward_;         // in the order of the forward pass
+  SharedValues shared_;
   std::deque<Buffer> values_;                 // row-major bfloat16 values of matrices, while training
   std::vector<void*> old_values_;             // what Param::value was before, by state
 };

@@ -1,4 +1,4 @@
-// What an optimizer says to the other ranks: gradients to whoever keeps their rows, and updated rows back.
+// What an optimizer says to the other ranks: gradients to whoever keeps their rows, and masters to rank 0.
 #include <algorithm>
 
 #include "train/optimizer.h"
@@ -93,50 +93,6 @@ void Optimizer::gather_gradients() {
   }
 }
 
-void Optimizer::share_values(const std::function<bool(const Param&)>& which) {
-  const int me = comm_.rank();
-  std::vector<Group*> order;
-  for (Group& g : groups_) order.push_back(&g);
-  std::stable_partition(order.begin(), order.end(), [this](const Group* g) { return g == m_.shared_group; });   // embeddings: read first
-  for (Group* g : order) {
-    const std::vector<int64_t> shards = cuts(*g);
-    std::vector<Message> sends, receives;
-    Arriving arriving{g, 0, {}};
-    for (const Param* p : g->params)
-      for (int owner = 0; owner < (which(*p) ? comm_.size() : 0); ++owner) {
-        const Rows rows = rows_within(*p, shards[static_cast<size_t>(owner)], shards[static_cast<size_t>(owner) + 1]);
-        if (rows.count == 0) continue;
-        const Tensor values = p->tensor().row_range(rows.first, rows.count);
-        const size_t bytes = static_cast<size_t>(rows.count * p->cols()) * size_of(values.dtype);
-        for (int r = 0; r < comm_.size(); ++r)
-          if (owner == me && r != me) sends.push_back({r, values.data, bytes});
-        if (owner == me) continue;
-        receives.push_back({owner, values.data, bytes});
-        arriving.rows.emplace_back(p, rows);
-      }
-    arriving.number = comm_.start(sends, receives);
-    arriving_.push_back(std::move(arriving));
-  }
-}
-
-void Optimizer::take_next() {
-  const CancelScope whole(nullptr);   // who left here alone would be lost
-  const Arriving next = std::move(arriving_.front());
-  arriving_.pop_front();
-  or_abort(comm_, [&] {
-    comm_.wait(next.number);
-    for (const auto& [p, rows] : next.rows)
-      if (p->weight && !p->in_matrix()) p->weight->matrix->write_rows(p->weight_row + rows.first, p->tensor().row_range(rows.first, rows.count));
-  });
-}
-
-void Optimizer::await(Group& g) {
-  while (std::any_of(arriving_.begin(), arriving_.end(), [&](const Arriving& a) { return a.group == &g; })) take_next();
-}
-void Optimizer::settle() {
-  while (!arriving_.empty()) take_next();
-}
-
 // ---- masters of all shards, read by rank 0: a question is (place in `states`, first element, elements), or -1 at the end
 std::array<int64_t, 3> Optimizer::hear(std::array<int64_t, 3> question) {
   Device& device = m_.backend->device();
@@ -185,7 +141,6 @@ bool Optimizer::answer_masters() {
 }
 
 void Optimizer::with_masters(const std::function<void()>& work) {
-  settle();
   if (!sharded_) return agree(comm_, [&] { return comm_.rank() == 0 ? work() : void(); });
   agree(comm_, [&] {
     if (comm_.rank() != 0) return or_abort(comm_, [&] { while (answer_masters()) {} });

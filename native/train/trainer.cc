@@ -105,8 +105,6 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   ArenaScope scope(m.arena());
   Tape tape(m.arena(), true);
   Ctx c{*m.backend, tape, cancel, {}};
-  c.need = [this](Group& g) { optimizer.await(g); };
-  if (o.train_projector || o.train_vision) optimizer.settle();   // towers do not ask for their groups
   const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), m.backend->device().memory());
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, again));
   const Tensor hidden = hidden_states(c, m, there, again);
@@ -149,7 +147,6 @@ T* Trainer::Impl::notes(size_t count) {
 }
 
 std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
-  optimizer.settle();
   const std::vector<SequenceInput> sequences = sequences_of(pairs, 0);
   std::vector<std::vector<float>> logps(sequences.size());
   uint64_t computed = 0;
@@ -197,55 +194,49 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, int64_t first
 StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
   const bool couples = loss_couples_pairs(o.loss);
   std::vector<SequenceInput> sequences;
-  std::vector<PairReference> now;
-  std::vector<PairTokens> tokens;
-  std::vector<double> figures(pairs.size() * kPairFigures);
+  std::vector<PairTokens> tokens;   // of all ranks
   PairLoss loss;
   LossResult whole;
-  int64_t first = 0;
-  const auto prepare = [&](int64_t before) {
+  std::vector<double> figures(pairs.size() * kPairFigures);
+  Meeting meeting(comm, m, pairs.size());
+  const auto check = [&](int64_t first) {
     if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
-    sequences = sequences_of(pairs, before);
-    need_references(pairs, before, cancel);
-    if (couples) now = score(pairs, cancel);
+    sequences = sequences_of(pairs, first);
+    need_references(pairs, first, cancel);
   };
-  const auto numbers = [&] {
-    std::vector<double> mine;
-    for (const TrainPair& p : pairs)
-      for (const std::vector<float>* side : {&*p.ref_chosen, &*p.ref_rejected}) mine.push_back(static_cast<double>(side->size()));
-    return mine;
+  const auto learn = [&] {   // what the loss needs of the other ranks' items
+    if (!meeting.tell(token_counts(pairs))) return;
+    if (meeting.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one pair, got none");
+    tokens = tokens_of(meeting.facts);
+    loss = pair_loss_of(o.loss, meeting.total, std::accumulate(tokens.begin(), tokens.end(), int64_t{0}, [](int64_t n, const PairTokens& t) { return n + t.chosen; }));
   };
-  const auto told = [&](const Round& round) {
-    int64_t chosen_tokens = 0;
-    for (size_t i = 0; i < round.all.size(); i += 2) {
-      tokens.push_back({static_cast<int64_t>(round.all[i]), static_cast<int64_t>(round.all[i + 1])});
-      chosen_tokens += tokens.back().chosen;
+  meeting.hold(check, [&] {
+    if (couples) {   // all log-probs first, then the loss, then each micro-batch again with its answer
+      const std::vector<PairReference> now = score(pairs, cancel);
+      learn();
+      or_abort(comm, [&] {
+        const std::vector<PairLogps> all = logps_of_all(pairs, now, tokens);
+        whole = preference_loss(all, o.loss);
+        figures = figures_of(whole, all);
+      });
     }
-    loss = pair_loss_of(o.loss, round.total, chosen_tokens);
-    first = round.first;
-    if (!couples) return;   // else all log-probs first, then the loss, then each micro-batch again with its answer
-    const std::vector<PairLogps> all = logps_of_all(pairs, now, tokens);
-    whole = preference_loss(all, o.loss);
-    figures = figures_of(whole, all);
-  };
-  together({pairs.size(), prepare, numbers, told, [&](const std::function<void()>& say) {
-    if (couples) say();
     double* const there = notes<double>(figures.size());
     m.backend->device().zero(there, figures.size() * sizeof(double));   // pairs of which nothing is scored tell nothing
     for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
       const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
       micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
-        say();
-        if (couples) upload(c, head.dlogp, gradients_of(batch, whole, static_cast<size_t>(first) + begin / 2));
+        learn();
+        if (couples) upload(c, head.dlogp, gradients_of(batch, whole, static_cast<size_t>(meeting.first) + begin / 2));
         else pair_answer(c, batch, head, references_of(batch, part), there + begin / 2 * kPairFigures, loss);
       });
     }
+    learn();
     if (!couples) m.backend->device().download(figures.data(), there, figures.size() * sizeof(double));
-  }});
+  });
   return pair_metrics(couples ? figures : of_all(figures), tokens, loss, o.loss.gamma, not_finite);
 }
 
-// The scored tokens of sequences, in their order.
+// The scored tokens of sequences, in their order: which sequence, and the token's weight in the loss.
 struct ScoredTokens { std::vector<double> items, weights; };
 static ScoredTokens scored_tokens(const std::vector<SequenceInput>& sequences) {
   ScoredTokens all;
@@ -258,58 +249,66 @@ static ScoredTokens scored_tokens(const std::vector<SequenceInput>& sequences) {
   return all;
 }
 
-StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
-  ScoredTokens mine, all;   // `items` of `mine`: places among this rank's
-  double total = 0;
-  int64_t sequences_in_all = 0;
-  std::vector<float> logp;
-  const auto prepare = [&](int64_t before) {
-    if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
-    for (size_t i = 0; i < sequences.size(); ++i) check_ids(m, sequences[i].ids, concat("items[", before + static_cast<int64_t>(i), "]").c_str());
-    mine = scored_tokens(sequences);
-    logp.resize(mine.items.size());
-  };
-  const auto numbers = [&] {   // of each token its item, or -1 behind a rank's last, and its weight
-    std::vector<double> told;
-    for (size_t i = 0; i < mine.items.size(); ++i) told.insert(told.end(), {mine.items[i], mine.weights[i]});
-    told.insert(told.end(), {-1, static_cast<double>(sequences.size())});
-    return told;
-  };
-  const auto told = [&](const Round& round) {
-    double before = 0;
-    for (size_t i = 0; i < round.all.size(); i += 2) {
-      if (round.all[i] < 0) {
-        before += round.all[i + 1];
-        continue;
-      }
-      all.items.push_back(before + round.all[i]);
-      all.weights.push_back(round.all[i + 1]);
+// As ranks tell them: the number of sequences, then item and weight of each token.
+static std::vector<double> told_of(const ScoredTokens& mine, size_t sequences) {
+  std::vector<double> facts{static_cast<double>(sequences)};
+  for (size_t i = 0; i < mine.items.size(); ++i) facts.insert(facts.end(), {mine.items[i], mine.weights[i]});
+  return facts;
+}
+
+static ScoredTokens of_ranks(const std::vector<std::vector<double>>& facts) {
+  ScoredTokens all;
+  double first = 0;
+  for (const std::vector<double>& rank : facts) {
+    for (size_t i = 1; i < rank.size(); i += 2) {
+      all.items.push_back(first + rank[i]);
+      all.weights.push_back(rank[i + 1]);
     }
-    sequences_in_all = round.total;
+    first += rank.front();
+  }
+  return all;
+}
+
+StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
+  ScoredTokens mine, all;
+  double total = 0;   // weight
+  std::vector<float> logp;
+  Meeting meeting(comm, m, sequences.size());
+  const auto check = [&](int64_t first) {
+    if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
+    for (size_t i = 0; i < sequences.size(); ++i) check_ids(m, sequences[i].ids, concat("items[", first + static_cast<int64_t>(i), "]").c_str());
+  };
+  const auto learn = [&] {
+    if (!meeting.tell(told_of(mine, sequences.size()))) return;
+    if (meeting.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one sequence, got none");
+    all = of_ranks(meeting.facts);
     total = std::accumulate(all.weights.begin(), all.weights.end(), 0.0);
     if (!(total > 0)) fail("INVALID_ARGUMENT", "items: no scored token has a weight above 0");
   };
-  together({sequences.size(), prepare, numbers, told, [&](const std::function<void()>& say) {
+  meeting.hold(check, [&] {
+    mine = scored_tokens(sequences);
+    logp.resize(mine.items.size());
     float* const there = notes<float>(logp.size());
     size_t first = 0;
     for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
       micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
-        say();
+        learn();
         std::vector<float> dlogp;
         for (size_t i = 0; i < batch.scored.size(); ++i) dlogp.push_back(static_cast<float>(-(mine.weights[first + i] / total)));
         upload(c, head.dlogp, dlogp);
         c.be.device().copy(there + first, head.logp.data, dlogp.size() * sizeof(float));
         first += dlogp.size();
       });
+    learn();
     m.backend->device().download(logp.data(), there, logp.size() * sizeof(float));
-  }});
+  });
   const std::vector<double> logps = of_all(std::vector<double>(logp.begin(), logp.end()));
   StepMetrics metrics;
   for (size_t i = 0; i < all.items.size(); ++i) {
     const auto item = static_cast<int64_t>(all.items[i]);
     if (!std::isfinite(logps[i]) && (not_finite.empty() || not_finite.back() != item)) not_finite.push_back(item);
     metrics.loss -= all.weights[i] / total * logps[i];
-    metrics.chosen_logp += logps[i] / static_cast<double>(sequences_in_all);
+    metrics.chosen_logp += logps[i] / static_cast<double>(meeting.total);
     ++metrics.chosen_tokens;
   }
   metrics.sft_loss = metrics.loss;
@@ -336,7 +335,7 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
   not_finite.clear();
   optimizer.zero();
   const double communicated = comm.seconds();
-  StepMetrics metrics = work();   // with waits for values of the last update, which its metrics could not tell
+  StepMetrics metrics = work();
   metrics.step = step;
   metrics.compute_seconds = seconds() - (comm.seconds() - communicated);
   metrics.learning_rate = learning_rate_at(o, step);
@@ -346,8 +345,8 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
     optimizer.reduce();
     metrics.grad_norm = optimizer.grad_norm();
   });
-  add_ranks(metrics);
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) refuse_not_finite(metrics);
+  add_ranks(metrics, comm.seconds() - communicated);   // before values are on their way, which it would wait for
   if (update) {
     const double scale = o.clip_norm > 0 ? std::min(1.0, o.clip_norm / (metrics.grad_norm + 1e-6)) : 1.0;
     or_abort(comm, [&] { optimizer.step(metrics.learning_rate, scale, {o.beta1, o.beta2, o.eps, o.weight_decay, o.decay_norms}); });
@@ -398,7 +397,6 @@ StepMetrics Trainer::try_step(std::vector<TrainPair> pairs, const std::atomic<bo
 StepMetrics Trainer::try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
   return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
 }
-void Trainer::settle() { impl_->optimizer.settle(); }
 void Trainer::with_masters(const std::function<void()>& work) { impl_->optimizer.with_masters(work); }
 StepMetrics Trainer::gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
   const StepMetrics metrics = try_step(std::move(pairs), cancel);

@@ -66,9 +66,6 @@ class Trainer {
   StepMetrics gradients_sft(const std::vector<SequenceInput>& sequences, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel);
   StepMetrics try_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel);   // all of a step but its update
   StepMetrics try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
-  // Among several ranks: after a step values of other ranks are on their way, and the next step takes them as it needs them. Whoever else
-  // reads the model's values calls this first. RANK_LOST: they did not arrive.
-  void settle();
   // Among several ranks: rank 0 does `work`, in which the model saves, hashes and tells the float32 values of all shards.
   void with_masters(const std::function<void()>& work);
   void save(const std::string& dir);                      // masters, moments, step; atomic

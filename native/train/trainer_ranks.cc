@@ -11,52 +11,18 @@ std::vector<double> Trainer::Impl::of_all(std::span<const double> mine) {
   return all;
 }
 
-bool Trainer::Impl::say(Round& round, const Work& work, bool failed) {
-  std::vector<double> mine{static_cast<double>(work.items), failed ? 1.0 : 0.0};
-  if (!failed) {
-    const std::vector<double> numbers = work.numbers();
-    mine.insert(mine.end(), numbers.begin(), numbers.end());
-  }
-  round.said = true;
-  bool well = true;
-  or_abort(comm, [&] {
-    const std::vector<std::vector<double>> all = all_gather(comm, std::span<const double>(mine));
-    for (size_t r = 0; r < all.size(); ++r) {
-      const auto theirs = static_cast<int64_t>(all[r][0]);
-      round.total += theirs;
-      if (r < static_cast<size_t>(comm.rank())) round.first += theirs;
-      well = well && all[r][1] == 0;
-      round.all.insert(round.all.end(), all[r].begin() + 2, all[r].end());
-    }
-  });
-  if (well) {
-    if (round.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one ", o.loss.loss == "sft" ? "sequence" : "pair", ", got none");
-    work.told(round);
-  }
-  return well;
+std::vector<double> token_counts(const std::vector<TrainPair>& pairs) {
+  std::vector<double> counts;
+  for (const TrainPair& p : pairs)
+    for (const std::vector<float>* side : {&*p.ref_chosen, &*p.ref_rejected}) counts.push_back(static_cast<double>(side->size()));
+  return counts;
 }
 
-void Trainer::Impl::together(const Work& work) {
-  struct AnotherFailed {};   // whose error comes with agree()
-  agree(comm, [&] {
-    Round round;
-    bool prepared = false;
-    const std::function<void()> say_once = [&] {
-      if (!round.said && !say(round, work, false)) throw AnotherFailed{};
-    };
-    try {
-      work.prepare(0);
-      prepared = true;
-      work.compute(say_once);
-      say_once();
-    } catch (const AnotherFailed&) {
-    } catch (...) {
-      if (round.said) throw;
-      say(round, work, true);
-      if (!prepared && round.first > 0) work.prepare(round.first);   // the same error, which names the item's place in the step
-      throw;
-    }
-  });
+std::vector<PairTokens> tokens_of(const std::vector<std::vector<double>>& counts) {
+  std::vector<PairTokens> tokens;
+  for (const std::vector<double>& rank : counts)
+    for (size_t i = 0; i < rank.size(); i += 2) tokens.push_back({static_cast<int64_t>(rank[i]), static_cast<int64_t>(rank[i + 1])});
+  return tokens;
 }
 
 std::vector<PairLogps> Trainer::Impl::logps_of_all(const std::vector<TrainPair>& pairs, const std::vector<PairReference>& now, std::span<const PairTokens> tokens) {
@@ -79,13 +45,10 @@ std::vector<PairLogps> Trainer::Impl::logps_of_all(const std::vector<TrainPair>&
   return logps;
 }
 
-// Before the update: what is said behind it would wait for the values that are on their way then.
-void Trainer::Impl::add_ranks(StepMetrics& metrics) {
+void Trainer::Impl::add_ranks(StepMetrics& metrics, double communication_seconds) {
   metrics.tokens_computed = tokens_computed;
   metrics.flops = flops;
   if (comm.size() == 1) return;
-  const double communication_seconds = comm.seconds() - told_seconds;
-  told_seconds += communication_seconds;
   const double mine[] = {static_cast<double>(tokens_computed), flops, metrics.compute_seconds, communication_seconds};
   const std::vector<double> all = of_all(mine);
   metrics.tokens_computed = 0;

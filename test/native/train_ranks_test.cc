@@ -7,25 +7,11 @@
 #include <limits>
 
 #include "check.h"
-#include "far.h"
-#include "models/score.h"
-#include "pairs.h"
-#include "ranks.h"
-#include "seeded_model.h"
+#include "rank_models.h"
 #include "train/shards.h"
-#include "train/trainer.h"
 
 namespace isr::test {
 namespace {
-
-struct Setting {
-  std::string name;
-  ModelSpec spec = {};
-  std::string dtype = "f32";
-  std::string loss = "sigmoid";
-  double gamma = 0;
-  std::string device = "cpu";
-};
 
 // What one rank saw: figures and gradients of each step, and the weights behind the last.
 struct Seen {
@@ -35,54 +21,6 @@ struct Seen {
   std::vector<std::vector<float>> values;        // what the model computes with, where masters are sharded
   std::string hash;                              // on rank 0
 };
-
-TrainerOptions options_of(const Setting& s, bool shard) {
-  TrainerOptions o;
-  o.loss.loss = s.loss;
-  o.loss.gamma = s.gamma;
-  o.learning_rate = 1e-3;
-  o.weight_decay = 0.01;
-  o.clip_norm = 1;
-  o.micro_batch_tokens = 1;   // an item at a time: what a micro-batch holds then does not hang on the number of ranks
-  o.shard = shard;
-  return o;
-}
-
-template <class T>
-std::vector<T> part_of(const std::vector<T>& all, int rank, int ranks) {
-  const auto at = [&](int r) { return all.begin() + static_cast<std::ptrdiff_t>(all.size()) * r / ranks; };
-  return {at(rank), at(rank + 1)};
-}
-
-std::vector<SequenceInput> chosen_of(const std::vector<TrainPair>& pairs) {
-  std::vector<SequenceInput> all;
-  for (const TrainPair& p : pairs) all.push_back(p.chosen);
-  return all;
-}
-
-std::unique_ptr<Model> model_of(const Setting& s) {
-  LoadOptions load;
-  load.dtype = s.dtype;
-  load.threads = 1;
-  load.device = s.device;
-  return seeded_model(s.spec, load);
-}
-
-// Ranks with a model each, on its device.
-Outcomes with_models(const Setting& s, int ranks, const std::function<void(Comm&, Model&)>& work) {
-  std::vector<std::unique_ptr<Model>> models;
-  std::vector<Device*> devices;
-  for (int r = 0; r < ranks; ++r) devices.push_back(&models.emplace_back(model_of(s))->backend->device());
-  return run_ranks(devices, [&](Comm& comm) { work(comm, *models[static_cast<size_t>(comm.rank())]); });
-}
-
-// This rank's pairs, with their references.
-std::vector<TrainPair> scored_part(Trainer& trainer, int64_t vocab, int rank, int ranks) {
-  std::vector<TrainPair> pairs = part_of(make_pairs(vocab), rank, ranks);
-  const auto refs = trainer.score(pairs, nullptr);
-  for (size_t i = 0; i < pairs.size(); ++i) pairs[i].ref_chosen = refs[i].chosen, pairs[i].ref_rejected = refs[i].rejected;
-  return pairs;
-}
 
 Seen train_rank(const Setting& s, Comm* comm, Model* model, bool shard, int steps) {
   const int rank = comm ? comm->rank() : 0, ranks = comm ? comm->size() : 1;
@@ -188,52 +126,6 @@ TEST_CARRIED("train_ranks: equal bits from run to run") {
   CHECK(first[0].parameters == second[0].parameters && first[0].metrics[2].loss == second[0].metrics[2].loss, "four ranks, twice");
 }
 
-// Values of the other ranks' shards come in behind a step; nobody may read older ones.
-TEST("train_ranks: what reads values after a step reads those of the step") {
-  using Read = std::function<std::vector<double>(Trainer&, Model&, const std::vector<TrainPair>&)>;
-  const auto flat = [](const std::vector<PairReference>& all) {
-    std::vector<double> values;
-    for (const PairReference& p : all) values.insert(values.end(), p.chosen.begin(), p.chosen.end());
-    return values;
-  };
-  struct Row { const char* name; Read read; };
-  const Row rows[] = {
-      {"score", [&](Trainer& t, Model&, const std::vector<TrainPair>& pairs) { return flat(t.score(pairs, nullptr)); }},
-      {"a step that is tried", [](Trainer& t, Model&, const std::vector<TrainPair>& pairs) { return std::vector<double>{t.try_step(pairs, nullptr).loss}; }},
-      {"with_masters", [](Trainer& t, Model& m, const std::vector<TrainPair>& pairs) {
-         t.with_masters([] {});
-         std::vector<double> values;
-         for (const std::vector<float>& s : sequence_log_probs(m, {pairs[0].chosen}, true, INT64_MAX, nullptr)) values.insert(values.end(), s.begin(), s.end());
-         return values;
-       }},
-      {"settle", [](Trainer& t, Model& m, const std::vector<TrainPair>& pairs) {
-         t.settle();
-         std::vector<double> values;
-         for (const std::vector<float>& s : sequence_log_probs(m, {pairs[0].chosen}, true, INT64_MAX, nullptr)) values.insert(values.end(), s.begin(), s.end());
-         return values;
-       }},
-  };
-  Setting s{"bf16"};
-  s.dtype = "bf16";
-  for (const Row& row : rows) {
-    std::vector<double> seen[2];   // without settle() before, and with it
-    for (const bool first : {false, true}) {
-      std::vector<std::vector<double>> read(2);
-      const Outcomes outcomes = with_models(s, 2, [&](Comm& comm, Model& m) {
-        Trainer trainer(m, options_of(s, true), comm);
-        const std::vector<TrainPair> pairs = scored_part(trainer, s.spec.vocab, comm.rank(), 2);
-        trainer.train_step(pairs, nullptr);
-        if (first) trainer.settle();
-        read[static_cast<size_t>(comm.rank())] = row.read(trainer, m, pairs);
-      });
-      CHECK(all_well(outcomes), row.name, ": ", text(outcomes));
-      seen[first] = read[0];
-      seen[first].insert(seen[first].end(), read[1].begin(), read[1].end());
-    }
-    CHECK(seen[0] == seen[1] && !seen[0].empty(), row.name);
-  }
-}
-
 TEST("train_ranks: shards are whole rows, in order, about equal, and hold everything once") {
   for (int ranks : {1, 2, 3, 7, 64}) {
     Param a, b, c;
@@ -265,35 +157,39 @@ TEST("train_ranks: shards are whole rows, in order, about equal, and hold everyt
 }
 
 TEST("train_ranks: what fails on one rank fails on all, and the weights stay") {
-  struct Case { const char* name; const char* code; std::function<void(std::vector<TrainPair>&)> spoil; };
+  struct Case { const char* name; const char* code; const char* item; std::function<void(std::vector<TrainPair>&)> spoil; const char* loss = "sigmoid"; };
+  const auto outside = [](std::vector<TrainPair>& p) { p[0].chosen.ids[0] = 1 << 20; };
   const std::vector<Case> cases = {
-      {"an id outside the vocabulary", "INVALID_ARGUMENT", [](std::vector<TrainPair>& p) { p[0].chosen.ids[0] = 1 << 20; }},
-      {"a reference of another length", "INVALID_ARGUMENT", [](std::vector<TrainPair>& p) { p[0].ref_chosen->pop_back(); }},
-      {"a reference that is not finite", "NUMERIC", [](std::vector<TrainPair>& p) { p[0].ref_chosen->front() = std::numeric_limits<float>::quiet_NaN(); }}};
+      {"an id outside the vocabulary", "INVALID_ARGUMENT", "pairs[1].chosen", outside},
+      {"of a loss that couples pairs", "INVALID_ARGUMENT", "pairs[1].chosen", outside, "aot"},
+      {"of a sequence", "INVALID_ARGUMENT", "items[1]", outside, "sft"},
+      {"a reference of another length", "INVALID_ARGUMENT", "pairs[1].reference", [](std::vector<TrainPair>& p) { p[0].ref_chosen->pop_back(); }},
+      {"no reference", "INVALID_ARGUMENT", "pairs[1].reference", [](std::vector<TrainPair>& p) { p[0].ref_chosen.reset(); }},
+      {"a reference that is not finite", "NUMERIC", "not finite", [](std::vector<TrainPair>& p) { p[0].ref_chosen->front() = std::numeric_limits<float>::quiet_NaN(); }}};
   for (const Case& c : cases) {
-    std::vector<std::string> told(3), messages(3);
+    std::vector<std::string> told(3), said(3);
     std::vector<std::vector<int64_t>> items(3);
-    const Setting s{"f32"};
+    const Setting s{"f32", {}, "f32", c.loss};
     const Outcomes outcomes = with_models(s, 3, [&](Comm& comm, Model& model) {
       Trainer trainer(model, options_of(s, true), comm);
+      const auto step = [&](const std::vector<TrainPair>& p) { return s.loss == "sft" ? trainer.train_step_sft(chosen_of(p), nullptr) : trainer.train_step(p, nullptr); };
       const std::vector<TrainPair> pairs = scored_part(trainer, s.spec.vocab, comm.rank(), 3);
+      step(pairs);
       const std::vector<float> before = model.parameter(model.params.front().name);
       std::vector<TrainPair> spoilt = pairs;
       if (comm.rank() == 1) c.spoil(spoilt);
       const auto me = static_cast<size_t>(comm.rank());
       try {
-        trainer.train_step(spoilt, nullptr);
+        step(spoilt);
       } catch (const Error& e) {
-        told[me] = e.code, items[me] = e.items, messages[me] = e.what();
+        told[me] = e.code, said[me] = e.what(), items[me] = e.items;
       }
       CHECK(model.parameter(model.params.front().name) == before, c.name, ": rank ", comm.rank(), " changed its weights");
-      trainer.train_step(pairs, nullptr);   // and they go on together
+      step(pairs);   // and they go on together
     });
     CHECK(all_well(outcomes), c.name, ": ", text(outcomes));
-    for (size_t r = 0; r < told.size(); ++r) CHECK(told[r] == c.code, c.name, ": rank ", r, " was told ", told[r]);
+    for (size_t r = 0; r < told.size(); ++r) CHECK(told[r] == c.code && said[r].find(c.item) != std::string::npos, c.name, ": rank ", r, " was told ", told[r], ": ", said[r]);
     CHECK(items[0] == items[1] && items[2] == items[1], c.name, ": the same items on every rank");
-    for (const std::string& m : messages)
-      CHECK(std::string(c.code) == "NUMERIC" || m.find("pairs[1]") != std::string::npos, c.name, ": the first pair of rank 1 is pairs[1] of the step: ", m);
     if (std::string(c.code) == "NUMERIC") CHECK(items[0] == std::vector<int64_t>{1}, c.name, ": the first pair of rank 1 is the second of the step");
   }
 }
