@@ -15,7 +15,15 @@ await Promise.all([
 ]);
 // Left to npm test: what takes more than a few seconds.
 const slow = new Set([
-  ...["ranks", "ranks-network", "ranks-watch", "train-ranks", "iterate-ranks", "examples-jobs"],
+  ...[
+    "ranks",
+    "ranks-network",
+    "ranks-watch",
+    "train-ranks",
+    "iterate-ranks",
+    "iterate-ranks-network",
+    "examples-jobs",
+  ],
   ...[
     "layers",
     "determinism",

@@ -45,7 +45,9 @@ const plain = await buildShared(stages, ["native_tests"]);
 if (plain) await testNccl(stages, plain);
 
 const threads = await buildSanitized(stages, "thread", ["native_tests", "cuda_tests"]);
-for (const part of threads ? ["threads", "dist", "train_ranks", "infer", "scheduler", "train", "vision"] : [])
+for (const part of threads
+  ? ["threads", "dist", "train_ranks", "train_overlap", "infer", "scheduler", "train", "vision"]
+  : [])
   await stages.stage(`ThreadSanitizer, tests of ${part}`, executable(threads, "native_tests"), [part], options);
 
 // Copies that land early and one warp ahead of the others: what lacks a barrier is a race then. Every meeting of emulated threads costs
@@ -92,7 +94,12 @@ const tasks = [
       ISR_DPO_KILLS: "60",
       ISR_DPO_LONG: "1",
     }),
-  () => typescript("ranks, within the promised time", "^ranks(-network)?\\.test\\.ts$", { ISR_DPO_LONG: "1" }),
+  () =>
+    typescript("iterations by ranks, network, 60 instants", "^iterate-ranks-network\\.test\\.ts$", {
+      ISR_DPO_KILLS: "60",
+      ISR_DPO_LONG: "1",
+    }),
+  () => typescript("ranks, within the promised time", "^ranks(-network|-watch)?\\.test\\.ts$", { ISR_DPO_LONG: "1" }),
   ...["text", "data", "config"].map(
     (name) => () => typescript(`fuzz ${name}, ${fuzzSeconds} s`, `^${name}-fuzz\\.test\\.ts$`, seconds),
   ),

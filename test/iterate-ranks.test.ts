@@ -12,36 +12,24 @@ import * as assert from "uvu/assert";
 import { every, includes, missing, ordered } from "./helpers/assert.js";
 import { cliCommand, root } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
-import { clips, equalByRanks, isrOptions, isrResultOf, journalOf, journalsOf, samples } from "./helpers/isr-run.js";
+import { equalByRanks, isrOptions, isrResultOf, journalOf, journalsOf, samples } from "./helpers/isr-run.js";
+import {
+  doneOf,
+  equalsStraight,
+  isDone,
+  isrData,
+  iterating,
+  newFolder,
+  straightRun,
+} from "./helpers/iterating-ranks.js";
 import { memoized } from "./helpers/memoized.js";
-import { doneRanks, type RankEnd, slackMs, startRanks } from "./helpers/rank-group.js";
-import { writeClips } from "./helpers/train-run.js";
+import { doneRanks, errorOf, slackMs, startRanks } from "./helpers/rank-group.js";
 import { makeVideo } from "./helpers/video.js";
 
 const test = suite("iterate ranks");
 const kills = Number(process.env.ISR_DPO_KILLS ?? 3);
-const data = temporaryFolder();
-const runs = temporaryFolder();
-test.before(async () => {
-  await writeClips(data, clips);
-  writeFileSync(join(data, "questions.jsonl"), samples.map((s) => `${JSON.stringify(s)}\n`).join(""));
-});
-
-let folders = 0;
-const newFolder = () => join(runs, `run${folders++}`);
-const work = (runDir: string, options: object = {}) => ({
-  ...{ work: "iterate", data, runDir, options },
-  timeoutMs: 20_000, // a rank may be killed before it has come
-});
-type Lines = readonly Record<string, unknown>[];
-interface Done {
-  hash: string;
-  counts: Record<string, number>;
-  work: Record<string, number>;
-  losses: number[];
-}
-const doneOf = (lines: Lines) => lines.find((l) => "done" in l)!.done as Done[];
-const errorOf = (end: RankEnd) => end.lines.find((l) => "error" in l)?.error as { code: string; message: string };
+const data = await isrData();
+const work = (runDir: string, options: object = {}) => iterating(data, runDir, options);
 const oneIteration = { to: 2, config: { evaluate: { samples: join(data, "questions.jsonl"), count: 10 } } };
 
 const iterated = (size: number) =>
@@ -52,11 +40,6 @@ const iterated = (size: number) =>
 const bySize = { 1: iterated(1), 2: iterated(2), 4: iterated(4) };
 /** One iteration by so many ranks. */
 const first = (size: keyof typeof bySize) => bySize[size]();
-const straight = memoized(async () => {
-  const runDir = newFolder();
-  const lines = await doneRanks(await startRanks(2, work(runDir)));
-  return { runDir, lines, result: await isrResultOf(runDir) };
-});
 const bytes = (dir: string, name: string) => readFileSync(join(dir, name));
 
 for (const size of [2, 4] as const)
@@ -92,7 +75,7 @@ test("rank 0 tells what all have done: every sample once, answers and steps; the
     (l) => l.ranks === 2,
   );
   assert.equal(
-    lines[1]!.filter((l) => !("done" in l) && !("ready" in l)),
+    lines[1]!.filter((l) => !["ready", "met", "done"].some((key) => key in l)),
     [],
   );
 });
@@ -121,7 +104,6 @@ test("a second iteration from the same folder: the pairs of one rank", async () 
 });
 
 test(`a rank killed or stopped at ${kills} instants of two iterations: the other ends with 75, the same call resumes to the straight bits`, async () => {
-  const { result, lines } = await straight();
   const marks = ["ready", "generate 1", "pair", "score 1", "train 1", "step", "save 1", "generate 2", "train 2"];
   for (let i = 0; i < kills; i++) {
     const runDir = newFolder();
@@ -137,14 +119,13 @@ test(`a rank killed or stopped at ${kills} instants of two iterations: the other
     const other = await ranks[1 - lost]!.end;
     ranks[lost]!.child.kill("SIGKILL");
     const { signal } = await ranks[lost]!.end;
-    if (signal === "SIGKILL" && !other.lines.some((l) => "done" in l)) {
+    if (signal === "SIGKILL" && !isDone(other)) {
       assert.is(other.code, 75, JSON.stringify(other));
       assert.is(errorOf(other).code, "RANK_LOST");
       ordered(other.at - happened, "<", 1000 * seconds + slackMs, `${how} after ${mark}`);
     }
     const again = await doneRanks(await startRanks(2, work(runDir)));
-    assert.is(doneOf(again[0]!).at(-1)!.hash, doneOf(lines[0]!).at(-1)!.hash, `killed ${i}: the model`);
-    assert.equal(await isrResultOf(runDir), result, `killed ${i}`);
+    await equalsStraight(runDir, again[0]!, `killed ${i}`);
     rmSync(runDir, { recursive: true, force: true });
   }
 });
@@ -318,7 +299,7 @@ test("run --ranks 2: SIGTERM ends it in order with 130, and the same command res
   const again = start(runDir);
   assert.is(await again.end, 0);
   assert.match(again.out(), /"type":"result"/);
-  assert.equal(await isrResultOf(runDir), (await straight()).result);
+  assert.equal(await isrResultOf(runDir), (await straightRun()).result);
 });
 
 test.run();

@@ -1,23 +1,22 @@
 // Ranks that speak through Gloo: the bits of shared memory, on loopback and between two network namespaces, and what a cut link does.
-import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { includes, ordered } from "./helpers/assert.js";
-import { root } from "./helpers/child.js";
+import { Cable, cablesMissing } from "./helpers/cable.js";
 import { dpo, type Family } from "./helpers/golden.js";
 import { memoized } from "./helpers/memoized.js";
 import { needing } from "./helpers/optional.js";
-import { doneRanks, type RankEnd, type RankProcess, slackMs, startRanks } from "./helpers/rank-group.js";
+import { doneRanks, errorOf, glooMissing, type RankProcess, slackMs, startRanks } from "./helpers/rank-group.js";
 
 const test = suite("ranks, network");
 const temporary = mkdtempSync(join(tmpdir(), "isr-dpo-gloo-"));
 test.after(() => rmSync(temporary, { recursive: true, force: true }));
 
-const gloo = existsSync(join(root, "build/Release/isr_dpo_gloo.so"));
-const withGloo = needing(test, gloo ? undefined : "the addon was built without Gloo (Debian: libgloo-dev)");
+const withGloo = needing(test, glooMissing);
 
 const parameters = [...dpo("text_llama" as Family).after.keys()];
 let models = 0;
@@ -40,8 +39,6 @@ withGloo("two ranks on loopback: the bits of shared memory", async () => {
     assert.equal(savedBy(lines), await shared[0]!());
   }
 });
-
-const errorOf = (end: RankEnd) => end.lines.find((l) => "error" in l)?.error as { code: string; message: string };
 
 async function endWithin(ranks: readonly RankProcess[], since: number, ms: number, name: string): Promise<void> {
   for (const end of await Promise.all(ranks.map((r) => r.end))) {
@@ -66,35 +63,12 @@ withGloo("a rank that is killed: the other ends with 75 within 2 s, and names it
 
 // ---- two network namespaces, as two machines
 
-const names = [`isr-a-${process.pid}`, `isr-b-${process.pid}`];
-const ip = (...args: string[]) => execFileSync("ip", args, { stdio: "pipe" });
-
-/** Two namespaces and a cable between them; whether this machine lets us. */
-function cabled(): boolean {
-  if (process.getuid?.() !== 0 || spawnSync("ip", ["-V"]).status !== 0) return false;
-  try {
-    for (const name of names) ip("netns", "add", name);
-    ip("link", "add", "isr-va", "netns", names[0]!, "type", "veth", "peer", "name", "isr-vb", "netns", names[1]!);
-    for (const [i, name] of names.entries()) {
-      const device = i === 0 ? "isr-va" : "isr-vb";
-      ip("-n", name, "addr", "add", `10.77.0.${i + 1}/24`, "dev", device);
-      ip("-n", name, "link", "set", device, "up");
-      ip("-n", name, "link", "set", "lo", "up");
-    }
-    return true;
-  } catch {
-    return false;
-  }
-}
-const cable = gloo && cabled();
-test.after(() => {
-  for (const name of names) spawnSync("ip", ["netns", "del", name]);
-});
-const between = needing(test, cable ? undefined : "no Gloo, or no network namespaces (root, iproute2)");
+const between = needing(test, glooMissing ?? cablesMissing());
+const cable = memoized(() => Cable.lay());
 
 const placed = (size: number) => ({
-  address: "10.77.0.1:29700",
-  inNamespace: Array.from({ length: size }, (_, r) => names[Math.floor((2 * r) / size)]!),
+  address: cable().address,
+  inNamespace: Array.from({ length: size }, (_, r) => cable().namespaces[Math.floor((2 * r) / size)]!),
 });
 
 between("two machines of two ranks each: the bits of four ranks on one", async () => {
@@ -110,12 +84,52 @@ between("a cut cable: both sides end with 75 within 12 s", async () => {
   try {
     await Promise.all(ranks.map((r) => r.heard("begun")));
     const at = performance.now();
-    ip("-n", names[1]!, "link", "set", "isr-vb", "down");
+    cable().cut();
     await endWithin(ranks, at, 12_000, "was lost");
   } finally {
     for (const { child } of ranks) child.kill("SIGKILL");
-    ip("-n", names[1]!, "link", "set", "isr-vb", "up");
+    cable().mend();
   }
 });
+
+// ---- before the ranks are connected
+
+const filtered = needing(test, glooMissing ?? cablesMissing(true));
+const meeting = (timeoutMs: number) => {
+  const { address, inNamespace } = placed(2);
+  return startRanks(2, { work: "meet", transport: "gloo", address, timeoutMs }, () => ({}), {}, inNamespace);
+};
+
+filtered("packets that are dropped while ranks meet: both end with 75 when they have waited long enough", async () => {
+  cable().dropAll();
+  try {
+    const ranks = await meeting(2000);
+    await Promise.all(ranks.map((r) => r.heard("ready")));
+    await endWithin(ranks, performance.now(), 4000, "did not");
+  } finally {
+    cable().mend();
+  }
+});
+
+for (const lost of [0, 1])
+  filtered(
+    `rank ${lost} is killed while Gloo's connection is waited for: the other ends with 75 within 2 s`,
+    async () => {
+      cable().dropOtherPorts(29700);
+      const ranks = await meeting(60_000);
+      try {
+        for (let i = 0; i < 400 && cable().connections(29700) < 3; i++) await sleep(50); // of two ranks: both ends of one's, and the other's
+        ordered(cable().connections(29700), ">=", 3, "connections to rank 0");
+        await sleep(500);
+        const at = performance.now();
+        ranks[lost]!.child.kill("SIGKILL");
+        setTimeout(() => ranks[1 - lost]!.child.kill("SIGKILL"), 20_000).unref();
+        await endWithin([ranks[1 - lost]!], at, 2000, `rank ${lost} (`);
+      } finally {
+        for (const { child } of ranks) child.kill("SIGKILL");
+        cable().mend();
+      }
+    },
+  );
 
 test.run();

@@ -109,16 +109,28 @@ class GlooEnd final : public OpenEnd {
     std::vector<const char*> texts;
     for (const std::string& a : addresses) texts.push_back(a.c_str());
     Text text = "";
-    if (gloo_.connect(handle_, texts.data(), text, sizeof text) != ISR_GLOO_DONE)
+    const IsrGlooEnd end = gloo_.connect(handle_, texts.data(), text, sizeof text);
+    const std::lock_guard lock(mutex_);
+    if (!lost_.empty()) rank_lost(lost_);
+    if (end != ISR_GLOO_DONE)
       throw Error("DEVICE_UNAVAILABLE", concat("rank ", rank_, ": Gloo cannot reach another rank: ", text),
                   "the ranks' machines have to reach each other on any port; ISR_DPO_RANKS_HOST names the address of this one");
     return std::make_shared<GlooLink>(std::exchange(handle_, nullptr), rank_, size_);
+  }
+
+  void abort(std::string reason) noexcept override {
+    const std::lock_guard lock(mutex_);
+    if (!handle_) return;
+    if (lost_.empty()) lost_ = std::move(reason);
+    gloo_.abort(handle_);
   }
 
  private:
   const IsrGloo& gloo_;
   const int rank_, size_;
   void* handle_ = nullptr;
+  std::mutex mutex_;   // of what abort() reads and writes
+  std::string lost_;
 };
 
 }  // namespace

@@ -14,8 +14,9 @@ class OpenEnd {
   virtual ~OpenEnd() = default;
   virtual std::string address() const = 0;   // text of at most 4096 bytes, for the other ranks
   // addresses[r]: of rank r. INVALID_ARGUMENT: none of this transport. DEVICE_UNAVAILABLE: it cannot be reached from here.
+  // RANK_LOST: abort() ended it.
   virtual std::shared_ptr<HostLink> connect(const std::vector<std::string>& addresses) = 0;
-  virtual void abort(std::string reason) noexcept { static_cast<void>(reason); }   // ends a connect() that waits. From any thread
+  virtual void abort(std::string reason) noexcept { static_cast<void>(reason); }   // ends a connect() that waits, or comes later. From any thread
 };
 
 struct Opening {

@@ -142,7 +142,8 @@ async function voices(): Promise<void> {
 
 /** Iterations, or what is left of them. */
 async function iterate(): Promise<void> {
-  await using communicator = await createCommunicator({ rank, size, address, token, timeoutMs });
+  await using communicator = await createCommunicator({ rank, size, address, token, timeoutMs, transport });
+  say({ met: true });
   const options = isrOptions(o.data, o.runDir);
   const { config, from, ...more } = o.options ?? {};
   const all = {

@@ -1,5 +1,7 @@
 // Ranks as processes of a test: each runs test/children/rank.ts, does what it is asked, and prints lines of JSON.
 import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { freePort } from "../../src/cli/ranks.js";
 import { root } from "./child.js";
@@ -9,6 +11,11 @@ export { freePort };
 /** Milliseconds that a rank's own end may take beyond what is promised: a machine that does much else is no fault. */
 export const slackMs = process.env.ISR_DPO_LONG === "1" ? 1000 : 6000;
 
+/** Why ranks cannot speak through Gloo here; undefined where they can. */
+export const glooMissing = existsSync(join(root, "build/Release/isr_dpo_gloo.so"))
+  ? undefined
+  : "the addon was built without Gloo (Debian: libgloo-dev)";
+
 export interface RankEnd {
   code: number | null;
   signal: string | null;
@@ -17,6 +24,10 @@ export interface RankEnd {
   /** performance.now() at its end. */
   at: number;
 }
+
+/** The error that a rank told. */
+export const errorOf = (end: RankEnd) =>
+  end.lines.find((l) => "error" in l)?.error as { code: string; message: string };
 
 /** A rank's process; `heard` waits for a line that has the key. */
 export class RankProcess {
@@ -46,11 +57,15 @@ export class RankProcess {
     );
   }
 
+  /** Whether it has told such a line. */
+  has(key: string): boolean {
+    return this.#lines.some((line) => key in line);
+  }
+
   async heard(key: string): Promise<void> {
-    if (this.#lines.some((line) => key in line)) return;
+    if (this.has(key)) return;
     await Promise.race([new Promise<void>((resolve) => this.#waiting.set(key, resolve)), this.end]);
-    if (!this.#lines.some((line) => key in line))
-      throw new Error(`a rank ended without "${key}": ${(await this.end).err}`);
+    if (!this.has(key)) throw new Error(`a rank ended without "${key}": ${(await this.end).err}`);
   }
 }
 

@@ -25,7 +25,8 @@
 namespace {
 
 using Buffer = std::unique_ptr<gloo::transport::UnboundBuffer>;
-constexpr auto kConnect = std::chrono::seconds(60);
+constexpr auto kConnect = std::chrono::seconds(60);        // of one peer
+constexpr int kGlooConnect = 5;                            // Gloo waits so many times its timeout for a connection
 constexpr auto kForever = std::chrono::hours(24 * 365);   // who waits is woken by abort() or a lost connection
 constexpr char kDigits[] = "0123456789abcdef";
 
@@ -84,7 +85,7 @@ class Rank {
     where.hostname = host;
     device_ = gloo::transport::tcp::CreateDevice(where);
     context_ = device_->createContext(rank, size);
-    context_->setTimeout(std::chrono::duration_cast<std::chrono::milliseconds>(kConnect));
+    context_->setTimeout(std::chrono::duration_cast<std::chrono::milliseconds>(kConnect) / kGlooConnect);
     for (int r = 0; r < size; ++r) {
       if (r > 0) address_ += ',';
       if (r != rank) address_ += to_hex(context_->createPair(r)->address().bytes());
@@ -97,8 +98,13 @@ class Rank {
   const std::string& address() const { return address_; }
 
   void connect(const char* const* addresses) {
-    for (int r = 0; r < size_; ++r)
+    for (int r = 0; r < size_; ++r) {
+      refuse_if_aborted();
       if (r != rank_) context_->getPair(r)->connect(from_hex(part(addresses[r], rank_)));
+    }
+    refuse_if_aborted();
+    const std::lock_guard<std::mutex> hold(lock_);
+    connected_ = true;
   }
 
   // First the lengths of what goes to each peer, then all of it; what does not fit is told before it is waited for.
@@ -122,6 +128,9 @@ class Rank {
 
   void abort() {
     const std::lock_guard<std::mutex> hold(lock_);
+    if (!connected_ && !aborted_)
+      for (int r = 0; r < size_; ++r)   // whose connection is waited for
+        if (r != rank_) context_->getPair(r)->close();
     aborted_ = true;
     if (!waits_) return;
     for (const Wait& w : *waits_) w.sends ? w.buffer->abortWaitSend() : w.buffer->abortWaitRecv();
@@ -172,10 +181,7 @@ class Rank {
   void finish(std::vector<Wait>& waits) {
     const auto limit = std::chrono::duration_cast<std::chrono::milliseconds>(kForever);
     for (size_t i = 0; i < waits.size(); ++i) {
-      {
-        const std::lock_guard<std::mutex> hold(lock_);
-        if (aborted_) throw Aborted{};
-      }
+      refuse_if_aborted();
       const Wait& w = waits[i];
       bool done = false;
       try {
@@ -189,6 +195,11 @@ class Rank {
     waits.clear();
   }
 
+  void refuse_if_aborted() {
+    const std::lock_guard<std::mutex> hold(lock_);
+    if (aborted_) throw Aborted{};
+  }
+
   const int rank_, size_;
   std::shared_ptr<gloo::transport::Device> device_;
   std::shared_ptr<gloo::transport::Context> context_;
@@ -198,7 +209,7 @@ class Rank {
   std::mutex lock_;
   std::vector<Wait>* waits_ = nullptr;
   std::vector<Wait> unfinished_;
-  bool aborted_ = false;
+  bool connected_ = false, aborted_ = false;
 };
 
 void tell(char* error, size_t n, const std::string& what) { std::snprintf(error, n, "%s", what.c_str()); }

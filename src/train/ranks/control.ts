@@ -417,13 +417,20 @@ async function reach(m: Meeting, signal: AbortSignal): Promise<Socket> {
   for (;;) {
     const socket = await new Promise<Socket | undefined>((resolve) => {
       const s = connect({ host: m.host, port: m.port });
-      s.once("connect", () => resolve(s));
-      s.once("error", () => resolve(undefined));
+      const settle = (found: Socket | undefined) => {
+        signal.removeEventListener("abort", giveUp);
+        s.removeAllListeners("error");
+        resolve(found);
+      };
+      const giveUp = () => {
+        s.destroy(); // where nothing answers, not even with a refusal, the system would try for two minutes
+        settle(undefined);
+      };
+      signal.addEventListener("abort", giveUp, { once: true });
+      s.once("connect", () => settle(s));
+      s.once("error", () => settle(undefined));
     });
-    if (socket) {
-      socket.removeAllListeners("error");
-      return socket;
-    }
+    if (socket) return socket;
     signal.throwIfAborted();
     await sleep(100, undefined, { signal }).catch(() => signal.throwIfAborted());
   }

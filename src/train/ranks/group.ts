@@ -92,12 +92,12 @@ export class Group extends Disposable implements Communicator {
   }
 
   async connect(addresses: readonly string[]): Promise<void> {
-    await this.#host.call("connectRank", { rank: this.handle, addresses });
+    await this.#call("connectRank", { addresses });
     await this.#control.tell("connected", true); // nobody's end is needed any more
   }
 
   /** A job whose failure, where a rank is lost, is what the control says of it: that names process and machine. */
-  async #call<R>(job: "gatherText" | "reduceFloats" | "gatherFloats", args: object): Promise<R> {
+  async #call<R>(job: "connectRank" | "gatherText" | "reduceFloats" | "gatherFloats", args: object): Promise<R> {
     if (this.#left) throw disposedError("the communicator");
     this.lost.throwIfAborted();
     try {
