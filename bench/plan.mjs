@@ -1,12 +1,14 @@
 // plan() against what training then takes: each configuration loads, trains, saves its state and the model in a process of
 // its own, whose peak of resident memory is held against the plan's sum without disk.
-import { execFileSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { promisify } from "node:util";
 import { benchShape, makeCheckpoint } from "./checkpoint.mjs";
 
+const run = promisify(execFile);
 const small = { ...benchShape, width: 512, layers: 8, heads: 8, kvHeads: 8, mlp: 1408, vocab: 16000 }; // 42 M parameters
 const video = { ...small, tower: { width: 512, layers: 8, heads: 8, mlp: 2048, image: 224, patch: 14 } };
 const frames = 8;
@@ -63,6 +65,15 @@ const cases = [
     answer: 80,
     trainer: { checkpointing: false, train: { vision: true, projector: true, decoder: true } },
   },
+  ...[
+    ["bf16", true],
+    ["f32", true],
+    ["f32", false],
+  ].map(([dtype, shard]) => ({
+    name: `${dtype}, DPO, two ranks, ${shard ? "masters by shards" : "all masters on each"}`,
+    ...{ shape: small, dtype, kind: "dpo", items: 4, tokens: 720, answer: 80, ranks: 2 },
+    trainer: { checkpointing: false, shard },
+  })),
 ];
 
 const trainerOf = (c) => ({ ...c.trainer, ...(c.kind === "sft" ? { loss: "sft" } : {}) });
@@ -98,20 +109,29 @@ function pixelsOf({ shape: { tower } }, index) {
 
 const steps = 2;
 
-async function child(root, index, model, out) {
+async function child(root, index, model, out, rank, address) {
   const c = cases[index];
-  const { loadModel, createTrainer } = await import(pathToFileURL(join(root, "dist/index.js")).href);
-  const loaded = await loadModel(model, { dtype: c.dtype });
-  const trainer = await createTrainer(loaded, trainerOf(c));
-  let items = Array.from({ length: c.items }, (_, i) => itemOf(c, i));
+  const size = c.ranks ?? 1;
+  const { createCommunicator, loadModel, createTrainer } = await import(
+    pathToFileURL(join(root, "dist/index.js")).href
+  );
+  const communicator =
+    size > 1
+      ? await createCommunicator({ rank: Number(rank), size, address, token: "bench", device: "cpu" })
+      : undefined;
+  const loaded = await loadModel(model, { dtype: c.dtype, ...(communicator ? { threads: 1 } : {}) });
+  const trainer = await createTrainer(loaded, { ...trainerOf(c), ...(communicator ? { communicator } : {}) });
+  let items = Array.from({ length: c.items }, (_, i) => itemOf(c, i)).filter((_, i) => i % size === Number(rank ?? 0));
   if (c.kind === "dpo") {
     const references = await trainer.score(items);
     items = items.map((item, i) => ({ ...item, reference: references[i] }));
   }
   for (let i = 0; i < steps; ++i) await trainer.trainStep(items);
   await trainer.save(join(out, "state"));
+  if (communicator) await trainer.saveModel(join(out, "model"));
   await trainer[Symbol.asyncDispose]();
-  await loaded.save(join(out, "model"));
+  if (!communicator) await loaded.save(join(out, "model"));
+  await communicator?.dispose();
   console.log(JSON.stringify({ peak: process.resourceUsage().maxRSS * 1024 }));
 }
 
@@ -124,13 +144,20 @@ export async function benchPlan(root, report, only) {
     const { dir } = makeCheckpoint(folder, c.shape);
     const options = { kind: c.kind, model: dir, runDir: work, items: c.items, itemsPerStep: c.items };
     const lengths = { tokensPerItem: c.tokens, answerTokens: c.answer };
-    const { bytes } = await plan({ ...options, ...lengths, trainer: trainerOf(c), load: { dtype: c.dtype } });
+    const ranks = c.ranks ?? 1;
+    const load = { dtype: c.dtype, device: "cpu", ...(ranks > 1 ? { threads: 1 } : {}) };
+    const { bytes } = await plan({ ...options, ...lengths, ranks, trainer: trainerOf(c), load });
     const { disk: _, ...memory } = bytes;
     const planned = Object.values(memory).reduce((a, b) => a + b, 0);
     const out = mkdtempSync(join(tmpdir(), "isr-dpo-plan-"));
     const args = [fileURLToPath(import.meta.url), root, String(index), dir, out];
     try {
-      const { peak } = JSON.parse(execFileSync(process.execPath, args, { encoding: "utf8" }));
+      const address = `127.0.0.1:${29_000 + (process.pid % 1000)}`;
+      const one = async (rank) => {
+        const { stdout } = await run(process.execPath, [...args, String(rank), address], { encoding: "utf8" });
+        return JSON.parse(stdout).peak;
+      };
+      const peak = Math.max(...(await Promise.all(Array.from({ length: ranks }, (_, r) => one(r)))));
       report({ bench: "plan", name: `${c.name}: peak`, value: peak / 2 ** 20, unit: "MiB" });
       report({ bench: "plan", name: `${c.name}: planned`, value: planned / 2 ** 20, unit: "MiB", parts: memory });
       const off = 100 * Math.abs(planned / peak - 1);
@@ -142,6 +169,6 @@ export async function benchPlan(root, report, only) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [root, index, model, out] = process.argv.slice(2);
-  await child(root, Number(index), model, out);
+  const [root, index, model, out, rank, address] = process.argv.slice(2);
+  await child(root, Number(index), model, out, rank, address);
 }
