@@ -1,6 +1,7 @@
 #include "dist/heartbeat.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -48,9 +49,10 @@ class OwnProgress {
     const Progress& p = progress();
     const uint64_t signs = p.signs.load(std::memory_order_relaxed);
     const auto now = Clock::now();
+    waited_ = waited_ || p.waits > 0;
     if (signs != signs_ || p.jobs == 0) {
-      if (working_ && signs != signs_) longest_ = std::max(longest_, now - since_);
-      signs_ = signs, since_ = now;
+      if (working_ && signs != signs_ && !waited_) longest_ = std::max(longest_, now - since_);   // a wait tells nothing of its own work
+      signs_ = signs, since_ = now, waited_ = false;
     }
     working_ = p.jobs > 0;
     const auto ms = [](auto d) { return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(d).count()); };
@@ -61,7 +63,7 @@ class OwnProgress {
   uint64_t signs_ = 0;
   Clock::time_point since_ = Clock::now();
   Clock::duration longest_{};
-  bool working_ = false;
+  bool working_ = false, waited_ = false;
 };
 
 void set(Heartbeat::Sign& sign, const Beat& beat) {
@@ -121,7 +123,7 @@ class Beating : public Heartbeat {
 
  protected:
   void start() {
-    if (pipe(wake_) != 0) throw Error("OUT_OF_MEMORY", "the system refused a pipe for heartbeats");
+    if (pipe2(wake_, O_CLOEXEC) != 0) throw Error("OUT_OF_MEMORY", "the system refused a pipe for heartbeats");
     try {
       thread_ = std::thread([this] { run(); });
     } catch (const std::system_error&) {
@@ -213,8 +215,9 @@ class Leader final : public Beating {
   void admit() {
     const int s = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (s < 0) return;
-    if (wires_.size() >= static_cast<size_t>(2 * size_ + 64)) close(s);
-    else wires_.push_back(std::make_unique<Wire>(s));
+    const auto strangers = std::count_if(wires_.begin(), wires_.end(), [](const auto& w) { return w->rank < 0; });
+    if (strangers >= size_ + 64) wires_.erase(std::find_if(wires_.begin(), wires_.end(), [](const auto& w) { return w->rank < 0; }));   // the oldest
+    wires_.push_back(std::make_unique<Wire>(s));
   }
   bool hear(Wire& w) {
     if (w.rank > 0) {
@@ -280,7 +283,7 @@ class Member final : public Beating {
   // A connection on which the greeting was said; null: not now.
   std::unique_ptr<Wire> reach() {
     addrinfo hints{}, *found = nullptr;
-    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_socktype = SOCK_STREAM, hints.ai_flags = AI_NUMERICHOST;
     if (getaddrinfo(host_.c_str(), std::to_string(port_).c_str(), &hints, &found) != 0) return nullptr;
     std::unique_ptr<Wire> wire;
     for (const addrinfo* a = found; a && !wire && !stop_; a = a->ai_next) {

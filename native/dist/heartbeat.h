@@ -25,7 +25,7 @@ class Heartbeat {
 // key: 64 digits, the same on all ranks. Rank 0 listens at a free port of 127.0.0.1 or ::1, where `loopback` is that, else of all
 // addresses. DEVICE_UNAVAILABLE: no port.
 std::unique_ptr<Heartbeat> lead_heartbeat(int size, const std::string& key, const std::string& loopback);
-// Connects in the background; signs() tells when rank 0 was heard.
-std::unique_ptr<Heartbeat> join_heartbeat(int rank, const std::string& key, const std::string& host, int port);
+// Connects in the background to a numeric address, for a search of a name could hold up its end; signs() tells when rank 0 was heard.
+std::unique_ptr<Heartbeat> join_heartbeat(int rank, const std::string& key, const std::string& address, int port);
 
 }  // namespace isr

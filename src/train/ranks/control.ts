@@ -206,7 +206,8 @@ class Hub {
   #begin(): void {
     this.#state = "running";
     this.#watch.begin();
-    this.#beats = setInterval(() => {
+    this.#beats = every(beatMs, () => {
+      if (this.#state === "over") return;
       const present = [...this.#members.values()].filter((m) => !m.left);
       for (const m of present) {
         m.lines.send({ kind: "beat" });
@@ -216,7 +217,7 @@ class Hub {
       const seconds = this.#watch.deadlock(present.map((m) => m.rank));
       if (seconds !== undefined)
         this.#end({ kind: "lost", reason: `the ranks have waited for each other for ${seconds} s, and none goes on` });
-    }, beatMs).unref();
+    });
   }
 
   #lose(m: Member, reason: string): void {
@@ -249,6 +250,14 @@ class Hub {
     this.#server.close();
     for (const m of this.#members.values()) m.lines.close();
   }
+}
+
+/**
+ * Calls `work` at intervals, behind what has come over connections: a thread that was busy first reads what others have said meanwhile, which
+ * a write to a connection that they have closed would lose.
+ */
+function every(ms: number, work: () => void): NodeJS.Timeout {
+  return setInterval(() => setImmediate(work), ms).unref();
 }
 
 interface Waiting<T> {
@@ -330,13 +339,14 @@ export class Control {
   }
 
   #begin(beatPort: number): void {
-    if (!this.#hub) this.#watch = Watch.join(this.#m, beatPort);
+    if (!this.#hub) this.#watch = Watch.join(this.#m, this.#lines.socket.remoteAddress ?? this.#m.host, beatPort);
     this.#watch?.begin();
-    this.#beats = setInterval(() => {
+    this.#beats = every(beatMs, () => {
+      if (this.#left) return;
       this.#lines.send({ kind: "beat", stage: this.stage });
       const trouble = this.#watch?.trouble(0, this.#lines.heard);
       if (trouble !== undefined) this.abort(`rank 0 (${this.#m.host}) was lost: ${trouble}`);
-    }, beatMs).unref();
+    });
   }
 
   #round(name: string): Promise<unknown[]> {

@@ -61,9 +61,9 @@ export class Watch {
   static lead(m: Beating): Watch {
     return new Watch(m, ranksNative().lead(m.size, keyOf(m.token), loopbackOf(m.host)));
   }
-  /** Another rank's, which connects. */
-  static join(m: Beating, port: number): Watch {
-    return new Watch(m, ranksNative().join(m.rank, keyOf(m.token), m.host, port));
+  /** Another rank's, which connects to an address of rank 0. */
+  static join(m: Beating, address: string, port: number): Watch {
+    return new Watch(m, ranksNative().join(m.rank, keyOf(m.token), address, port));
   }
 
   get port(): number {
