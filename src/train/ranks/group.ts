@@ -103,13 +103,14 @@ export class Group extends Disposable implements Communicator {
     try {
       return await this.#host.call<R>(job, { rank: this.handle, ...args });
     } catch (e) {
-      throw await this.explained(e);
+      // Who cannot be connected to may have ended, which this rank has yet to hear of.
+      throw await this.explained(e, job === "connectRank");
     }
   }
 
-  /** The control hears of a lost rank at about the time that the transport does. */
-  async explained(e: unknown): Promise<unknown> {
-    if ((e as { code?: unknown })?.code !== "RANK_LOST") return e;
+  /** The control hears of a lost rank at about the time that the transport does. `any`: another error may be about that, too. */
+  async explained(e: unknown, any = false): Promise<unknown> {
+    if (!any && (e as { code?: unknown })?.code !== "RANK_LOST") return e;
     if (!this.lost.aborted)
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, 1000);
