@@ -12,10 +12,11 @@ struct GradSink {
   bool accumulate = false;
 };
 
-// Where the gradient of p goes: '=' on the first write of a step, '+=' afterwards.
+// Where the gradient of p goes: '=' on the first write of a step (of a micro-batch, where memory is lent), '+=' afterwards.
 GradSink sink(Param& p) {
   if (!p.group) return {};
   Group& g = *p.group;
+  if (g.lender && !g.grad) g.lender->lend(g);
   size_t i = 0;
   while (g.params[i] != &p) ++i;
   const bool again = g.written[i];

@@ -76,6 +76,13 @@ class Arrivals {
   virtual void need_all() = 0;                 // all values, and the host may download what comes of them
 };
 
+// Memory for gradients of groups that have none of their own (train/reduction.h).
+class GradientLender {
+ public:
+  virtual ~GradientLender() = default;
+  virtual void lend(Group& group) = 0;   // its `grad`, of any contents
+};
+
 // Parameters that are updated together: one a block, and embeddings + head + final norm. Flat float32 arrays; of masters and
 // moments a rank among several keeps its shard, or all.
 struct Group {
@@ -85,7 +92,9 @@ struct Group {
   int64_t begin = 0, end = 0;     // the shard: whole rows of parameters
   bool sharded = false;           // false: the shard is all of [0, size)
   Arrivals* arrivals = nullptr;   // of its values; null: they are always there
-  Buffer grad;                    // (size) f32
+  Buffer grad;                    // (size) f32; with a lender it is there from the first gradient of a micro-batch until all ranks have it
+  GradientLender* lender = nullptr;   // null: `grad` is always there
+  Buffer sum;                     // (end - begin) f32: the shard's gradient over micro-batches, where there is a lender
   Buffer master, m, v;            // (end - begin) f32
 };
 

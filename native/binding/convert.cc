@@ -194,6 +194,7 @@ TrainerOptions trainer_options_of(const Napi::Object& o) {
   t.checkpointing = static_cast<int>(integer_at(o, "checkpointing"));
   t.share_prefix = bool_at(o, "sharePrefix");
   t.shard = bool_at(o, "shard");
+  t.shard_gradients = bool_at(o, "shardGradients");
   return t;
 }
 

@@ -164,6 +164,8 @@ Napi::Object describe(Napi::Env env, const PlanReport& r) {
   set("trained", r.trained);
   set("trainedElements", r.trained_elements);
   set("largestGroup", r.largest_group);
+  set("blockElements", r.block_elements);
+  set("largestBlock", r.largest_block);
   set("activations", r.activations);
   set("scratch", r.scratch);
   set("media", r.media);

@@ -6,27 +6,31 @@
 namespace isr {
 
 // Everything that can fail comes first: a trainer that could not be made leaves the model as it was.
-Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, bool sharded)
-    : m_(model), parts_(std::move(parts)), comm_(comm), sharded_(sharded && comm.size() > 1), shared_(comm) {
+Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, Sharing sharing)
+    : reduction(*model.backend, comm),
+      m_(model),
+      parts_(std::move(parts)),
+      comm_(comm),
+      sharded_(sharing.masters && comm.size() > 1),
+      lends_(sharded_ && sharing.gradients),
+      shared_(comm) {
   std::vector<Place> places;
   size_t decoder = 0;   // its first group
   for (Model::Part part : parts_) {
     decoder = groups_.size();
-    for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), places);
+    for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), lends_ && takes_turns(m_, part, params), places);
   }
   for (Place& p : places) fill(p);
-  if (comm.size() > 1) {
-    make_room();
-    comm.reserve();
-  }
+  const auto first = forward_.begin() + static_cast<std::ptrdiff_t>(decoder);
+  const auto embeds = [this](const Group* g) { return std::find(g->params.begin(), g->params.end(), m_.token_embedding) != g->params.end(); };
+  std::rotate(first, std::find_if(first, forward_.end(), embeds), forward_.end());   // the decoder begins with them
+  if (comm.size() > 1) reduction.make_room({forward_.rbegin(), forward_.rend()});
   keep_rows_behind();
   take_over(places);
-  const auto first = forward_.begin() + static_cast<std::ptrdiff_t>(decoder);
-  std::rotate(first, std::find(first, forward_.end(), m_.shared_group), forward_.end());   // it begins with embeddings
 }
 
 // A group's arrays, and where in them each parameter lies.
-void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
+void Optimizer::place(std::vector<Param*> params, bool lent, std::vector<Place>& places) {
   Group& g = groups_.emplace_back();
   forward_.push_back(&g);
   g.params = std::move(params);
@@ -45,7 +49,8 @@ void Optimizer::place(std::vector<Param*> params, std::vector<Place>& places) {
   if (sharded_) g.arrivals = &shared_;
   g.begin = sharded_ ? shards[me] : 0;
   g.end = sharded_ ? shards[me + 1] : g.size;
-  g.grad = Buffer(m_.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
+  if (lent) g.lender = &reduction;
+  else g.grad = Buffer(m_.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
   for (Buffer* b : {&g.master, &g.m, &g.v}) *b = Buffer(m_.backend->device(), static_cast<size_t>(g.end - g.begin) * sizeof(float));
 }
 
@@ -125,7 +130,8 @@ Optimizer::~Optimizer() {
   ++m_.generation;   // with the masters goes what bfloat16 values cannot hold: a memoised hash is stale
 }
 
-void Optimizer::zero() noexcept {
+void Optimizer::zero() {
+  reduction.forget();
   for (Group& g : groups_) std::fill(g.written.begin(), g.written.end(), false);
 }
 
@@ -142,11 +148,16 @@ double Optimizer::grad_norm() {
     const auto me = static_cast<size_t>(comm_.rank());
     for (const Param* p : g.params)
       if (const Rows rows = rows_within(*p, shards[me], shards[me + 1]); rows.count > 0 && written(*p))
-        all.push_back({grad(*p) + rows.first * p->cols(), rows.count * p->cols()});
+        all.push_back({grad_rows(*p, rows), rows.count * p->cols()});
   }
   double squares = m_.backend->sum_squares(all);
   all_reduce(comm_, {&squares, 1});
   return std::sqrt(squares);
+}
+
+const float* Optimizer::grad_rows(const Param& p, const Rows& rows) const {
+  const Group& g = *p.group;
+  return g.lender ? at(g, g.sum, p, rows) : g.grad.data<float>() + p.offset + rows.first * p.cols();
 }
 
 AdamWItem Optimizer::item_of(const State& s) const {
@@ -157,7 +168,7 @@ AdamWItem Optimizer::item_of(const State& s) const {
   item.master = at(g, g.master, p, rows);
   item.m = at(g, g.m, p, rows);
   item.v = at(g, g.v, p, rows);
-  item.grad = grad(p) + rows.first * p.cols();
+  item.grad = grad_rows(p, rows);
   item.rows = rows.count;
   item.cols = p.cols();
   if (!alias(p, g)) item.value = p.tensor().row_range(rows.first, rows.count);

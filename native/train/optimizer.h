@@ -11,6 +11,7 @@
 
 #include "dist/comm.h"
 #include "models/model.h"
+#include "train/reduction.h"
 #include "train/shards.h"
 #include "train/values.h"
 
@@ -20,22 +21,25 @@ struct OptimizerOptions { double beta1, beta2, eps, weight_decay; bool decay_nor
 
 class Optimizer {
  public:
-  // Takes the parameters of `parts`, or fails and takes none. sharded: masters and moments by shards, where ranks are several.
-  Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, bool sharded);
+  // Takes the parameters of `parts`, or fails and takes none. Where ranks are several, `masters` has masters and moments by shards, and
+  // `gradients` those of the decoder's blocks, too.
+  struct Sharing { bool masters = true, gradients = false; };
+  Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, Sharing sharing);
   ~Optimizer();                               // trained values stay in the model
   Optimizer(const Optimizer&) = delete;
 
-  void zero() noexcept;                       // forget this step's gradients
-  // Called by all ranks: gradients become their sums. What a rank has not written counts as zeros.
-  void reduce();
-  void gather_gradients();                    // after reduce(): the sums of all shards, on every rank
+  void zero();                                // forget this step's gradients
+  // Between several ranks: gradients become their sums in here. What a rank has not written counts as zeros.
+  Reduction reduction;
+  void end_reduction();                       // behind reduction.finish(), by all ranks: which parameters were written by any
+  uint64_t gradient_bytes() const;
+  void each_gradient(const std::function<void(const Param&, const float*)>& take);   // by all ranks: whole ones, resident, of what was written
   double grad_norm();                         // L2 over all that were written, float64, the same on every rank
   // One step; parameters without a gradient are left alone. Not cancelled: all or nothing.
   void step(double learning_rate, double grad_scale, const OptimizerOptions& o);
   // All ranks call; rank 0 does `work`, in which the model has every master, the others send it theirs until it ends.
   void with_masters(const std::function<void()>& work);
   bool written(const Param& p) const;
-  const float* grad(const Param& p) const { return p.group->grad.data<float>() + p.offset; }
 
   struct State { Param* param; int64_t steps; };   // steps: updates that this parameter has had
   std::vector<State> states;
@@ -56,17 +60,16 @@ class Optimizer {
 
  private:
   struct Place { Param* param; Group* group; void* value; };
-  void place(std::vector<Param*> params, std::vector<Place>& places);
+  void place(std::vector<Param*> params, bool lent, std::vector<Place>& places);
   void fill(Place& to);
   void take_over(const std::vector<Place>& places) noexcept;
+  const float* grad_rows(const Param& p, const Rows& rows) const;   // of this rank's shard
   AdamWItem item_of(const State& s) const;    // the shard's rows, without the step's own numbers
   static bool alias(const Param& p, const Group& g) { return p.dtype == DType::F32 && !p.vector() && !g.sharded; }   // the master is the value
 
   // ---- several ranks
   std::vector<int64_t> cuts(const Group& g) const { return shard_cuts(g, comm_.size()); }
-  void make_room();                           // for what arrives
   void agree_on_written();
-  void reduce(Group& g);
   void ask_masters(const Param& p, int64_t begin, int64_t count, float* dst);
   bool answer_masters();                      // one question; false: there are no more
   std::array<int64_t, 3> hear(std::array<int64_t, 3> question);   // rank 0's
@@ -76,12 +79,9 @@ class Optimizer {
   Model& m_;
   const std::vector<Model::Part> parts_;
   Comm& comm_;
-  const bool sharded_;
-  static constexpr int64_t kExchange = int64_t{1} << 22;   // elements of a shard whose gradients are exchanged at once
-  int64_t longest_piece_ = 0;                 // of this rank's shards
-  Buffer arrived_;                            // such pieces of the other ranks, one of each
+  const bool sharded_, lends_;                // lends_: blocks' gradients are shared out
   std::deque<Group> groups_;
-  std::vector<const Group*> forward_;         // in the order of the forward pass
+  std::vector<Group*> forward_;               // in the order of the forward pass
   SharedValues shared_;
   std::deque<Buffer> values_;                 // row-major bfloat16 values of matrices, while training
   std::vector<void*> old_values_;             // what Param::value was before, by state

@@ -1,22 +1,9 @@
-// What an optimizer says to the other ranks: gradients to whoever keeps their rows, and masters to rank 0.
+// What an optimizer says to the other ranks: which parameters have gradients, whole gradients, and masters to rank 0.
 #include <algorithm>
 
 #include "train/optimizer.h"
 
 namespace isr {
-namespace {
-
-// y += x over n elements, in rows that threads can share.
-void add_flat(Backend& be, float* y, const float* x, int64_t n) {
-  constexpr int64_t kRow = 4096;
-  const int64_t rows = n / kRow, rest = n % kRow;
-  float* const from = const_cast<float*>(x);
-  if (rows > 0) be.add(view(y, rows, kRow), true, view(from, rows, kRow));
-  if (rest > 0) be.add(view(y + rows * kRow, 1, rest), true, view(from + rows * kRow, 1, rest));
-}
-
-}  // namespace
-
 // A parameter is updated when any rank has its gradient.
 void Optimizer::agree_on_written() {
   std::string mine;
@@ -25,71 +12,33 @@ void Optimizer::agree_on_written() {
   const std::vector<std::string> all = all_gather(comm_, mine);
   size_t i = 0;
   for (Group& g : groups_)
-    for (size_t k = 0; k < g.params.size(); ++k, ++i) {
-      const bool any = std::any_of(all.begin(), all.end(), [&](const std::string& rank) { return rank.at(i) == '1'; });
-      if (any && !g.written[k])
-        m_.backend->device().zero(g.grad.data<float>() + g.params[k]->offset, static_cast<size_t>(g.params[k]->size()) * sizeof(float));
-      g.written[k] = any;
-    }
+    for (size_t k = 0; k < g.params.size(); ++k, ++i)
+      g.written[k] = std::any_of(all.begin(), all.end(), [&](const std::string& rank) { return rank.at(i) == '1'; });
 }
 
-void Optimizer::make_room() {
-  for (const Group& g : groups_) {
-    const std::vector<int64_t> shards = cuts(g);
-    const auto me = static_cast<size_t>(comm_.rank());
-    longest_piece_ = std::max(longest_piece_, std::min(kExchange, shards[me + 1] - shards[me]));
-  }
-  arrived_ = Buffer(m_.backend->device(), static_cast<size_t>(comm_.size() - 1) * static_cast<size_t>(longest_piece_) * sizeof(float));
-}
-
-void Optimizer::reduce() {
+void Optimizer::end_reduction() {
   if (comm_.size() == 1) return;
   agree_on_written();
+  if (sharded_) return;
   for (Group& g : groups_)
-    if (std::find(g.written.begin(), g.written.end(), true) != g.written.end()) reduce(g);
-  if (!sharded_) gather_gradients();
+    if (std::find(g.written.begin(), g.written.end(), true) != g.written.end()) reduction.gather(g);
 }
 
-// Piece by piece of each shard: this rank's part of the others' shards goes out, theirs of this rank's shard comes in and is added.
-void Optimizer::reduce(Group& g) {
-  const std::vector<int64_t> shards = cuts(g);
-  const int me = comm_.rank(), size = comm_.size();
-  float* const grad = g.grad.data<float>();
-  struct Piece { float* at; int64_t n; };
-  const auto piece_of = [&](int r, int64_t k) {
-    const int64_t begin = shards[static_cast<size_t>(r)], length = shards[static_cast<size_t>(r) + 1] - begin;
-    return Piece{grad + begin + k * kExchange, std::clamp<int64_t>(length - k * kExchange, 0, kExchange)};
-  };
-  for (int64_t k = 0;; ++k) {
-    std::vector<Message> sends, receives;
-    const Piece mine = piece_of(me, k);
-    bool any = mine.n > 0;
-    for (int r = 0, slot = 0; r < size; ++r) {
-      if (r == me) continue;
-      const Piece theirs = piece_of(r, k);
-      if (theirs.n > 0) sends.push_back({r, theirs.at, static_cast<size_t>(theirs.n) * sizeof(float)});
-      if (mine.n > 0) receives.push_back({r, arrived_.data<float>() + slot++ * longest_piece_, static_cast<size_t>(mine.n) * sizeof(float)});
-      any = any || theirs.n > 0;
-    }
-    if (!any) return;
-    comm_.exchange(sends, receives);
-    // ((g0 + g1) + g2) + ...: those before this rank's own are summed where the first arrived
-    const auto arrived = [&](int slot) { return static_cast<float*>(receives[static_cast<size_t>(slot)].data); };
-    for (int slot = 0; slot < static_cast<int>(receives.size()); ++slot) {
-      const bool before_mine = slot > 0 && slot < me;
-      if (before_mine) add_flat(*m_.backend, arrived(0), arrived(slot), mine.n);
-      if (slot + 1 == me) add_flat(*m_.backend, mine.at, arrived(0), mine.n);
-      if (slot >= me) add_flat(*m_.backend, mine.at, arrived(slot), mine.n);
-    }
-  }
+uint64_t Optimizer::gradient_bytes() const {
+  if (comm_.size() > 1) return reduction.bytes();
+  uint64_t all = 0;
+  for (const Group& g : groups_) all += g.grad.bytes();
+  return all;
 }
 
-void Optimizer::gather_gradients() {
+void Optimizer::each_gradient(const std::function<void(const Param&, const float*)>& take) {
   for (Group& g : groups_) {
     if (std::find(g.written.begin(), g.written.end(), true) == g.written.end()) continue;
-    std::vector<size_t> bytes;
-    for (const int64_t cut : cuts(g)) bytes.push_back(static_cast<size_t>(cut) * sizeof(float));
-    all_gather(comm_, g.grad.data(), bytes);
+    const float* const whole = sharded_ ? reduction.gather(g) : g.grad.data<float>();
+    comm_.finish();
+    for (const Param* p : g.params)
+      if (written(*p)) take(*p, whole + p->offset);
+    reduction.give_back(g);
   }
 }
 

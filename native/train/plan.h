@@ -30,6 +30,8 @@ struct PlanReport {
   // or a gradient flows through them). Vision: towers and projector.
   struct Part { uint64_t panels = 0, rows = 0, row_major = 0; } decoder, vision;   // row_major: one copy of all, in the model's type
   uint64_t trained_elements = 0;     // padded as the flat groups are: 4 bytes each of gradient, master, m and v
+  uint64_t block_elements = 0;       // of them, those whose gradients ranks may share out (takes_turns)
+  int64_t largest_block = 0;
   uint64_t activations = 0, scratch = 0;
   bool device_measured = false;      // scratch is that of the kernels of load.device; false: this binary has none for it, and it is the CPU's
   uint64_t media = 0;                // of one item: features, and on the host pixels, here and in JavaScript

@@ -20,6 +20,10 @@ std::vector<int64_t> shard_cuts(const Group& group, int ranks) {
   return cuts;
 }
 
+bool takes_turns(const Network& network, Part part, const std::vector<Param*>& group) {
+  return part == Part::Decoder && std::find(group.begin(), group.end(), network.token_embedding) == group.end();
+}
+
 Rows rows_within(const Param& p, int64_t begin, int64_t end) {
   const auto row_at = [&](int64_t element) {
     const int64_t inside = std::max<int64_t>(0, element - static_cast<int64_t>(p.offset));

@@ -37,6 +37,7 @@ void check_options(const TrainerOptions& o) {
   if (o.schedule != "constant" && o.total_steps == 0)
     fail("INVALID_ARGUMENT", "totalSteps: the schedule \"", o.schedule, "\" needs it, got nothing");
   if (o.warmup_ratio > 0 && o.total_steps == 0) fail("INVALID_ARGUMENT", "totalSteps: warmupRatio needs it, got nothing");
+  if (o.shard_gradients && !o.shard) fail("INVALID_ARGUMENT", "shardGradients: expected shard to be true beside it, got false");
   if (!o.train_decoder && !o.train_projector && !o.train_vision) fail("INVALID_ARGUMENT", "train: nothing is trained; set decoder, projector or vision");
 }
 
@@ -94,17 +95,19 @@ double learning_rate_at(const TrainerOptions& o, int64_t k) {
 }
 
 Trainer::Impl::Impl(Model& model, const TrainerOptions& options, std::unique_ptr<Comm> single, Comm* ranks)
-    : alone(std::move(single)), comm(ranks ? *ranks : *alone), m(model), o(options), optimizer(model, parts_of(model, options), comm, options.shard) {}
+    : alone(std::move(single)), comm(ranks ? *ranks : *alone), m(model), o(options), optimizer(model, parts_of(model, options), comm, {options.shard, options.shard_gradients}) {}
 
 // ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
-void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel, const Answer& answer) {
+void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, bool last, const std::atomic<bool>* cancel, const Answer& answer) {
   const Batch batch = make_batch(sequences, o.share_prefix, m.positioner());
   tokens_computed += batch.tokens();
   flops += step_flops(m.config, batch.tokens(), static_cast<int64_t>(batch.scored.size()), visible_pairs(batch.plan), o.train_decoder);
   if (batch.scored.empty()) return;
   ArenaScope scope(m.arena());
   Tape tape(m.arena(), true);
+  const bool reduces = comm.size() > 1 && (last || optimizer.reduction.by_micro_batch());
   Ctx c{*m.backend, tape, cancel, {}};
+  if (reduces) c.ready = [this](Group& g) { optimizer.reduction.ready(g); };
   const bool again = checkpoints(o, m.config, m.dtype, batch.tokens(), m.backend->device().memory());
   const ResidentBatch there = make_resident(c, m, batch, m.media.rows_of(c, m, batch.ids, again));
   const Tensor hidden = hidden_states(c, m, there, again);
@@ -112,6 +115,7 @@ void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, const 
   answer(c, batch, head);
   c.check_cancel();
   tape.backward();
+  if (reduces) optimizer.reduction.end_round();
 }
 
 // Errors name items by their place in the step, of which `first` are those of other ranks before them.
@@ -194,18 +198,20 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, int64_t first
 StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
   const bool couples = loss_couples_pairs(o.loss);
   std::vector<SequenceInput> sequences;
+  std::vector<std::pair<size_t, size_t>> parts;   // of micro-batches
   std::vector<PairTokens> tokens;   // of all ranks
   PairLoss loss;
   LossResult whole;
   std::vector<double> figures(pairs.size() * kPairFigures);
-  Meeting meeting(comm, m, pairs.size());
+  Meeting meeting(comm, m, optimizer.reduction, pairs.size());
   const auto check = [&](int64_t first) {
     if (o.loss.loss == "sft") fail("INVALID_ARGUMENT", "items: this trainer's loss is \"sft\"; it takes sequences, not pairs");
     sequences = sequences_of(pairs, first);
     need_references(pairs, first, cancel);
+    parts = micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens);
   };
   const auto learn = [&] {   // what the loss needs of the other ranks' items
-    if (!meeting.tell(token_counts(pairs))) return;
+    if (!meeting.tell(parts.size(), token_counts(pairs))) return;
     if (meeting.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one pair, got none");
     tokens = tokens_of(meeting.facts);
     loss = pair_loss_of(o.loss, meeting.total, std::accumulate(tokens.begin(), tokens.end(), int64_t{0}, [](int64_t n, const PairTokens& t) { return n + t.chosen; }));
@@ -222,9 +228,9 @@ StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::
     }
     double* const there = notes<double>(figures.size());
     m.backend->device().zero(there, figures.size() * sizeof(double));   // pairs of which nothing is scored tell nothing
-    for (const auto& [begin, end] : micro_batches(sequences, 2, o.share_prefix, o.micro_batch_tokens)) {
+    for (const auto& [begin, end] : parts) {
       const std::span<const TrainPair> part = std::span(pairs).subspan(begin / 2, (end - begin) / 2);
-      micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
+      micro_batch(std::span(sequences).subspan(begin, end - begin), end == sequences.size(), cancel, [&, begin = begin](Ctx& c, const Batch& batch, const TokenLogp& head) {
         learn();
         if (couples) upload(c, head.dlogp, gradients_of(batch, whole, static_cast<size_t>(meeting.first) + begin / 2));
         else pair_answer(c, batch, head, references_of(batch, part), there + begin / 2 * kPairFigures, loss);
@@ -270,16 +276,18 @@ static ScoredTokens of_ranks(const std::vector<std::vector<double>>& facts) {
 }
 
 StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
+  std::vector<std::pair<size_t, size_t>> parts;   // of micro-batches
   ScoredTokens mine, all;
   double total = 0;   // weight
   std::vector<float> logp;
-  Meeting meeting(comm, m, sequences.size());
+  Meeting meeting(comm, m, optimizer.reduction, sequences.size());
   const auto check = [&](int64_t first) {
     if (o.loss.loss != "sft") fail("INVALID_ARGUMENT", "items: sequences need a trainer with loss \"sft\"; this one's is \"", o.loss.loss, "\"");
     for (size_t i = 0; i < sequences.size(); ++i) check_ids(m, sequences[i].ids, concat("items[", first + static_cast<int64_t>(i), "]").c_str());
+    parts = micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens);
   };
   const auto learn = [&] {
-    if (!meeting.tell(told_of(mine, sequences.size()))) return;
+    if (!meeting.tell(parts.size(), told_of(mine, sequences.size()))) return;
     if (meeting.total == 0) fail("INVALID_ARGUMENT", "items: expected at least one sequence, got none");
     all = of_ranks(meeting.facts);
     total = std::accumulate(all.weights.begin(), all.weights.end(), 0.0);
@@ -290,8 +298,8 @@ StepMetrics Trainer::Impl::accumulate_sft(const std::vector<SequenceInput>& sequ
     logp.resize(mine.items.size());
     float* const there = notes<float>(logp.size());
     size_t first = 0;
-    for (const auto& [begin, end] : micro_batches(sequences, 1, o.share_prefix, o.micro_batch_tokens))
-      micro_batch(std::span(sequences).subspan(begin, end - begin), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
+    for (const auto& [begin, end] : parts)
+      micro_batch(std::span(sequences).subspan(begin, end - begin), end == sequences.size(), cancel, [&](Ctx& c, const Batch& batch, const TokenLogp& head) {
         learn();
         std::vector<float> dlogp;
         for (size_t i = 0; i < batch.scored.size(); ++i) dlogp.push_back(static_cast<float>(-(mine.weights[first + i] / total)));
@@ -342,7 +350,7 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
   or_abort(comm, [&] {
     std::optional<CancelScope> whole;
     if (comm.size() > 1) whole.emplace(nullptr);   // who left here alone would be lost
-    optimizer.reduce();
+    optimizer.end_reduction();
     metrics.grad_norm = optimizer.grad_norm();
   });
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) refuse_not_finite(metrics);
@@ -360,15 +368,14 @@ StepMetrics Trainer::Impl::run(const std::function<StepMetrics()>& work, bool up
 void Trainer::Impl::copy_gradients(const std::vector<std::string>& names, Gradients& out) {
   for (const std::string& name : names)
     if (!m.by_name.count(name)) fail("NOT_FOUND", "names: no parameter \"", name, "\" in this model");
-  or_abort(comm, [&] { optimizer.gather_gradients(); });
-  for (const Optimizer::State& s : optimizer.states) {
-    const Param& p = *s.param;
-    if (!optimizer.written(p)) continue;
-    if (!names.empty() && std::find(names.begin(), names.end(), p.name) == names.end()) continue;
-    std::vector<float> values(static_cast<size_t>(p.size()));
-    m.backend->device().download(values.data(), optimizer.grad(p), values.size() * sizeof(float));
-    out[p.name] = {p.shape, std::move(values)};
-  }
+  or_abort(comm, [&] {
+    optimizer.each_gradient([&](const Param& p, const float* gradient) {
+      if (!names.empty() && std::find(names.begin(), names.end(), p.name) == names.end()) return;
+      std::vector<float> values(static_cast<size_t>(p.size()));
+      m.backend->device().download(values.data(), gradient, values.size() * sizeof(float));
+      out[p.name] = {p.shape, std::move(values)};
+    });
+  });
 }
 
 // ---- the public face
@@ -397,6 +404,7 @@ StepMetrics Trainer::try_step(std::vector<TrainPair> pairs, const std::atomic<bo
 StepMetrics Trainer::try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel) {
   return impl_->run([&] { return impl_->accumulate_sft(sequences, cancel); }, false);
 }
+uint64_t Trainer::gradient_bytes() const { return impl_->optimizer.gradient_bytes(); }
 void Trainer::with_masters(const std::function<void()>& work) { impl_->optimizer.with_masters(work); }
 StepMetrics Trainer::gradients(std::vector<TrainPair> pairs, const std::vector<std::string>& names, Gradients& out, const std::atomic<bool>* cancel) {
   const StepMetrics metrics = try_step(std::move(pairs), cancel);

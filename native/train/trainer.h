@@ -28,6 +28,7 @@ struct TrainerOptions {
   int checkpointing = -1;                  // -1 auto, 0 off, 1 on
   bool share_prefix = true;
   bool shard = true;                       // among several ranks: masters and moments by shards; false: each keeps all
+  bool shard_gradients = false;            // with shard: gradients of the decoder's blocks, too, after every micro-batch
 };
 
 struct TrainPair {
@@ -68,6 +69,7 @@ class Trainer {
   StepMetrics try_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
   // Among several ranks: rank 0 does `work`, in which the model saves, hashes and tells the float32 values of all shards.
   void with_masters(const std::function<void()>& work);
+  uint64_t gradient_bytes() const;                        // that this rank holds, with what arrives of the others
   void save(const std::string& dir);                      // masters, moments, step; atomic
   void load(const std::string& dir);                      // RUN_MISMATCH for another architecture, tensor set or options
 

@@ -27,7 +27,7 @@ struct Trainer::Impl {
 
   // What makes the gradients of a micro-batch's log-probs (head.dlogp), without waiting for them.
   using Answer = std::function<void(Ctx&, const Batch&, const TokenLogp& head)>;
-  void micro_batch(std::span<const SequenceInput> sequences, const std::atomic<bool>* cancel, const Answer& answer);
+  void micro_batch(std::span<const SequenceInput> sequences, bool last, const std::atomic<bool>* cancel, const Answer& answer);
   template <class T>
   T* notes(size_t count);                                 // resident memory that lives as long as the trainer
   void need_references(std::vector<TrainPair>& pairs, int64_t first, const std::atomic<bool>* cancel);

@@ -4,7 +4,7 @@
 
 namespace isr {
 
-void SharedValues::start(std::span<const Group* const> in_order, const std::function<bool(const Param&)>& which) {
+void SharedValues::start(std::span<Group* const> in_order, const std::function<bool(const Param&)>& which) {
   ISR_ASSERT(groups_.empty(), "values of an update are sent while those before are on their way");
   const int me = comm_.rank();
   for (const Group* const g : in_order) {

@@ -17,7 +17,7 @@ class SharedValues final : public Arrivals {
   explicit SharedValues(Comm& comm) : comm_(comm) {}
   // Rows of values that this rank keeps to the others, and theirs into values and then into matrices, of the parameters that `which`
   // names. They stay as they are until they are there. BUG: while values of an earlier update are on their way.
-  void start(std::span<const Group* const> in_order, const std::function<bool(const Param&)>& which);
+  void start(std::span<Group* const> in_order, const std::function<bool(const Param&)>& which);
   void need(const Group& group) override;
   void need_all() override;
 

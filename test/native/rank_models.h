@@ -16,9 +16,11 @@ struct Setting {
   double gamma = 0;
   std::string device = "cpu";
   std::string checkpoint = "";   // a folder in place of `spec`
+  bool decoder = true, projector = false, vision = false;   // what is trained
+  int checkpointing = -1;
 };
 
-inline TrainerOptions options_of(const Setting& s, bool shard) {
+inline TrainerOptions options_of(const Setting& s, bool shard, bool gradients = false) {
   TrainerOptions o;
   o.loss.loss = s.loss;
   o.loss.gamma = s.gamma;
@@ -27,6 +29,9 @@ inline TrainerOptions options_of(const Setting& s, bool shard) {
   o.clip_norm = 1;
   o.micro_batch_tokens = 1;   // an item at a time: what a micro-batch holds then does not hang on the number of ranks
   o.shard = shard;
+  o.shard_gradients = gradients;
+  o.train_decoder = s.decoder, o.train_projector = s.projector, o.train_vision = s.vision;
+  o.checkpointing = s.checkpointing;
   return o;
 }
 
@@ -58,12 +63,20 @@ inline Outcomes with_models(const Setting& s, int ranks, const std::function<voi
   return run_ranks(devices, [&](Comm& comm) { work(comm, *models[static_cast<size_t>(comm.rank())]); });
 }
 
-// This rank's pairs, with their references.
-inline std::vector<TrainPair> scored_part(Trainer& trainer, int64_t vocab, int rank, int ranks) {
-  std::vector<TrainPair> pairs = part_of(make_pairs(vocab), rank, ranks);
+// All pairs of a step with their references. A model that sees has an image in every second one.
+inline std::vector<TrainPair> all_pairs(Trainer& trainer, Model& m) {
+  std::vector<TrainPair> pairs = make_pairs(m.config.vocab);
+  if (m.vision) {
+    const Medium& image = m.media.add_pixels(m, true, 1, random_values(m.vision->image->config.frame.values(), 3));
+    for (size_t i = 0; i < pairs.size(); i += 2)
+      for (SequenceInput* s : {&pairs[i].chosen, &pairs[i].rejected})
+        for (int32_t k = 0; k < image.rows; ++k) s->ids[static_cast<size_t>(k)] = image.first_id + k;
+  }
   const auto refs = trainer.score(pairs, nullptr);
   for (size_t i = 0; i < pairs.size(); ++i) pairs[i].ref_chosen = refs[i].chosen, pairs[i].ref_rejected = refs[i].rejected;
   return pairs;
 }
+
+inline std::vector<TrainPair> scored_part(Trainer& trainer, Model& m, int rank, int ranks) { return part_of(all_pairs(trainer, m), rank, ranks); }
 
 }  // namespace isr::test

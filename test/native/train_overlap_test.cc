@@ -11,22 +11,35 @@
 namespace isr::test {
 namespace {
 
-// What was started goes across when somebody waits.
-class LateComm final : public Comm {
+class ThroughComm : public Comm {
  public:
-  explicit LateComm(Comm& comm) : comm_(comm) {}
+  explicit ThroughComm(Comm& comm) : comm_(comm) {}
   int rank() const override { return comm_.rank(); }
   int size() const override { return comm_.size(); }
   Device& device() override { return comm_.device(); }
   double seconds() const override { return comm_.seconds(); }
   void abort(std::string reason) noexcept override { comm_.abort(std::move(reason)); }
-  void reserve() override { reserved = true; }
+  void reserve() override { comm_.reserve(); }
+  void exchange(std::span<const Message> sends, std::span<const Message> receives) override { comm_.exchange(sends, receives); }
+  uint64_t start(std::span<const Message> sends, std::span<const Message> receives) override { return comm_.start(sends, receives); }
+  void wait(uint64_t group) override { comm_.wait(group); }
+  void finish() override { comm_.finish(); }
+
+ protected:
+  Comm& comm_;
+};
+
+// What was started goes across when somebody waits.
+class LateComm final : public ThroughComm {
+ public:
+  using ThroughComm::ThroughComm;
+  void reserve() override { reserved_ = true; }
   void exchange(std::span<const Message> sends, std::span<const Message> receives) override {
     carry(started_);
     comm_.exchange(sends, receives);
   }
   uint64_t start(std::span<const Message> sends, std::span<const Message> receives) override {
-    ISR_ASSERT(reserved, "start() without reserve()");
+    ISR_ASSERT(reserved_, "start() without reserve()");
     waiting_.push_back({{sends.begin(), sends.end()}, {receives.begin(), receives.end()}});
     return ++started_;
   }
@@ -38,7 +51,6 @@ class LateComm final : public Comm {
     carry(started_);
     comm_.finish();
   }
-  bool reserved = false;
   uint64_t on_their_way() const { return started_ - waited_; }
 
  private:
@@ -50,9 +62,36 @@ class LateComm final : public Comm {
       comm_.exchange(group.sends, group.receives);
     }
   }
-  Comm& comm_;
   std::deque<Group> waiting_;
+  bool reserved_ = false;
   uint64_t started_ = 0, waited_ = 0, carried_ = 0;
+};
+
+// What is started has gone across at once.
+class EarlyComm final : public ThroughComm {
+ public:
+  using ThroughComm::ThroughComm;
+  uint64_t start(std::span<const Message> sends, std::span<const Message> receives) override { return comm_.exchange(sends, receives), ++started_; }
+  void wait(uint64_t) override {}
+
+ private:
+  uint64_t started_ = 0;
+};
+
+// Sets a flag at the n-th group, or exchange, from now.
+class TrippingComm final : public ThroughComm {
+ public:
+  using ThroughComm::ThroughComm;
+  void exchange(std::span<const Message> sends, std::span<const Message> receives) override {
+    comm_.exchange(sends, receives);
+    if (exchanges > 0 && --exchanges == 0) flag = true;
+  }
+  uint64_t start(std::span<const Message> sends, std::span<const Message> receives) override {
+    if (groups > 0 && --groups == 0) flag = true;
+    return comm_.start(sends, receives);
+  }
+  int exchanges = 0, groups = 0;
+  std::atomic<bool> flag{false};
 };
 
 // One rank behind its first step.
@@ -60,7 +99,6 @@ struct Rig {
   Model& model;
   std::optional<Trainer>& trainer;
   std::vector<TrainPair> pairs;
-  int32_t image = -1;   // its first id
   std::string state;    // of the start
 };
 
@@ -71,17 +109,6 @@ std::vector<float> all_values(Model& m) {
     all.insert(all.end(), one.begin(), one.end());
   }
   return all;
-}
-
-// Pairs of one rank; those of a video model are about one image.
-std::vector<TrainPair> pairs_of(Model& m, Trainer& trainer, int32_t image, int rank, int ranks) {
-  std::vector<TrainPair> pairs = part_of(make_pairs(m.config.vocab), rank, ranks);
-  for (TrainPair& p : pairs)
-    for (SequenceInput* s : {&p.chosen, &p.rejected})
-      for (int32_t i = 0; image >= 0 && i < m.media.get(image).rows; ++i) s->ids[static_cast<size_t>(i)] = image + i;
-  const auto refs = trainer.score(pairs, nullptr);
-  for (size_t i = 0; i < pairs.size(); ++i) pairs[i].ref_chosen = refs[i].chosen, pairs[i].ref_rejected = refs[i].rejected;
-  return pairs;
 }
 
 std::vector<float> log_probs(Rig& r) {
@@ -122,25 +149,22 @@ std::vector<Reader> readers() {
           {"the next step, one rank without pairs", next_step, false, 5},
           {"a state that is loaded", [](Rig& r) { return r.trainer->load(r.state), all_values(r.model); }},
           {"the trainer's end", [](Rig& r) { return r.trainer.reset(), all_values(r.model); }},
-          {"features", [](Rig& r) { return r.model.media.features(r.model, r.image, MediaStore::Stage::Projected, nullptr); }, true},
+          {"features", [](Rig& r) { return r.model.media.features(r.model, r.pairs[0].chosen.ids[0], MediaStore::Stage::Projected, nullptr); }, true},
           {"log-probs of an image", [](Rig& r) { return r.trainer->score(r.pairs, nullptr).at(0).chosen; }, true},
           {"the next step of an image", next_step, true}};
 }
 
 // What each rank read behind its first step.
 std::vector<std::vector<float>> read_behind_a_step(const Reader& reader, bool late, const std::string& state) {
-  const Setting s{.name = reader.name, .dtype = reader.sees ? "f32" : "bf16", .checkpoint = reader.sees ? "test/golden/llava_hound/policy" : ""};
+  const Setting s{.name = reader.name, .dtype = reader.sees ? "f32" : "bf16", .checkpoint = reader.sees ? "test/golden/llava_hound/policy" : "", .projector = reader.sees, .vision = reader.sees};
   std::vector<std::vector<float>> read(static_cast<size_t>(reader.ranks));
   const Outcomes outcomes = with_models(s, reader.ranks, [&](Comm& comm, Model& m) {
     LateComm slow(comm);
     Comm& carrier = late ? static_cast<Comm&>(slow) : comm;
-    TrainerOptions o = options_of(s, true);
-    o.train_vision = o.train_projector = reader.sees;
     std::optional<Trainer> trainer;
-    trainer.emplace(m, o, carrier);
-    Rig rig{m, trainer, {}, -1, state};
-    if (reader.sees) rig.image = m.media.add_pixels(m, true, 1, random_values(m.vision->image->config.frame.values(), 3)).first_id;
-    rig.pairs = pairs_of(m, *trainer, rig.image, comm.rank(), comm.size());
+    trainer.emplace(m, options_of(s, true), carrier);
+    Rig rig{m, trainer, {}, state};
+    rig.pairs = scored_part(*trainer, m, comm.rank(), comm.size());
     trainer->save(state);
     trainer->train_step(rig.pairs, nullptr);
     if (late) CHECK(slow.on_their_way() > 0, reader.name, ": values are on their way when the step is over");
@@ -166,7 +190,7 @@ TEST("train_overlap: a rank that is lost while values are on their way is told b
   const Outcomes outcomes = with_models(s, 2, [&](Comm& comm, Model& m) {
     LateComm late(comm);
     Trainer trainer(m, options_of(s, true), late);
-    const std::vector<TrainPair> pairs = pairs_of(m, trainer, -1, comm.rank(), 2);
+    const std::vector<TrainPair> pairs = scored_part(trainer, m, comm.rank(), 2);
     trainer.train_step(pairs, nullptr);
     if (comm.rank() == 1) comm.abort("it has gone");
     const auto me = static_cast<size_t>(comm.rank());
@@ -175,6 +199,67 @@ TEST("train_overlap: a rank that is lost while values are on their way is told b
   });
   CHECK(all_well(outcomes), text(outcomes));
   CHECK(told == (std::vector<std::string>{"RANK_LOST", "RANK_LOST"}), told[0], ", ", told[1]);
+}
+
+// Values behind three steps, of which each has other pairs.
+template <class Carrier>
+std::vector<std::vector<float>> trained(const Setting& s, int ranks, bool gradients) {
+  std::vector<std::vector<float>> values(static_cast<size_t>(ranks));
+  const Outcomes outcomes = with_models(s, ranks, [&](Comm& comm, Model& m) {
+    Carrier carrier(comm);
+    Trainer trainer(m, options_of(s, true, gradients), carrier);
+    std::vector<TrainPair> all = all_pairs(trainer, m);
+    for (int i = 0; i < 3; ++i, std::rotate(all.begin(), all.begin() + 1, all.end())) trainer.train_step(part_of(all, comm.rank(), ranks), nullptr);
+    values[static_cast<size_t>(comm.rank())] = all_values(m);
+  });
+  CHECK(all_well(outcomes), s.name, ": ", text(outcomes));
+  return values;
+}
+
+TEST("train_overlap: bits do not hang on when messages go across") {
+  ModelSpec deep;
+  deep.layers = 5;   // more than are on their way at one time
+  for (const Setting& s : {Setting{.name = "bf16", .spec = deep, .dtype = "bf16"}, Setting{.name = "checkpointing", .spec = deep, .checkpointing = 1}})
+    for (const bool gradients : {false, true})
+      for (const int ranks : {2, 3}) {
+        const auto usual = trained<ThroughComm>(s, ranks, gradients);
+        CHECK(trained<LateComm>(s, ranks, gradients) == usual, s.name, ", late, ", ranks, " ranks, gradients by shards: ", gradients);
+        CHECK(trained<EarlyComm>(s, ranks, gradients) == usual, s.name, ", early, ", ranks, " ranks, gradients by shards: ", gradients);
+      }
+}
+
+TEST("train_overlap: a rank that is cancelled inside of a step takes part in its exchanges to the end; weights stay, and all go on") {
+  struct Case { const char* name; bool gradients; int exchanges, groups; };
+  const Case cases[] = {{"before its first gradient", false, 2, 0},
+                        {"in its last backward", false, 0, 1},
+                        {"before its first gradient, by shards", true, 2, 0},
+                        {"in its first backward, by shards", true, 0, 1},
+                        {"in its second backward, by shards", true, 0, 3}};
+  for (const Case& c : cases) {
+    const Setting s{.name = c.name, .checkpointing = 1};
+    std::vector<std::string> told(3);
+    const Outcomes outcomes = with_models(s, 3, [&](Comm& comm, Model& m) {
+      TrippingComm carrier(comm);
+      Trainer trainer(m, options_of(s, true, c.gradients), carrier);
+      const std::vector<TrainPair> pairs = scored_part(trainer, m, 2 - comm.rank(), 3);   // rank 0 has two
+      trainer.train_step(pairs, nullptr);
+      const std::vector<float> before = all_values(m);
+      if (comm.rank() == 0) carrier.exchanges = c.exchanges, carrier.groups = c.groups;
+      try {
+        trainer.train_step(pairs, &carrier.flag);
+      } catch (const Cancelled&) {
+        told[static_cast<size_t>(comm.rank())] = "cancelled";
+      } catch (const Error& e) {
+        told[static_cast<size_t>(comm.rank())] = concat(e.code, ": ", e.what());
+      }
+      CHECK(all_values(m) == before && trainer.step() == 1, c.name, ": rank ", comm.rank(), " changed its weights");
+      const double loss = trainer.train_step(pairs, nullptr).loss;
+      CHECK(std::isfinite(loss) && trainer.step() == 2, c.name, ": and all go on, on rank ", comm.rank());
+    });
+    CHECK(all_well(outcomes), c.name, ": ", text(outcomes));
+    const std::string theirs = "RANK_LOST: rank 0: its work was cancelled";
+    CHECK(told == (std::vector<std::string>{"cancelled", theirs, theirs}), c.name, ": ", told[0], "; ", told[1], "; ", told[2]);
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "rank_models.h"
+#include "train/plan.h"
 #include "train/shards.h"
 
 namespace isr::test {
@@ -22,35 +23,35 @@ struct Seen {
   std::string hash;                              // on rank 0
 };
 
-Seen train_rank(const Setting& s, Comm* comm, Model* model, bool shard, int steps) {
+enum class Shared { Nothing, Masters, Gradients };
+
+// The pairs begin with another one in every step, so that ranks have others each time.
+Seen train_rank(const Setting& s, Comm* comm, Model* model, Shared shared, int steps) {
   const int rank = comm ? comm->rank() : 0, ranks = comm ? comm->size() : 1;
   Seen seen;
-  {
-    const TrainerOptions o = options_of(s, shard);
-    std::optional<Trainer> trainer;
-    if (comm) trainer.emplace(*model, o, *comm);
-    else trainer.emplace(*model, o);
-    if (s.loss == "sft") {
-      const std::vector<TrainPair> pairs = part_of(make_pairs(s.spec.vocab), rank, ranks);
-      trainer->gradients_sft(chosen_of(pairs), {}, seen.gradients, nullptr);
-      for (int i = 0; i < steps; ++i) seen.metrics.push_back(trainer->train_step_sft(chosen_of(pairs), nullptr));
-    } else {
-      const std::vector<TrainPair> pairs = scored_part(*trainer, s.spec.vocab, rank, ranks);
-      trainer->gradients(pairs, {}, seen.gradients, nullptr);
-      for (int i = 0; i < steps; ++i) seen.metrics.push_back(trainer->train_step(pairs, nullptr));
-    }
-    trainer->with_masters([&] {
-      for (const Param& p : model->params) seen.parameters.push_back(model->parameter(p.name));
-      seen.hash = model->hash();
-    });
-    for (const Param& p : model->params) seen.values.push_back(model->parameter(p.name));
+  const TrainerOptions o = options_of(s, shared != Shared::Nothing, shared == Shared::Gradients);
+  std::optional<Trainer> trainer;
+  if (comm) trainer.emplace(*model, o, *comm);
+  else trainer.emplace(*model, o);
+  std::vector<TrainPair> all = all_pairs(*trainer, *model);
+  for (int i = 0; i < steps; ++i) {
+    const std::vector<TrainPair> pairs = part_of(all, rank, ranks);
+    const bool sft = s.loss == "sft";
+    if (i == 0) sft ? trainer->gradients_sft(chosen_of(pairs), {}, seen.gradients, nullptr) : trainer->gradients(pairs, {}, seen.gradients, nullptr);
+    seen.metrics.push_back(sft ? trainer->train_step_sft(chosen_of(pairs), nullptr) : trainer->train_step(pairs, nullptr));
+    std::rotate(all.begin(), all.begin() + 1, all.end());
   }
+  trainer->with_masters([&] {
+    for (const Param& p : model->params) seen.parameters.push_back(model->parameter(p.name));
+    seen.hash = model->hash();
+  });
+  for (const Param& p : model->params) seen.values.push_back(model->parameter(p.name));
   return seen;
 }
 
-std::vector<Seen> train_ranks(const Setting& s, int ranks, bool shard, int steps = 3) {
+std::vector<Seen> train_ranks(const Setting& s, int ranks, Shared shared, int steps = 3) {
   std::vector<Seen> seen(static_cast<size_t>(ranks));
-  const Outcomes outcomes = with_models(s, ranks, [&](Comm& comm, Model& m) { seen[static_cast<size_t>(comm.rank())] = train_rank(s, &comm, &m, shard, steps); });
+  const Outcomes outcomes = with_models(s, ranks, [&](Comm& comm, Model& m) { seen[static_cast<size_t>(comm.rank())] = train_rank(s, &comm, &m, shared, steps); });
   CHECK(all_well(outcomes), s.name, ", ", ranks, " ranks: ", text(outcomes));
   return seen;
 }
@@ -104,14 +105,25 @@ std::vector<Setting> settings() {
   ModelSpec biased;
   biased.attention_bias = biased.tied = true;
   add_far_kind();
-  return {{"f32"}, {"bf16", {}, "bf16"}, {"far", {}, "bf16", "sigmoid", 0, "far"}, {"tied, with biases", biased}, {"sft", {}, "f32", "sft"}, {"aot", {}, "f32", "aot"}, {"gamma", {}, "f32", "sigmoid", 0.5}};
+  const std::string sees = "test/golden/llava_hound/policy";
+  return {{"f32"},
+          {"bf16", {}, "bf16"},
+          {"far", {}, "bf16", "sigmoid", 0, "far"},
+          {"tied, with biases", biased},
+          {"sft", {}, "f32", "sft"},
+          {"aot", {}, "f32", "aot"},
+          {"gamma", {}, "f32", "sigmoid", 0.5},
+          {.name = "checkpointing", .checkpointing = 1},
+          {.name = "all parts of a model that sees", .checkpoint = sees, .projector = true, .vision = true},
+          {.name = "a frozen tower", .checkpoint = sees, .projector = true},
+          {.name = "a frozen decoder", .checkpoint = sees, .decoder = false, .projector = true, .vision = true, .checkpointing = 1}};
 }
 
 TEST("train_ranks: figures, gradients and weights are those of one rank, with shards and without") {
   for (const Setting& s : settings()) {
-    const Seen one = train_rank(s, nullptr, model_of(s).get(), true, 3);
+    const Seen one = train_rank(s, nullptr, model_of(s).get(), Shared::Masters, 3);
     for (int ranks : {2, 3, 5}) {   // of four pairs: two each, ragged, and a rank without any
-      const std::vector<Seen> sharded = train_ranks(s, ranks, true), whole = train_ranks(s, ranks, false);
+      const std::vector<Seen> sharded = train_ranks(s, ranks, Shared::Masters), whole = train_ranks(s, ranks, Shared::Nothing);
       check_against_one(s, ranks, one, sharded);
       CHECK(whole[0].parameters == sharded[0].parameters && whole[0].hash == sharded[0].hash, s.name, ", ", ranks, " ranks: bits with shards and without");
       CHECK(figures_of(whole[0].metrics.back()) == figures_of(sharded[0].metrics.back()), s.name, ", ", ranks, " ranks: figures with shards and without");
@@ -120,9 +132,22 @@ TEST("train_ranks: figures, gradients and weights are those of one rank, with sh
   }
 }
 
+TEST("train_ranks: so they are with gradients by shards after every micro-batch, equal from run to run") {
+  for (const Setting& s : settings()) {
+    const Seen one = train_rank(s, nullptr, model_of(s).get(), Shared::Gradients, 3);
+    for (int ranks : {2, 3, 4, 5}) {
+      const std::vector<Seen> all = train_ranks(s, ranks, Shared::Gradients);
+      check_against_one(s, ranks, one, all);
+      if (ranks != 3) continue;
+      const std::vector<Seen> again = train_ranks(s, ranks, Shared::Gradients);
+      CHECK(all[0].parameters == again[0].parameters && all[0].hash == again[0].hash && all[0].gradients == again[0].gradients, s.name, ": bits of two runs");
+    }
+  }
+}
+
 TEST_CARRIED("train_ranks: equal bits from run to run") {
   const Setting s{"f32"};
-  const std::vector<Seen> first = train_ranks(s, 4, true), second = train_ranks(s, 4, true);
+  const std::vector<Seen> first = train_ranks(s, 4, Shared::Masters), second = train_ranks(s, 4, Shared::Masters);
   CHECK(first[0].parameters == second[0].parameters && first[0].metrics[2].loss == second[0].metrics[2].loss, "four ranks, twice");
 }
 
@@ -173,7 +198,7 @@ TEST("train_ranks: what fails on one rank fails on all, and the weights stay") {
     const Outcomes outcomes = with_models(s, 3, [&](Comm& comm, Model& model) {
       Trainer trainer(model, options_of(s, true), comm);
       const auto step = [&](const std::vector<TrainPair>& p) { return s.loss == "sft" ? trainer.train_step_sft(chosen_of(p), nullptr) : trainer.train_step(p, nullptr); };
-      const std::vector<TrainPair> pairs = scored_part(trainer, s.spec.vocab, comm.rank(), 3);
+      const std::vector<TrainPair> pairs = scored_part(trainer, model, comm.rank(), 3);
       step(pairs);
       const std::vector<float> before = model.parameter(model.params.front().name);
       std::vector<TrainPair> spoilt = pairs;
@@ -195,11 +220,11 @@ TEST("train_ranks: what fails on one rank fails on all, and the weights stay") {
 }
 
 // Masters behind `steps` steps among so many ranks, from where a state in `from` stands, if any; saved into `to`, if any.
-std::vector<std::vector<float>> masters_after(const Setting& s, int ranks, bool shard, int steps, const std::string& from, const std::string& to) {
+std::vector<std::vector<float>> masters_after(const Setting& s, int ranks, Shared shared, int steps, const std::string& from, const std::string& to) {
   std::vector<std::vector<float>> masters;
   const Outcomes outcomes = with_models(s, ranks, [&](Comm& comm, Model& model) {
-    Trainer trainer(model, options_of(s, shard), comm);
-    const std::vector<TrainPair> pairs = scored_part(trainer, s.spec.vocab, comm.rank(), ranks);   // of the start model
+    Trainer trainer(model, options_of(s, shared != Shared::Nothing, shared == Shared::Gradients), comm);
+    const std::vector<TrainPair> pairs = scored_part(trainer, model, comm.rank(), ranks);   // of the start model
     if (!from.empty()) trainer.load(from);
     for (int i = 0; i < steps; ++i) trainer.train_step(pairs, nullptr);
     if (!to.empty()) trainer.save(to);
@@ -213,15 +238,15 @@ std::vector<std::vector<float>> masters_after(const Setting& s, int ranks, bool 
 
 TEST("train_ranks: save, load and one step give the bits of never having stopped") {
   for (const char* dtype : {"f32", "bf16"})
-    for (const bool shard : {true, false}) {
+    for (const Shared shared : {Shared::Nothing, Shared::Masters, Shared::Gradients}) {
       const Setting s{dtype, {}, dtype};
       const ScratchFolder dir;
-      const auto straight = masters_after(s, 3, shard, 3, "", "");
-      masters_after(s, 3, shard, 2, "", dir.path);
-      CHECK(masters_after(s, 3, shard, 1, dir.path, dir.path) == straight, dtype, shard ? ", shards" : ", whole");
+      const auto straight = masters_after(s, 3, shared, 3, "", "");
+      masters_after(s, 3, shared, 2, "", dir.path);
+      CHECK(masters_after(s, 3, shared, 1, dir.path, dir.path) == straight, dtype, ", ", static_cast<int>(shared), " shared");
       size_t files = 0;
       for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(dir.path)) ++files;
-      CHECK(files == (shard ? 3u : 1u), files, " files: those of the earlier state are gone");
+      CHECK(files == (shared == Shared::Nothing ? 1u : 3u), files, " files: those of the earlier state are gone");
     }
 }
 
@@ -229,8 +254,8 @@ TEST("train_ranks: any number of ranks loads what any other saved, to the bit") 
   const Setting s{"bf16", {}, "bf16"};
   for (const int saved : {1, 2, 5}) {
     const ScratchFolder dir;
-    const auto masters = masters_after(s, saved, true, 2, "", dir.path);
-    for (const int now : {1, 2, 3, 4}) CHECK(masters_after(s, now, true, 0, dir.path, "") == masters, "saved by ", saved, ", loaded by ", now);
+    const auto masters = masters_after(s, saved, saved == 5 ? Shared::Gradients : Shared::Masters, 2, "", dir.path);
+    for (const int now : {1, 2, 3, 4}) CHECK(masters_after(s, now, now == 3 ? Shared::Gradients : Shared::Masters, 0, dir.path, "") == masters, "saved by ", saved, ", loaded by ", now);
   }
 }
 
@@ -246,8 +271,8 @@ TEST("train_ranks: a state that is not whole is refused on every rank") {
   for (const Case& c : cases) {
     const ScratchFolder dir;
     const std::string a = dir.path + "/a", b = dir.path + "/b";
-    masters_after(s, 3, true, 1, "", a);
-    masters_after(s, 3, true, 2, "", b);
+    masters_after(s, 3, Shared::Masters, 1, "", a);
+    masters_after(s, 3, Shared::Masters, 2, "", b);
     c.spoil(a, b);
     std::vector<std::string> told(3);
     const Outcomes outcomes = with_models(s, 3, [&](Comm& comm, Model& model) {
@@ -257,6 +282,40 @@ TEST("train_ranks: a state that is not whole is refused on every rank") {
     });
     CHECK(all_well(outcomes), c.name, ": ", text(outcomes));
     for (const std::string& code : told) CHECK(code == c.code, c.name, ": ", code);
+  }
+}
+
+// What plans count of a rank's gradients (src/plan/byte-sizes.ts): shards as if they could be cut anywhere.
+double planned_gradients(const PlanReport& plan, int ranks, Shared shared) {
+  const auto d = [](auto n) { return static_cast<double>(n); };
+  const double parts = shared == Shared::Gradients ? d(plan.block_elements) : 0, turns = shared == Shared::Gradients ? 2 * d(plan.largest_block) : 0;
+  const double arriving = 2.0 * d(ranks - 1) * std::ceil(d(plan.largest_group) / d(ranks));
+  return 4 * (d(plan.trained_elements) - parts + std::ceil(parts / d(ranks)) + turns + arriving);
+}
+
+TEST("train_ranks: what a rank keeps of gradients is what plans count") {
+  ModelSpec deep;
+  deep.layers = 8;
+  for (const Setting& s : {Setting{.name = "text", .spec = deep}, Setting{.name = "all parts", .checkpoint = "test/golden/llava_hound/policy", .projector = true, .vision = true}}) {
+    const ScratchFolder dir;
+    write_model(dir.path, s.spec);
+    for (const int ranks : {2, 3, 4})
+      for (const Shared shared : {Shared::Masters, Shared::Gradients}) {
+        PlanRequest q;
+        q.trainer = options_of(s, true, shared == Shared::Gradients);
+        const double planned = planned_gradients(plan_training(s.checkpoint.empty() ? dir.path : s.checkpoint, q), ranks, shared);
+        std::vector<double> kept(static_cast<size_t>(ranks));
+        with_models(s, ranks, [&](Comm& comm, Model& m) {
+          Trainer trainer(m, q.trainer, comm);
+          const std::vector<TrainPair> pairs = scored_part(trainer, m, comm.rank(), ranks);
+          const uint64_t before = trainer.gradient_bytes();
+          trainer.train_step(pairs, nullptr);
+          CHECK(trainer.gradient_bytes() == before, s.name, ": a step took memory for gradients");
+          kept[static_cast<size_t>(comm.rank())] = static_cast<double>(before);
+        });
+        const double most = *std::max_element(kept.begin(), kept.end());
+        CHECK(std::abs(most - planned) <= 0.03 * planned, s.name, ", ", ranks, " ranks: ", most, " bytes, planned ", planned);
+      }
   }
 }
 
