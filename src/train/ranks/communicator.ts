@@ -3,7 +3,6 @@
 import { createHash } from "node:crypto";
 import { packageVersion, ranksNative } from "../../base/addon.js";
 import { choice, integer, isObject, options, refuse, signal, text } from "../../base/check.js";
-import { plural } from "../../base/counts.js";
 import { IsrDpoError } from "../../base/errors.js";
 import type { Cancel, LoadOptions } from "../../base/types.js";
 import { Control } from "./control.js";
