@@ -51,14 +51,14 @@ struct Ends {
   std::vector<std::string> addresses;
 };
 
-// Gives up for ranks that would wait for ever: a fault has to end as a failure.
+// Gives up for ranks that would wait for ever, and where that does not help for the program: a fault has to end as a failure.
 class Patience {
  public:
   explicit Patience(const Ends& all)
       : thread_([this, &all] {
-          for (int i = 0; i < 10000 && !done_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-          if (!done_)
-            for (const auto& end : all.ends) end->abort("the test gives up");
+          if (waits()) return;
+          for (const auto& end : all.ends) end->abort("the test gives up");
+          if (!waits()) std::abort();
         }) {}
   ~Patience() {
     done_ = true;
@@ -66,6 +66,10 @@ class Patience {
   }
 
  private:
+  bool waits() const {
+    for (int i = 0; i < 10000 && !done_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return done_;
+  }
   std::atomic<bool> done_{false};
   std::thread thread_;
 };
