@@ -3,7 +3,8 @@
 // figures that were measured (docs/ranks.md has those of one machine) it is checked against the bench `ranks`.
 //
 // A step as the engine makes it: every rank computes its pairs; it waits for the slowest; gradients go to whoever sums them, in float32;
-// AdamW updates a shard; the new values go to all, beside the next forward pass of a first pair. Nothing else overlaps.
+// AdamW updates a shard; the new values go to all. Links take their whole time here: the engine sends gradients beside the last backward,
+// and values beside the next forward, and what of it a card hides has not been measured.
 import { parseArgs } from "node:util";
 
 const tera = 1e12;
@@ -17,7 +18,6 @@ const assumptions = {
   pairs: ["128,16x", "pairs of a step in all; with an x: of each card"],
   seconds: [0.31, "seconds of a pair on a card (2,304 tokens, 8 FLOPs each and parameter, 40 % of 989 TFLOP/s)"],
   spread: [0.03, "standard deviation of a rank's seconds, as a share of them"],
-  forward: [0.25, "share of a pair's seconds in its forward pass (2 of 8 FLOPs), beside which values come in"],
   inside: [300, "GB/s of a card to the others of its node, each way"],
   between: [40, "GB/s of a card to other nodes, each way (400 Gb/s a card, 80 % of it)"],
   latency: [15, "microseconds of a message"],
@@ -36,7 +36,7 @@ const number = (key) => {
   return value;
 };
 
-const piece = 1 << 22; // elements of a shard that ranks exchange at once (native/train/optimizer.h)
+const piece = 1 << 22; // elements of a shard that ranks exchange at once (native/train/reduction.cc)
 
 /** Numbers in [0, 1) from a seed (Lehmer's generator), so that the table is the same each time. */
 function uniform(seed) {
@@ -75,8 +75,7 @@ function simulate(cards, pairs) {
     computed += slowest / number("steps");
   }
   const update = (30 * number("parameters")) / cards / (number("memory") * tera);
-  const beside = number("forward") * number("seconds");
-  const sent = exchange(cards, 4) + Math.max(0, exchange(cards, number("bytes")) - beside);
+  const sent = exchange(cards, 4) + exchange(cards, number("bytes"));
   const step = computed + sent + update;
   const alone = pairs * number("seconds") + (30 * number("parameters")) / (number("memory") * tera);
   const ideal = (pairs * number("seconds")) / cards;

@@ -51,6 +51,13 @@ const rows: readonly [kind: ConfigKind, config: object, unused: readonly string[
   ["run", { train: { decayNorms: false } }, ["train.decayNorms"]],
   ["run", { train: { decayNorms: false, weightDecay: 0.1 } }, []],
   ["run", { train: { shard: false } }, ["train.shard"]],
+  ["run", { train: { shardGradients: true } }, ["train.shardGradients"]],
+  [
+    "train",
+    { trainer: { shardGradients: true, train: { decoder: false, projector: true } } },
+    ["trainer.shardGradients"],
+  ],
+  ["train", { trainer: { shardGradients: true } }, []],
   ["train", { trainer: { totalSteps: 9, decayNorms: false } }, ["trainer.totalSteps", "trainer.decayNorms"]],
   ["train", { trainer: { totalSteps: 9, warmupRatio: 0.2 } }, []],
   ["train", { preset: "paper" }, []],

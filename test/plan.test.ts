@@ -162,6 +162,28 @@ test("the paper's 7B model on cards", async () => {
   );
 });
 
+test("gradients by shards: what is left of them, and the advice to take it where it helps", async () => {
+  const train = { microBatchTokens: 9300, checkpointing: true };
+  const sharing = { config: { keep: "all", train: { ...train, shardGradients: true } } };
+  const [whole, shared] = [await paper(8, 80e9), await paper(8, 80e9, sharing)];
+  about(gib(whole.bytes.gradients), 26.9, 0.02, "all, and room for two shards of each other rank");
+  about(
+    gib(shared.bytes.gradients),
+    7.3,
+    0.02,
+    "an eighth of the blocks, two of them, embeddings and head, and that room",
+  );
+  assert.equal({ ...shared.bytes, gradients: 0 }, { ...whole.bytes, gradients: 0 });
+  const need = (p: Plan) => memory(p) - Math.min(p.bytes.kvCache, p.bytes.gradients + p.bytes.optimizer);
+  const between = await paper(8, (need(whole) + need(shared)) / 2);
+  assert.is(between.fits, false, JSON.stringify(between.bytes));
+  const [line] = between.advice.filter((l) => l.startsWith("shardGradients: true"));
+  assert.match(line ?? "", /: fits$/);
+  const few = (await paper(2, 60e9)).advice.filter((l) => l.startsWith("ranks: "));
+  assert.is(few.length, 2, few.join("; "));
+  assert.match(few[1]!, " with shardGradients: true, each");
+});
+
 test("the paper's run on disk: eight models, two states, the features of all videos", async () => {
   about((await paper(8, 80e9)).bytes.disk, 352e9, 0.02, "disk");
   const last = await paper(8, 80e9, { config: { keep: "last" } });

@@ -38,17 +38,18 @@ const goldens = [
   { family: "video_llava", facts: () => videoDpo("video_llava") }, // with its towers
 ];
 for (const { family, facts } of goldens)
-  for (const [ranks, shard] of [
-    [2, true],
-    [2, false],
-    [4, true],
+  for (const [ranks, shard, shardGradients] of [
+    [2, true, false],
+    [2, true, true],
+    [2, false, false],
+    [4, true, false],
   ] as const)
-    test(`${family}: ${ranks} ranks ${shard ? "with" : "without"} shards train to the golden values, twice to the same bits`, async () => {
+    test(`${family}: ${ranks} ranks ${shard ? "with" : "without"} shards${shardGradients ? " of gradients, too," : ""} train to the golden values, twice to the same bits`, async () => {
       const d = facts();
       const { losses_before_each_step_then_final: losses, grad_norms_before_clip: norms } = d.facts.adamw;
       const run = async (n: number) => {
-        const model = join(temporary, `${family}-${ranks}-${shard}-${n}`);
-        const work = { work: "train", family, steps: 3, shard, model, parameters: [...d.after.keys()] };
+        const model = join(temporary, `${family}-${ranks}-${shard}-${shardGradients}-${n}`);
+        const work = { work: "train", family, steps: 3, shard, shardGradients, model, parameters: [...d.after.keys()] };
         return { model, lines: await doneRanks(await startRanks(ranks, work)) };
       };
       const first = await run(0);

@@ -61,6 +61,7 @@ std::vector<std::string> all_gather(Comm& comm, const std::string& mine) { retur
 std::vector<std::vector<double>> all_gather(Comm& comm, std::span<const double> mine) {
   std::vector<std::vector<double>> all;
   for (const std::string& bytes : gather_bytes(comm, {reinterpret_cast<const char*>(mine.data()), mine.size_bytes()})) {
+    ISR_ASSERT(bytes.size() % sizeof(double) == 0, "a rank tells ", bytes.size(), " bytes where the others tell numbers");
     std::vector<double>& values = all.emplace_back(bytes.size() / sizeof(double));
     if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   }

@@ -74,6 +74,8 @@ export interface NativePlan {
   trained: number;
   trainedElements: number; // padded as the optimizer's flat arrays are
   largestGroup: number; // elements
+  blockElements: number; // of trainedElements, those whose gradients ranks may share out
+  largestBlock: number;
   checkpointBytes: number;
   decoder: NativePlanPart;
   vision: NativePlanPart;

@@ -129,6 +129,11 @@ export interface TrainConfig {
          * Default: true.
          */
         readonly shard?: boolean | undefined;
+        /**
+         * Whether ranks also share out the gradients of the language model's blocks, which then cross after every micro-batch
+         * instead of once a step; needs shard. Default: false.
+         */
+        readonly shardGradients?: boolean | undefined;
         /** Seed of every draw and of the order of the data: a whole number, above 2^53 - 1 as a string of digits. Default: 0. */
         readonly seed?: number | string | undefined;
       }
@@ -369,6 +374,11 @@ export interface RunConfig {
          * Default: true.
          */
         readonly shard?: boolean | undefined;
+        /**
+         * Whether ranks also share out the gradients of the language model's blocks, which then cross after every micro-batch
+         * instead of once a step; needs shard. Default: false.
+         */
+        readonly shardGradients?: boolean | undefined;
         /** Number of times that each pair is trained on. At least 1. Default: 3. */
         readonly epochs?: number | undefined;
         /** Pairs per optimizer step. At least 1. Default: 128. */

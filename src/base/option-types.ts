@@ -79,6 +79,11 @@ export interface OptimizerOptions {
    * Default: true.
    */
   shard?: boolean;
+  /**
+   * Whether ranks also share out the gradients of the language model's blocks, which then cross after every micro-batch instead
+   * of once a step; needs shard. Default: false.
+   */
+  shardGradients?: boolean;
   /** Seed of the order of items in train(). createTrainer() makes no random draw in this version. Default: 0. */
   seed?: bigint | number;
 }

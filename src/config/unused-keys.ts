@@ -23,6 +23,7 @@ const either =
   (config) =>
     reasons.map((r) => r(config)).find((r) => r !== false) ?? false;
 
+const oneRank = "one rank keeps everything";
 const none = when("context.design", "none", "context.design none writes no context");
 const greedy = (key: string) => when(`${key}.temperature`, 0, `${key}.temperature 0 takes the likeliest token`);
 const endpoint = when("judge.kind", "openai", "an endpoint is asked in words, judge.kind openai");
@@ -65,8 +66,9 @@ const effects: Readonly<Record<ConfigKind, readonly (readonly [key: string, Reas
         at(config, "guards.maxPosition") !== 1 &&
         when("judge.orders", "both", "with judge.orders both a liking for a place is in no pair")(config),
     ],
-    ...trainer("train"),
-    ["train.shard", (config) => at(config, "train.shard") === false && "one rank keeps everything"],
+    ...trainer("train").filter(([key]) => key !== "train.shardGradients"),
+    ["train.shardGradients", (config) => at(config, "train.shardGradients") === true && oneRank],
+    ["train.shard", (config) => at(config, "train.shard") === false && oneRank],
     ["video.window", varied],
     ["video.fps", varied],
     ["video.stretches", when("video.looks", "same", "video.looks same has one look")],

@@ -276,7 +276,7 @@ async function tellUnused({ settings, prompts, judge, replaced, ranks, voices }:
   for (const [key, option] of replaced) tell(`config.${key} has no effect: options.${option} stands in its place`);
   const foreign = judge !== "self" && settings.judge.kind === "self"; // the caller's own judge
   for (const unused of await unusedSettings(settings)) {
-    const used = (foreign && unused.key.startsWith("judge.")) || (ranks && unused.key === "train.shard");
+    const used = (foreign && unused.key.startsWith("judge.")) || (ranks && unused.key.startsWith("train.shard"));
     if (!used) tell(unusedText(unused));
   }
   for (const line of unusedPrompts(prompts, builtIn(settings.preset), settings.context.design === "none", foreign))

@@ -17,6 +17,9 @@ const trainer = (s: PlanSettings, o: Partial<PlanSettings["trainer"]>): PlanSett
   trainer: { ...s.trainer, ...o },
 });
 
+const withSharedGradients = (s: PlanSettings): PlanSettings | null =>
+  s.trainer.shard && s.trainer.trainDecoder && !s.trainer.shardGradients ? trainer(s, { shardGradients: true }) : null;
+
 /** Changes of speed and numbers first; those of what is learnt last. */
 const changes: readonly Change[] = [
   {
@@ -26,6 +29,10 @@ const changes: readonly Change[] = [
   {
     text: "microBatchTokens of one item",
     apply: (s, f) => (f.microBatchItems === 1 ? null : trainer(s, { microBatchTokens: f.tokens })),
+  },
+  {
+    text: "shardGradients: true",
+    apply: (s) => (s.ranks > 1 ? withSharedGradients(s) : null),
   },
   { text: "dtype: bf16", apply: (s, f) => (f.dtype === "bf16" ? null : { ...s, dtype: "bf16" }) },
   {
@@ -43,7 +50,7 @@ const changes: readonly Change[] = [
         : null,
   },
 ];
-const harmless = 4; // of them, leading: they may be taken together
+const harmless = 5; // of them, leading: they may be taken together
 
 const mostRanks = 1024;
 
@@ -78,8 +85,13 @@ async function memoryAdvice(facts: NativePlan, s: PlanSettings, memory: number):
     taken.push(change.text);
   }
   if (!enough && taken.length > 1) lines.push(`${taken.join(" and ")}: ${verdict(await needOf(together))}`);
+  const ofRanks = (found: { ranks: number; need: number }, also = "") =>
+    `ranks: ${found.ranks}${also}, each with ${sizeText(memory)}: ${sizeText(found.need)} per rank: fits`;
   const more = ranksFor(facts, s, memory);
-  if (more) lines.push(`ranks: ${more.ranks}, each with ${sizeText(memory)}: ${sizeText(more.need)} per rank: fits`);
+  if (more) lines.push(ofRanks(more));
+  const shared = withSharedGradients(s);
+  const fewer = shared && ranksFor(facts, shared, memory);
+  if (fewer && fewer.ranks < (more?.ranks ?? Infinity)) lines.push(ofRanks(fewer, " with shardGradients: true"));
   return lines;
 }
 

@@ -10,7 +10,7 @@ type Memory = Omit<Plan["bytes"], "disk">;
 
 const page = 64; // tokens
 const f32 = 4;
-const exchanged = 1 << 22; // elements of a shard whose gradients ranks exchange at once (native/train/optimizer.h)
+const exchanged = 1 << 22; // elements of a shard whose gradients ranks exchange at once (native/train/reduction.cc)
 const headChunk = 4096; // of the vocabulary: logits are never whole
 /** Node with this package loaded, its tokenizer, and the engine's buffers for reading and writing files; measured. */
 const processBytes = 120 << 20;
@@ -29,21 +29,30 @@ function kvCache(facts: NativePlan, s: PlanSettings): number {
   return it.groupVideos * (pages(prompt) + context + 2 * pages(it.responseTokens) + judge) * facts.kvPage;
 }
 
+function gradients(facts: NativePlan, s: PlanSettings): number {
+  const shard = Math.ceil(facts.largestGroup / s.ranks);
+  const piece = Math.min(exchanged, shard);
+  const arriving = (s.ranks - 1) * 2 * Math.ceil(shard / piece) * piece;
+  const parts = s.ranks > 1 && s.trainer.shardGradients ? facts.blockElements : 0;
+  const turns = parts > 0 ? 2 * facts.largestBlock : 0;
+  return (facts.trainedElements - parts + Math.ceil(parts / s.ranks) + turns + arriving) * f32;
+}
+
 /**
  * On a CPU weights are panels and, of what trains or passes a gradient on, row-major values. On a card they are one
- * row-major copy. Gradients are float32, and whole on every rank, beside a piece of each other rank's; masters and moments are float32
- * and shared out over the ranks, and then no float32 value is its own master.
+ * row-major copy. Gradients are float32, and whole on every rank, or (`shardGradients`) shared out, but for two blocks' in turn; beside them
+ * is room for what two shards get from each other rank. Masters and moments are float32 and shared out over the ranks, and then no float32
+ * value is its own master.
  */
 export function bytesOf(facts: NativePlan, s: PlanSettings): Memory {
   const { decoder, vision } = facts;
   const weights = (p: typeof decoder) => (s.card ? p.rowMajor : p.panels + p.rows);
-  const arriving = (s.ranks - 1) * Math.min(exchanged, Math.ceil(facts.largestGroup / s.ranks)) * f32;
   const whole = facts.trainedElements * f32;
   const shared = s.ranks > 1 && s.trainer.shard;
   const scored = facts.microBatchItems * (s.kind === "sft" ? 1 : 2) * facts.answerTokens;
   return {
     weights: weights(decoder) + (shared && facts.dtype === "f32" && !s.card ? whole : 0),
-    gradients: whole + arriving,
+    gradients: gradients(facts, s),
     optimizer: 3 * (shared ? Math.ceil(facts.trainedElements / s.ranks) * f32 : whole),
     activations: facts.activations + (facts.deviceMeasured ? facts.scratch : scored * headChunk * f32),
     kvCache: kvCache(facts, s),

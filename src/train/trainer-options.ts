@@ -68,6 +68,9 @@ export const optimizerRows = {
   shard: flag(
     "Whether ranks share out masters and moments, so that each keeps its part; false: each keeps all. Both give the same bits.",
   ).or(true),
+  shardGradients: flag(
+    "Whether ranks also share out the gradients of the language model's blocks, which then cross after every micro-batch instead of once a step; needs shard.",
+  ).or(false),
 };
 
 export const trainerRows = {
@@ -87,6 +90,10 @@ export const trainerRules: readonly Rule[] = [
       ? { key: "warmupSteps", expected: "one of warmupSteps and warmupRatio" }
       : undefined,
   ...lossRules,
+  ({ shard, shardGradients }) =>
+    shardGradients === true && shard === false
+      ? { key: "shardGradients", expected: "false without shard: gradients are shared out as masters are" }
+      : undefined,
   ({ train }) =>
     Object.values(train as object).includes(true) ? undefined : { key: "train", expected: "a part that is trained" },
 ];
@@ -134,7 +141,7 @@ export function checkParts({ train }: Pick<TrainerSettings, "train">, info: Mode
 
 /** A trainer's options as the engine takes them. */
 export function nativeTrainer(o: Omit<TrainerSettings, "seed">) {
-  const { learningRate, eps, weightDecay, decayNorms, microBatchTokens, sharePrefix, shard, schedule, train } = o;
+  const { learningRate, eps, weightDecay, decayNorms, microBatchTokens, sharePrefix, schedule, train } = o;
   return {
     ...nativeLoss(o),
     ...{ schedule, totalSteps: o.totalSteps ?? 0, warmupSteps: o.warmupSteps ?? 0, warmupRatio: o.warmupRatio ?? 0 },
@@ -144,18 +151,26 @@ export function nativeTrainer(o: Omit<TrainerSettings, "seed">) {
       microBatchTokens,
       checkpointing: o.checkpointing === undefined ? -1 : o.checkpointing ? 1 : 0,
       sharePrefix,
-      shard,
+      shard: o.shard,
+      shardGradients: o.shardGradients,
     },
   };
 }
 
 /** Options that have no effect beside others: why, with the options' names below `under`; false where they have one. */
 export const trainerEffects: Readonly<
-  Record<"totalSteps" | "decayNorms", (o: Readonly<Record<string, unknown>>, under: string) => string | false>
+  Record<
+    "totalSteps" | "decayNorms" | "shardGradients",
+    (o: Readonly<Record<string, unknown>>, under: string) => string | false
+  >
 > = {
   totalSteps: (o, under) =>
     (o.schedule ?? "constant") === "constant" &&
     !o.warmupRatio &&
     `a constant ${under}schedule without warmupRatio has no length`,
   decayNorms: (o, under) => o.decayNorms === false && !o.weightDecay && `${under}weightDecay 0 lets nothing decay`,
+  shardGradients: (o, under) =>
+    o.shardGradients === true &&
+    (o.train as { decoder?: boolean } | undefined)?.decoder === false &&
+    `${under}train.decoder false leaves the language model's blocks without gradients`,
 };

@@ -16,7 +16,9 @@ export function unusedTrainerOptions(options: TrainerOptions): string[] {
 export function unusedOptions({ givenTrainer, load, ranks }: TrainSettings): string[] {
   return [
     ...unusedTrainerOptions(givenTrainer),
-    ...(givenTrainer.shard !== false || ranks ? [] : ["trainer.shard has no effect: one rank keeps everything"]),
+    ...(["shard", "shardGradients"] as const)
+      .filter((key) => !ranks && givenTrainer[key] === (key !== "shard"))
+      .map((key) => `trainer.${key} has no effect: one rank keeps everything`),
     ...(load.signal === undefined ? [] : ["load.signal has no effect: the run's own signal ends the loading, too"]),
   ];
 }

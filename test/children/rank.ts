@@ -28,7 +28,8 @@ async function steps(): Promise<void> {
   await using communicator = await createCommunicator({ rank, size, address, token, transport, device });
   const { dir, items, train } = golden(o.family);
   await using model = await loadModel(dir, { threads: 1, dtype: o.dtype ?? "f32", device: communicator.device });
-  const options = { beta: 0.1, learningRate: 1e-3, weightDecay: 0.01, clipNorm: 1, shard: o.shard, ...train };
+  const sharing = { shard: o.shard, shardGradients: o.shardGradients };
+  const options = { beta: 0.1, learningRate: 1e-3, weightDecay: 0.01, clipNorm: 1, ...sharing, ...train };
   await using trainer = await createTrainer(model, { ...options, communicator });
   const mine = portionOf(communicator, items);
   say({ transport: communicator.transport, notice: communicator.notice, device: communicator.device });

@@ -53,6 +53,7 @@ std::vector<Seen> train_ranks(const Setting& s, int ranks, Shared shared, int st
   std::vector<Seen> seen(static_cast<size_t>(ranks));
   const Outcomes outcomes = with_models(s, ranks, [&](Comm& comm, Model& m) { seen[static_cast<size_t>(comm.rank())] = train_rank(s, &comm, &m, shared, steps); });
   CHECK(all_well(outcomes), s.name, ", ", ranks, " ranks: ", text(outcomes));
+  for (Seen& one : seen) one.metrics.resize(static_cast<size_t>(steps));   // also of a rank that has failed
   return seen;
 }
 
