@@ -1,5 +1,8 @@
 // Of a shipped binary alone (prebuild.cmake): what the engine and the static libstdc++ ask of glibc and glibc 2.28 has not,
 // under any version. Hidden, so that nobody else finds it.
+#include <pthread.h>
+#include <time.h>
+
 #include <cstddef>
 
 #define HIDDEN extern "C" __attribute__((visibility("hidden")))
@@ -27,4 +30,17 @@ HIDDEN unsigned arc4random() {
   unsigned value = 0;
   if (getentropy(&value, sizeof value) != 0) __builtin_trap();
   return value;
+}
+
+// Waits that steady clocks bound (glibc 2.30). A step of the wall clock inside of one moves its end; who waits looks at its own clock then.
+HIDDEN int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t clock, const timespec* until) {
+  constexpr long kSecond = 1000000000;
+  timespec now{}, wall{};
+  clock_gettime(clock, &now);
+  clock_gettime(CLOCK_REALTIME, &wall);
+  wall.tv_sec += until->tv_sec - now.tv_sec;
+  wall.tv_nsec += until->tv_nsec - now.tv_nsec;
+  if (wall.tv_nsec < 0) wall.tv_nsec += kSecond, --wall.tv_sec;
+  if (wall.tv_nsec >= kSecond) wall.tv_nsec -= kSecond, ++wall.tv_sec;
+  return pthread_cond_timedwait(condition, mutex, &wall);
 }

@@ -287,6 +287,33 @@ TEST("cuda nccl: an abort in the middle of each call, from another thread, ends 
   }
 }
 
+// What the host would read after an abort is anything.
+TEST("cuda nccl: bytes of the host that have not come are not given out when the job is given up") {
+  const Machine machine(2);
+  std::string told;
+  std::atomic<bool> done{false};
+  Ends all(2);
+  const Patience patience(all);
+  std::thread silent([&] {
+    const auto link = all.ends[1]->connect(all.addresses);
+    while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  });
+  std::thread waiter([&] {
+    const auto link = all.ends[0]->connect(all.addresses);
+    std::thread control([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));   // it waits on the card by now
+      link->abort("given up");
+    });
+    char bytes[64] = "";
+    const Message receive{1, bytes, sizeof bytes};
+    told = thrown_code([&] { link->exchange({}, {&receive, 1}); });
+    control.join();
+    done = true;
+  });
+  silent.join(), waiter.join();
+  CHECK(told == "RANK_LOST", told);
+}
+
 TEST("cuda nccl: a rank that has gone leaves the card of the other waiting until it gives up") {
   const Machine machine(2);
   std::atomic<bool> gone{false};
