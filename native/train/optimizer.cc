@@ -18,7 +18,7 @@ Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, S
   size_t decoder = 0;   // its first group
   for (Model::Part part : parts_) {
     decoder = groups_.size();
-    for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), lends_ && takes_turns(m_, part, params), places);
+    for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), lends_ && takes_turns(m_, params), places);
   }
   for (Place& p : places) fill(p);
   const auto first = forward_.begin() + static_cast<std::ptrdiff_t>(decoder);

@@ -60,7 +60,7 @@ void count_training(Model& m, const std::vector<Model::Part>& parts, std::deque<
       g->grad = Buffer(m.backend->device(), static_cast<size_t>(g->size) * sizeof(float));
       r.trained_elements += static_cast<uint64_t>(g->size);
       r.largest_group = std::max(r.largest_group, g->size);
-      if (!takes_turns(m, part, g->params)) continue;
+      if (!takes_turns(m, g->params)) continue;
       r.block_elements += static_cast<uint64_t>(g->size);
       r.largest_block = std::max(r.largest_block, g->size);
     }

@@ -20,8 +20,8 @@ std::vector<int64_t> shard_cuts(const Group& group, int ranks) {
   return cuts;
 }
 
-bool takes_turns(const Network& network, Part part, const std::vector<Param*>& group) {
-  return part == Part::Decoder && std::find(group.begin(), group.end(), network.token_embedding) == group.end();
+bool takes_turns(const Network& network, const std::vector<Param*>& group) {
+  return std::any_of(network.layers.begin(), network.layers.end(), [&](const Layer& l) { return std::find(group.begin(), group.end(), l.attention_norm) != group.end(); });
 }
 
 Rows rows_within(const Param& p, int64_t begin, int64_t end) {

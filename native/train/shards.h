@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "models/parts.h"
+#include "models/network.h"
 
 namespace isr {
 
@@ -10,9 +10,9 @@ namespace isr {
 // A group with fewer rows than ranks leaves some without.
 std::vector<int64_t> shard_cuts(const Group& group, int ranks);
 
-// Whether a group's gradients are shared out where any are. Those of the decoder's blocks: what embeddings and head, or towers and projector, get
-// is complete only at the end of a backward pass, and is whole until then.
-bool takes_turns(const Network& network, Part part, const std::vector<Param*>& group);
+// Whether a group's gradients are shared out where any are: those of the decoder's blocks. What embeddings and head, or towers and
+// projector, get is complete only at the end of a backward pass, and is whole until then.
+bool takes_turns(const Network& network, const std::vector<Param*>& group);
 
 // The rows of a parameter that lie in elements [begin, end) of its group's arrays, which were cut between rows.
 struct Rows { int64_t first = 0, count = 0; };

@@ -38,13 +38,14 @@ struct TrainPair {
 };
 struct PairReference { std::vector<float> chosen, rejected; };
 
+// Communication: what messages kept the rank waiting. Of values that go out at the end of a step, that is a part of the next one.
 struct RankFigures { int64_t tokens_computed = 0; double compute_seconds = 0, communication_seconds = 0; };
 
 struct StepMetrics {
   int64_t step = 0, chosen_tokens = 0, rejected_tokens = 0, tokens_computed = 0;
   double loss = 0, dpo_loss = 0, sft_loss = 0, grad_norm = 0, learning_rate = 0, accuracy = 0, chosen_reward = 0, rejected_reward = 0,
          margin = 0, chosen_logp = 0, rejected_logp = 0, seconds = 0;
-  double compute_seconds = 0;             // forward and backward alone: without the gradient's norm and the update
+  double compute_seconds = 0;             // forward and backward alone, and adding what ranks send meanwhile: without the norm and the update
   std::vector<RankFigures> ranks;         // of a step among several: waiting for others is communication. Tokens and flops are of all
   double flops = 0;                       // of the decoder's forward and backward on computed tokens (step_flops)
   double length_margin_correlation = 0;   // Pearson's r of (chosen - rejected tokens) and margin over the pairs; 0 where it has no value

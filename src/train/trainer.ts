@@ -68,7 +68,7 @@ export interface RankFigures {
   tokensComputed: number;
   /** Seconds of its forward and backward passes. */
   computeSeconds: number;
-  /** Seconds that it spent with other ranks, waiting for them included. */
+  /** Seconds that messages kept it waiting, for slower ranks too; new values that the step sends count in the next one. */
   communicationSeconds: number;
 }
 

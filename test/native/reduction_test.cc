@@ -114,21 +114,21 @@ const std::vector<Layout>& layouts() {
 }
 const std::vector<Layout>& long_layouts() {   // more elements than are exchanged at once
   static const std::vector<Layout> all = {{"long shards", {{{4200, 2048}, {5}}, {{3, 4}, {9, 9}}, {{2, 2}, {70, 3}}}, 0, 1},
-                                          {"long shards in turns", {{{4200, 2048}}, {{3, 4}, {9, 9}}, {{2, 2}, {70, 3}}}, 2, 2}};
+                                          {"long shards in turns", {{{4200, 2048}}, {{3, 4}, {9, 9}}, {{2, 2}, {70, 3}}}, 2, 1}};
   return all;
 }
 
-void check_sums(const std::vector<Layout>& layouts, const std::vector<int>& sizes) {
+void check_sums(const std::vector<Layout>& layouts, const std::vector<int>& sizes, int steps) {
   for (const Layout& layout : layouts)
     for (const int ranks : sizes) {
-      std::vector<int64_t> rounds;   // of each rank; the last has fewer, in the end none
+      std::vector<int64_t> rounds;   // of each rank; the last has fewer, or none
       for (int r = 0; r < ranks; ++r) rounds.push_back(r + 1 < ranks ? layout.rounds : layout.rounds / 2);
       const Outcomes outcomes = run_ranks(ranks, [&](Comm& comm) {
         const std::unique_ptr<Backend> be = make_cpu_backend(chosen_isa(), 1);
         Reduction reduction(*be, comm);
         Groups all(layout, reduction, comm.rank(), ranks);
         reduction.make_room(all.order);
-        for (int step = 0; step < 2; ++step) {   // the second finds what the first has left
+        for (int step = 0; step < steps; ++step) {   // the second finds what the first has left
           for (Group& g : all.groups) g.written.assign(g.written.size(), false);
           reduction.forget();
           reduction.open(layout.rounds);
@@ -151,9 +151,9 @@ void check_sums(const std::vector<Layout>& layouts, const std::vector<int>& size
     }
 }
 
-TEST_CARRIED("reduction: gradients of ranks are added in their order, whatever is reached when") { check_sums(layouts(), {2, 3}); }
+TEST_CARRIED("reduction: gradients of ranks are added in their order, whatever is reached when") { check_sums(layouts(), {2, 3}, 2); }
 
-TEST("reduction: shards that are exchanged in several pieces") { check_sums(long_layouts(), {2}); }
+TEST("reduction: shards that are exchanged in several pieces") { check_sums(long_layouts(), {2}, 1); }
 
 }  // namespace
 }  // namespace isr::test
