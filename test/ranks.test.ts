@@ -1,5 +1,8 @@
 // Ranks as processes of this machine: they meet, train the goldens to the values of one rank, and end together when one is lost.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { suite } from "uvu";
@@ -8,7 +11,7 @@ import { loadModel } from "../src/index.js";
 import { close, includes, near, ordered } from "./helpers/assert.js";
 import { dpo, type Family } from "./helpers/golden.js";
 import { videoDpo } from "./helpers/golden-video.js";
-import { doneRanks, type RankEnd, slackMs, startRanks } from "./helpers/rank-group.js";
+import { doneRanks, errorOf, slackMs, startRanks } from "./helpers/rank-group.js";
 
 const test = suite("ranks");
 const temporary = mkdtempSync(join(tmpdir(), "isr-dpo-ranks-"));
@@ -100,10 +103,6 @@ test("a state saved by two ranks goes on with two to the same bits, and loads in
     assert.is(other.length, ranks);
   }
 });
-
-/** The one error that a rank printed. */
-const errorOf = (e: RankEnd) =>
-  byKey(e.lines, "error")[0] as { ours: boolean; code: string; message: string } | undefined;
 
 const strangers: [string, number, (rank: number) => Record<string, unknown>, string, RegExp, number][] = [
   [
@@ -198,6 +197,29 @@ test("rank 0 has told what every rank has seen when they have settled; what all 
     lines.map((l) => l.find((line) => "told" in line)!.told),
     [1501, 0, 0],
   );
+});
+
+test("rank 0's place takes no connection and refuses none: the others wait as long as they were told, and no longer", async () => {
+  const listen =
+    "require('node:net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, function () { console.log(this.address().port); })";
+  const full = spawn(process.execPath, ["-e", listen], { stdio: ["ignore", "pipe", "inherit"] });
+  const waiting: Socket[] = [];
+  try {
+    const port = Number(String((await once(full.stdout, "data"))[0]));
+    full.kill("SIGSTOP");
+    for (let i = 0; i < 8; i++) waiting.push(connect({ host: "127.0.0.1", port }).on("error", () => {})); // more than it has room for
+    const options = { address: `127.0.0.1:${port}`, timeoutMs: 1000 };
+    const [rank] = await startRanks(1, { work: "meet", ...options }, () => ({ size: 2, rank: 1 }));
+    await rank!.heard("ready");
+    const at = performance.now();
+    const end = await rank!.end;
+    assert.is(end.code, 75, JSON.stringify(end));
+    includes(errorOf(end).message, "did not answer");
+    ordered(end.at - at, "<", 3000 + slackMs, "milliseconds");
+  } finally {
+    for (const socket of waiting) socket.destroy();
+    full.kill("SIGKILL");
+  }
 });
 
 test.run();

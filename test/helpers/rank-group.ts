@@ -27,7 +27,7 @@ export interface RankEnd {
 
 /** The error that a rank told. */
 export const errorOf = (end: RankEnd) =>
-  end.lines.find((l) => "error" in l)?.error as { code: string; message: string };
+  end.lines.find((l) => "error" in l)?.error as { ours: boolean; code: string; message: string };
 
 /** A rank's process; `heard` waits for a line that has the key. */
 export class RankProcess {
