@@ -35,10 +35,13 @@ function report(row) {
 function text(row) {
   const measured = row.percent ?? row.value; // what a bar is about
   const share = row.percent === undefined ? "" : `${row.percent.toFixed(1)} %`;
-  const bar = row.atLeast !== undefined ? `>= ${row.atLeast}` : row.atMost !== undefined ? `<= ${row.atMost}` : "";
+  const bars = { ">=": row.atLeast, "<=": row.atMost };
+  const bar = Object.entries(bars)
+    .flatMap(([sign, bound]) => (bound === undefined ? [] : [`${sign} ${bound}`]))
+    .join(", ");
   const missed = measured < row.atLeast || measured > row.atMost;
   const value = row.value.toFixed(row.value < 10 ? 2 : 1);
-  return [row.bench, row.name, `${value} ${row.unit}`, share, bar, missed ? "below the bar" : ""];
+  return [row.bench, row.name, `${value} ${row.unit}`, share, bar, missed ? "misses the bar" : ""];
 }
 
 function printTable() {

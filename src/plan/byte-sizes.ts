@@ -13,7 +13,7 @@ const f32 = 4;
 const exchanged = 1 << 22; // elements of a shard whose gradients ranks exchange at once (native/train/reduction.cc)
 const headChunk = 4096; // of the vocabulary: logits are never whole
 /** Node with this package loaded, its tokenizer, and the engine's buffers for reading and writing files; measured. */
-const processBytes = 120 << 20;
+const processBytes = 160 << 20;
 const threadBytes = 4 << 20; // of each thread: a stack, and staging while loading
 /** The context of a CUDA device and its libraries' workspace. */
 const cardBytes = 640 << 20;
