@@ -32,6 +32,7 @@ test("sums, parts and values of all ranks, by rank", async () => {
       [0, 1, 2].map((rank) => ({ rank, text: "\u2028 é", none: null })),
       `values on rank ${r}`,
     );
+    assert.equal(found!.long, [2, 80_000, 2], `a value that is too long for the control, on rank ${r}`);
   }
 });
 

@@ -23,15 +23,16 @@ std::string cards_missing() {
   return kind->present && !kind->present() ? "no NVIDIA driver is loaded" : "";
 }
 
-// transports() -> [{name, missing, library}]; missing: why there is none here and what to do, "" where there is one; library: of others,
+// transports(onCard) -> [{name, missing, library}]; onCard: whether this rank has a card, else no library of cards is looked for; missing: why there is none here and what to do, "" where there is one; library: of others,
 // that it goes through.
 Napi::Value list_transports(const Napi::CallbackInfo& info) {
   Napi::Array all = Napi::Array::New(info.Env());
+  const bool on_card = info[0].As<Napi::Boolean>();
   for (const Transport& t : transports()) {
     Napi::Object o = Napi::Object::New(info.Env());
     o.Set("name", t.name);
-    const std::string no_cards = t.for_cards ? cards_missing() : "";
-    const std::string missing = no_cards.empty() ? t.missing() : no_cards;
+    std::string missing = t.for_cards ? cards_missing() : "";
+    if (missing.empty()) missing = t.for_cards && !on_card ? "its device is the CPU" : t.missing();
     o.Set("missing", missing);
     o.Set("library", missing.empty() && t.library ? t.library() : "");
     all.Set(all.Length(), o);

@@ -176,7 +176,8 @@ class Leader final : public Beating {
         getsockname(listener_, reinterpret_cast<sockaddr*>(&at), &length) != 0) {
       const int error = errno;
       if (listener_ >= 0) close(listener_);
-      throw Error("DEVICE_UNAVAILABLE", concat("rank 0 cannot listen for heartbeats: ", std::strerror(error)));
+      throw Error("DEVICE_UNAVAILABLE", concat("rank 0 cannot listen for heartbeats: ", std::strerror(error)),
+                  "it takes any free port of its address: see what limits the sockets of this process");
     }
     port_ = ntohs(at.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(at).sin6_port : reinterpret_cast<sockaddr_in&>(at).sin_port);
     start();

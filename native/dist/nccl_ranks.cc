@@ -70,9 +70,8 @@ class Watched {
   }
 
   uint64_t start(Device& device, std::span<const Message> sends, std::span<const Message> receives) {
-    refuse_if_lost();
     const std::lock_guard calls(calls_);
-    if (!comm_) refuse_if_lost();
+    refuse_if_lost();   // the watch may have taken the communicator down meanwhile
     stream_->begin(device);
     if (const nccl::Result r = lib_.group_start(); r != nccl::kSuccess) give_up("ncclGroupStart", r);
     const char* failed = nullptr;   // the first call that did; a group that was begun has to end
@@ -162,7 +161,7 @@ class Watched {
     if (r == nccl::kInvalidArgument || r == nccl::kInvalidUsage) throw Error("BUG", what);
     rank_lost(what);
   }
-  // The end of a call that does not block; under calls_, or before anybody else has the communicator.
+  // The end of a call that does not block; under calls_.
   void settle(nccl::Result r, const char* call) {
     while (r == nccl::kInProgress) {
       refuse_if_lost();
@@ -255,16 +254,18 @@ class NcclLink final : public HostLink {
 
   void exchange(std::span<const Message> sends, std::span<const Message> receives) override {
     Device& card = nccl_->card();
+    const auto apart = [](size_t bytes) { return (bytes + 255) / 256 * 256; };   // messages begin as memory of a card does
     size_t bytes = 0;
-    const auto room = [&](std::span<const Message> messages) {
+    for (std::span<const Message> side : {sends, receives})
+      for (const Message& m : side) bytes += apart(m.bytes);
+    if (room_.bytes() < bytes) room_ = Buffer(card, bytes);
+    char* at = room_.data<char>();
+    const auto placed = [&](std::span<const Message> messages) {
       std::vector<Message> there(messages.begin(), messages.end());
-      for (Message& m : there) m.data = reinterpret_cast<void*>(std::exchange(bytes, bytes + (m.bytes + 255) / 256 * 256));   // where in the room, so far
+      for (Message& m : there) m.data = std::exchange(at, at + apart(m.bytes));
       return there;
     };
-    std::vector<Message> out = room(sends), in = room(receives);
-    if (room_.bytes() < bytes) room_ = Buffer(card, bytes);
-    for (std::vector<Message>* side : {&out, &in})
-      for (Message& m : *side) m.data = room_.data<char>() + reinterpret_cast<size_t>(m.data);
+    const std::vector<Message> out = placed(sends), in = placed(receives);
     for (size_t i = 0; i < out.size(); ++i) card.upload(out[i].data, sends[i].data, out[i].bytes);
     nccl_->join(card, nccl_->start(card, out, in));
     nccl_->finish();
@@ -274,7 +275,8 @@ class NcclLink final : public HostLink {
     const int mine = nccl_->card().card();
     if (device.card() < 0) return nullptr;
     if (device.card() != mine)
-      fail("INVALID_ARGUMENT", "communicator: rank ", rank(), " speaks through NCCL on cuda:", mine, ", and the model is on cuda:", device.card());
+      throw Error("INVALID_ARGUMENT", concat("communicator: rank ", rank(), " speaks through NCCL on cuda:", mine, ", and the model is on cuda:", device.card()),
+                  "load the model on communicator.device, or give createCommunicator() the device of the model");
     return std::make_unique<NcclComm>(std::move(self), *nccl_, device);
   }
 

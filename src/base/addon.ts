@@ -183,7 +183,7 @@ interface Native extends Record<JobName, Job> {
   counters(host: Handle): Record<"prefillTokens" | "decodeTokens" | "trainTokens" | "towerPasses", number>;
   hostLoad(host: Handle): NativeLoad;
   machine(): NativeMachine;
-  transports(): { name: string; missing: string; library: string }[];
+  transports(onCard: boolean): { name: string; missing: string; library: string }[];
   rankMachine(): string;
   openRank(transport: string, rank: number, size: number, host: string, card: number): RankHandle;
   rankAddress(rank: RankHandle): string;
@@ -331,8 +331,8 @@ export function ranksNative() {
     }
   };
   return {
-    /** `machine`: ranks for which it is equal can share memory. */
-    facts: () => ours(() => ({ machine: native.rankMachine(), transports: native.transports() })),
+    /** `machine`: ranks for which it is equal can share memory. `onCard`: whether this rank has a card; else no NCCL is looked for. */
+    facts: (onCard: boolean) => ours(() => ({ machine: native.rankMachine(), transports: native.transports(onCard) })),
     /** `card`: its number, of a transport between cards. */
     open: (transport: string, rank: number, size: number, host: string, card: number) =>
       ours(() => native.openRank(transport, rank, size, host, card)),

@@ -34,7 +34,7 @@ const question = `const addon = require(process.argv[1]), found = { cards: [] };
 try {
   found.cards = addon.cards("cuda");
   found.library = addon.library("cuda");
-  const { library, missing } = addon.transports().find((t) => t.name === "nccl");
+  const { library, missing } = addon.transports(true).find((t) => t.name === "nccl");
   found.ranksLibrary = library || missing;
 } catch (e) {
   found.problem = e.message;

@@ -76,6 +76,7 @@ async function collectives(): Promise<void> {
     part: [...(await c.reduceScatter(x))],
     all: [...(await c.allGather(x.subarray(0, rank + 1)))],
     gathered: await c.gather({ rank, text: "\u2028 é", none: null }),
+    long: (await c.gather('"é'.repeat(rank === 1 ? 40_000 : 1))).map((text) => text.length),
   });
   await c.barrier();
 }

@@ -75,7 +75,7 @@ class Patience {
 };
 
 // Each rank in a thread: what it threw.
-Outcomes among(int size, const std::function<void(int, SharedLink&, const std::shared_ptr<SharedLink>&)>& work) {
+Outcomes among(int size, const std::function<void(int, const std::shared_ptr<SharedLink>&)>& work) {
   Ends all(size);
   const Patience patience(all);
   Outcomes outcomes(static_cast<size_t>(size));
@@ -85,7 +85,7 @@ Outcomes among(int size, const std::function<void(int, SharedLink&, const std::s
       const auto at = static_cast<size_t>(r);
       try {
         const auto link = std::make_shared<SharedLink>(all.ends[at]->connect(all.addresses));
-        work(r, *link, link);
+        work(r, link);
       } catch (const Error& e) {
         outcomes[at] = e.code + ": " + e.what();
         for (const auto& end : all.ends) end->abort(outcomes[at]);   // as the ranks' control does
@@ -110,7 +110,7 @@ void speak(Comm& comm) {
 TEST("cuda nccl: ranks speak from card to card, and from host to host") {
   for (int size : {1, 2, 3, 4}) {
     const Machine machine(size);
-    const Outcomes outcomes = among(size, [&](int r, SharedLink&, const std::shared_ptr<SharedLink>& link) {
+    const Outcomes outcomes = among(size, [&](int r, const std::shared_ptr<SharedLink>& link) {
       const std::shared_ptr<Device> device = card(r);
       for (int round = 0; round < 3; ++round) {
         speak(*make_comm(link, *device));
@@ -128,7 +128,7 @@ TEST("cuda nccl: ranks speak from card to card, and from host to host") {
 
 TEST("cuda nccl: groups that are started happen in their order, and are there when they were waited for") {
   const Machine machine(2);
-  const Outcomes outcomes = among(2, [&](int r, SharedLink&, const std::shared_ptr<SharedLink>& link) {
+  const Outcomes outcomes = among(2, [&](int r, const std::shared_ptr<SharedLink>& link) {
     const std::shared_ptr<Device> device = card(r);
     const std::unique_ptr<Comm> comm = make_comm(link, *device);
     comm->reserve();
@@ -178,7 +178,7 @@ TEST("cuda nccl: steps of cards have the bits of steps whose messages pass throu
     return seeded_model({}, load);
   };
   const std::string direct = steps([&](const auto& work) {
-    return among(2, [&](int r, SharedLink&, const std::shared_ptr<SharedLink>& link) {
+    return among(2, [&](int r, const std::shared_ptr<SharedLink>& link) {
       const std::unique_ptr<Model> model = model_on(r);
       const std::unique_ptr<Comm> comm = make_comm(link, model->backend->device());
       work(*comm, *model);
@@ -214,7 +214,7 @@ TEST("cuda nccl: every call may fail with every code, at once or while it is in 
           Outcomes outcomes(2);
           std::string opened;
           try {
-            outcomes = among(2, [&](int r, SharedLink&, const std::shared_ptr<SharedLink>& link) {
+            outcomes = among(2, [&](int r, const std::shared_ptr<SharedLink>& link) {
               const std::shared_ptr<Device> device = card(r);
               const std::unique_ptr<Comm> comm = make_comm(link, *device);
               for (int round = 0; round < 3; ++round) speak(*comm);
@@ -251,15 +251,10 @@ TEST("cuda nccl: an abort in the middle of each call, from another thread, ends 
     if (call == "ncclGetUniqueId") continue;
     const Machine machine(2);
     std::atomic<bool> once{false};
-    std::shared_ptr<SharedLink> links[2];
     std::function<void()> give_up;
-    std::mutex made;
     nccl_double().answer = [&](const std::string& asked, int) {
       if (asked != call || once.exchange(true)) return 0;
-      std::thread([&] {
-        const std::lock_guard hold(made);
-        give_up();
-      }).join();   // the call goes on when the abort has come back
+      std::thread(give_up).join();   // the call goes on when the abort has come back
       return 0;
     };
     Ends all(2);
@@ -287,10 +282,8 @@ TEST("cuda nccl: an abort in the middle of each call, from another thread, ends 
   }
 }
 
-// What the host would read after an abort is anything.
-TEST("cuda nccl: bytes of the host that have not come are not given out when the job is given up") {
-  const Machine machine(2);
-  std::string told;
+// Rank 0's work with its link, beside a rank 1 that has connected and then says nothing.
+void beside_silence(const std::function<void(const std::shared_ptr<HostLink>&)>& work) {
   std::atomic<bool> done{false};
   Ends all(2);
   const Patience patience(all);
@@ -299,7 +292,17 @@ TEST("cuda nccl: bytes of the host that have not come are not given out when the
     while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   });
   std::thread waiter([&] {
-    const auto link = all.ends[0]->connect(all.addresses);
+    work(all.ends[0]->connect(all.addresses));
+    done = true;
+  });
+  silent.join(), waiter.join();
+}
+
+// What the host would read after an abort is anything.
+TEST("cuda nccl: bytes of the host that have not come are not given out when the job is given up") {
+  const Machine machine(2);
+  std::string told;
+  beside_silence([&](const std::shared_ptr<HostLink>& link) {
     std::thread control([&] {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));   // it waits on the card by now
       link->abort("given up");
@@ -308,9 +311,7 @@ TEST("cuda nccl: bytes of the host that have not come are not given out when the
     const Message receive{1, bytes, sizeof bytes};
     told = thrown_code([&] { link->exchange({}, {&receive, 1}); });
     control.join();
-    done = true;
   });
-  silent.join(), waiter.join();
   CHECK(told == "RANK_LOST", told);
 }
 
@@ -344,17 +345,9 @@ TEST("cuda nccl: an error that no call tells of is found by the watch, which end
   std::atomic<int> state{0};
   nccl_double().state = [&](int rank) { return rank == 0 ? state.load() : 0; };
   std::string told;
-  std::atomic<bool> done{false};
-  Ends all(2);
-  const Patience patience(all);
-  std::thread silent([&] {
-    const auto link = all.ends[1]->connect(all.addresses);
-    while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  });
-  std::thread waiter([&] {
-    const auto link = std::make_shared<SharedLink>(all.ends[0]->connect(all.addresses));
+  beside_silence([&](const std::shared_ptr<HostLink>& link) {
     const std::shared_ptr<Device> device = card(0);
-    const std::unique_ptr<Comm> comm = make_comm(link, *device);
+    const std::unique_ptr<Comm> comm = make_comm(std::make_shared<SharedLink>(link), *device);
     Buffer room(*device, 64);
     const Message receive{1, room.data(), 64};
     comm->exchange({}, {&receive, 1});
@@ -365,9 +358,7 @@ TEST("cuda nccl: an error that no call tells of is found by the watch, which end
     } catch (const Error& e) {
       told = e.what();
     }
-    done = true;
   });
-  silent.join(), waiter.join();
   CHECK(told.find("ncclCommGetAsyncError: remote process exited") != std::string::npos, told);
 }
 
@@ -385,7 +376,7 @@ TEST("cuda nccl: what cannot work is refused before NCCL is asked") {
     CHECK(thrown_code([&] { late.ends[0]->connect(late.addresses); }) == "RANK_LOST", "a job that was given up");
     CHECK(nccl_double().calls["ncclCommInitRankConfig"] == 0, "a communicator of a job that was given up");
   }
-  const Outcomes outcomes = among(1, [&](int, SharedLink&, const std::shared_ptr<SharedLink>& link) {
+  const Outcomes outcomes = among(1, [&](int, const std::shared_ptr<SharedLink>& link) {
     const std::shared_ptr<Device> other = card(1);
     const std::string code = thrown_code([&] { make_comm(link, *other); });
     if (code != "INVALID_ARGUMENT") fail("BUG", "a model on another card: ", code);

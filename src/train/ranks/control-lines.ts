@@ -3,7 +3,8 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import type { Socket } from "node:net";
 import { StringDecoder } from "node:string_decoder";
 
-const maxLine = 1 << 20; // characters
+/** The longest line, in characters. */
+export const maxLine = 1 << 20;
 
 /** A message: its kind, and what belongs to it. */
 export interface Line {

@@ -208,6 +208,7 @@ class Hub {
     this.#watch.begin();
     this.#beats = every(beatMs, () => {
       if (this.#state === "over") return;
+      this.#watch.look();
       const present = [...this.#members.values()].filter((m) => !m.left);
       for (const m of present) {
         m.lines.send({ kind: "beat" });
@@ -344,6 +345,7 @@ export class Control {
     this.#beats = every(beatMs, () => {
       if (this.#left) return;
       this.#lines.send({ kind: "beat", stage: this.stage });
+      this.#watch?.look();
       const trouble = this.#watch?.trouble(0, this.#lines.heard);
       if (trouble !== undefined) this.abort(`rank 0 (${this.#m.host}) was lost: ${trouble}`);
     });

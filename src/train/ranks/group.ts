@@ -3,6 +3,7 @@ import { disposedError, Host, ranksNative, type RankHandle } from "../../base/ad
 import { refuse } from "../../base/check.js";
 import { Disposable } from "../../base/disposal.js";
 import type { LoadOptions } from "../../base/types.js";
+import { maxLine } from "./control-lines.js";
 import { type Control, lostError } from "./control.js";
 
 /** The ranks that train together. Sums are in float32, in an order that is fixed for a given number of ranks. */
@@ -41,8 +42,6 @@ export interface Communicator extends AsyncDisposable {
   /** Leaves the group. It may be called again. It is the same as `[Symbol.asyncDispose]()`. */
   dispose(): Promise<void>;
 }
-
-const shortText = 4096; // characters
 
 type Place = Pick<Communicator, "rank" | "size" | "localRank" | "localSize" | "transport" | "device" | "notice">;
 
@@ -146,11 +145,15 @@ export class Group extends Disposable implements Communicator {
     }
     return all;
   }
+  /** Characters of a rank's JSON, so that those of all ranks, quoted once more, fit into one line of the control. */
+  get #shortText(): number {
+    return Math.min(4096, Math.floor(maxLine / (4 * this.size)));
+  }
   async gather<T>(value: T): Promise<T[]> {
     if (this.#left) throw disposedError("the communicator");
     const given = JSON.stringify(value) ?? "null";
     // Short ones go by the control, beside the values of a step that may still be on their way between the engines.
-    const said = await this.#control.tell(this.nextRound(), given.length <= shortText ? given : null);
+    const said = await this.#control.tell(this.nextRound(), given.length <= this.#shortText ? given : null);
     const all = said.includes(null) ? await this.#call<string[]>("gatherText", { text: given }) : (said as string[]);
     return all.map((one) => JSON.parse(one) as T);
   }

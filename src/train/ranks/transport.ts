@@ -15,20 +15,24 @@ export interface Offer {
   problem?: { message: string; hint: string | undefined };
 }
 
+function factsOf(onCard: boolean): Pick<Offer, "machine" | "missing"> {
+  const { machine, transports } = ranksNative().facts(onCard);
+  return { machine, missing: Object.fromEntries(transports.map((t) => [t.name, t.missing])) };
+}
+
 /** This rank's offer. */
 export async function offerOf(device: string): Promise<Offer> {
-  const { machine, transports } = ranksNative().facts();
-  const missing = Object.fromEntries(transports.map((t) => [t.name, t.missing]));
   let one: string;
   try {
     one = await chooseDevice("options.device", device);
   } catch (e) {
     const { message, hint } = e as IsrDpoError; // all ranks are told
-    return { machine, missing, cards: [], problem: { message, hint } };
+    return { ...factsOf(false), cards: [], problem: { message, hint } };
   }
-  if (one === "cpu") return { machine, missing, cards: [] };
+  if (one === "cpu") return { ...factsOf(false), cards: [] };
   const all = (await findCards()).cards.map(({ address }, number) => ({ number, address }));
-  return { machine, missing, cards: device.includes(":") ? all.filter(({ number }) => one === `cuda:${number}`) : all };
+  const own = device.includes(":") ? all.filter(({ number }) => one === `cuda:${number}`) : all;
+  return { ...factsOf(true), cards: own };
 }
 
 const localRank = (rank: number, offers: readonly Offer[]): number =>
@@ -67,23 +71,20 @@ export function chooseTransport(
   const name = asked !== "auto" ? asked : problem === undefined ? "nccl" : host;
   const notice =
     asked === "auto" && problem ? `messages between cards pass through the host's memory: ${problem}` : undefined;
-  const onCpu = name === "nccl" ? offers.findIndex((o) => o.cards.length === 0 && o.missing.nccl === "") : -1;
   const without = offers.findIndex((o) => o.missing[name] !== "");
-  if (without < 0 && onCpu < 0) return { transport: name, notice };
-  const why =
-    onCpu >= 0 ? "its device is the CPU" : (offers[without]!.missing[name] ?? "this version has no such transport");
+  if (without < 0) return { transport: name, notice };
+  const why = offers[without]!.missing[name] ?? "this version has no such transport";
   throw new IsrDpoError(
     "DEVICE_UNAVAILABLE",
-    `${plural(offers.length, "rank")} over '${name}': rank ${onCpu >= 0 ? onCpu : without} cannot: ${why}`,
-    {
-      hint:
-        name === "nccl"
-          ? "transport 'auto' takes NCCL where every rank has a card and NCCL"
-          : onOneMachine
-            ? "processes of one machine need no such transport: leave it out"
-            : "ranks of several machines speak through Gloo",
-    },
+    `${plural(offers.length, "rank")} over '${name}': rank ${without} cannot: ${why}`,
+    { hint: hintFor(name, onOneMachine) },
   );
+}
+
+function hintFor(transport: string, onOneMachine: boolean): string {
+  if (transport === "nccl") return "transport 'auto' takes NCCL where every rank has a card and NCCL";
+  if (onOneMachine) return "processes of one machine need no such transport: leave it out";
+  return "ranks of several machines speak through Gloo";
 }
 
 /** Where a rank is on its machine, and its device; `card`: its number, -1: none. */

@@ -51,6 +51,7 @@ export class Watch {
   readonly #m: Beating;
   readonly #heartbeat: HeartbeatHandle;
   #began = performance.now();
+  #signs: readonly RankSign[] = [];
 
   private constructor(m: Beating, heartbeat: HeartbeatHandle) {
     this.#m = m;
@@ -77,13 +78,14 @@ export class Watch {
     ranksNative().stopBeating(this.#heartbeat);
   }
 
-  #sign(rank: number): RankSign | undefined {
-    return ranksNative().signs(this.#heartbeat)[rank];
+  /** Takes what the heartbeats tell now: trouble() and deadlock() speak of it. */
+  look(): void {
+    this.#signs = ranksNative().signs(this.#heartbeat);
   }
 
   /** What is wrong with a rank, in words, of which something else was heard at `heard` (performance.now()); undefined: nothing. */
   trouble(rank: number, heard: number): string | undefined {
-    const sign = this.#sign(rank);
+    const sign = this.#signs[rank];
     if (!sign) return undefined; // this end is closed
     const now = performance.now();
     const what = troubleOf(sign, this.#m, now - this.#began, rank === this.#m.rank ? undefined : now - heard);
@@ -92,7 +94,9 @@ export class Watch {
 
   /** Seconds for which all of `ranks` have waited for each other, where that is too long. */
   deadlock(ranks: readonly number[]): number | undefined {
-    const signs = ranks.map((r) => this.#sign(r)).filter((s) => s !== undefined);
-    return deadlockOf(signs, this.#m);
+    return deadlockOf(
+      ranks.map((r) => this.#signs[r]).filter((s) => s !== undefined),
+      this.#m,
+    );
   }
 }
