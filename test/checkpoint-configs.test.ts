@@ -174,6 +174,27 @@ const refused: [what: string, base: Family, edit: Edit, code: ErrorCode, message
     "CHECKPOINT_UNSUPPORTED",
     /layer_types.*linear_attention/,
   ],
+  [
+    "heads of Qwen3's default size",
+    "text_qwen3",
+    config({}, ["head_dim"]),
+    "CHECKPOINT_CORRUPT",
+    /q_proj.weight: config.json asks for shape \[512, 48\], the file has \[64, 48\]/,
+  ],
+  [
+    "biases that a Qwen3 file lacks",
+    "text_qwen3",
+    config({ attention_bias: true }),
+    "CHECKPOINT_CORRUPT",
+    /8 tensors .*q_proj.bias/,
+  ],
+  [
+    "norms of heads that the config's type lacks",
+    "text_qwen3",
+    config({ model_type: "qwen2", architectures: ["Qwen2ForCausalLM"] }),
+    "CHECKPOINT_UNSUPPORTED",
+    /4 tensors would be left out: .*q_norm/,
+  ],
   ["too few layer_types", "text_qwen2", config({ layer_types: ["full_attention"] }), "INVALID_CONFIG", /layer_types/],
   [
     "biases that the config denies",
@@ -265,7 +286,7 @@ for (const [what, base, edit, note] of told)
     );
   });
 
-for (const base of ["text_llama", "text_llama3_rope", "text_llama_bias", "text_qwen2"] as const)
+for (const base of ["text_llama", "text_llama3_rope", "text_llama_bias", "text_qwen2", "text_qwen3"] as const)
   notes(`a golden family gives no note about keys: ${base}`, async () => {
     assert.equal((await inspectCheckpoint(folder(base))).notes, [], base);
   });

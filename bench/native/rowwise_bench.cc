@@ -81,9 +81,9 @@ BENCH("rowwise") {
       std::printf("  %-4s %-20s %6.1f GB/s %7.3f ns an element\n", name_of(t), what, operands * matrix / s, 1e9 * s / (T * C));
     };
     report("memcpy", 2, [&] { std::memcpy(y.tensor.data, x.tensor.data, static_cast<size_t>(T * C) * size_of(t)); });
-    report("rms_norm_forward", 2, [&] { backend->rms_norm_forward(y.tensor, rstd, x.tensor, weight, 1e-5f); });
+    report("rms_norm_forward", 2, [&] { backend->rms_norm_forward(y.tensor, rstd, x.tensor, {weight, C}, 1e-5f); });
     report("rms_norm_backward", 3, [&] {
-      backend->rms_norm_backward(y.tensor, false, d, false, dy.tensor, x.tensor, weight, rstd);
+      backend->rms_norm_backward(y.tensor, false, d, false, dy.tensor, x.tensor, {weight, C}, rstd);
     });
     report("layer_norm_forward", 2, [&] { backend->layer_norm_forward(y.tensor, mean, rstd, x.tensor, weight, weight, 1e-5f); });
     report("layer_norm_backward", 3, [&] {

@@ -1,6 +1,7 @@
 #include "autograd/ops.h"
 
 #include <algorithm>
+#include <array>
 
 namespace isr {
 namespace {
@@ -120,11 +121,11 @@ Tensor embedding(Ctx& c, Param& table, Ints ids, std::span<const MediaRun> media
 Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps) {
   Tensor y = c.tape.alloc(x.rows, x.cols, x.dtype, x.slot >= 0 || w.group);
   float* rstd = y.slot >= 0 ? c.tape.arena().allocate_n<float>(x.rows) : nullptr;
-  c.be.rms_norm_forward(y, rstd, x, w.f32(), eps);
+  c.be.rms_norm_forward(y, rstd, x, w.flat(), eps);
   c.tape.record("rms_norm", y, [=, &c, &w] {
     const GradSink dw = sink(w);
     const Tape::Sink dx = c.tape.sink(x);
-    c.be.rms_norm_backward(dx.grad, dx.accumulate, dw.dst, dw.accumulate, c.tape.grad(y), x, w.f32(), rstd);
+    c.be.rms_norm_backward(dx.grad, dx.accumulate, dw.dst, dw.accumulate, c.tape.grad(y), x, w.flat(), rstd);
   });
   return y;
 }
@@ -178,14 +179,49 @@ Tensor swiglu(Ctx& c, Tensor x, Weight& w) {
   return y;
 }
 
-Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope) {
+namespace {
+
+// Columns of q and of k in [q | k | v], each with its norm and what backward needs: the heads before it, and 1 / rms of each.
+struct NormedHeads {
+  Param* w = nullptr;
+  int64_t begin = 0, heads = 0;
+  Tensor before;
+  float* rstd = nullptr;
+};
+
+std::array<NormedHeads, 2> norm_heads(Ctx& c, Tensor y, const AttentionShape& s, const HeadNorms& norms) {
+  std::array<NormedHeads, 2> all{NormedHeads{norms.q, 0, s.heads, {}, nullptr}, NormedHeads{norms.k, s.heads * s.head_size, s.kv_heads, {}, nullptr}};
+  for (NormedHeads& n : all) {
+    if (!n.w) continue;
+    const Tensor part = y.columns(n.begin, n.heads * s.head_size);
+    n.before = part;
+    if (y.slot >= 0) {
+      n.before = temporary(c, part.rows, part.cols, part.dtype);
+      n.rstd = c.tape.arena().allocate_n<float>(part.rows * n.heads);
+      c.be.add(n.before, false, part);
+    }
+    c.be.rms_norm_forward(part, n.rstd, n.before, n.w->flat(), norms.eps);
+  }
+  return all;
+}
+
+}  // namespace
+
+Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope, const HeadNorms& norms) {
   const int64_t rotated = s.heads + s.kv_heads;   // q and k heads stand side by side
-  Tensor y = c.tape.alloc(x.rows, w.n(), x.dtype, x.slot >= 0 || w.trainable());
+  Tensor y = c.tape.alloc(x.rows, w.n(), x.dtype, x.slot >= 0 || w.trainable() || (norms.q && norms.q->group) || (norms.k && norms.k->group));
   c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::None, none(), none()});
+  const std::array<NormedHeads, 2> normed = norm_heads(c, y, s, norms);
   if (rope) c.be.rope(y.columns(0, rotated * s.head_size), rope, rotated, s.head_size, false);
   c.tape.record("qkv", y, [=, &c, &w] {
-    Tensor dy = c.tape.grad(y);   // this closure is its last reader: rotated back in place
+    Tensor dy = c.tape.grad(y);   // this closure is its last reader: changed in place
     if (rope) c.be.rope(dy.columns(0, rotated * s.head_size), rope, rotated, s.head_size, true);
+    for (const NormedHeads& n : normed) {
+      if (!n.w) continue;
+      const GradSink dw = sink(*n.w);
+      const Tensor part = dy.columns(n.begin, n.heads * s.head_size);
+      c.be.rms_norm_backward(part, false, dw.dst, dw.accumulate, part, n.before, n.w->flat(), n.rstd);
+    }
     product_backward(c, dy, x, w);
   });
   return y;

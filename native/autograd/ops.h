@@ -44,8 +44,10 @@ Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps);                         
 Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps);                          // (T, C)
 Tensor linear(Ctx& c, Tensor x, Weight& w, Act act = Act::None, Tensor residual = {});       // (T, N); residual (T, N) is added last
 Tensor swiglu(Ctx& c, Tensor x, Weight& gate_up);                                            // (T, F)
-// Projections of one product, rotated: (T, (H + 2K) D) = [q | k | v]. rope null: not rotated.
-Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope);
+// Projections of one product, rotated: (T, (H + 2K) D) = [q | k | v]. rope null: not rotated. `norms`: RMSNorms of each head of q and
+// of k before that (Qwen3), weights (D); null: none.
+struct HeadNorms { Param *q = nullptr, *k = nullptr; float eps = 0; };
+Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope, const HeadNorms& norms = {});
 Tensor attention(Ctx& c, Tensor qkv, const Prepared& plan, const AttentionShape& s);    // (T, H D)
 Tensor gather_rows(Ctx& c, Tensor x, const RowIndex& index);                                 // (index.rows.n, C)
 Tensor add(Ctx& c, Tensor a, Tensor b);

@@ -39,6 +39,7 @@ struct Param {
   DType stored() const { return vector() ? DType::F32 : dtype; }   // type of `value`
   Tensor tensor() const { return view(value, stored(), rows(), cols()); }
   float* f32() const { return static_cast<float*>(value); }
+  Flat flat() const { return {f32(), size()}; }   // of a vector
   inline bool in_matrix() const;        // `value` is the matrix's own rows
   inline const float* master() const;   // null: not trained here, or by shards
 };

@@ -62,10 +62,11 @@ class Backend {
   virtual void attention_cached(Tensor out, Tensor q, const KvStore& kv, int64_t layer, const Prepared& plan,
                                 const AttentionShape& s) = 0;
 
-  // ---- row-wise. x, y (T, C); w, b (C). Saved: mean, rstd (T), null: not kept. A null dx or dw is skipped
-  virtual void rms_norm_forward(Tensor y, float* rstd, Tensor x, const float* w, float eps) = 0;
+  // ---- row-wise. x, y (T, C); w, b (C). Saved: mean, rstd (T), null: not kept. A null dx or dw is skipped. rms_norm: every w.n
+  // columns are a row of their own (heads), rstd (T, C / w.n); y may be x, and dx dy
+  virtual void rms_norm_forward(Tensor y, float* rstd, Tensor x, Flat w, float eps) = 0;
   virtual void rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x,
-                                 const float* w, const float* rstd) = 0;
+                                 Flat w, const float* rstd) = 0;
   virtual void layer_norm_forward(Tensor y, float* mean, float* rstd, Tensor x, const float* w, const float* b,
                                   float eps) = 0;
   virtual void layer_norm_backward(Tensor dx, bool accumulate, float* dw, float* db, bool accumulate_w, Tensor dy, Tensor x,

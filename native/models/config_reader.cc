@@ -85,7 +85,7 @@ ConfigReader ConfigReader::object(const char* key) const {
   return ConfigReader(*v, path_, where_ + key + ".");
 }
 
-void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults) {
+void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults, int64_t head_size) {
   const auto size = [&](const char* key, int64_t high, int64_t fallback) {
     return config.integer(key, 1, high, defaults ? std::optional<int64_t>(fallback) : std::nullopt);
   };
@@ -97,9 +97,9 @@ void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults) {
   out.vocab = size("vocab_size", kMaxVocab, 32000);
   out.context = size("max_position_embeddings", kMaxContext, 2048);
   out.norm_eps = static_cast<float>(config.number("rms_norm_eps", 0, 1, 1e-6));
-  if (!config.has("head_dim") && out.width % out.heads != 0)
+  if (!config.has("head_dim") && head_size == 0 && out.width % out.heads != 0)
     config.invalid("num_attention_heads", concat("a divisor of hidden_size (", out.width, "), or head_dim beside it"));
-  out.head_size = config.integer("head_dim", 1, 256, out.width / out.heads);
+  out.head_size = config.integer("head_dim", 1, 256, head_size > 0 ? head_size : out.width / out.heads);
   if (out.head_size < 1 || out.head_size > 256) config.invalid("hidden_size", "a head size (hidden_size / num_attention_heads) of 256 at most");
   if (out.head_size % 2 != 0) config.invalid(config.has("head_dim") ? "head_dim" : "hidden_size", "an even head size (rotary embeddings pair its halves)");
   if (out.heads % out.kv_heads != 0) config.invalid("num_key_value_heads", concat("a divisor of num_attention_heads (", out.heads, ")"));

@@ -97,7 +97,7 @@ TokenRows token_rows(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<c
 Tensor decoder_block(Ctx& c, Layer& l, Tensor x, float eps, const Pass& pass, int64_t index) {
   c.check_cancel();
   Tensor normed = rms_norm(c, x, *l.attention_norm, eps);
-  Tensor attended = pass.attend(c, qkv(c, normed, l.qkv, pass.shape, pass.rope), index);
+  Tensor attended = pass.attend(c, qkv(c, normed, l.qkv, pass.shape, pass.rope, {l.q_norm, l.k_norm, eps}), index);
   x = linear(c, attended, l.out, Act::None, x);
   Tensor inner = swiglu(c, rms_norm(c, x, *l.mlp_norm, eps), l.gate_up);
   return linear(c, inner, l.down, Act::None, x);

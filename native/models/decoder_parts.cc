@@ -1,4 +1,4 @@
-// The decoder of Llama- and Qwen2-type models, as transformers names it.
+// The decoder of Llama-, Qwen2- and Qwen3-type models, as transformers names it.
 #include "models/parts.h"
 
 namespace isr {
@@ -17,6 +17,10 @@ void decoder_parts(Parts& p, Network& n, const ModelConfig& config) {
     p.vector("input_layernorm.weight", c.width, l.attention_norm);
     p.matrix(l.qkv, {{"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}}, {c.width}, c.qkv_bias);
     p.matrix(l.out, {{"self_attn.o_proj", c.width}}, {q}, c.out_bias);
+    if (c.qk_norm) {
+      p.vector("self_attn.q_norm.weight", c.head_size, l.q_norm);
+      p.vector("self_attn.k_norm.weight", c.head_size, l.k_norm);
+    }
     p.vector("post_attention_layernorm.weight", c.width, l.mlp_norm);
     p.matrix(l.gate_up, {{"mlp.gate_proj", c.mlp_width}, {"mlp.up_proj", c.mlp_width}}, {c.width}, c.mlp_bias, true);
     p.matrix(l.down, {{"mlp.down_proj", c.width}}, {c.mlp_width}, c.mlp_bias);

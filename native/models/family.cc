@@ -51,6 +51,8 @@ const Families& all_families() {
        .read = read_llama, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
       {.name = "qwen2", .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
        .read = read_qwen2, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
+      {.name = "qwen3", .model_type = "qwen3", .architecture = "Qwen3ForCausalLM",
+       .read = read_qwen3, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
       {.name = "llava_hound", .model_type = "llava_llama", .architecture = "LlavaLlamaForCausalLM",
        .read = read_llava_hound, .parts = original_video_parts, .forward = sees, .roots = original, .typical = kTypical},
       {.name = "video_llava_original", .model_type = "llava", .architecture = "LlavaLlamaForCausalLM",

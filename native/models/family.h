@@ -71,6 +71,7 @@ const Family& find_family(const Families& families, const Json& config, const st
 
 ModelConfig read_llama(const Json& config, const std::string& path);
 ModelConfig read_qwen2(const Json& config, const std::string& path);
+ModelConfig read_qwen3(const Json& config, const std::string& path);
 ModelConfig read_llava_hound(const Json& config, const std::string& path);
 ModelConfig read_video_llava_original(const Json& config, const std::string& path);
 ModelConfig read_video_llava(const Json& config, const std::string& path);
@@ -80,7 +81,7 @@ void decoder_parts(Parts& parts, Network& network, const ModelConfig& config);
 void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
 void video_parts(Parts& parts, Network& network, const ModelConfig& config);
 
-// decoder.cc: Llama's and Qwen2's. vision.cc: towers and projectors of the LLaVA line.
+// decoder.cc: Llama's, Qwen2's and Qwen3's. vision.cc: towers and projectors of the LLaVA line.
 Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass);
 Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing);
 Tensor project(Ctx& c, Vision& v, Tensor features);

@@ -1,4 +1,4 @@
-// LlamaForCausalLM and Qwen2ForCausalLM: one decoder, different switches.
+// LlamaForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM: one decoder, different switches.
 #include <algorithm>
 
 #include "models/config_keys.h"
@@ -19,9 +19,10 @@ std::vector<int32_t> end_tokens(const ConfigReader& config, DecoderConfig& c, bo
   return config.ids("eos_token_id", c.vocab, c.notes);
 }
 
-DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama) {
+// `head_size`: of a config without head_dim; 0: width / heads.
+DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama, int64_t head_size = 0) {
   DecoderConfig out;
-  read_shape(out, config, defaults);
+  read_shape(out, config, defaults, head_size);
   out.rope = read_rope(config, out.context, out.notes);
   out.tied = config.boolean("tie_word_embeddings", false);
   check_activation(config);
@@ -77,6 +78,16 @@ DecoderConfig read_llama_decoder(const ConfigReader& config, bool defaults) {
 ModelConfig read_llama(const Json& json, const std::string& path) {
   const ConfigReader config(json, path);
   DecoderConfig out = read_llama_decoder(config);
+  check_keys(config, Keys::Decoder, &out, out.notes);
+  return {out, {}};
+}
+
+ModelConfig read_qwen3(const Json& json, const std::string& path) {
+  const ConfigReader config(json, path);
+  DecoderConfig out = read_common(config, false, false, 128);   // Qwen3Config's head_dim
+  out.qkv_bias = out.out_bias = config.boolean("attention_bias", false);
+  out.qk_norm = true;
+  check_windows(config, out);
   check_keys(config, Keys::Decoder, &out, out.notes);
   return {out, {}};
 }

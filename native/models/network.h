@@ -10,6 +10,7 @@ namespace isr {
 struct Layer {
   Param* attention_norm = nullptr;
   Param* mlp_norm = nullptr;
+  Param *q_norm = nullptr, *k_norm = nullptr;   // of each head (D); null: none
   Weight qkv, out, gate_up, down;
   Group* group = nullptr;                     // set by a trainer
 };

@@ -46,7 +46,7 @@ export function internalsOf(model: unknown): ModelInternals {
 }
 
 /**
- * Loads a checkpoint: Llama, Qwen2, or one of the video layouts (docs/video.md). Dispose of the model when you no longer need it.
+ * Loads a checkpoint: Llama, Qwen2, Qwen3, or one of the video layouts (docs/video.md). Dispose of the model when you no longer need it.
  *
  * @param dir - folder of the checkpoint
  * @param o - device, type, threads, and how media are read

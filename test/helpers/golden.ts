@@ -13,6 +13,7 @@ export const families = [
   "text_llama3_rope",
   "text_llama_bias",
   "text_qwen2",
+  "text_qwen3",
 ] as const;
 export type Family = (typeof families)[number];
 

@@ -92,12 +92,12 @@ void Interposed::attention_cached(Tensor out, Tensor q, const KvStore& kv, int64
 }
 
 // ---- row-wise
-void Interposed::rms_norm_forward(Tensor y, float* rstd, Tensor x, const float* w, float eps) {
-  check(y, rstd, x, w);
+void Interposed::rms_norm_forward(Tensor y, float* rstd, Tensor x, Flat w, float eps) {
+  check(y, rstd, x, w.data);
   launch([=](Backend& be) { be.rms_norm_forward(y, rstd, x, w, eps); });
 }
-void Interposed::rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x, const float* w, const float* rstd) {
-  check(dx, dw, dy, x, w, rstd);
+void Interposed::rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x, Flat w, const float* rstd) {
+  check(dx, dw, dy, x, w.data, rstd);
   launch([=](Backend& be) { be.rms_norm_backward(dx, accumulate, dw, accumulate_w, dy, x, w, rstd); });
 }
 void Interposed::layer_norm_forward(Tensor y, float* mean, float* rstd, Tensor x, const float* w, const float* b, float eps) {

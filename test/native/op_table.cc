@@ -183,8 +183,8 @@ void add_norms(Rows& all) {
   all.push_back({"rms_norm", "", in, out,
                  [](OpCall& c) {
                    float* rstd = c.arena.allocate_n<float>(kT);
-                   c.be.rms_norm_forward(c.out[0], rstd, c.in[0], c.f32(1), kEps);
-                   c.be.rms_norm_backward(c.out[1], false, c.out[2].f32(), false, c.in[2], c.in[0], c.f32(1), rstd);
+                   c.be.rms_norm_forward(c.out[0], rstd, c.in[0], {c.f32(1), kC}, kEps);
+                   c.be.rms_norm_backward(c.out[1], false, c.out[2].f32(), false, c.in[2], c.in[0], {c.f32(1), kC}, rstd);
                  },
                  [](const Values& v) -> Values {
                    const double eps = kEps;
@@ -192,6 +192,17 @@ void add_norms(Rows& all) {
                            reference::gradient([&](const Vec<Complex>& z) { return reference::rms_norm(z, wide(v[1]), eps); }, v[0], v[2]),
                            reference::gradient([&](const Vec<Complex>& z) { return reference::rms_norm(wide(v[0]), z, eps); }, v[1], v[2])};
                  }});
+  constexpr int64_t kHeads = 5, kD = 16;
+  all.push_back({"rms_norm", "5 heads, in place", {{"x", kT, kHeads * kD}, {"w", 1, kD, As::Float32}, {"dy", kT, kHeads * kD}},
+                 {{"y", kT, kHeads * kD}, {"dx", kT, kHeads * kD}, {"dw", 1, kD, As::Float32}},
+                 [](OpCall& c) {
+                   float* rstd = c.arena.allocate_n<float>(kT * kHeads);
+                   c.be.add(c.out[0], false, c.in[0]);
+                   c.be.add(c.out[1], false, c.in[2]);
+                   c.be.rms_norm_forward(c.out[0], rstd, c.out[0], {c.f32(1), kD}, kEps);
+                   c.be.rms_norm_backward(c.out[1], false, c.out[2].f32(), false, c.out[1], c.in[0], {c.f32(1), kD}, rstd);
+                 },
+                 all.back().oracle});
   std::vector<Operand> with_bias = out;
   with_bias.push_back({"db", 1, kC, As::Float32});
   all.push_back({"layer_norm", "", in, with_bias,

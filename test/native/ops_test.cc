@@ -135,6 +135,15 @@ Vec<Complex> columns(const Vec<Complex>& x, size_t width, size_t begin, size_t c
   for (size_t t = 0; t < x.size() / width; ++t) y.insert(y.end(), x.begin() + static_cast<int64_t>(t * width + begin), x.begin() + static_cast<int64_t>(t * width + begin + count));
   return y;
 }
+Vec<Complex> beside(const std::vector<Vec<Complex>>& parts) {   // columns of T rows
+  Vec<Complex> y;
+  for (size_t t = 0; t < static_cast<size_t>(T); ++t)
+    for (const Vec<Complex>& p : parts) {
+      const auto width = static_cast<int64_t>(p.size()) / T;
+      y.insert(y.end(), p.begin() + static_cast<int64_t>(t) * width, p.begin() + static_cast<int64_t>(t + 1) * width);
+    }
+  return y;
+}
 Vec<Complex> rotate_qk(const Vec<Complex>& y, const std::vector<float>& values) {   // (T, (H + 2K) D): the first H + K heads are rotated
   const Vec<double> table(values.begin(), values.end());
   const size_t width = 48, turned = 36;
@@ -185,6 +194,12 @@ const std::vector<OpCase>& table() {
       {"qkv", {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"bq", Kind::Vector, 1, 24}, {"bk", Kind::Vector, 1, 12}, {"bv", Kind::Vector, 1, 12}},
        [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}, {4, 5, 6}), kShape, rope_values().data()); },
        [](const Inputs& in) { return rotate_qk(reference::linear(in[0], joined(joined(in[1], in[2]), in[3]), joined(joined(in[4], in[5]), in[6]), C), rope_values()); }},
+      {"qkv, heads normalised", {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"nq", Kind::Vector, 1, 6}, {"nk", Kind::Vector, 1, 6}},
+       [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}), kShape, rope_values().data(), {&r.param(4), &r.param(5), 1e-5f}); },
+       [](const Inputs& in) {
+         const auto normed = [&](size_t part, size_t norm) { return reference::rms_norm(reference::linear(in[0], in[part], {}, C), in[norm], static_cast<double>(1e-5f)); };
+         return rotate_qk(beside({normed(1, 4), normed(2, 5), reference::linear(in[0], in[3], {}, C)}), rope_values());
+       }},
       {"qkv, positions of two axes", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, 48, C}},
        [](Run& r) {
          float* const table = r.arena.allocate_n<float>(T * 6);

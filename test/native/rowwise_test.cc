@@ -54,6 +54,7 @@ void check_threads(const char* what, F&& f) {
 }
 
 Vec<double> wide(const Vec<float>& x) { return {x.begin(), x.end()}; }
+Flat flat(const Vec<float>& x) { return {x.data(), static_cast<int64_t>(x.size())}; }
 Vec<double> plus(Vec<double> a, const Vec<double>& b) {
   for (size_t i = 0; i < a.size(); ++i) a[i] += b[i];
   return a;
@@ -83,10 +84,10 @@ TEST("norms: forward") {
     Stored x = s.random(s.rows, s.cols, 1, 3), y(s.dtype, s.rows, s.cols, 3), z(s.dtype, s.rows, s.cols);
     const Vec<float> w = random_values(s.cols, 2), b = random_values(s.cols, 3);
     Vec<float> mean(static_cast<size_t>(s.rows)), rstd(mean.size());
-    s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), w.data(), kEps);
+    s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), flat(w), kEps);
     CHECK_NEAR(y.values(), ref::rms_norm(x.values(), wide(w), kEpsWide), s.dtype, s.name());
     CHECK(y.padding_intact(), s.name());
-    s.backend->rms_norm_forward(z.tensor(), nullptr, x.tensor(), w.data(), kEps);
+    s.backend->rms_norm_forward(z.tensor(), nullptr, x.tensor(), flat(w), kEps);
     CHECK(z.values() == y.values(), "rstd null, ", s.name());
     s.backend->layer_norm_forward(y.tensor(), mean.data(), rstd.data(), x.tensor(), w.data(), b.data(), kEps);
     // One element: x - mean is 0 exactly and y = b; elsewhere the sums are well conditioned.
@@ -112,7 +113,7 @@ TEST("norms: backward against complex step") {
           s.backend->layer_norm_backward(dx.tensor(), accumulate, dw.data(), db.data(), accumulate, dy.tensor(), x.tensor(),
                                          w.data(), mean.data(), rstd.data());
         else
-          s.backend->rms_norm_backward(dx.tensor(), accumulate, dw.data(), accumulate, dy.tensor(), x.tensor(), w.data(),
+          s.backend->rms_norm_backward(dx.tensor(), accumulate, dw.data(), accumulate, dy.tensor(), x.tensor(), flat(w),
                                        rstd.data());
         // A width of 1 has no gradient: what is left is rounding of terms of size w dy rstd, not of the result.
         const std::string name = concat(what, accumulate ? " += " : " = ", s.name());
@@ -122,7 +123,7 @@ TEST("norms: backward against complex step") {
         CHECK(dx.padding_intact(), name);
       }
     };
-    s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), w.data(), kEps);
+    s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), flat(w), kEps);
     const auto rows = static_cast<size_t>(s.rows);
     const auto rms_row = [&](const Vec<Complex>& z, size_t) { return ref::rms_norm(z, Wc, kEpsWide); };
     const auto layer_row = [&](const Vec<Complex>& z, size_t) { return ref::layer_norm(z, Wc, Bc, kEpsWide); };
@@ -140,17 +141,39 @@ TEST("norms: skipped outputs, and a row alone gives the bits of the batch") {
     Stored x = s.random(s.rows, s.cols, 1), dy = s.random(s.rows, s.cols, 2), y(s.dtype, s.rows, s.cols), dx = y, one = y;
     const Vec<float> w = random_values(s.cols, 3);
     Vec<float> rstd(static_cast<size_t>(s.rows)), dw(static_cast<size_t>(s.cols)), dw2 = dw;
-    s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), w.data(), kEps);
-    s.backend->rms_norm_backward(dx.tensor(), false, dw.data(), false, dy.tensor(), x.tensor(), w.data(), rstd.data());
-    s.backend->rms_norm_backward({}, false, dw2.data(), false, dy.tensor(), x.tensor(), w.data(), rstd.data());
+    s.backend->rms_norm_forward(y.tensor(), rstd.data(), x.tensor(), flat(w), kEps);
+    s.backend->rms_norm_backward(dx.tensor(), false, dw.data(), false, dy.tensor(), x.tensor(), flat(w), rstd.data());
+    s.backend->rms_norm_backward({}, false, dw2.data(), false, dy.tensor(), x.tensor(), flat(w), rstd.data());
     CHECK(dw == dw2, s.name());
     for (int64_t t : {int64_t{0}, int64_t{77}, s.rows - 1}) {
-      s.backend->rms_norm_forward(one.tensor().row_range(t, 1), nullptr, x.tensor().row_range(t, 1), w.data(), kEps);
+      s.backend->rms_norm_forward(one.tensor().row_range(t, 1), nullptr, x.tensor().row_range(t, 1), flat(w), kEps);
       for (int64_t c = 0; c < s.cols; ++c) CHECK(one.get(t, c) == y.get(t, c), s.name());
       s.backend->rms_norm_backward(one.tensor().row_range(t, 1), false, nullptr, false, dy.tensor().row_range(t, 1),
-                                   x.tensor().row_range(t, 1), w.data(), rstd.data() + t);
+                                   x.tensor().row_range(t, 1), flat(w), rstd.data() + t);
       for (int64_t c = 0; c < s.cols; ++c) CHECK(one.get(t, c) == dx.get(t, c), s.name());
     }
+  });
+}
+
+// Heads of a row are rows of their own: the same bits as of rows that stand one behind another, in place, too.
+TEST("norms: the heads of a row, each for itself") {
+  for_setups({{70, 6 * 16}, {3, 6 * 5}}, [](const Setup& s) {
+    const int64_t heads = 6, D = s.cols / heads;
+    Stored x = s.random(s.rows, s.cols, 1, 3), dy = s.random(s.rows, s.cols, 4), y = x, dx = dy;
+    const auto apart = [&](const Stored& z) {
+      const Vec<double> values = z.values();
+      return Stored(s.dtype, s.rows * heads, D, Vec<float>(values.begin(), values.end()));
+    };
+    Stored flat_x = apart(x), flat_dy = apart(dy), flat_y = flat_x, flat_dx = flat_x;
+    const Vec<float> w = random_values(D, 2);
+    Vec<float> rstd(static_cast<size_t>(s.rows * heads)), flat_rstd = rstd, dw(static_cast<size_t>(D)), flat_dw = dw;
+    s.backend->rms_norm_forward(flat_y.tensor(), flat_rstd.data(), flat_x.tensor(), flat(w), kEps);
+    s.backend->rms_norm_backward(flat_dx.tensor(), false, flat_dw.data(), false, flat_dy.tensor(), flat_x.tensor(), flat(w), flat_rstd.data());
+    s.backend->rms_norm_forward(y.tensor(), rstd.data(), y.tensor(), flat(w), kEps);
+    s.backend->rms_norm_backward(dx.tensor(), false, dw.data(), false, dx.tensor(), x.tensor(), flat(w), rstd.data());
+    CHECK(y.values() == flat_y.values() && rstd == flat_rstd, s.name());
+    CHECK(dx.values() == flat_dx.values() && dw == flat_dw, s.name());
+    CHECK(y.padding_intact() && dx.padding_intact(), s.name());
   });
 }
 
@@ -354,8 +377,8 @@ TEST("row-wise kernels: empty inputs and broken contracts") {
     Stored x(DType::F32, 0, 8), wide_rows(DType::F32, 2, 9, Vec<float>(18)), rows(DType::F32, 2, 8, Vec<float>(16));
     const Vec<float> w(8, 1.0f), table(16);
     Vec<float> dw(8, 5.0f);
-    backend->rms_norm_forward(x.tensor(), nullptr, x.tensor(), w.data(), kEps);
-    backend->rms_norm_backward(x.tensor(), false, dw.data(), false, x.tensor(), x.tensor(), w.data(), nullptr);
+    backend->rms_norm_forward(x.tensor(), nullptr, x.tensor(), flat(w), kEps);
+    backend->rms_norm_backward(x.tensor(), false, dw.data(), false, x.tensor(), x.tensor(), flat(w), nullptr);
     CHECK(dw == Vec<float>(8, 0.0f), "no rows: the gradient is zero");
     const Vec<int32_t> bad = {0, 2}, ids = {0, 1};
     CHECK(thrown_code([&] { backend->gather_rows(rows.tensor(), false, rows.tensor(), ints(bad)); }) == "BUG", name_of(isa));

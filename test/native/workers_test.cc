@@ -121,8 +121,8 @@ const std::vector<Op>& ops() {
          float *w = c.floats(C), *b = c.floats(C), *mean = c.out_floats(T), *rstd = c.out_floats(T);
          c.be.layer_norm_forward(c.out(T, C), mean, rstd, x, w, b, 1e-5f);
          c.be.layer_norm_backward(c.out(T, C), false, c.out_floats(C), c.out_floats(C), false, dy, x, w, mean, rstd);
-         c.be.rms_norm_forward(c.out(T, C), rstd, x, w, 1e-5f);
-         c.be.rms_norm_backward(c.out(T, C), false, c.out_floats(C), false, dy, x, w, rstd);
+         c.be.rms_norm_forward(c.out(T, C), rstd, x, {w, C}, 1e-5f);
+         c.be.rms_norm_backward(c.out(T, C), false, c.out_floats(C), false, dy, x, {w, C}, rstd);
        }},
       {"rows", [](Call& c, int n) {
          const int64_t C = 30001;

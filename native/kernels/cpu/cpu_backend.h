@@ -30,8 +30,8 @@ class CpuBackend final : public CpuBase {
   void kv_append(const KvStore& kv, int64_t layer, Tensor k, Tensor v, const Prepared& plan, const AttentionShape& s) override;
   void attention_cached(Tensor out, Tensor q, const KvStore& kv, int64_t layer, const Prepared& plan, const AttentionShape& s) override;
   // norm.cc
-  void rms_norm_forward(Tensor y, float* rstd, Tensor x, const float* w, float eps) override;
-  void rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x, const float* w,
+  void rms_norm_forward(Tensor y, float* rstd, Tensor x, Flat w, float eps) override;
+  void rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x, Flat w,
                          const float* rstd) override;
   void layer_norm_forward(Tensor y, float* mean, float* rstd, Tensor x, const float* w, const float* b, float eps) override;
   void layer_norm_backward(Tensor dx, bool accumulate, float* dw, float* db, bool accumulate_w, Tensor dy, Tensor x, const float* w,

@@ -45,20 +45,29 @@ float mean_of(const T* x, int64_t C) {
   return sum(total) / static_cast<float>(C);
 }
 
+// Head r % heads of row r / heads, of rows that are cut into heads of C columns.
+struct Heads {
+  int64_t heads = 1, C = 0;
+  int64_t rows(const Tensor& x) const { return x.rows * heads; }
+  template <class T>
+  T* at(const Tensor& x, int64_t r) const { return row_of<T>(x, r / heads) + r % heads * C; }
+};
+
 // What both norms share. RMSNorm is the case mean = 0, b = 0, without the mean term of the backward.
 struct NormBackward {
   Tensor dx, dy, x;
   bool accumulate = false;
   const float *w = nullptr, *mean = nullptr, *rstd = nullptr;  // mean null: RMSNorm
+  Heads cut;
   float *dw_chunks = nullptr, *db_chunks = nullptr;            // (chunks, C); null: skipped
 };
 
 // One row: its two sums, then one pass that writes dx and adds to the chunk's dw and db.
 template <class T, bool kDx>
 void backward_row(const NormBackward& n, int64_t t, float* dw, float* db) {
-  const int64_t C = n.x.cols;
-  T* const dx = kDx ? row_of<T>(n.dx, t) : nullptr;
-  const T *const dy = row_of<T>(n.dy, t), *const x = row_of<T>(n.x, t);
+  const int64_t C = n.cut.C;
+  T* const dx = kDx ? n.cut.at<T>(n.dx, t) : nullptr;
+  const T *const dy = n.cut.at<T>(n.dy, t), *const x = n.cut.at<T>(n.x, t);
   const float* const w = n.w;
   const vf mean = splat(n.mean ? n.mean[t] : 0.0f), r = splat(n.rstd[t]);
   vf slope = zero(), shift = zero();
@@ -84,8 +93,8 @@ void backward_row(const NormBackward& n, int64_t t, float* dw, float* db) {
 
 template <class T>
 void backward_chunk(const NormBackward& n, int64_t chunk) {
-  const int64_t C = n.x.cols, first = chunk * kChunkRows;
-  const int64_t last = first + kChunkRows < n.x.rows ? first + kChunkRows : n.x.rows;
+  const int64_t C = n.cut.C, rows = n.cut.rows(n.x), first = chunk * kChunkRows;
+  const int64_t last = first + kChunkRows < rows ? first + kChunkRows : rows;
   float* const dw = n.dw_chunks ? n.dw_chunks + chunk * C : nullptr;
   float* const db = n.db_chunks ? n.db_chunks + chunk * C : nullptr;
   if (dw) std::memset(dw, 0, sizeof(float) * static_cast<size_t>(C));
@@ -111,7 +120,7 @@ void sum_chunks(float* out, bool accumulate, const float* chunks, int64_t count,
 }
 
 void norm_backward(NormBackward n, float* dw, float* db, bool accumulate_w, const Crew& threads, Arena& scratch) {
-  const int64_t T = n.x.rows, C = n.x.cols, chunks = (T + kChunkRows - 1) / kChunkRows;
+  const int64_t C = n.cut.C, chunks = (n.cut.rows(n.x) + kChunkRows - 1) / kChunkRows;
   ISR_ASSERT(n.dy.dtype == n.x.dtype && (!n.dx || n.dx.dtype == n.x.dtype), "norm backward: one dtype");
   ArenaScope scope(scratch);
   if (dw) n.dw_chunks = scratch.allocate_n<float>(chunks * C);
@@ -128,27 +137,29 @@ void norm_backward(NormBackward n, float* dw, float* db, bool accumulate_w, cons
 
 }  // namespace
 
-void CpuBackend::rms_norm_forward(Tensor y, float* rstd, Tensor x, const float* w, float eps) {
-  ISR_ASSERT(y.dtype == x.dtype && y.rows == x.rows && y.cols == x.cols, "rms_norm: y must be like x");
+void CpuBackend::rms_norm_forward(Tensor y, float* rstd, Tensor x, Flat w, float eps) {
+  ISR_ASSERT(y.dtype == x.dtype && y.rows == x.rows && y.cols == x.cols && x.cols % w.n == 0, "rms_norm: y must be like x, of heads of ", w.n, " columns");
+  const Heads cut{x.cols / w.n, w.n};
   with_type(x.dtype, [&](auto type) {
     using E = decltype(type);
     parallel(threads, x.rows, row_grain(threads, x.rows, x.cols), [&](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; ++t) {
-        const E* const in = row_of<E>(x, t);
-        E* const out = row_of<E>(y, t);
-        const float r = 1.0f / std::sqrt(mean_square(in, 0.0f, x.cols) + eps);
-        if (rstd) rstd[t] = r;
-        for_lanes(x.cols, [&](int64_t c, auto lanes) {
-          store_at(out + c, load_at(w + c, lanes) * (load_at(in + c, lanes) * splat(r)), lanes);
+      for (int64_t r = begin * cut.heads; r < end * cut.heads; ++r) {
+        const E* const in = cut.at<E>(x, r);
+        E* const out = cut.at<E>(y, r);
+        const float scale = 1.0f / std::sqrt(mean_square(in, 0.0f, cut.C) + eps);
+        if (rstd) rstd[r] = scale;
+        for_lanes(cut.C, [&](int64_t c, auto lanes) {
+          store_at(out + c, load_at(w.data + c, lanes) * (load_at(in + c, lanes) * splat(scale)), lanes);
         });
       }
     });
   });
 }
 
-void CpuBackend::rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x,
-                                   const float* w, const float* rstd) {
-  norm_backward({dx, dy, x, accumulate, w, nullptr, rstd}, dw, nullptr, accumulate_w, threads, scratch);
+void CpuBackend::rms_norm_backward(Tensor dx, bool accumulate, float* dw, bool accumulate_w, Tensor dy, Tensor x, Flat w,
+                                   const float* rstd) {
+  ISR_ASSERT(x.cols % w.n == 0, "rms_norm: heads of ", w.n, " columns in rows of ", x.cols);
+  norm_backward({dx, dy, x, accumulate, w.data, nullptr, rstd, {x.cols / w.n, w.n}}, dw, nullptr, accumulate_w, threads, scratch);
 }
 
 void CpuBackend::layer_norm_forward(Tensor y, float* mean, float* rstd, Tensor x, const float* w, const float* b, float eps) {
@@ -174,7 +185,7 @@ void CpuBackend::layer_norm_forward(Tensor y, float* mean, float* rstd, Tensor x
 
 void CpuBackend::layer_norm_backward(Tensor dx, bool accumulate, float* dw, float* db, bool accumulate_w, Tensor dy, Tensor x,
                                      const float* w, const float* mean, const float* rstd) {
-  norm_backward({dx, dy, x, accumulate, w, mean, rstd}, dw, db, accumulate_w, threads, scratch);
+  norm_backward({dx, dy, x, accumulate, w, mean, rstd, {1, x.cols}}, dw, db, accumulate_w, threads, scratch);
 }
 
 }  // namespace isr::cpu::ISR_NS
