@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace isr {
 namespace {
@@ -97,30 +98,62 @@ Tensor embedding(Ctx& c, Param& table, Ints ids, int64_t width, DType dtype) {
   return y;
 }
 
+namespace {
+
+bool wanted(std::span<const MediaRun> media) {
+  return std::any_of(media.begin(), media.end(), [](const MediaRun& r) { return r.features.slot >= 0; });
+}
+
+// A gradient of which parts are added to: zero at first.
+Tensor part_sink(Ctx& c, Tensor x) {
+  const Tape::Sink dx = c.tape.sink(x);
+  if (dx.grad && !dx.accumulate) c.be.device().zero(dx.grad.data, static_cast<size_t>(dx.grad.rows * dx.grad.cols) * size_of(dx.grad.dtype));
+  return dx.grad;
+}
+
+// In the order of rows; a row of features may stand in the batch several times.
+void media_backward(Ctx& c, Tensor dy, std::span<const MediaRun> media, int64_t column) {
+  for (const MediaRun& r : media)
+    if (const Tensor dx = part_sink(c, r.features)) c.be.add(dx.row_range(r.from, r.count).columns(column, dy.cols), true, dy.row_range(r.row, r.count));
+}
+
+}  // namespace
+
 Tensor embedding(Ctx& c, Param& table, Ints ids, std::span<const MediaRun> media, DType dtype) {
-  const bool wanted = std::any_of(media.begin(), media.end(), [](const MediaRun& r) { return r.features.slot >= 0; });
-  Tensor y = c.tape.alloc(ids.n, table.cols(), dtype, table.group || wanted);
+  Tensor y = c.tape.alloc(ids.n, table.cols(), dtype, table.group || wanted(media));
   c.be.embedding_forward(y, table.tensor(), ids);
-  for (const MediaRun& r : media) c.be.add(y.row_range(r.row, r.count), false, r.features.row_range(r.from, r.count));
+  for (const MediaRun& r : media) c.be.add(y.row_range(r.row, r.count), false, r.features.row_range(r.from, r.count).columns(0, y.cols));
   c.tape.record("embedding", y, [=, &c, &table, runs = std::vector(media.begin(), media.end())] {
     const Tensor dy = c.tape.grad(y);
     if (table.group) {
       const GradSink dw = sink(table);
       c.be.embedding_backward(dw.dst, dw.accumulate, dy, ids, table.rows());
     }
-    for (const MediaRun& r : runs) {   // in the order of rows; a row of features may stand in the batch several times
-      const Tape::Sink dx = c.tape.sink(r.features);
-      if (!dx.grad) continue;
-      if (!dx.accumulate) c.be.device().zero(dx.grad.data, static_cast<size_t>(dx.grad.rows * dx.grad.cols) * size_of(dx.grad.dtype));
-      c.be.add(dx.grad.row_range(r.from, r.count), true, dy.row_range(r.row, r.count));
-    }
+    media_backward(c, dy, runs, 0);
+  });
+  return y;
+}
+
+Tensor add_media(Ctx& c, Tensor x, std::span<const MediaRun> media, int64_t column) {
+  if (media.empty()) return x;
+  Tensor y = x;
+  if (c.tape.recording()) {
+    y = c.tape.alloc(x.rows, x.cols, x.dtype, x.slot >= 0 || wanted(media));
+    c.be.add(y, false, x);
+  }
+  for (const MediaRun& r : media) c.be.add(y.row_range(r.row, r.count), true, r.features.row_range(r.from, r.count).columns(column, y.cols));
+  c.tape.record("add_media", y, [=, &c, runs = std::vector(media.begin(), media.end())] {
+    const Tensor dy = c.tape.grad(y);
+    const Tape::Sink dx = c.tape.sink(x);
+    if (dx.grad) c.be.add(dx.grad, dx.accumulate, dy);
+    media_backward(c, dy, runs, column);
   });
   return y;
 }
 
 Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps) {
   Tensor y = c.tape.alloc(x.rows, x.cols, x.dtype, x.slot >= 0 || w.group);
-  float* rstd = y.slot >= 0 ? c.tape.arena().allocate_n<float>(x.rows) : nullptr;
+  float* rstd = y.slot >= 0 ? c.tape.arena().allocate_n<float>(x.rows * (x.cols / w.size())) : nullptr;
   c.be.rms_norm_forward(y, rstd, x, w.flat(), eps);
   c.tape.record("rms_norm", y, [=, &c, &w] {
     const GradSink dw = sink(w);
@@ -130,16 +163,24 @@ Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps) {
   return y;
 }
 
+// Rows of `width` columns each, of rows that have a multiple of them.
+static Tensor cut(Tensor x, int64_t width) {
+  if (!x || x.cols == width) return x;
+  ISR_ASSERT(x.contiguous() && x.cols % width == 0, "rows of ", x.cols, " columns are not cut into rows of ", width);
+  return view(x.data, x.dtype, x.rows * (x.cols / width), width);
+}
+
 Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps) {
   Tensor y = c.tape.alloc(x.rows, x.cols, x.dtype, x.slot >= 0 || w.group);
-  float* mean = c.tape.arena().allocate_n<float>(x.rows);
-  float* rstd = c.tape.arena().allocate_n<float>(x.rows);
-  c.be.layer_norm_forward(y, mean, rstd, x, w.f32(), b.f32(), eps);
+  const int64_t width = w.size(), rows = x.rows * (x.cols / width);
+  float* mean = c.tape.arena().allocate_n<float>(rows);
+  float* rstd = c.tape.arena().allocate_n<float>(rows);
+  c.be.layer_norm_forward(cut(y, width), mean, rstd, cut(x, width), w.f32(), b.f32(), eps);
   c.tape.record("layer_norm", y, [=, &c, &w, &b] {
     const GradSink dw = sink(w), db = sink(b);
     ISR_ASSERT(!dw.dst || !db.dst || dw.accumulate == db.accumulate, "a norm's weight and bias are used together");
     const Tape::Sink dx = c.tape.sink(x);
-    c.be.layer_norm_backward(dx.grad, dx.accumulate, dw.dst, db.dst, dw.accumulate, c.tape.grad(y), x, w.f32(), mean, rstd);
+    c.be.layer_norm_backward(cut(dx.grad, width), dx.accumulate, dw.dst, db.dst, dw.accumulate, cut(c.tape.grad(y), width), cut(x, width), w.f32(), mean, rstd);
   });
   return y;
 }
@@ -258,6 +299,59 @@ Tensor mean_rows(Ctx& c, Tensor x, const RowIndex& index) {
   c.tape.record("mean_rows", y, [=, &c] {
     const Tape::Sink dx = c.tape.sink(x);
     c.be.pool_rows(dx.grad, dx.accumulate, c.tape.grad(y), index.owner, 1, scale);
+  });
+  return y;
+}
+
+Tensor join_rows(Ctx& c, Tensor x, const RowIndex& index, int64_t n) {
+  Tensor y = c.tape.alloc(index.rows.n / n, n * x.cols, x.dtype, x.slot >= 0);
+  c.be.gather_rows(cut(y, x.cols), false, x, index.rows);
+  c.tape.record("join_rows", y, [=, &c] {
+    const Tape::Sink dx = c.tape.sink(x);
+    c.be.gather_rows(dx.grad, dx.accumulate, cut(c.tape.grad(y), x.cols), index.owner);
+  });
+  return y;
+}
+
+Tensor beside(Ctx& c, std::span<const Tensor> parts) {
+  int64_t cols = 0;
+  bool needs = false;
+  for (const Tensor& p : parts) cols += p.cols, needs = needs || p.slot >= 0;
+  Tensor y = c.tape.alloc(parts[0].rows, cols, parts[0].dtype, needs);
+  int64_t at = 0;
+  for (const Tensor& p : parts) c.be.add(y.columns(std::exchange(at, at + p.cols), p.cols), false, p);
+  c.tape.record("beside", y, [=, &c, all = std::vector(parts.begin(), parts.end())] {
+    const Tensor dy = c.tape.grad(y);
+    int64_t from = 0;
+    for (const Tensor& p : all) {
+      const Tensor part = dy.columns(std::exchange(from, from + p.cols), p.cols);
+      const Tape::Sink dx = c.tape.sink(p);
+      if (dx.grad) c.be.add(dx.grad, dx.accumulate, part);
+    }
+  });
+  return y;
+}
+
+Tensor columns(Ctx& c, Tensor x, int64_t begin, int64_t count) {
+  Tensor y = c.tape.alloc(x.rows, count, x.dtype, x.slot >= 0);
+  c.be.add(y, false, x.columns(begin, count));
+  c.tape.record("columns", y, [=, &c] {
+    if (const Tensor dx = part_sink(c, x)) c.be.add(dx.columns(begin, count), true, c.tape.grad(y));
+  });
+  return y;
+}
+
+Tensor mix(Ctx& c, Param& table, Tensor weights, int64_t times, DType dtype) {
+  const int64_t n = weights.rows;
+  Tensor y = c.tape.alloc(times * n, table.cols(), dtype, table.group != nullptr);
+  c.be.gemm_nn(y.row_range(0, n), false, weights, std::array{table.tensor()});
+  for (int64_t i = 1; i < times; ++i) c.be.add(y.row_range(i * n, n), false, y.row_range(0, n));
+  c.tape.record("mix", y, [=, &c, &table] {
+    const Tensor dy = c.tape.grad(y);
+    for (int64_t i = 0; i < times; ++i) {
+      const GradSink dw = sink(table);
+      c.be.gemm_tn(std::array{GradPart{dw.dst, nullptr, table.rows(), dw.accumulate, false}}, weights, dy.row_range(i * n, n));
+    }
   });
   return y;
 }

@@ -38,10 +38,12 @@ void download_f32(Backend& be, Arena& arena, float* host, Tensor rows);
 
 Tensor embedding(Ctx& c, Param& table, Ints ids, int64_t width, DType dtype);   // (T, C) rows of a table of `width` columns; id -1: zeros
 // Token rows (id -1: none) and media rows: batch rows [row, row + count) are rows [from, from + count) of some features.
-struct MediaRun { int32_t row, count; Tensor features; int32_t from; };   // features (n, C)
+struct MediaRun { int32_t row, count; Tensor features; int32_t from; };   // features (n, C or more): the first C columns
 Tensor embedding(Ctx& c, Param& table, Ints ids, std::span<const MediaRun> media, DType dtype);   // (T, C)
-Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps);                                      // (T, C)
-Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps);                          // (T, C)
+// x with features added to it: rows [row, row + count) get columns [column, column + C) of rows [from, from + count). In place where nothing is recorded.
+Tensor add_media(Ctx& c, Tensor x, std::span<const MediaRun> media, int64_t column);         // (T, C)
+Tensor rms_norm(Ctx& c, Tensor x, Param& w, float eps);                                      // (T, C); a norm of fewer columns: each C / w of them
+Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps);                          // (T, C); the same
 Tensor linear(Ctx& c, Tensor x, Weight& w, Act act = Act::None, Tensor residual = {});       // (T, N); residual (T, N) is added last
 Tensor swiglu(Ctx& c, Tensor x, Weight& gate_up);                                            // (T, F)
 // Projections of one product, rotated: (T, (H + 2K) D) = [q | k | v]. rope null: not rotated. `norms`: RMSNorms of each head of q and
@@ -50,6 +52,10 @@ struct HeadNorms { Param *q = nullptr, *k = nullptr; float eps = 0; };
 Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope, const HeadNorms& norms = {});
 Tensor attention(Ctx& c, Tensor qkv, const Prepared& plan, const AttentionShape& s);    // (T, H D)
 Tensor gather_rows(Ctx& c, Tensor x, const RowIndex& index);                                 // (index.rows.n, C)
+Tensor join_rows(Ctx& c, Tensor x, const RowIndex& index, int64_t n);                        // (index.rows.n / n, n C): n rows side by side
+Tensor beside(Ctx& c, std::span<const Tensor> parts);                                        // (T, sum of C): their columns, one behind another
+Tensor columns(Ctx& c, Tensor x, int64_t begin, int64_t count);                              // (T, count)
+Tensor mix(Ctx& c, Param& table, Tensor weights, int64_t times, DType dtype);                // (times n, C): weights (n, V) of the rows of a table (V, C), `times` over
 Tensor add(Ctx& c, Tensor a, Tensor b);
 Tensor mean_rows(Ctx& c, Tensor x, const RowIndex& index);                                   // (index.rows.n / per_row, C): means of per_row rows; -1 counts as zeros
 

@@ -1,4 +1,5 @@
 // Jobs of a model: load, inspect, outputs, log-probs, generation, parameters, saving.
+#include <algorithm>
 #include <cstring>
 
 #include "binding/jobs.h"
@@ -15,8 +16,17 @@ Napi::Object describe_tower(Napi::Env env, const Family& family, const VisionCon
   o.Set("imageSize", static_cast<double>(t.frame.h));   // and so wide: config.json knows no other frames
   o.Set("rowsAFrame", static_cast<double>(v.rows(image, family.grid(t, 1))));
   o.Set("frames", static_cast<double>(image ? 1 : t.frames));   // of a clip; 0: any number
-  o.Set("width", static_cast<double>(t.width));
+  o.Set("width", static_cast<double>(t.features()));
+  if (t.grids) o.Set("patch", static_cast<double>(t.patch)), o.Set("merge", static_cast<double>(t.merge));   // takes any grid
   return o;
+}
+
+struct GivenGrid { Grid grid; double seconds; };
+std::optional<GivenGrid> grid_at(const Napi::Object& args) {
+  if (!has(args, "gridThw")) return {};
+  const std::vector<int32_t> g = ints_at(args, "gridThw");
+  ISR_ASSERT(g.size() == 3, "a grid of three numbers");
+  return GivenGrid{{g[0], g[1], g[2]}, number_at(args, "secondsPerGrid")};
 }
 
 Napi::Object describe_vision(Napi::Env env, const Family& family, const VisionConfig& v) {
@@ -26,6 +36,7 @@ Napi::Object describe_vision(Napi::Env env, const Family& family, const VisionCo
   o.Set("videoToken", v.video_token);
   o.Set("perVideo", static_cast<double>(v.per_video));
   o.Set("frames", static_cast<double>(v.frames));
+  o.Set("framesApart", v.video && v.video->grids && v.tokens_per_second == 0);
   if (v.image) o.Set("image", describe_tower(env, family, v, true));
   if (v.video) o.Set("video", describe_tower(env, family, v, false));
   return o;
@@ -41,6 +52,8 @@ Napi::Object describe(Napi::Env env, const ModelConfig& model, const Family& fam
   o.Set("contextLength", static_cast<double>(config.context));
   o.Set("vocabSize", static_cast<double>(config.vocab));
   o.Set("width", static_cast<double>(config.width));
+  o.Set("positionAxes", config.rope.axis.empty() ? 1 : *std::max_element(config.rope.axis.begin(), config.rope.axis.end()) + 1);
+  o.Set("levels", static_cast<double>(model.vision ? model.vision->levels() : 0));
   o.Set("endTokenIds", to_js(env, config.end_tokens));
   o.Set("notes", to_js(env, config.notes));
   return o;
@@ -127,9 +140,11 @@ Napi::Value add_media(const Napi::CallbackInfo& info) {
   const Napi::Object args = info[1].As<Napi::Object>();
   const bool image = bool_at(args, "image"), features = has(args, "stage");
   const MediaStore::Stage stage = features && string_at(args, "stage") == "tower" ? MediaStore::Stage::Tower : MediaStore::Stage::Projected;
-  return submit_beside(info, [values = floats_at(args, "values"), count = integer_at(args, "count"), image, features, stage](JobContext& job) mutable -> ToJs {
+  return submit_beside(info, [values = floats_at(args, "values"), count = integer_at(args, "count"), image, features, stage, given = grid_at(args)](JobContext& job) mutable -> ToJs {
     Model& m = job.engine.loaded();
-    const Medium& medium = features ? m.media.add_features(m, image, stage, count, values) : m.media.add_pixels(m, image, count, std::move(values));
+    const Medium& medium = features ? m.media.add_features(m, image, stage, count, values, given ? &given->grid : nullptr, given ? given->seconds : 0)
+                           : given  ? m.media.add_patches(m, image, given->grid, given->seconds, std::move(values))
+                                    : m.media.add_pixels(m, image, count, std::move(values));
     return [first = medium.first_id, rows = medium.rows](Napi::Env env) -> Napi::Value {
       Napi::Object o = Napi::Object::New(env);
       o.Set("firstId", first);

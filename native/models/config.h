@@ -45,7 +45,7 @@ struct FrameSize {                          // in pixels
   int64_t values() const { return 3 * h * w; }
 };
 
-// A CLIP vision transformer; with `frames` a LanguageBind one: every layer attends over time first.
+// A vision transformer: CLIP's; with `frames` LanguageBind's, whose layers attend over time first; with `grids` Qwen-VL's.
 struct TowerConfig {
   int64_t width = 0, layers = 0, heads = 0, mlp_width = 0, patch = 0;
   FrameSize frame;                          // multiples of `patch`
@@ -54,10 +54,24 @@ struct TowerConfig {
   int64_t frames = 0;                       // of a clip, for attention over time; 0: frames are independent
   Act act = Act::QuickGelu;
   float eps = 1e-5f;
+  bool patch_bias = false;
+  bool rms = false, gated = false;          // RMSNorms for LayerNorms; an MLP of gate, up and down
+  int64_t merge = 1;                        // squares of merge x merge patches become one row, side by side
+  bool grids = false;                       // media come as rows of patches, square by square, with their grid; `frame` is not used
+  int64_t temporal = 1;                     // frames of a patch
+  double rope_theta = 0;                    // of rotary positions (row, column); 0: none
+  int64_t learned = 0;                      // edge of a square table of positions, resampled to the grid; 0: one row a token
+  int64_t window = 0;                       // edge, in squares, of the windows that attend within themselves; 0: frames do
+  std::vector<int32_t> whole;               // layers in which frames do, where there are windows
+  std::vector<int32_t> taps;                // layers whose output goes to the decoder's first layers, too (deepstack)
   Grid grid(int64_t frame_count) const { return {frame_count, frame.h / patch, frame.w / patch}; }
   int64_t tokens(const Grid& g) const { return g.frame() + (class_token ? 1 : 0); }   // rows of a frame
   int64_t patches() const { return grid(1).frame(); }
   int64_t tokens() const { return tokens(grid(1)); }
+  int64_t square() const { return merge * merge * width; }
+  int64_t features() const { return (1 + static_cast<int64_t>(taps.size())) * square(); }   // columns of what goes into the projector
+  int64_t patch_values() const { return 3 * temporal * patch * patch; }
+  int64_t pixel_values(const Grid& g) const { return grids ? g.t * g.frame() * patch_values() : g.t * frame.values(); }   // of a medium
 };
 
 // How media become rows of the decoder.
@@ -73,13 +87,15 @@ struct VisionConfig {
   int64_t per_video = 1;                    // placeholders a video (original layouts)
   int64_t frames = 8;                       // sampled from a video when nothing else is said
   int64_t feature_layer = -2;               // of hidden_states; -2: the last layer but one
+  double tokens_per_second = 0;             // grids: positions that a second of a video takes; 0: its frames stand apart, in text
 
   const TowerConfig& tower(bool is_image) const { return is_image ? *image : *video; }
+  int64_t levels() const { return video ? static_cast<int64_t>(video->taps.size()) : 0; }   // of the decoder's layers that features are added behind
   int64_t stride(bool is_image) const { return is_image ? 1 : pool; }
   bool keeps_class(bool is_image) const { return (is_image ? image_cls : video_cls) && tower(is_image).class_token; }
   // Rows of the decoder that one medium takes.
   int64_t rows(bool is_image, const Grid& g) const {
-    const int64_t s = stride(is_image);
+    const int64_t s = stride(is_image) * tower(is_image).merge;
     return g.t * (g.h / s * (g.w / s) + (keeps_class(is_image) ? 1 : 0));
   }
 };

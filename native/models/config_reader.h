@@ -37,8 +37,10 @@ class ConfigReader {
   std::shared_ptr<std::set<std::string>> asked_;
 };
 
+// Whether positions have axes of time, rows and columns (mrope_section), and how a head's pairs are shared out among them.
+enum class RopeAxes : uint8_t { One, Sections, Interleaved };
 // `context`: max_position_embeddings. Notes what is used in part (dynamic scaling).
-RopeConfig read_rope(const ConfigReader& config, int64_t context, std::vector<std::string>& notes);
+RopeConfig read_rope(const ConfigReader& config, int64_t context, std::vector<std::string>& notes, RopeAxes axes = RopeAxes::One);
 // Widths, heads, vocabulary, context; consistent or INVALID_CONFIG. `defaults`: what is left out is LlamaConfig's default, as in
 // the text_config of published video models; else it is an error. `head_size`: where head_dim is left out; 0: width / heads.
 void read_shape(DecoderConfig& out, const ConfigReader& config, bool defaults, int64_t head_size = 0);

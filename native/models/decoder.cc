@@ -131,26 +131,22 @@ ResidentBatch make_resident(Ctx& c, Model& m, const Batch& batch, std::span<cons
   return r;
 }
 
-Tensor embed_tokens(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<const MediaRows> media) {
-  ISR_ASSERT(!c.tape.recording(), "a recorded batch is made resident");
-  const TokenRows rows = token_rows(c, m, ids, media);
-  return embedding(c, *m.token_embedding, rows.ids, rows.media, m.dtype);
-}
-
 Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass) {
+  const int64_t levels = n.vision ? n.vision->config.levels() : 0;   // deepstack
   int64_t index = 0;
   for (Layer& layer : n.layers) {
     x = pass.block(c, layer.group, x, [&layer, pass, index, eps = config.norm_eps](Ctx& inner, Tensor in) {
       return decoder_block(inner, layer, in, eps, pass, index);
     });
     ++index;
+    if (index <= levels) x = add_media(c, x, pass.media, index * x.cols);
   }
   return rms_norm(c, x, *n.final_norm, config.norm_eps);
 }
 
 Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing) {
   if (!c.tape.recording()) m.settle();
-  const Pass pass{attention_shape(m.config), batch.rope, batch.plan.get(), nullptr, checkpointing};
+  const Pass pass{attention_shape(m.config), batch.rope, batch.plan.get(), nullptr, checkpointing, batch.media};
   group_begin(c, m.shared_group);
   const Tensor x = embedding(c, *m.token_embedding, batch.ids, batch.media, m.dtype);
   return m.declaration().forward.decoder(c, m, m.config, x, pass);
@@ -169,8 +165,9 @@ Tensor hidden_states(Ctx& c, Model& m, const CachedBatch& batch, std::span<const
   m.settle();
   const float* rope = rope_table(c, m, batch.positions);
   const std::unique_ptr<Prepared> plan = c.be.prepare(batch.plan);
-  const Pass pass{attention_shape(m.config), rope, plan.get(), &kv, false};
-  const Tensor x = embed_tokens(c, m, batch.ids, media);
+  const TokenRows rows = token_rows(c, m, batch.ids, media);
+  const Pass pass{attention_shape(m.config), rope, plan.get(), &kv, false, rows.media};
+  const Tensor x = embedding(c, *m.token_embedding, rows.ids, rows.media, m.dtype);
   if (!batch.decodes()) return m.declaration().forward.decoder(c, m, m.config, x, pass);
   const Tensor hidden = c.tape.alloc(x.rows, x.cols, x.dtype, false);
   c.be.repeat(decoding_key(c, m, x, hidden, pass), [&] {

@@ -17,6 +17,7 @@ struct Pass {
   const Prepared* plan = nullptr;             // of the batch; cached: of the rows and their pages
   const KvStore* kv = nullptr;                // null: keys and values are rows of the batch
   bool checkpointing = false;                 // keep blocks' inputs only
+  std::span<const MediaRun> media = {};       // of the rows, for families whose features go into several layers
 
   // (T, (H + 2K) D) = [q | k | v] to (T, H D). Cached: keys and values are appended to the layer's pages first.
   Tensor attend(Ctx& c, Tensor qkv, int64_t layer) const;
@@ -42,9 +43,6 @@ struct ResidentBatch {
 };
 // `media`: features of every medium whose ids stand in the batch (MediaStore::rows_of).
 ResidentBatch make_resident(Ctx& c, Model& m, const Batch& batch, std::span<const MediaRows> media);
-
-// Token rows and media rows, (T, C): the decoder's input. Not recorded.
-Tensor embed_tokens(Ctx& c, Model& m, std::span<const int32_t> ids, std::span<const MediaRows> media);
 
 // Hidden states after the final norm, (T, C). `checkpointing`: keep block inputs only.
 Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpointing);

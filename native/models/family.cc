@@ -45,7 +45,11 @@ const Families& all_families() {
   static const Spellings hf_projector{{"multi_modal_projector.", "model.multi_modal_projector."}, "linear_1.weight"};
   static const Roots both_towers{hf_decoder, hf_head, hf_projector, Spellings{tower_names("image_tower"), kTower}, Spellings{tower_names("video_tower"), kTower}};
   static const Roots one_tower{hf_decoder, hf_head, hf_projector, none, Spellings{tower_names("vision_tower"), kTower}};
-  static const Forward reads{.decoder = decoder_forward}, sees{.decoder = decoder_forward, .tower = tower_features, .projector = project};
+  static const Spellings qwen_decoder{{"model.", "model.language_model.", "language_model.model.", "language_model."}, kLayer};   // "model.": files before transformers 4.52
+  static const Spellings qwen_tower{{"visual.", "model.visual."}, "patch_embed.proj.weight"};
+  static const Roots qwen_vl{qwen_decoder, hf_head, qwen_tower, none, qwen_tower};
+  static const Forward reads{.decoder = decoder_forward}, sees{.decoder = decoder_forward, .tower = tower_features, .projector = project},
+      looks{.decoder = decoder_forward, .tower = grid_features, .projector = merge};
   static const Families all{
       {.name = "llama", .model_type = "llama", .architecture = "LlamaForCausalLM",
        .read = read_llama, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
@@ -61,6 +65,10 @@ const Families& all_families() {
        .read = read_video_llava, .parts = video_parts, .forward = sees, .roots = both_towers, .typical = kTypical},
       {.name = "llava_next_video", .model_type = "llava_next_video", .architecture = "LlavaNextVideoForConditionalGeneration",
        .read = read_llava_next_video, .parts = video_parts, .forward = sees, .roots = one_tower, .typical = kTypical, .unread = {"image_newline"}},
+      {.name = "qwen2_5_vl", .model_type = "qwen2_5_vl", .architecture = "Qwen2_5_VLForConditionalGeneration",
+       .read = read_qwen2_5_vl, .parts = qwen_vl_parts, .forward = looks, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
+      {.name = "qwen3_vl", .model_type = "qwen3_vl", .architecture = "Qwen3VLForConditionalGeneration",
+       .read = read_qwen3_vl, .parts = qwen_vl_parts, .forward = looks, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
   };
   return all;
 }

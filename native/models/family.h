@@ -45,6 +45,8 @@ struct Forward {
 };
 
 inline Grid grid_of_frames(const TowerConfig& tower, int64_t frames) { return tower.grid(frames); }
+// Of a tower that takes any grid: frames of 8 x 8 squares, for plans.
+inline Grid guessed_grid(const TowerConfig& tower, int64_t frames) { return {(frames + tower.temporal - 1) / tower.temporal, 8 * tower.merge, 8 * tower.merge}; }
 
 struct Family {
   const char* name;                                                    // of the family, as users see it
@@ -55,7 +57,7 @@ struct Family {
   Forward forward;
   // Positions (P, S) of a sequence; `vision` is null for a text model. Null: tokens stand where they are counted.
   SequencePositions (*positions)(std::span<const int32_t> ids, std::span<const PlacedMedium> media, const VisionConfig* vision) = nullptr;
-  // Patches (t, h, w) of a medium of so many frames, as its tower cuts it.
+  // Patches (t, h, w) of a medium of so many frames, as its tower cuts it; of one that takes any grid: a guess.
   Grid (*grid)(const TowerConfig& tower, int64_t frames) = grid_of_frames;
   std::array<Spellings, kRoots> roots;                                 // by Root
   std::string typical;                                                 // tensor below the decoder's root whose type is the checkpoint's
@@ -76,19 +78,29 @@ ModelConfig read_llava_hound(const Json& config, const std::string& path);
 ModelConfig read_video_llava_original(const Json& config, const std::string& path);
 ModelConfig read_video_llava(const Json& config, const std::string& path);
 ModelConfig read_llava_next_video(const Json& config, const std::string& path);
+ModelConfig read_qwen2_5_vl(const Json& config, const std::string& path);
+ModelConfig read_qwen3_vl(const Json& config, const std::string& path);
 
 void decoder_parts(Parts& parts, Network& network, const ModelConfig& config);
 void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
 void video_parts(Parts& parts, Network& network, const ModelConfig& config);
+void qwen_vl_parts(Parts& parts, Network& network, const ModelConfig& config);
 
-// decoder.cc: Llama's, Qwen2's and Qwen3's. vision.cc: towers and projectors of the LLaVA line.
+// decoder.cc: Llama's, Qwen2's and Qwen3's. vision.cc: towers and projectors of the LLaVA line and of Qwen-VL. qwen_vl.cc: positions.
 Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass);
 Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing);
 Tensor project(Ctx& c, Vision& v, Tensor features);
+Tensor grid_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing);
+Tensor merge(Ctx& c, Vision& v, Tensor features);
+SequencePositions grid_positions(std::span<const int32_t> ids, std::span<const PlacedMedium> media, const VisionConfig* vision);
 
 // A CLIP-like vision_config; what published files leave out takes the default of transformers' CLIPVisionConfig.
 class ConfigReader;
+enum class RopeAxes : uint8_t;
+Act read_act(const ConfigReader& config, const char* key, const char* fallback);
 TowerConfig read_tower(const ConfigReader& config, Act fallback_act);
 DecoderConfig read_llama_decoder(const ConfigReader& config, bool defaults = false);   // defaults: sizes left out are LlamaConfig's
+DecoderConfig read_qwen2_decoder(const ConfigReader& config, RopeAxes axes = {});
+DecoderConfig read_qwen3_decoder(const ConfigReader& config, RopeAxes axes = {});
 
 }  // namespace isr

@@ -20,10 +20,13 @@ std::vector<int32_t> end_tokens(const ConfigReader& config, DecoderConfig& c, bo
 }
 
 // `head_size`: of a config without head_dim; 0: width / heads.
-DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama, int64_t head_size = 0) {
+DecoderConfig read_common(const ConfigReader& config, bool defaults, bool llama, int64_t head_size = 0, RopeAxes axes = RopeAxes::One) {
   DecoderConfig out;
   read_shape(out, config, defaults, head_size);
-  out.rope = read_rope(config, out.context, out.notes);
+  out.rope = read_rope(config, out.context, out.notes, axes);
+  if (axes != RopeAxes::One && static_cast<int64_t>(out.rope.axis.size()) != out.head_size / 2)
+    config.unsupported(concat("mrope_section: ", out.rope.axis.size(), " pairs, and heads of ", out.head_size, " columns have ", out.head_size / 2),
+                       "supported are sections that make up the whole head");
   out.tied = config.boolean("tie_word_embeddings", false);
   check_activation(config);
   for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop"})
@@ -82,21 +85,31 @@ ModelConfig read_llama(const Json& json, const std::string& path) {
   return {out, {}};
 }
 
-ModelConfig read_qwen3(const Json& json, const std::string& path) {
-  const ConfigReader config(json, path);
-  DecoderConfig out = read_common(config, false, false, 128);   // Qwen3Config's head_dim
+DecoderConfig read_qwen2_decoder(const ConfigReader& config, RopeAxes axes) {
+  DecoderConfig out = read_common(config, false, false, 0, axes);
+  out.qkv_bias = true;
+  check_windows(config, out);
+  return out;
+}
+
+DecoderConfig read_qwen3_decoder(const ConfigReader& config, RopeAxes axes) {
+  DecoderConfig out = read_common(config, false, false, 128, axes);   // Qwen3Config's head_dim
   out.qkv_bias = out.out_bias = config.boolean("attention_bias", false);
   out.qk_norm = true;
   check_windows(config, out);
-  check_keys(config, Keys::Decoder, &out, out.notes);
-  return {out, {}};
+  return out;
 }
 
 ModelConfig read_qwen2(const Json& json, const std::string& path) {
   const ConfigReader config(json, path);
-  DecoderConfig out = read_common(config, false, false);
-  out.qkv_bias = true;
-  check_windows(config, out);
+  DecoderConfig out = read_qwen2_decoder(config);
+  check_keys(config, Keys::Decoder, &out, out.notes);
+  return {out, {}};
+}
+
+ModelConfig read_qwen3(const Json& json, const std::string& path) {
+  const ConfigReader config(json, path);
+  DecoderConfig out = read_qwen3_decoder(config);
   check_keys(config, Keys::Decoder, &out, out.notes);
   return {out, {}};
 }

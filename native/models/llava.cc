@@ -9,14 +9,6 @@ namespace {
 
 constexpr int64_t kMaxTowerWidth = 1 << 16, kMaxPixels = 4096;
 
-Act read_act(const ConfigReader& config, const char* key, const char* fallback) {
-  const std::string act = config.text(key, fallback);
-  if (act == "gelu" || act == "gelu_python") return Act::GeluErf;
-  if (act == "quick_gelu") return Act::QuickGelu;
-  if (act == "gelu_pytorch_tanh" || act == "gelu_new" || act == "gelu_fast") return Act::GeluTanh;
-  config.unsupported(concat(config.name(key), " \"", act, "\""), "supported are gelu, quick_gelu, gelu_pytorch_tanh");
-}
-
 // -2: the output of the last layer but one. Counts hidden_states, whose first is the embeddings.
 int64_t layers_for(int64_t feature_layer, int64_t layers, const ConfigReader& config, const char* key) {
   const int64_t run = feature_layer < 0 ? layers + 1 + feature_layer : feature_layer;
@@ -103,6 +95,14 @@ ModelConfig read_hf(const ConfigReader& config, HfDefaults defaults) {
 }
 
 }  // namespace
+
+Act read_act(const ConfigReader& config, const char* key, const char* fallback) {
+  const std::string act = config.text(key, fallback);
+  if (act == "gelu" || act == "gelu_python") return Act::GeluErf;
+  if (act == "quick_gelu") return Act::QuickGelu;
+  if (act == "gelu_pytorch_tanh" || act == "gelu_new" || act == "gelu_fast") return Act::GeluTanh;
+  config.unsupported(concat(config.name(key), " \"", act, "\""), "supported are gelu, quick_gelu, gelu_pytorch_tanh");
+}
 
 TowerConfig read_tower(const ConfigReader& config, Act fallback_act) {
   TowerConfig t;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <mutex>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "core/bf16.h"
@@ -375,10 +376,14 @@ CheckpointReport Model::inspect(const std::string& dir) {
     else if (t->shape != s.shape)
       config.model.decoder.notes.push_back(concat(s.name, ": config.json asks for shape ", shape_text(s.shape), ", the file has ", t->shape_text()));
   }
+  std::unordered_map<std::string, Root> roots;
+  for (const TensorSpec& s : settled.specs) roots.emplace(s.name, s.root);
   out.parts = {{"decoder", 0, {}}};
   const auto part = [&](const std::string& name) -> CheckpointReport::Part& {
     const auto begins = [&](const std::string& prefix) { return !prefix.empty() && name.compare(0, prefix.size(), prefix) == 0; };
-    const char* which = begins(names[Root::ImageTower]) ? "image tower" : begins(names[Root::VideoTower]) ? "video tower" : begins(names[Root::Projector]) ? "projector" : "decoder";
+    const auto declared_at = roots.find(name);
+    const auto is = [&](Root root) { return declared_at != roots.end() ? declared_at->second == root : begins(names[root]); };
+    const char* which = is(Root::ImageTower) ? "image tower" : is(Root::VideoTower) ? "video tower" : is(Root::Projector) ? "projector" : "decoder";
     for (CheckpointReport::Part& p : out.parts)
       if (p.name == which) return p;
     return out.parts.emplace_back(CheckpointReport::Part{which, 0, {}});

@@ -75,6 +75,7 @@ Medium& MediaStore::insert(Model& m, Medium medium) {
 const Medium& MediaStore::add_pixels(Model& m, bool image, int64_t frames, std::vector<float> pixels) {
   const VisionConfig& v = vision_of(m, image);
   const TowerConfig& t = m.vision->tower(image)->config;
+  if (t.grids) fail("INVALID_ARGUMENT", "media: expected pixels as rows of patches with their grid (gridThw), got ", frames, " frames");
   if (image && frames != 1) fail("INVALID_ARGUMENT", "media: expected one image, got ", frames);
   if (!image && t.frames > 0 && frames != t.frames)
     throw Error("INVALID_ARGUMENT", concat("media: this model's tower takes clips of ", t.frames, " frames, got ", frames), "its attention over time has one embedding a frame");
@@ -85,14 +86,50 @@ const Medium& MediaStore::add_pixels(Model& m, bool image, int64_t frames, std::
   return insert(m, std::move(medium));
 }
 
-const Medium& MediaStore::add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values) {
+namespace {
+
+void check_grid(const TowerConfig& t, bool image, const Grid& g) {
+  if (!t.grids) fail("INVALID_ARGUMENT", "media: this model's tower takes frames of one size, and no grid");
+  constexpr int64_t kMax = 1 << 20;
+  if (g.t < 1 || g.h < t.merge || g.w < t.merge || g.h % t.merge != 0 || g.w % t.merge != 0 || g.t > kMax || g.h > kMax || g.w > kMax || g.t * g.h > kMax || g.t * g.h * g.w > kMax)
+    fail("INVALID_ARGUMENT", "media: gridThw: expected times, rows and columns of patches, the last two multiples of ", t.merge, ", ", kMax, " patches at most, got (", g.t, ", ", g.h, ", ", g.w,
+         ")");
+  if (image && g.t != 1) fail("INVALID_ARGUMENT", "media: gridThw: expected one step of time for an image, got ", g.t);
+}
+
+}  // namespace
+
+const Medium& MediaStore::add_patches(Model& m, bool image, const Grid& grid, double seconds, std::vector<float> pixels) {
   const VisionConfig& v = vision_of(m, image);
   const TowerConfig& t = m.vision->tower(image)->config;
-  const int64_t width = stage == Stage::Tower ? t.width : m.config.width, a_frame = v.rows(image, m.declaration().grid(t, 1));
-  if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != a_frame * t.frames) || static_cast<int64_t>(values.size()) != rows * width)
-    fail("INVALID_ARGUMENT", "media: expected features of (frames x ", a_frame, ", ", width, "), got ", rows, " rows and ", values.size(), " values");
+  check_grid(t, image, grid);
+  if (static_cast<int64_t>(pixels.size()) != t.pixel_values(grid))
+    fail("INVALID_ARGUMENT", "media: expected pixels (", grid.t * grid.frame(), ", ", t.patch_values(), ") for gridThw (", grid.t, ", ", grid.h, ", ", grid.w, "), got ", pixels.size(), " values");
   Medium medium;
-  medium.image = image, medium.grid = m.declaration().grid(t, rows / a_frame), medium.rows = rows;
+  medium.image = image, medium.grid = grid, medium.seconds = seconds, medium.rows = v.rows(image, grid), medium.pixels = std::move(pixels);
+  return insert(m, std::move(medium));
+}
+
+const Medium& MediaStore::add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values, const Grid* grid, double seconds) {
+  const VisionConfig& v = vision_of(m, image);
+  const TowerConfig& t = m.vision->tower(image)->config;
+  const int64_t width = stage == Stage::Tower ? t.features() : m.config.width * (1 + v.levels());
+  Medium medium;
+  if (t.grids) {
+    if (!grid) fail("INVALID_ARGUMENT", "media: expected features with the grid of their patches (gridThw)");
+    check_grid(t, image, *grid);
+    if (rows != v.rows(image, *grid) || static_cast<int64_t>(values.size()) != rows * width)
+      fail("INVALID_ARGUMENT", "media: expected features (", v.rows(image, *grid), ", ", width, ") for gridThw (", grid->t, ", ", grid->h, ", ", grid->w, "), got ", rows, " rows and ", values.size(),
+           " values");
+    medium.grid = *grid;
+  } else {
+    if (grid) check_grid(t, image, *grid);
+    const int64_t a_frame = v.rows(image, m.declaration().grid(t, 1));
+    if (rows < 1 || rows % a_frame != 0 || (t.frames > 0 && !image && rows != a_frame * t.frames) || static_cast<int64_t>(values.size()) != rows * width)
+      fail("INVALID_ARGUMENT", "media: expected features of (frames x ", a_frame, ", ", width, "), got ", rows, " rows and ", values.size(), " values");
+    medium.grid = m.declaration().grid(t, rows / a_frame);
+  }
+  medium.image = image, medium.seconds = seconds, medium.rows = rows;
   (stage == Stage::Tower ? medium.tower : medium.projected) = stored(m, values);
   medium.tower_version = m.vision_version;
   medium.projected_version = m.projector_version;
@@ -144,7 +181,7 @@ std::vector<PlacedMedium> MediaStore::placed(std::span<const int32_t> ids, int64
     ISR_ASSERT(x, "id ", ids[t], " belongs to no medium");
     const size_t begin = t;
     while (t + 1 < ids.size() && ids[t + 1] == ids[t] + 1 && ids[t + 1] - x->first_id < x->rows) ++t;
-    all.push_back({static_cast<int64_t>(begin), static_cast<int64_t>(t + 1 - begin), ids[begin] - x->first_id, x->grid});
+    all.push_back({static_cast<int64_t>(begin), static_cast<int64_t>(t + 1 - begin), ids[begin] - x->first_id, x->grid, x->seconds});
   }
   return all;
 }
@@ -176,7 +213,7 @@ std::vector<MediaRows> MediaStore::rows_of(Ctx& c, Model& m, std::span<const int
   if (!seen.empty()) need_values(c, m);
   for (Medium* x : seen) {
     const bool vision = c.tape.recording() && trained(*m.vision->tower(x->image));
-    const bool projector = c.tape.recording() && !m.vision->projector.empty() && m.vision->projector[0].trainable();
+    const bool projector = c.tape.recording() && m.vision->projects();
     if (!vision && !projector) {
       Tape quiet(c.tape.arena(), false);
       Ctx inner{c.be, quiet, c.cancel, {}};

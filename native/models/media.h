@@ -18,9 +18,10 @@ struct Medium {
   int32_t first_id = 0;
   bool image = false;
   Grid grid;                                 // of its patches
+  double seconds = 0;                        // per step of the grid along time; 0: unknown
   int64_t rows = 0;                          // of the decoder
-  std::vector<float> pixels;                 // (frames, 3, h, w), on the host; empty where only features were given
-  Buffer tower, projected;                   // (rows, tower's width), (rows, C) in the model's type, resident
+  std::vector<float> pixels;                 // (frames, 3, h, w), or rows of patches, on the host; empty where only features were given
+  Buffer tower, projected;                   // (rows, columns of its tower), (rows, C of the decoder and of each level) in the model's type, resident
   uint64_t tower_version = 0, projected_version = 0;   // of the weights they were computed with
 };
 
@@ -28,9 +29,11 @@ class MediaStore {
  public:
   // pixels (frames, 3, h, w) of the tower's frame size. INVALID_ARGUMENT: the model takes no such media, another size or number of frames.
   const Medium& add_pixels(Model& m, bool image, int64_t frames, std::vector<float> pixels);
+  // The same of towers that take any grid: pixels (t h w, values of a patch), square by square.
+  const Medium& add_patches(Model& m, bool image, const Grid& grid, double seconds, std::vector<float> pixels);
   enum class Stage { Tower, Projected };
-  // Features (rows, tower's width | C), f32, as `features` gave them.
-  const Medium& add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values);
+  // Features (rows, tower's columns | C and levels), f32, as `features` gave them. `grid`: of towers that take any; else null.
+  const Medium& add_features(Model& m, bool image, Stage stage, int64_t rows, const std::vector<float>& values, const Grid* grid = nullptr, double seconds = 0);
   void release(int32_t first_id);
   const Medium& get(int32_t first_id) const;
   bool holds(int32_t id) const;              // id of some row of some medium

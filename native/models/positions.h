@@ -15,6 +15,7 @@ struct PlacedMedium {
   int64_t begin = 0, rows = 0;       // in the sequence
   int64_t from = 0;                  // the first one's number among the medium's rows
   Grid grid;
+  double seconds = 0;                // per step of the grid along time
 };
 
 struct SequencePositions {

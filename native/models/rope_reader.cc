@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "models/config_reader.h"
+#include "models/positions.h"
 
 namespace isr {
 namespace {
@@ -49,7 +50,21 @@ void check_keys(const ConfigReader& r, std::vector<std::string>& notes) {
   }
 }
 
-RopeConfig read_object(const ConfigReader& config, const char* key, int64_t context, std::vector<std::string>& notes) {
+// mrope_section: pairs of each axis. Qwen3-VL's default is that of all its sizes.
+std::vector<int32_t> read_axes(const ConfigReader& r, RopeAxes axes) {
+  const std::vector<int64_t> known{24, 20, 20};
+  std::vector<int64_t> pairs;
+  const Json* list = r.find("mrope_section");
+  r.find("mrope_interleaved");   // what the family does, whatever it says
+  if (!list && axes == RopeAxes::Interleaved) pairs = known;
+  for (size_t i = 0; list && list->array() && i < list->array()->size(); ++i) pairs.push_back((*list->array())[i].integer().value_or(-1));
+  for (const int64_t n : pairs)
+    if (n < 0 || n > 128) r.invalid("mrope_section", "three numbers from 0 to 128");
+  if (pairs.size() != 3) r.invalid("mrope_section", "three numbers: pairs of a head that turn by time, row and column");
+  return axes == RopeAxes::Interleaved ? rope_interleaved(pairs) : rope_sections(pairs);
+}
+
+RopeConfig read_object(const ConfigReader& config, const char* key, int64_t context, std::vector<std::string>& notes, RopeAxes axes) {
   RopeConfig rope;
   const ConfigReader r = config.object(key);
   rope.theta = read_theta(r, read_theta(config, 10000));
@@ -57,7 +72,7 @@ RopeConfig read_object(const ConfigReader& config, const char* key, int64_t cont
   if (type == "linear") rope.type = RopeType::Linear;
   else if (type == "llama3") rope.type = RopeType::Llama3;
   else if (type == "yarn") rope.type = RopeType::Yarn;
-  else if (type != "default" && type != "dynamic")
+  else if (type != "default" && type != "dynamic" && !(type == "mrope" && axes != RopeAxes::One))
     r.unsupported(concat(r.name("rope_type"), ": rotary embeddings of type \"", type, "\""), "supported are default, linear, dynamic (within the context), llama3 and yarn");
   if (type == "dynamic") {   // transformers scales from the context on, and nothing here is longer
     r.number("factor", 1e-6, 1e6);
@@ -68,6 +83,7 @@ RopeConfig read_object(const ConfigReader& config, const char* key, int64_t cont
   if (rope.type == RopeType::Llama3 || rope.type == RopeType::Yarn) rope.original_context = original_context(config, r, context);
   if (rope.type == RopeType::Llama3) read_llama3(rope, r);
   if (rope.type == RopeType::Yarn) read_yarn(rope, r, context);
+  if (axes != RopeAxes::One) rope.axis = read_axes(r, axes);
   check_keys(r, notes);
   return rope;
 }
@@ -79,17 +95,18 @@ bool filled(const ConfigReader& config, const char* key) {
 
 }  // namespace
 
-RopeConfig read_rope(const ConfigReader& config, int64_t context, std::vector<std::string>& notes) {
+RopeConfig read_rope(const ConfigReader& config, int64_t context, std::vector<std::string>& notes, RopeAxes axes) {
   const bool joined = filled(config, "rope_parameters"), older = filled(config, "rope_scaling");
+  if (!joined && !older && axes != RopeAxes::One) config.invalid("rope_scaling", "an object with mrope_section (or rope_parameters, which newer files have)");
   if (!joined && !older) {
     RopeConfig plain;
     plain.theta = read_theta(config, 10000);
     return plain;
   }
-  const RopeConfig rope = read_object(config, older ? "rope_scaling" : "rope_parameters", context, notes);
+  const RopeConfig rope = read_object(config, older ? "rope_scaling" : "rope_parameters", context, notes, axes);
   if (joined && older) {
     std::vector<std::string> twice;
-    if (read_object(config, "rope_parameters", context, twice) != rope)
+    if (read_object(config, "rope_parameters", context, twice, axes) != rope)
       config.unsupported(concat(config.name("rope_scaling"), " and ", config.name("rope_parameters"), " say different things: ", shown(*config.find("rope_scaling")), " and ",
                                 shown(*config.find("rope_parameters"))),
                          "releases of transformers choose differently: remove the one that the checkpoint was not trained with");

@@ -26,7 +26,7 @@ ForwardResult forward(Model& m, const ForwardRequest& request, const std::atomic
   const SequenceInput sequence{request.ids, std::vector<int32_t>(request.ids.size(), -1), {}};
   const Batch batch = make_batch({&sequence, 1}, false, m.positioner());
   ForwardResult out;
-  out.positions = batch.positions[0];
+  for (const std::vector<int32_t>& axis : batch.positions) out.positions.insert(out.positions.end(), axis.begin(), axis.end());
   if (!request.logits && !request.hidden) return out;
   ArenaScope scope(m.arena());
   Tape tape(m.arena(), false);

@@ -14,7 +14,7 @@ struct ForwardRequest {
 };
 struct ForwardResult {
   std::vector<float> logits, hidden;   // (end - begin, V), (end - begin, C): after the final norm
-  std::vector<int32_t> positions;      // (S): of the first axis
+  std::vector<int32_t> positions;      // (P, S)
 };
 ForwardResult forward(Model& m, const ForwardRequest& request, const std::atomic<bool>* cancel);
 

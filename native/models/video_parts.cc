@@ -23,8 +23,8 @@ void layer_parts(Parts& p, TowerLayer& l, const TowerConfig& t) {
 }
 
 // Of the layers that are computed.
-std::unique_ptr<Tower> tower_parts(Parts& p, Root root, const TowerConfig& t) {
-  auto tower = std::make_unique<Tower>();
+std::shared_ptr<Tower> tower_parts(Parts& p, Root root, const TowerConfig& t) {
+  auto tower = std::make_shared<Tower>();
   tower->config = t;
   p.begin(root);
   p.group("embeddings");

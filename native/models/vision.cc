@@ -1,23 +1,30 @@
 #include "models/vision.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace isr {
 namespace {
 
-// (frames * patches, 3 p p): pixels as rows for a product with the patch embedding.
-Tensor patchify(Ctx& c, const float* pixels, int64_t frames, const TowerConfig& t, DType dtype) {
-  const int64_t count = frames * t.frame.values();
-  Tensor y = c.tape.alloc(frames * t.patches(), 3 * t.patch * t.patch, dtype, false);
+// (rows, values of a patch) for a product with the patch embedding.
+Tensor patch_rows(Ctx& c, const float* pixels, int64_t frames, const TowerConfig& t, const TowerPlan& plan, DType dtype) {
+  const bool rows = t.grids;
+  const int64_t count = rows ? static_cast<int64_t>(plan.given.size()) * t.patch_values() : frames * t.frame.values();
+  Tensor y = c.tape.alloc(count / t.patch_values(), t.patch_values(), dtype, false);
   float* there = c.tape.arena().allocate_n<float>(count);
-  c.be.device().upload(there, pixels, static_cast<size_t>(count) * sizeof(float));
-  c.be.patchify(y, there, frames, t.frame.h, t.frame.w, t.patch);
+  std::vector<float> ordered;
+  for (const int64_t row : plan.given) ordered.insert(ordered.end(), pixels + row * t.patch_values(), pixels + (row + 1) * t.patch_values());
+  c.be.device().upload(there, rows ? ordered.data() : pixels, static_cast<size_t>(count) * sizeof(float));
+  if (rows) c.be.add(y, false, view(there, y.rows, y.cols));
+  else c.be.patchify(y, there, frames, t.frame.h, t.frame.w, t.patch);
   return y;
 }
 
-void append_f32(Ctx& c, Tensor x, std::vector<std::vector<float>>* hidden) {
-  if (!hidden) return;
-  std::vector<float>& to = hidden->emplace_back(static_cast<size_t>(x.rows * x.cols));
+Tensor normed(Ctx& c, Tensor x, const LayerNorm& n, float eps) { return n.b ? layer_norm(c, x, *n.w, *n.b, eps) : rms_norm(c, x, *n.w, eps); }
+
+void append_f32(Ctx& c, Tensor x, const TowerTaps* taps) {
+  if (!taps || !taps->hidden) return;
+  std::vector<float>& to = taps->hidden->emplace_back(static_cast<size_t>(x.rows * x.cols));
   download_f32(c.be, c.tape.arena(), to.data(), x);
 }
 
@@ -32,18 +39,27 @@ Tensor attend_over_time(Ctx& c, TowerLayer& l, const TowerPlan& plan, Tensor x, 
 Tensor tower_layer(Ctx& c, TowerLayer& l, const TowerPlan& plan, Tensor x, const AttentionShape& s, const TowerConfig& t) {
   c.check_cancel();
   if (l.temporal_embedding) x = attend_over_time(c, l, plan, x, s, t.eps);
-  Tensor h = layer_norm(c, x, *l.norm1.w, *l.norm1.b, t.eps);
-  h = attention(c, qkv(c, h, l.qkv, s, nullptr), *plan.spatial, s);
+  Tensor h = normed(c, x, l.norm1, t.eps);
+  h = attention(c, qkv(c, h, l.qkv, s, plan.rope), l.windowed ? *plan.windows : *plan.spatial, s);
   x = linear(c, h, l.out, Act::None, x);
-  h = linear(c, layer_norm(c, x, *l.norm2.w, *l.norm2.b, t.eps), l.fc1, t.act);
+  h = normed(c, x, l.norm2, t.eps);
+  h = t.gated ? swiglu(c, h, l.fc1) : linear(c, h, l.fc1, t.act);
   return linear(c, h, l.fc2, Act::None, x);
 }
 
 Tensor embed_patches(Ctx& c, Tower& tower, const TowerPlan& plan, const float* pixels, int64_t frames, DType dtype) {
-  Tensor x = linear(c, patchify(c, pixels, frames, tower.config, dtype), tower.patch);
+  Tensor x = linear(c, patch_rows(c, pixels, frames, tower.config, plan, dtype), tower.patch);
   if (tower.class_embedding) x = add(c, gather_rows(c, x, plan.patch_rows), embedding(c, *tower.class_embedding, plan.class_rows, x.cols, dtype));
-  x = add(c, x, embedding(c, *tower.position_embedding, plan.positions, x.cols, dtype));
+  if (plan.mixing) x = add(c, x, mix(c, *tower.position_embedding, plan.mixing, frames, dtype));
+  else if (tower.position_embedding) x = add(c, x, embedding(c, *tower.position_embedding, plan.positions, x.cols, dtype));
   return tower.pre_norm.w ? layer_norm(c, x, *tower.pre_norm.w, *tower.pre_norm.b, tower.config.eps) : x;
+}
+
+// One behind another, up to each of `ends`.
+std::vector<Span> spans_to(std::span<const int64_t> ends) {
+  std::vector<Span> spans;
+  for (const int64_t end : ends) spans.push_back({spans.empty() ? 0 : spans.back().end, static_cast<int32_t>(end), -1});
+  return spans;
 }
 
 AttentionPlan spans_of(int64_t count, int64_t rows) {
@@ -52,10 +68,9 @@ AttentionPlan spans_of(int64_t count, int64_t rows) {
   return plan_attention(spans, false);
 }
 
-}  // namespace
-
-const TowerPlan& Tower::plan(Backend& be, const Grid& grid) {
-  if (const auto found = plans_.find(grid); found != plans_.end()) return *found->second;
+// Of frames of one size: a row for each patch, and for the class token before them.
+void plan_frames(Backend& be, const TowerConfig& config, const Grid& grid, TowerPlan& p) {
+  Arena& memory = p.memory;
   std::vector<int32_t> patch_rows, class_rows, positions, times, by_place, by_frame;
   const int64_t frames = grid.t, n = config.tokens(grid), rows = frames * n, patches = grid.frame(), before = n - patches;
   for (int64_t f = 0; f < frames; ++f)
@@ -68,24 +83,110 @@ const TowerPlan& Tower::plan(Backend& be, const Grid& grid) {
     }
   for (int64_t i = 0; i < n; ++i)
     for (int64_t f = 0; f < frames; ++f) by_place.push_back(static_cast<int32_t>(f * n + i));
-  if (!memory_) memory_.emplace(be.device());
-  auto plan = std::make_unique<TowerPlan>();
-  TowerPlan& p = *plan;
   if (config.class_token) {
-    p.patch_rows = row_index(be, *memory_, patch_rows, frames * patches);
-    p.class_rows = resident(be, *memory_, class_rows);
+    p.patch_rows = row_index(be, memory, patch_rows, frames * patches);
+    p.class_rows = resident(be, memory, class_rows);
   }
-  p.positions = resident(be, *memory_, positions);
+  p.positions = resident(be, memory, positions);
   p.within_frames = spans_of(frames, n);
   p.spatial = be.prepare(p.within_frames);
   if (config.frames > 0) {
-    p.times = resident(be, *memory_, times);
-    p.by_place = row_index(be, *memory_, by_place, rows);
-    p.by_frame = row_index(be, *memory_, by_frame, rows);
+    p.times = resident(be, memory, times);
+    p.by_place = row_index(be, memory, by_place, rows);
+    p.by_frame = row_index(be, memory, by_frame, rows);
     p.over_time = spans_of(n, frames);
     p.temporal = be.prepare(p.over_time);
   }
-  return *(plans_[grid] = std::move(plan));
+}
+
+// Bilinear weights (n, V) of a square table's rows for the patches of the first frame; the table's corners are the grid's.
+std::vector<float> mixing_weights(const TowerConfig& config, const Grid& grid, std::span<const PatchPlace> frame) {
+  const int64_t side = config.learned;
+  struct Between { int64_t low, high; double share; };
+  const auto between = [&](int64_t i, int64_t n) {
+    const double at = n > 1 ? static_cast<double>(i) * static_cast<double>(side - 1) / static_cast<double>(n - 1) : 0;
+    const auto low = static_cast<int64_t>(at);
+    return Between{low, std::min(low + 1, side - 1), at - static_cast<double>(low)};
+  };
+  std::vector<float> weights(frame.size() * static_cast<size_t>(side * side));
+  for (size_t i = 0; i < frame.size(); ++i) {
+    const Between y = between(frame[i].y, grid.h), x = between(frame[i].x, grid.w);
+    const auto add = [&](int64_t row, int64_t column, double w) { weights[i * static_cast<size_t>(side * side) + static_cast<size_t>(row * side + column)] += static_cast<float>(w); };
+    add(y.low, x.low, (1 - y.share) * (1 - x.share));
+    add(y.low, x.high, (1 - y.share) * x.share);
+    add(y.high, x.low, y.share * (1 - x.share));
+    add(y.high, x.high, y.share * x.share);
+  }
+  return weights;
+}
+
+// Half of a head's pairs turn by the row, half by the column.
+float* grid_rope(Backend& be, Arena& memory, const TowerConfig& config, std::span<const PatchPlace> places) {
+  const int64_t pairs = config.width / config.heads / 2, half = pairs / 2;
+  std::vector<double> inverse;
+  std::vector<int32_t> axis, positions;
+  for (int32_t a : {0, 1})
+    for (int64_t i = 0; i < half; ++i) {
+      inverse.push_back(std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half)));
+      axis.push_back(a);
+    }
+  for (const PatchPlace& p : places) positions.push_back(static_cast<int32_t>(p.y));
+  for (const PatchPlace& p : places) positions.push_back(static_cast<int32_t>(p.x));
+  float* table = memory.allocate_n<float>(static_cast<int64_t>(places.size()) * 2 * pairs);
+  be.rope_table(table, resident(be, memory, positions), {inverse, 1, 2, axis});
+  return table;
+}
+
+Tensor resident_rows(Backend& be, Arena& memory, const std::vector<float>& values, int64_t rows, DType dtype) {
+  const auto cols = static_cast<int64_t>(values.size()) / rows;
+  const Tensor y = view(memory.allocate(values.size() * size_of(dtype)), dtype, rows, cols);
+  ArenaScope scope(be.workspace());
+  const Tensor wide = view(be.workspace().allocate_n<float>(rows * cols), rows, cols);
+  be.device().upload(wide.data, values.data(), values.size() * sizeof(float));
+  be.add(y, false, wide);
+  return y;
+}
+
+// Of grids: rows in the order of patch_order().
+void plan_grid(Backend& be, const TowerConfig& config, const Grid& grid, DType dtype, TowerPlan& p) {
+  Arena& memory = p.memory;
+  PatchOrder order = patch_order(config, grid);
+  const auto rows = static_cast<int64_t>(order.places.size()), square = config.merge * config.merge;
+  p.within_frames = spans_of(grid.t, grid.frame());
+  p.spatial = be.prepare(p.within_frames);
+  if (config.window > 0) {
+    p.within_windows = plan_attention(spans_to(order.window_ends), false);
+    p.windows = be.prepare(p.within_windows);
+  }
+  if (config.rope_theta > 0) p.rope = grid_rope(be, memory, config, order.places);
+  if (config.learned > 0) {
+    const auto frame = std::span(order.places).first(static_cast<size_t>(grid.frame()));
+    p.mixing = resident_rows(be, memory, mixing_weights(config, grid, frame), grid.frame(), dtype);
+  }
+  std::vector<int32_t> squares(static_cast<size_t>(rows));   // given square by square: the place of each row in that order
+  for (size_t i = 0; i < order.given.size(); ++i) squares[static_cast<size_t>(order.given[i])] = static_cast<int32_t>(i);
+  ISR_ASSERT(rows % square == 0, "a grid of whole squares");
+  p.squares = row_index(be, memory, squares, rows);
+  p.given = std::move(order.given);
+}
+
+
+}  // namespace
+
+const TowerPlan& Tower::plan(Ctx& c, const Grid& grid, DType dtype) {
+  constexpr size_t kKept = 32;
+  auto found = std::find_if(plans_.begin(), plans_.end(), [&](const Kept& k) { return k.grid == grid; });
+  if (found == plans_.end()) {
+    auto plan = std::make_shared<TowerPlan>(c.be.device());
+    config.grids ? plan_grid(c.be, config, grid, dtype, *plan) : plan_frames(c.be, config, grid, *plan);
+    plans_.push_front({grid, std::move(plan)});
+    if (plans_.size() > kKept) plans_.pop_back();
+  } else {
+    std::rotate(plans_.begin(), found, found + 1);
+  }
+  const std::shared_ptr<TowerPlan>& plan = plans_.front().plan;
+  c.tape.record_always("tower plan", [keep = plan] {});
+  return *plan;
 }
 
 const RowIndex& Vision::selection(Backend& be, bool is_image, const Grid& grid) {
@@ -107,9 +208,30 @@ std::vector<int32_t> selected_rows(const VisionConfig& config, bool is_image, co
   return rows;
 }
 
-Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid, DType dtype, bool checkpointing, std::vector<std::vector<float>>* hidden) {
+PatchOrder patch_order(const TowerConfig& tower, const Grid& grid) {
+  PatchOrder order;
+  const int64_t merge = tower.merge, rows = grid.h / merge, columns = grid.w / merge;   // of squares
+  const int64_t edge = tower.window > 0 ? tower.window : std::max(rows, columns);
+  const auto square = [&](int64_t frame, int64_t row, int64_t column) {
+    const int64_t first = ((frame * rows + row) * columns + column) * merge * merge;
+    for (int64_t i = 0; i < merge * merge; ++i) {
+      order.places.push_back({frame, row * merge + i / merge, column * merge + i % merge});
+      order.given.push_back(first + i);
+    }
+  };
+  for (int64_t frame = 0; frame < grid.t; ++frame)
+    for (int64_t top = 0; top < rows; top += edge)
+      for (int64_t left = 0; left < columns; left += edge) {
+        for (int64_t row = top; row < std::min(top + edge, rows); ++row)
+          for (int64_t column = left; column < std::min(left + edge, columns); ++column) square(frame, row, column);
+        order.window_ends.push_back(static_cast<int64_t>(order.places.size()));
+      }
+  return order;
+}
+
+Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid, DType dtype, bool checkpointing, TowerTaps* taps) {
   const TowerConfig& t = tower.config;
-  const TowerPlan& plan = tower.plan(c.be, grid);
+  const TowerPlan& plan = tower.plan(c, grid, dtype);
   const int64_t frames = grid.t;
   const int64_t head = t.width / t.heads;
   const AttentionShape s{t.heads, t.heads, head, static_cast<float>(1 / std::sqrt(static_cast<double>(head)))};
@@ -121,7 +243,8 @@ Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid
     ArenaScope inside(c.tape.arena());
     c.be.add(x, false, embed_patches(c, tower, plan, pixels, frames, dtype));
   }
-  append_f32(c, x, hidden);
+  append_f32(c, x, taps);
+  int32_t index = 0;
   for (TowerLayer& layer : tower.layers) {
     const auto block = [&layer, &plan, &t, s](Ctx& inner, Tensor in) { return tower_layer(inner, layer, plan, in, s, t); };
     if (c.tape.recording()) {
@@ -130,9 +253,11 @@ Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid
       ArenaScope inside(c.tape.arena());
       c.be.add(x, false, block(c, x));
     }
-    append_f32(c, x, hidden);
+    append_f32(c, x, taps);
+    if (taps && std::find(t.taps.begin(), t.taps.end(), index) != t.taps.end()) taps->squares.push_back(join_rows(c, x, plan.squares, t.merge * t.merge));
+    ++index;
   }
-  return x;
+  return tower.post_norm.w ? normed(c, x, tower.post_norm, t.eps) : x;
 }
 
 Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, const Grid& grid) {
@@ -142,6 +267,26 @@ Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, const Gr
 
 Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing) {
   return select_features(c, v, is_image, tower_forward(c, *v.tower(is_image), pixels, grid, dtype, checkpointing), grid);
+}
+
+Tensor grid_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing) {
+  Tower& tower = *v.tower(is_image);
+  TowerTaps taps;
+  const Tensor last = tower_forward(c, tower, pixels, grid, dtype, checkpointing, &taps);
+  const int64_t square = tower.config.merge * tower.config.merge;
+  taps.squares.insert(taps.squares.begin(), join_rows(c, last, tower.plan(c, grid, dtype).squares, square));
+  return taps.squares.size() == 1 ? taps.squares[0] : beside(c, taps.squares);
+}
+
+Tensor merge(Ctx& c, Vision& v, Tensor features) {
+  const TowerConfig& t = v.video->config;
+  std::vector<Tensor> parts;
+  for (Merger& m : v.mergers) {
+    const auto at = static_cast<int64_t>(parts.size()) * t.square();
+    const Tensor part = v.mergers.size() == 1 ? features : columns(c, features, at, t.square());
+    parts.push_back(linear(c, linear(c, normed(c, part, m.norm, t.eps), m.fc1, v.config.projector_act), m.fc2));
+  }
+  return parts.size() == 1 ? parts[0] : beside(c, parts);
 }
 
 Tensor project(Ctx& c, Vision& v, Tensor features) {

@@ -130,7 +130,9 @@ std::vector<SequenceInput> micro_batch(Model& m, const PlanRequest& q, PlanRepor
       const bool image = !r.config.vision->video;
       const TowerConfig& t = m.vision->tower(image)->config;
       const int64_t frames = frames_of(*r.config.vision);
-      first = m.media.add_pixels(m, image, frames, std::vector<float>(static_cast<size_t>(frames * t.frame.values()))).first_id;
+      const Grid grid = m.declaration().grid(t, frames);
+      std::vector<float> pixels(static_cast<size_t>(t.pixel_values(grid)));
+      first = (t.grids ? m.media.add_patches(m, image, grid, 0, std::move(pixels)) : m.media.add_pixels(m, image, frames, std::move(pixels))).first_id;
     }
     for (int32_t side = 0; side < answers; ++side) all.push_back(sequence_of(m, r, first, answers, static_cast<int32_t>(i), side));
   }
@@ -162,10 +164,10 @@ void count_media(const Model& m, const PlanRequest& q, PlanReport& r) {
   const VisionConfig& v = *r.config.vision;
   const TowerConfig& t = v.video ? *v.video : *v.image;
   const auto element = static_cast<int64_t>(size_of(m.dtype));
-  r.tower_bytes = r.media_tokens * t.width * element;
+  r.tower_bytes = r.media_tokens * t.features() * element;
   const bool tower = q.trainer.train_vision, projector = q.trainer.train_projector;   // trained: its output is an activation
-  const int64_t pixels = q.load.device == "cpu" ? 2 * frames_of(v) * t.frame.values() * 4 : 0;   // a card holds none
-  r.media = static_cast<uint64_t>(pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * element));
+  const int64_t pixels = q.load.device == "cpu" ? 2 * t.pixel_values(m.declaration().grid(t, frames_of(v))) * 4 : 0;   // a card holds none
+  r.media = static_cast<uint64_t>(pixels + (tower ? 0 : r.tower_bytes) + (tower || projector ? 0 : r.media_tokens * m.config.width * (1 + v.levels()) * element));
 }
 
 // ---- FLOPs: two per weight and token forward, twice that backward where gradients flow; causal attention as half
@@ -184,10 +186,11 @@ void count_flops(Model& m, const PlanRequest& q, PlanReport& r) {
   if (r.media_tokens > 0) {
     const VisionConfig& v = *r.config.vision;
     const TowerConfig& t = v.video ? *v.video : *v.image;
-    const double rows = d(frames_of(v) * t.tokens());
-    const double layer = d(4 * t.width * t.width * (t.frames > 0 ? 2 : 1) + 2 * t.width * t.mlp_width);
-    media = d(t.run) * (2 * layer * rows + 4 * d(t.width) * rows * d(t.tokens()));
-    media += 2 * d(r.media_tokens) * d(c.width) * d(t.width + (v.projector_layers - 1) * c.width);
+    const Grid grid = m.declaration().grid(t, frames_of(v));
+    const double frame = d(t.tokens(grid)), rows = d(grid.t) * frame, window = t.window > 0 ? std::min(frame, d(t.window * t.window * t.merge * t.merge)) : frame;
+    const double layer = d(4 * t.width * t.width * (t.frames > 0 ? 2 : 1) + (t.gated ? 3 : 2) * t.width * t.mlp_width);
+    media = 2 * d(t.run) * layer * rows + 4 * d(t.width) * rows * (d(static_cast<int64_t>(t.whole.size())) * frame + d(t.run - static_cast<int64_t>(t.whole.size())) * window);
+    media += 2 * d(r.media_tokens) * (t.grids ? d(1 + v.levels()) * d(t.square()) * d(t.square() + c.width) : d(c.width) * d(t.square() + (v.projector_layers - 1) * c.width));
   }
   r.flops_media = media;
   r.flops_score = q.supervised ? 0 : blocks + head;

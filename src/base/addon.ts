@@ -32,6 +32,8 @@ export interface NativeTowerFacts {
   rowsAFrame: number; // rows of the decoder per frame
   frames: number; // of a clip; 0: any number
   width: number; // of features before the projector
+  patch?: number; // of a tower that takes any grid of patches: edge of one
+  merge?: number; // edge of the squares of patches that become one row
 }
 export interface NativeVision {
   original: boolean;
@@ -39,6 +41,7 @@ export interface NativeVision {
   videoToken: number;
   perVideo: number;
   frames: number; // sampled from a video by default
+  framesApart: boolean; // a video's steps of time stand apart in the text, each behind its time
   image?: NativeTowerFacts;
   video?: NativeTowerFacts;
 }
@@ -50,6 +53,8 @@ export interface NativeCheckpoint {
   contextLength: number;
   vocabSize: number;
   width: number;
+  positionAxes: number;
+  levels: number; // features of each medium that go into later layers of the decoder, too
   endTokenIds: Int32Array;
   notes: string[];
 }

@@ -55,9 +55,9 @@ export type Media =
       kind?: "video" | "image";
       /** Normalised pixels, in the shape that {@link VideoLM.preprocess} returns. */
       pixels: Tensor;
-      /** Patches along time, height and width; only for families that need them, of which this version has none. */
+      /** Patches along time, height and width; required by families that take pictures of any size (Qwen-VL), and by no others. */
       gridThw?: readonly [number, number, number];
-      /** Seconds per step of the grid along time; as `gridThw`. */
+      /** Seconds per step of the grid along time, for Qwen2.5-VL's videos; default: as at 2 frames a second. */
       secondsPerGrid?: number;
       /** Which pixels belong to the picture, for families that pad pictures; as `gridThw`. */
       pixelMask?: Tensor;
@@ -72,8 +72,10 @@ export interface Features extends Tensor {
   readonly kind?: "video" | "image";
   /** "projected" (default): after the projector; "tower": before it. */
   readonly stage?: "projected" | "tower";
-  /** Patches along time, height and width, for families whose positions depend on them (Qwen2-VL). */
+  /** Patches along time, height and width, for families that take pictures of any size (Qwen-VL). */
   readonly gridThw?: readonly [number, number, number];
+  /** Seconds per step of the grid along time, as with pixels. */
+  readonly secondsPerGrid?: number;
 }
 
 /** One turn of a conversation, as a chat template receives it. */
@@ -197,6 +199,8 @@ export interface ModelInfo {
    * model, or the number depends on the file.
    */
   visualTokens: number | null;
+  /** Kinds of media that the model takes; none: it is a text model, or its towers are not there. */
+  media: readonly ("video" | "image")[];
   /** Instruction-set level in use, such as "avx2". */
   isa: string;
 }
@@ -267,7 +271,7 @@ export interface ForwardOutput {
   logits?: Tensor;
   /** f32 (rows, C): hidden states after the last norm. */
   hidden?: Tensor;
-  /** i32 (1, tokens): position of each token of the sequence. */
+  /** i32 (1, tokens): position of each token of the sequence; (3, tokens), of time, row and column, where a family has such (Qwen-VL). */
   positions?: Tensor;
   /** The ids of the sequence, with one id for each visual token. */
   ids: Int32Array;

@@ -161,8 +161,8 @@ export async function load(
       if (everyFile || unusual(report).length > 0) say(mediaLine(report));
     },
   });
-  const { family, parameters, dtype: computes, visualTokens } = model.info;
-  if (visualTokens === null) tellUnusedOfTextModel(flags);
+  const { family, parameters, dtype: computes, media } = model.info;
+  if (media.length === 0) tellUnusedOfTextModel(flags);
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   if (live) process.stderr.write("\r");
   say(`loaded ${dir}: ${family}, ${parameters.toLocaleString("en-US")} parameters, ${computes}, ${seconds} s`);

@@ -71,7 +71,7 @@ async function generate(dir: string, given: GenerateFlags): Promise<void> {
     model = await load(dir, flags, signal, false);
     const { result, said } = await answerRows(model, flags, input, output, signal);
     await output.commit();
-    const told = model.info.visualTokens === null ? ["frames", "window", "fps", "featureCache"] : []; // when it was loaded
+    const told = model.info.media.length === 0 ? ["frames", "window", "fps", "featureCache"] : []; // when it was loaded
     if (result.rows + result.skipped.length > 0) tellUnusedOfGenerate(flags, [...result.used, ...told]);
     say(said);
   } finally {

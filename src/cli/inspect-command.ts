@@ -44,6 +44,11 @@ const listed = (key: string, names: readonly string[]): [string, string][] => [
   ...(names.length > most ? [[key, `and ${names.length - most} more (--json has all)`] as [string, string]] : []),
 ];
 
+function visualTokens({ visualTokens: n, media }: CheckpointReport): string {
+  if (n !== null) return `${count(n)} per video`;
+  return media.length === 0 ? "none: takes no videos" : `as many as a ${media.join(" or an ")} has squares of patches`;
+}
+
 function checkpointRows(r: CheckpointReport): [string, string][] {
   const stored = [...new Set(r.parts.flatMap((p) => p.dtypes))];
   return [
@@ -52,7 +57,7 @@ function checkpointRows(r: CheckpointReport): [string, string][] {
     ...r.parts.map((p): [string, string] => [`  ${p.name}`, `${count(p.parameters)} ${p.dtypes.join(", ")}`]),
     ["stored as", stored.join(", ")],
     ["computes in", r.dtype],
-    ["visual tokens", r.visualTokens === null ? "none: takes no videos" : `${count(r.visualTokens)} per video`],
+    ["visual tokens", visualTokens(r)],
     ["context", `${count(r.contextLength)} tokens`],
     ["vocabulary", count(r.vocabSize)],
     ["end tokens", r.endTokenIds.join(", ")],

@@ -112,7 +112,7 @@ async function fullSizeStep(p: Preflight): Promise<void> {
 
 /** Fails before anything is computed or written. */
 export async function preflight(p: Preflight): Promise<void> {
-  if (p.model.info.visualTokens === null) return;
+  if (p.model.info.media.length === 0) return;
   await byFirst(p.ranks, async () => {
     await decodeSome(p);
     return null;

@@ -59,7 +59,6 @@ export class Call {
   tokenizer(field: string): ModelTokenizer {
     return this.#inputs.tokenizer(field);
   }
-
   get tokenizerOrNull(): ModelTokenizer | null {
     return this.#inputs.tokenizerOrNull;
   }
@@ -107,6 +106,7 @@ export function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
     image: vision.image ? vision.imageToken : null,
     video: vision.video ? vision.videoToken : null,
     perVideo: vision.perVideo,
+    framesApart: vision.framesApart,
     visualTokens: () => 1,
   };
 }

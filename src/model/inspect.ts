@@ -3,7 +3,7 @@ import { binaryPath, machine, type NativeReport, sharedHost } from "../base/addo
 import { options, path } from "../base/check.js";
 import { type CudaCard, findCards } from "../base/device.js";
 import { isIsrDpoError } from "../base/errors.js";
-import { visualTokens } from "./media-registry.js";
+import { mediaKinds, visualTokens } from "./media-registry.js";
 import type { ModelTokenizer } from "../text/model-tokenizer.js";
 import { type FfmpegReport, inspectFfmpeg } from "../video/ffmpeg-tools.js";
 import type { ModelInfo, Tokenizer, TokenizerOptions } from "../base/types.js";
@@ -148,6 +148,7 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
     vocabSize: r.vocabSize,
     endTokenIds: [...ends],
     visualTokens: visualTokens(r),
+    media: mediaKinds(r),
     files: r.files,
     parts: r.parts,
     missing: r.missing,

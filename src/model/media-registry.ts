@@ -8,6 +8,7 @@ import type { Features, Media, MediaReport, ModelInfo, Tensor } from "../base/ty
 import { ownedMedia } from "../base/owned-arrays.js";
 import type { FeatureCache } from "../video/feature-cache.js";
 import type { OpenedMedia } from "../video/load-media.js";
+import { gridOf, type MediaGrid } from "../video/media-source.js";
 import { Shared } from "../video/shared-work.js";
 import type { VisionSpec } from "../video/tower-spec.js";
 
@@ -20,6 +21,8 @@ export interface Placed {
   kind: MediaKind;
   firstId: number;
   rows: number;
+  /** Of towers that take any. */
+  grid?: MediaGrid;
 }
 
 interface Entry extends Placed {
@@ -38,8 +41,12 @@ export interface MediaCounters {
 
 /** Rows of a video of the family's default length. */
 export function visualTokens({ vision }: NativeCheckpoint): number | null {
-  return vision?.video ? vision.frames * vision.video.rowsAFrame : null;
+  return vision?.video && vision.video.merge === undefined ? vision.frames * vision.video.rowsAFrame : null;
 }
+
+/** Kinds of media that the model takes. */
+export const mediaKinds = ({ vision }: NativeCheckpoint): readonly MediaKind[] =>
+  Object.freeze((["video", "image"] as const).filter((kind) => vision?.[kind] !== undefined));
 
 const isFeatures = (media: unknown): media is Features =>
   typeof media === "object" && media !== null && "data" in media && "shape" in media && "key" in media;
@@ -87,7 +94,7 @@ export function remarksOf(report: MediaReport): string[] {
 export class MediaRegistry {
   readonly counters: MediaCounters = { decodes: 0, featureHits: 0, featureMisses: 0 };
   readonly #host: Host;
-  readonly #info: ModelInfo & { width: number }; // of the decoder
+  readonly #info: ModelInfo & { width: number }; // of rows for the decoder
   readonly #vision: NativeVision | undefined;
   readonly #spec: () => Promise<VisionSpec>;
   readonly #cache: Promise<FeatureCache> | undefined;
@@ -191,8 +198,9 @@ export class MediaRegistry {
   async #keyOf(field: string, media: Media, signal: AbortSignal | undefined): Promise<string> {
     if (isFeatures(media)) {
       const { createHash } = await import("node:crypto");
+      const { stage, shape, dtype, gridThw = [], secondsPerGrid } = media;
       const hash = createHash("sha256").update(
-        `${mediaKind(media)} ${media.stage} ${media.shape.join()} ${media.dtype}\n`,
+        `${mediaKind(media)} ${stage} ${shape.join()} ${dtype} ${gridThw.join()} ${secondsPerGrid}\n`,
       );
       const data = media.data;
       return `features ${hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex")}`;
@@ -246,7 +254,12 @@ export class MediaRegistry {
   describe(field: string, media: Media): Pick<Placed, "kind" | "rows"> {
     if (isFeatures(media)) return { kind: mediaKind(media), rows: media.shape[0]! };
     const kind = mediaKind(checkedMedia(field, media));
-    return { kind, rows: this.tower(field, kind).rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
+    const { merge, rowsAFrame } = this.tower(field, kind);
+    if (merge !== undefined) {
+      const [t, h, w] = gridOf(field, media as object, { merge }).gridThw;
+      return { kind, rows: (t * h * w) / merge ** 2 };
+    }
+    return { kind, rows: rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
   }
 
   #framesOf(media: Exclude<Media, Features>): number {
@@ -264,13 +277,15 @@ export class MediaRegistry {
     const kind = mediaKind(media);
     const cache = this.towerTrains ? undefined : await this.#cache;
     const cacheKey = cache ? `${key} ${await this.towerHash()}` : "";
+    const { merge } = this.tower(field, kind);
+    const grid = merge === undefined ? undefined : gridOf(field, media as object, { merge });
     if (cache) {
       const { rows } = this.describe(field, media);
       const cols = this.tower(field, kind).width;
       const kept = await cache.get(cacheKey, { rows, cols, dtype: this.#info.dtype });
       if (kept) {
         this.counters.featureHits += 1;
-        return this.#add(key, kind, { count: kept.shape[0]!, values: asFloats(kept), stage: "tower" }, false);
+        return this.#add(key, kind, { count: kept.shape[0]!, values: asFloats(kept), stage: "tower", ...grid }, false);
       }
       this.counters.featureMisses += 1;
     }
@@ -287,7 +302,7 @@ export class MediaRegistry {
     const frames = this.#vision!.original && kind === "video" ? opened.pixels.shape[1]! : opened.pixels.shape[0]!;
     const count = kind === "image" ? 1 : frames;
     const values = this.#vision!.original && kind === "video" ? framesFirst(opened.pixels) : asFloats(opened.pixels);
-    const entry = await this.#add(key, kind, { count, values }, true);
+    const entry = await this.#add(key, kind, { count, values, ...opened.grid }, true);
     // A damaged file is not cached: each process that uses it decodes it, and reports the damage.
     if (cache && opened.notes.lost + (opened.notes.damaged ?? 0) === 0)
       await cache.put(cacheKey, asDtype(await this.features(entry, "tower", signal), this.#info.dtype));
@@ -301,23 +316,29 @@ export class MediaRegistry {
     if (media.dtype !== "f32" && media.dtype !== "bf16") refuse(`${field}.dtype`, "'f32' or 'bf16'", media.dtype);
     const { stage = "projected" } = media;
     if (stage !== "projected" && stage !== "tower") refuse(`${field}.stage`, "'projected' or 'tower'", stage);
-    return this.#add(key, mediaKind(media), { count: rows!, values: asFloats(media), stage }, false);
+    const kind = mediaKind(media);
+    const { merge } = this.tower(field, kind);
+    const grid = merge === undefined ? undefined : gridOf(field, media, { merge });
+    return this.#add(key, kind, { count: rows!, values: asFloats(media), stage, ...grid }, false);
   }
 
   async #add(
     key: string,
     kind: MediaKind,
-    args: { count: number; values: Float32Array; stage?: "tower" | "projected" },
+    args: { count: number; values: Float32Array; stage?: "tower" | "projected" } & Partial<MediaGrid>,
     hasPixels: boolean,
   ): Promise<Entry> {
+    const { gridThw, secondsPerGrid, ...values } = args;
+    const grid = gridThw && { gridThw, secondsPerGrid: secondsPerGrid! };
     const added = await this.#host.call<{ firstId: number; rows: number }>("addMedia", {
       image: kind === "image",
-      ...args,
+      ...values,
+      ...(grid && { ...grid, gridThw: Int32Array.from(grid.gridThw) }),
     });
     // The entry holds pixels, and features before and after the projector.
     const widths = (this.#vision![kind]?.width ?? 0) + this.#info.width;
     const bytes = args.values.byteLength + added.rows * widths * (this.#info.dtype === "bf16" ? 2 : 4);
-    return { key, kind, ...added, bytes, users: 0, hasPixels, replaced: false };
+    return { key, kind, ...added, ...(grid && { grid }), bytes, users: 0, hasPixels, replaced: false };
   }
 
   async features(entry: Placed, stage: "tower" | "projected", signal: AbortSignal | undefined): Promise<Tensor> {

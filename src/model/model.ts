@@ -6,7 +6,7 @@ import { array, choice, integer, options, path, refuse, signal, text } from "../
 import { IsrDpoError, isIsrDpoError } from "../base/errors.js";
 import type { GenerateTarget } from "./generate.js";
 import { type BuiltSequence, build, type Call, expand, Inputs, messagesOf, rulesOf } from "./inputs.js";
-import { MediaRegistry, type MediaSettings, visualTokens } from "./media-registry.js";
+import { mediaKinds, MediaRegistry, type MediaSettings, visualTokens } from "./media-registry.js";
 import { Handler } from "../base/callback.js";
 import type { CounterName, ModelLoad, VideoLM } from "./video-lm.js";
 import { type LoadSettings, loadSettings } from "./load-options.js";
@@ -35,6 +35,8 @@ const internals = Symbol.for("isr-dpo.model"); // the same symbol in every copy 
 export interface ModelInternals {
   readonly host: Host;
   readonly width: number;
+  /** Numbers of a token's position. */
+  readonly positionAxes: number;
   readonly inputs: Inputs;
   trainer: boolean; // whether one exists that is not disposed of
 }
@@ -146,6 +148,7 @@ function modelInfo(native: NativeModel, endTokenIds: readonly number[]): ModelIn
     vocabSize: native.vocabSize,
     endTokenIds: Object.freeze([...endTokenIds]),
     visualTokens: visualTokens(native),
+    media: mediaKinds(native),
     isa: native.isa,
   });
 }
@@ -197,16 +200,29 @@ class LoadedModel extends TargetGenerator implements VideoLM {
     const tower = vision?.video ?? vision?.image;
     const spec = memoised(async () => {
       const { readVisionSpec } = await import("../video/tower-spec.js");
-      return readVisionSpec(dir, native.family, { imageSize: tower!.imageSize, frames: vision!.frames });
+      return readVisionSpec(dir, native.family, { ...tower!, frames: vision!.frames });
     });
     const features = cache && import("../video/feature-cache.js").then(({ FeatureCache }) => new FeatureCache(cache));
     features?.catch(() => undefined); // the first use reports it
-    this.#media = new MediaRegistry(host, { ...this.info, width: native.width }, vision, spec, features, media);
+    this.#media = new MediaRegistry(
+      host,
+      { ...this.info, width: native.width * (1 + native.levels) },
+      vision,
+      spec,
+      features,
+      media,
+    );
     this.#inputs = new Inputs(host, this.info, vision, this.#media, tokenizer, {
       ...ends,
       beyond: Int32Array.from(ends.ids.slice(native.endTokenIds.length)),
     });
-    this[internals] = { host, width: native.width, inputs: this.#inputs, trainer: false };
+    this[internals] = {
+      host,
+      width: native.width,
+      positionAxes: native.positionAxes,
+      inputs: this.#inputs,
+      trainer: false,
+    };
   }
 
   get #host(): Host {
@@ -234,8 +250,8 @@ class LoadedModel extends TargetGenerator implements VideoLM {
 
   async preprocess(media: Media, o?: Cancel): ReturnType<VideoLM["preprocess"]> {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
-    const { pixels, sourceFrames } = await this.#media.open("media", ownedMedia(media), cancel);
-    return { pixels, sourceFrames };
+    const { pixels, sourceFrames, grid } = await this.#media.open("media", ownedMedia(media), cancel);
+    return { pixels, sourceFrames, ...grid };
   }
 
   async encode(media: Media, o?: Cancel & { stage?: "projected" | "tower" }): Promise<Features> {
@@ -247,8 +263,8 @@ class LoadedModel extends TargetGenerator implements VideoLM {
     return this.#inputs.run([cancel], async (call) => {
       const placed = await call.place("media", own);
       const features = this.#media.features(placed, stage, cancel);
-      const { key, kind } = placed;
-      return { result: features.then((t) => ({ ...t, key: `${stage} ${key}`, kind, stage })) };
+      const { key, kind, grid } = placed;
+      return { result: features.then((t) => ({ ...t, key: `${stage} ${key}`, kind, stage, ...grid })) };
     });
   }
 
@@ -295,12 +311,13 @@ class LoadedModel extends TargetGenerator implements VideoLM {
       const { ids, shown } = await plainSequence(call, "sequence", s);
       const [begin, end] = resolveRows(given.rows, ids.length);
       const rows = end - begin;
+      const axes = this[internals].positionAxes;
       const tensor = (name: (typeof outputs)[number], cols: number): Tensor | undefined =>
         outputs.includes(name) ? { dtype: "f32", shape: [rows, cols], data: new Float32Array(rows * cols) } : undefined;
       const logits = tensor("logits", this.info.vocabSize);
       const hidden = tensor("hidden", this[internals].width);
       const positions: Tensor | undefined = outputs.includes("positions")
-        ? { dtype: "i32", shape: [1, ids.length], data: new Int32Array(ids.length) }
+        ? { dtype: "i32", shape: [axes, ids.length], data: new Int32Array(axes * ids.length) }
         : undefined;
       const args = { ids, begin, end, logits: logits?.data, hidden: hidden?.data, positions: positions?.data };
       const done = this.#host.call("forward", args, { signals: [cancel] });

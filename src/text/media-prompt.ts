@@ -18,6 +18,8 @@ export interface PlaceholderRules {
   video: number | null;
   /** original: placeholders per video. */
   perVideo: number;
+  /** A video's steps of time stand apart in the text, each behind its time: such prompts are given as ids. */
+  framesApart?: boolean;
   /** expanded: how often the placeholder stands for one medium. */
   visualTokens(kind: "video" | "image"): number;
 }
@@ -49,6 +51,15 @@ function refuseMedia(rules: PlaceholderRules, messages: readonly Message[]): voi
     partsOf(m).forEach((part, k) => {
       if (part.type === "text") return;
       const field = `messages[${i}].content[${k}]`;
+      if (rules.framesApart && part.type === "video")
+        throw new IsrDpoError(
+          "INVALID_ARGUMENT",
+          `${field}: expected a video of this family in a prompt of ids, got one in messages`,
+          {
+            hint: "give a Sequence whose ids hold the time of each step before its placeholders; images go into messages",
+            detail: { field },
+          },
+        );
       const id = rules.style === "none" ? null : rules[part.type];
       const fault = id === null ? `a part that this model takes, it has no ${part.type}s` : "media in user turns only";
       if (id !== null && m.role === "user") return;

@@ -178,7 +178,7 @@ class TrainRun extends FolderWork<IterationResult> {
     const { known, stage } = await this.#enterTogether();
     this.#tellUnused(unusedOptions(s));
     const model = await agreed(s.ranks, () => this.#load());
-    if (model.info.visualTokens === null) this.#tellUnused(unusedOfTextModel(s));
+    if (model.info.media.length === 0) this.#tellUnused(unusedOfTextModel(s));
     if (known) await this.#first(() => this.#openRun(model));
     if (stage?.stage === "done") return await this.#first(() => this.#finished(model, stage));
     this.#tellEnds(model);
@@ -354,7 +354,7 @@ class TrainRun extends FolderWork<IterationResult> {
 
   /** Reads the media of a few items, spread over the set, so that a wrong kind of file fails before anything is computed. */
   async #preflight(model: VideoLM, set: ItemSet): Promise<void> {
-    if (model.info.visualTokens === null) return;
+    if (model.info.media.length === 0) return;
     const some = [...new Set([0, set.length >> 1, set.length - 1])];
     const media = (await set.items(some)).flatMap((item) => mediaFiles(item).slice(0, 1));
     for (const m of media) await model.encode(m, { stage: "tower", signal: this.#signal }); // the features stay cached for the steps

@@ -135,7 +135,7 @@ export function trainerSettings(field: string, value: unknown, length: "given" |
 /** INVALID_ARGUMENT for a part that is to be trained and that the model has not. */
 export function checkParts({ train }: Pick<TrainerSettings, "train">, info: ModelInfo): void {
   for (const key of ["vision", "projector"] as const)
-    if (train[key] && info.visualTokens === null)
+    if (train[key] && info.media.length === 0)
       refuse(`options.train.${key}`, `false, for ${info.family} is a text model and has no ${key} to train`, true);
 }
 

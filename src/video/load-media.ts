@@ -11,9 +11,9 @@ import { changing, identityOf } from "./file-hash.js";
 import { applyRecipe, type Frame } from "./preprocess.js";
 import { repeats, type SamplingRule, sampleIndices } from "./frame-sampling.js";
 import { Shared } from "./shared-work.js";
-import { keyOf, pathsOf, type Source, sourceOf } from "./media-source.js";
+import { keyOf, type MediaGrid, pathsOf, type Source, sourceOf } from "./media-source.js";
 import { readRows } from "./media-options.js";
-import type { VisionSpec } from "./tower-spec.js";
+import type { FrameSpec, VisionSpec } from "./tower-spec.js";
 import { evenly } from "./timeline.js";
 
 export interface MediaOptions extends Partial<Resolved<typeof readRows>> {
@@ -25,8 +25,10 @@ export type MediaNotes = Omit<MediaReport, "path" | "kind" | "sourceFrames">;
 
 export interface OpenedMedia {
   kind: "video" | "image";
-  /** f32 (bf16 where given so). A clip: the spec's layout; an image: (1, 3, H, W). */
+  /** f32 (bf16 where given so). A clip: the spec's layout; an image: (1, 3, H, W); of a grid: (patches, values). */
   pixels: Tensor;
+  /** Of towers that take any. */
+  grid?: MediaGrid;
   /** Which of the file's frames they are. */
   sourceFrames: Int32Array;
   /** Equal keys mean equal pixels. */
@@ -155,7 +157,7 @@ async function pick(source: Exclude<Source, { from: "pixels" }>, bounds: Bounds)
 async function pixelsOf(
   picked: Picked,
   kind: "video" | "image",
-  spec: VisionSpec,
+  spec: FrameSpec,
   signal?: AbortSignal,
 ): Promise<Tensor> {
   const { type, size, crop, mean, std } = spec;
@@ -172,7 +174,7 @@ async function pixelsOf(
 
 type Look = Pick<OpenedMedia, "pixels" | "sourceFrames" | "notes">;
 
-async function lookOf(picked: Picked, kind: "video" | "image", spec: VisionSpec, signal?: AbortSignal): Promise<Look> {
+async function lookOf(picked: Picked, kind: "video" | "image", spec: FrameSpec, signal?: AbortSignal): Promise<Look> {
   const pixels = await pixelsOf(picked, kind, spec, signal);
   return {
     pixels,
@@ -187,7 +189,7 @@ const stretchBytes = { frames: 512 << 20, pixels: 96 << 20 }; // of all looks at
 const stretchFrames = 4096;
 
 /** All stretches of a clip, read in one pass; undefined where that is too much at once. */
-async function readStretches(source: Source & { from: "file" }, spec: VisionSpec, bounds: Bounds) {
+async function readStretches(source: Source & { from: "file" }, spec: FrameSpec, bounds: Bounds) {
   const { path, rule } = source;
   const of = rule.part![1];
   const probed = await probeOnce(path, bounds);
@@ -210,7 +212,7 @@ async function readStretches(source: Source & { from: "file" }, spec: VisionSpec
 }
 
 /** A look at one stretch of a video is seldom the only one: all are decoded in one pass, and kept for a while. */
-async function openStretch(source: Source & { from: "file" }, spec: VisionSpec, bounds: Bounds): Promise<Look> {
+async function openStretch(source: Source & { from: "file" }, spec: FrameSpec, bounds: Bounds): Promise<Look> {
   const { path, rule } = source;
   const [index, of] = rule.part!;
   const probed = await probeOnce(path, bounds);
@@ -233,12 +235,15 @@ async function openStretch(source: Source & { from: "file" }, spec: VisionSpec, 
 async function openSource(source: Source, spec: VisionSpec, bounds: Bounds): Promise<OpenedMedia> {
   const { kind } = source;
   if (source.from === "pixels") {
-    const { pixels } = source;
-    const count = pixels.shape[kind === "video" && spec.layout === "cthw" ? 1 : 0]!;
+    const { pixels, grid } = source;
+    const time = kind === "video" && spec.type !== "grid" && spec.layout === "cthw" ? 1 : 0;
+    const count = grid ? grid.gridThw[0] * (kind === "image" ? 1 : 2) : pixels.shape[time]!; // two frames a step of a grid
     const sourceFrames = Int32Array.from({ length: count }, (_, i) => i);
     const notes = { count, repeated: 0, ...intact };
-    return { kind, pixels, sourceFrames, key: await keyOf(source, spec, bounds.signal), notes };
+    const key = await keyOf(source, spec, bounds.signal);
+    return { kind, pixels, sourceFrames, key, notes, ...(grid && { grid }) };
   }
+  if (spec.type === "grid") throw new TypeError("sourceOf() gives pixels alone for towers of grids");
   const look =
     source.from === "file" && source.rule.part
       ? await openStretch(source, spec, bounds)

@@ -9,7 +9,7 @@ import { kindOfFile, listFrames, otherPicture } from "./frame-files.js";
 import { hashFile, hashOf } from "./file-hash.js";
 import { type Frame, splitFrames } from "./preprocess.js";
 import { readSampling, sampleIndices, type SamplingRule } from "./frame-sampling.js";
-import type { VisionSpec } from "./tower-spec.js";
+import type { FrameSpec, GridSpec, VisionSpec } from "./tower-spec.js";
 import { evenly } from "./timeline.js";
 
 export type Source =
@@ -25,18 +25,24 @@ export type Source =
     }
   | { from: "image"; kind: "image"; path: string }
   | { from: "frames"; kind: "video" | "image"; frames: readonly Frame[]; fps: number | undefined; rule: SamplingRule }
-  | { from: "pixels"; kind: "video" | "image"; pixels: Tensor };
+  | { from: "pixels"; kind: "video" | "image"; pixels: Tensor; grid?: MediaGrid };
+
+/** Patches of a medium along time, height and width, and seconds per step of time. */
+export interface MediaGrid {
+  gridThw: readonly [number, number, number];
+  secondsPerGrid: number;
+}
 
 type GivenKind = "video" | "image" | undefined;
 
 const checkedKind = (value: unknown): GivenKind =>
   value === undefined ? undefined : choice<"video" | "image">("media.kind", value, ["video", "image"]);
 
-function checkImages(spec: VisionSpec, kind: GivenKind): void {
+function checkImages(spec: FrameSpec, kind: GivenKind): void {
   if (kind === "image" && !spec.images) refuse("media", "a video, since this model takes no images", "an image");
 }
 
-function ruleOf(sample: unknown, spec: VisionSpec, kind: GivenKind, file: boolean): SamplingRule {
+function ruleOf(sample: unknown, spec: FrameSpec, kind: GivenKind, file: boolean): SamplingRule {
   if (kind === "image" && sample !== undefined) refuse("media.sample", "none for an image", sample);
   const window = file && spec.window === "10s" ? { window: [0, 10] as const } : {};
   const rule = readSampling("media.sample", sample, { frames: spec.frames, ...window });
@@ -66,7 +72,7 @@ async function onDisk(path: string) {
   }
 }
 
-async function sourceAt(path: string, given: GivenKind, sample: unknown, spec: VisionSpec): Promise<Source> {
+async function sourceAt(path: string, given: GivenKind, sample: unknown, spec: FrameSpec): Promise<Source> {
   const facts = await onDisk(path);
   if (facts.isDirectory()) {
     if (given === "image") refuse("media.kind", "video for a folder of frames", given);
@@ -99,7 +105,7 @@ async function sourceAt(path: string, given: GivenKind, sample: unknown, spec: V
   return image ? { from: "image", kind: "image", path } : { from: "file", kind: "video", path, rule };
 }
 
-function framesSource(m: Record<string, unknown>, kind: "video" | "image", spec: VisionSpec): Source {
+function framesSource(m: Record<string, unknown>, kind: "video" | "image", spec: FrameSpec): Source {
   const frames = splitFrames("media", m.frames, m.width, m.height);
   if (kind === "image" && frames.length !== 1) refuse("media.frames", "one frame for an image", m.frames);
   const fps = m.fps === undefined ? undefined : number("media.fps", m.fps, { above: 0, max: 1000 });
@@ -107,7 +113,7 @@ function framesSource(m: Record<string, unknown>, kind: "video" | "image", spec:
 }
 
 /** What a shape of four (an image's three are completed) is under the spec; undefined: nothing that the towers take. */
-function kindOfShape(shape: readonly number[], given: GivenKind, spec: VisionSpec): "video" | "image" | undefined {
+function kindOfShape(shape: readonly number[], given: GivenKind, spec: FrameSpec): "video" | "image" | undefined {
   const [a, b, h, w] = shape as [number, number, number, number];
   if (shape.length !== 4 || h !== spec.crop || w !== spec.crop) return undefined;
   if (a === 1 && b === 3 && spec.images && (given !== "video" || spec.layout === "cthw")) return "image";
@@ -116,7 +122,7 @@ function kindOfShape(shape: readonly number[], given: GivenKind, spec: VisionSpe
   return planes === 3 && fits ? "video" : undefined;
 }
 
-function pixelsSource(m: Record<string, unknown>, given: GivenKind, spec: VisionSpec): Source {
+function pixelsSource(m: Record<string, unknown>, given: GivenKind, spec: FrameSpec): Source {
   const t = object("media.pixels", m.pixels);
   const dtype = choice<"f32" | "bf16">("media.pixels.dtype", t.dtype, ["f32", "bf16"]);
   const dims = array("media.pixels.shape", t.shape).map((n, i) => integer(`media.pixels.shape[${i}]`, n, 1, 4096));
@@ -129,18 +135,56 @@ function pixelsSource(m: Record<string, unknown>, given: GivenKind, spec: Vision
     const expected = !images || given === "video" ? clip : given === "image" ? image : `${clip}, or ${image}`;
     refuse("media.pixels.shape", expected, `(${dims.join(", ")})`);
   }
+  return { from: "pixels", kind: found, pixels: { dtype, shape, data: pixelData(t.data, dtype, shape) } };
+}
+
+/** Rows of patches with their grid. */
+function patchesSource(m: Record<string, unknown>, given: GivenKind, spec: GridSpec): Source {
+  const t = object("media.pixels", m.pixels);
+  const dtype = choice<"f32" | "bf16">("media.pixels.dtype", t.dtype, ["f32", "bf16"]);
+  const grid = gridOf("media", m, spec);
+  const [time, height, width] = grid.gridThw;
+  const kind = given ?? (time === 1 ? "image" : "video");
+  if (kind === "image" && time !== 1) refuse("media.gridThw[0]", "1 for an image", time);
+  const shape = [time * height * width, spec.values];
+  const dims = array("media.pixels.shape", t.shape);
+  if (dims.length !== 2 || dims.some((n, i) => n !== shape[i]))
+    refuse("media.pixels.shape", `(${shape.join(", ")}) for this grid`, `(${dims.join(", ")})`);
+  return { from: "pixels", kind, pixels: { dtype, shape, data: pixelData(t.data, dtype, shape) }, grid };
+}
+
+function pixelData(given: unknown, dtype: "f32" | "bf16", shape: readonly number[]): Float32Array | Uint16Array {
   const type = dtype === "f32" ? Float32Array : Uint16Array;
   const size = shape.reduce((a, b) => a * b, 1);
-  if (!(t.data instanceof type) || t.data.length !== size)
-    refuse("media.pixels.data", `a ${type.name} of ${size}`, t.data);
-  const data = t.data as Float32Array | Uint16Array;
+  if (!(given instanceof type) || given.length !== size)
+    refuse("media.pixels.data", `a ${type.name} of ${size}`, given);
+  const data = given as Float32Array | Uint16Array;
   const at = data instanceof Float32Array ? data.findIndex((v) => !Number.isFinite(v)) : -1;
   if (at >= 0) refuse(`media.pixels.data[${at}]`, "a finite number", data[at]);
-  return { from: "pixels", kind: found, pixels: { dtype, shape, data } };
+  return data;
+}
+
+const maxPatches = 1 << 20;
+const halfSecond = 0.5; // between frames, at Qwen's own 2 frames a second
+
+/** gridThw and secondsPerGrid of a medium. */
+export function gridOf(field: string, m: object, { merge }: Pick<GridSpec, "merge">): MediaGrid {
+  const { gridThw, secondsPerGrid } = m as { gridThw?: unknown; secondsPerGrid?: unknown };
+  const list = array(`${field}.gridThw`, gridThw);
+  if (list.length !== 3) refuse(`${field}.gridThw`, "patches along time, height and width", gridThw);
+  const [t, h, w] = list.map((n, i) => integer(`${field}.gridThw[${i}]`, n, 1, maxPatches)) as [number, number, number];
+  if (h % merge !== 0 || w % merge !== 0 || t * h * w > maxPatches)
+    refuse(`${field}.gridThw`, `height and width in multiples of ${merge}, ${maxPatches} patches at most`, gridThw);
+  const seconds =
+    secondsPerGrid === undefined
+      ? 2 * halfSecond
+      : number(`${field}.secondsPerGrid`, secondsPerGrid, { above: 0, max: 1e6 });
+  return { gridThw: [t, h, w], secondsPerGrid: seconds };
 }
 
 /** Checks a Media value and looks at the disk; opens and decodes nothing but the first bytes of a file. */
 export async function sourceOf(media: Media, spec: VisionSpec): Promise<Source> {
+  if (spec.type === "grid") return gridSource(media, spec);
   if (typeof media === "string") return sourceAt(checkPath("media", media), undefined, undefined, spec);
   const m = object("media", media);
   const kind = checkedKind(m.kind);
@@ -161,6 +205,19 @@ export async function sourceOf(media: Media, spec: VisionSpec): Promise<Source> 
   return refuse("media", "a path, or an object with path, frames or pixels", media);
 }
 
+/** Of towers that take pictures of any size. */
+function gridSource(media: Media, spec: GridSpec): Source {
+  const m = typeof media === "object" ? object("media", media) : {};
+  if (!("pixels" in m))
+    throw new IsrDpoError(
+      "INVALID_ARGUMENT",
+      "media: expected pixels with gridThw (or features): this version does not prepare files or frames for this family",
+      { hint: "preprocessFrames() with type 'qwen2_vl' makes rows of patches of frames in memory" },
+    );
+  options("media", m, ["kind", "pixels", "gridThw", "secondsPerGrid"]);
+  return patchesSource(m, checkedKind(m.kind), spec);
+}
+
 /** Files and folders that a source is read from. */
 export function pathsOf(source: Source): string[] {
   if (source.from === "file" || source.from === "image") return [source.path];
@@ -168,11 +225,16 @@ export function pathsOf(source: Source): string[] {
   return [source.path, ...[...new Set(source.indices)].map((i) => join(source.path, source.names[i]!))];
 }
 
+function recipeOf(spec: VisionSpec): object {
+  if (spec.type === "grid") return spec;
+  const { type, size, crop, resize, mean, std } = spec;
+  return { type, size, crop, resize, mean, std };
+}
+
 /** Which video or image, which frames of it, and what is done with them: equal keys mean equal pixels. */
 export async function keyOf(source: Source, spec: VisionSpec, signal?: AbortSignal): Promise<string> {
-  const { type, size, crop, resize, mean, std } = spec;
   // `version` grows when the same request gives other frames or pixels, so that features of older releases are not used for it.
-  const recipe = { kind: source.kind, type, size, crop, resize, mean, std };
+  const recipe = { kind: source.kind, ...recipeOf(spec) };
   const about = (facts: object, ...parts: ArrayBufferView[]) =>
     hashOf([JSON.stringify({ version: 2, from: source.from, ...recipe, ...facts }), ...parts]);
   switch (source.from) {
@@ -191,6 +253,6 @@ export async function keyOf(source: Source, spec: VisionSpec, signal?: AbortSign
       return about({ n: frames.length, height, width, fps, rule }, ...frames.map((f) => f.data));
     }
     case "pixels":
-      return about({ dtype: source.pixels.dtype, shape: source.pixels.shape }, source.pixels.data);
+      return about({ dtype: source.pixels.dtype, shape: source.pixels.shape, ...source.grid }, source.pixels.data);
   }
 }

@@ -1,13 +1,26 @@
 // The inputs that a family's vision towers need, from the processor files of its checkpoint.
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import type { NativeTowerFacts } from "../base/addon.js";
 import { codeOf } from "../base/file-errors.js";
 import { isObject, type Json, refuse, show } from "../base/check.js";
 import { type ErrorCode, IsrDpoError } from "../base/errors.js";
 import { parsePythonJson } from "../base/python-json.js";
 import { channels, clipMean, clipStd } from "./preprocess.js";
 
-export interface VisionSpec {
+/** Towers that take pictures of any size, as rows of patches. */
+export interface GridSpec {
+  type: "grid";
+  /** Edge of a patch in pixels. */
+  patch: number;
+  /** Edge, in patches, of the squares that become one row. */
+  merge: number;
+  /** Values of a patch of two frames. */
+  values: number;
+}
+
+/** Towers that take frames of one size. */
+export interface FrameSpec {
   type: "clip" | "languagebind";
   /** Edge in pixels that frames are resized to. */
   size: number;
@@ -28,7 +41,9 @@ export interface VisionSpec {
   window: "10s" | "all";
 }
 
-const families: Record<string, Pick<VisionSpec, "type" | "layout" | "images" | "window">> = {
+export type VisionSpec = FrameSpec | GridSpec;
+
+const families: Record<string, Pick<FrameSpec, "type" | "layout" | "images" | "window">> = {
   llava_hound: { type: "languagebind", layout: "cthw", images: true, window: "10s" },
   video_llava_original: { type: "languagebind", layout: "cthw", images: true, window: "all" },
   video_llava: { type: "clip", layout: "tchw", images: true, window: "all" },
@@ -135,8 +150,10 @@ function channelsOf(source: Source, key: "image_mean" | "image_std", fallback: r
 export async function readVisionSpec(
   dir: string,
   family: string,
-  facts: { imageSize: number; frames: number },
+  facts: Pick<NativeTowerFacts, "imageSize" | "frames" | "patch" | "merge">,
 ): Promise<VisionSpec> {
+  const { patch, merge = 1 } = facts;
+  if (patch !== undefined) return { type: "grid", patch, merge, values: 3 * 2 * patch * patch };
   const own = families[family] ?? refuse("family", `one of ${Object.keys(families).join(", ")}`, family);
   const base = { ...own, resize: "shortest_edge" as const, frames: facts.frames };
   const source = await findSource(dir);

@@ -67,7 +67,12 @@ class Patience {
 
  private:
   bool waits() const {
-    for (int i = 0; i < 10000 && !done_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+#if defined(__SANITIZE_THREAD__)
+    constexpr int kMilliseconds = 1'200'000;   // it looks at every access of every emulated thread
+#else
+    constexpr int kMilliseconds = 10'000;
+#endif
+    for (int i = 0; i < kMilliseconds && !done_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return done_;
   }
   std::atomic<bool> done_{false};

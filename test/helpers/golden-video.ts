@@ -7,13 +7,22 @@ import { floatsOf, intsOf, readSafetensors, type Stored } from "./safetensors.js
 const root = fileURLToPath(new URL("../golden/", import.meta.url));
 const json = (path: string) => JSON.parse(readFileSync(root + path, "utf8"));
 
-export const videoFamilies = ["llava_hound", "video_llava_original", "video_llava", "llava_next_video"] as const;
+export const videoFamilies = [
+  "llava_hound",
+  "video_llava_original",
+  "video_llava",
+  "llava_next_video",
+  "qwen2_5_vl",
+  "qwen3_vl",
+] as const;
 export type VideoFamily = (typeof videoFamilies)[number];
 export const isOriginal = (family: VideoFamily) => family === "llava_hound" || family === "video_llava_original";
+/** Whose processor takes pictures of any size. */
+export const takesGrids = (family: VideoFamily) => family === "qwen2_5_vl" || family === "qwen3_vl";
 export const folderOf = (family: VideoFamily, part = "policy"): string => `${root}${family}/${part}`;
 
 type Data = Map<string, Stored>;
-type Pixels = { kind: "video" | "image"; pixels: Tensor };
+type Pixels = Extract<Media, { pixels: Tensor }>;
 
 const tensor = (data: Data, name: string): Tensor => ({
   dtype: "f32",
@@ -26,7 +35,25 @@ function item(t: Tensor, i: number): Tensor {
   return { dtype: "f32", shape: t.shape.slice(1), data: t.data.slice(i * size, (i + 1) * size) as Float32Array };
 }
 
+/** Rows of patches of several media, with the grid of each. */
+function gridsOf(data: Data, name: string, kind: "video" | "image"): Pixels[] {
+  const grids = intsOf(data, `${name}/${kind}_grid_thw`);
+  const pixels = tensor(data, `${name}/pixel_values${kind === "video" ? "_videos" : ""}`);
+  const seconds = data.has(`${name}/second_per_grid_ts`) ? floatsOf(data, `${name}/second_per_grid_ts`) : undefined;
+  let row = 0;
+  return Array.from({ length: grids.length / 3 }, (_, i) => {
+    const gridThw = [...grids.subarray(3 * i, 3 * i + 3)] as [number, number, number];
+    const [rows, values] = [gridThw[0] * gridThw[1] * gridThw[2], pixels.shape[1]!];
+    const own = (pixels.data as Float32Array).slice(row * values, (row + rows) * values);
+    row += rows;
+    const time = kind === "video" && seconds ? { secondsPerGrid: seconds[i]! } : {};
+    return { kind, pixels: { dtype: "f32" as const, shape: [rows, values], data: own }, gridThw, ...time };
+  });
+}
+
 function mediaOf(data: Data, name: string): Pixels[] {
+  const kinds = (["video", "image"] as const).filter((kind) => data.has(`${name}/${kind}_grid_thw`));
+  if (kinds.length > 0) return kinds.flatMap((kind) => gridsOf(data, name, kind));
   if (data.has(`${name}/video_cthw`)) return [{ kind: "video", pixels: tensor(data, `${name}/video_cthw`) }];
   const media: Pixels[] = [];
   const videos = `${name}/pixel_values_videos`;
@@ -38,6 +65,7 @@ function mediaOf(data: Data, name: string): Pixels[] {
 }
 
 export interface VideoCase {
+  facts: { prompt_text: string };
   name: string;
   ids: Int32Array;
   prompt: Int32Array;
@@ -48,6 +76,8 @@ export interface VideoCase {
   logps: Float32Array;
   generated: Int32Array;
   projected: Float32Array | undefined; // of all media
+  levels: Float32Array[]; // features of all media that go into later layers, level by level
+  positions: Int32Array | undefined;
   tower: Float32Array | undefined;
 }
 
@@ -56,10 +86,11 @@ export function videoCases(family: VideoFamily) {
   const data = readSafetensors(`${root}${family}/cases.safetensors`);
   const optional = (name: string) => (data.has(name) ? floatsOf(data, name) : undefined);
   const numbered = facts.cases.filter((c: { case: unknown }) => typeof c.case === "number");
-  const cases = numbered.map((c: { case: number; prompt_len: number }): VideoCase => {
+  const cases = numbered.map((c: { case: number; prompt_len: number; prompt_text: string }): VideoCase => {
     const name = `case${c.case}`;
     const ids = intsOf(data, `${name}/input_ids`);
     return {
+      facts: c,
       name,
       ids,
       prompt: ids.slice(0, c.prompt_len),
@@ -71,6 +102,10 @@ export function videoCases(family: VideoFamily) {
       generated: intsOf(data, `${name}/generated`),
       projected:
         optional(`${name}/projected`) ?? optional(`${name}/vision_features`) ?? optional(`${name}/image_features`),
+      levels: [0, 1, 2]
+        .map((k) => optional(`${name}/vision_deepstack${k}`) ?? optional(`${name}/image_deepstack${k}`))
+        .filter((x) => x !== undefined),
+      positions: data.has(`${name}/position_ids`) ? intsOf(data, `${name}/position_ids`) : undefined,
       tower: optional(`${name}/tower_features`),
     };
   });
@@ -147,10 +182,13 @@ export function videoDpo(family: VideoFamily): VideoDpo {
   const data = readSafetensors(`${root}${family}/dpo.safetensors`);
   const n = data.get("policy_token_logps")!.shape[0]! / 2;
   const side = isOriginal(family) ? originalSide : expandedSide;
+  const grids = data.has("media_per_pair/video_grid_thw") ? gridsOf(data, "media_per_pair", "video") : undefined;
   const media = (i: number): Media[] =>
     isOriginal(family)
       ? mediaOf(data, `pair${i}`)
-      : [{ kind: "video", pixels: item(tensor(data, "media_per_pair/pixel_values_videos"), i) }];
+      : grids
+        ? [grids[i]!]
+        : [{ kind: "video", pixels: item(tensor(data, "media_per_pair/pixel_values_videos"), i) }];
   const withPrefix = (prefix: string) =>
     new Map(
       [...data.keys()].filter((k) => k.startsWith(prefix)).map((k) => [k.slice(prefix.length), floatsOf(data, k)]),

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 export interface Stored {
   dtype: string;
   shape: number[];
-  data: Float32Array | Int32Array | Uint16Array | Uint8Array; // F32, I64 (narrowed), BF16 bit patterns, U8
+  data: Float32Array | Int32Array | Uint16Array | Uint8Array; // F32, I64 (narrowed), I32, BF16 bit patterns, U8 and BOOL
 }
 
 export function readSafetensors(path: string): Map<string, Stored> {
@@ -27,7 +27,8 @@ export function readSafetensors(path: string): Map<string, Stored> {
 function decode(dtype: string, bytes: ArrayBuffer): Stored["data"] {
   if (dtype === "F32") return new Float32Array(bytes);
   if (dtype === "I64") return Int32Array.from(new BigInt64Array(bytes), Number);
-  if (dtype === "U8") return new Uint8Array(bytes);
+  if (dtype === "I32") return new Int32Array(bytes);
+  if (dtype === "U8" || dtype === "BOOL") return new Uint8Array(bytes);
   if (dtype === "BF16") return new Uint16Array(bytes);
   throw new Error(`golden data of type ${dtype}`);
 }

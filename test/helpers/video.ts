@@ -1,7 +1,7 @@
 // Video files made by ffmpeg on the spot, and what its own select filter gives for them.
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
-import type { VisionSpec } from "../../src/video/tower-spec.js";
+import type { FrameSpec } from "../../src/video/tower-spec.js";
 
 export const ffmpeg = (...args: string[]): Buffer =>
   execFileSync("ffmpeg", ["-nostdin", "-v", "error", "-y", ...args], {
@@ -74,7 +74,7 @@ export const spaced = (first: number, last: number, count: number): number[] =>
   );
 
 /** A spec under which a picture of `edge` x `edge` comes out as it went in: values are bytes / 255. */
-export function plainSpec(edge: number, over: Partial<VisionSpec> = {}): VisionSpec {
+export function plainSpec(edge: number, over: Partial<FrameSpec> = {}): FrameSpec {
   const norm = { mean: [0, 0, 0], std: [1, 1, 1] };
   const shape = { size: edge, crop: edge, resize: "shortest_edge", layout: "tchw" } as const;
   return { type: "clip", ...shape, ...norm, frames: 8, images: true, window: "all", ...over };

@@ -135,7 +135,11 @@ Vec<Complex> columns(const Vec<Complex>& x, size_t width, size_t begin, size_t c
   for (size_t t = 0; t < x.size() / width; ++t) y.insert(y.end(), x.begin() + static_cast<int64_t>(t * width + begin), x.begin() + static_cast<int64_t>(t * width + begin + count));
   return y;
 }
-Vec<Complex> beside(const std::vector<Vec<Complex>>& parts) {   // columns of T rows
+const std::vector<float>& mixing() {   // (2, V)
+  static const std::vector<float> weights = random_values(2 * V, 77);
+  return weights;
+}
+Vec<Complex> beside_rows(const std::vector<Vec<Complex>>& parts) {   // columns of T rows
   Vec<Complex> y;
   for (size_t t = 0; t < static_cast<size_t>(T); ++t)
     for (const Vec<Complex>& p : parts) {
@@ -178,6 +182,43 @@ const std::vector<OpCase>& table() {
        }},
       {"rms_norm", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C}}, [](Run& r) { return rms_norm(r.ctx, r.x(0), r.param(1), 1e-5f); },
        [](const Inputs& in) { return reference::rms_norm(in[0], in[1], static_cast<double>(1e-5f)); }},
+      {"rms_norm, of a third of the columns each", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C / 3}}, [](Run& r) { return rms_norm(r.ctx, r.x(0), r.param(1), 1e-5f); },
+       [](const Inputs& in) { return reference::rms_norm(in[0], in[1], static_cast<double>(1e-5f)); }},
+      {"layer_norm, of a third of the columns each", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C / 3}, {"b", Kind::Vector, 1, C / 3}},
+       [](Run& r) { return layer_norm(r.ctx, r.x(0), r.param(1), r.param(2), 1e-5f); },
+       [](const Inputs& in) { return reference::layer_norm(in[0], in[1], in[2], static_cast<double>(1e-5f)); }},
+      {"join_rows", {{"x", Kind::Activation, T, C}}, [](Run& r) { return join_rows(r.ctx, r.x(0), r.index(kGroups, T), 3); },   // three rows are in none
+       [](const Inputs& in) { return reference::gather(in[0], kGroups, C); }},
+      {"beside", {{"a", Kind::Activation, T, C}, {"b", Kind::Activation, T, 5}},
+       [](Run& r) { return beside(r.ctx, std::vector<Tensor>{r.x(0), r.x(1), r.x(0)}); },   // a fans out
+       [](const Inputs& in) { return beside_rows({in[0], in[1], in[0]}); }},
+      {"columns", {{"x", Kind::Activation, T, C}},
+       [](Run& r) { return add(r.ctx, columns(r.ctx, r.x(0), 1, 5), columns(r.ctx, r.x(0), 3, 5)); },   // two of them overlap
+       [](const Inputs& in) { return add(columns(in[0], C, 1, 5), columns(in[0], C, 3, 5)); }},
+      {"mix", {{"table", Kind::Matrix, V, C}},
+       [](Run& r) {
+         float* const weights = r.arena.allocate_n<float>(2 * V);
+         std::copy_n(mixing().begin(), 2 * V, weights);
+         return mix(r.ctx, r.param(0), view(weights, 2, V), 3, DType::F32);
+       },
+       [](const Inputs& in) {
+         Vec<Complex> y(3 * 2 * C);
+         for (size_t row = 0; row < 6; ++row)
+           for (size_t v = 0; v < V; ++v)
+             for (size_t c = 0; c < C; ++c) y[row * C + c] += static_cast<double>(mixing()[row % 2 * V + v]) * in[0][v * C + c];
+         return y;
+       }},
+      {"add_media", {{"x", Kind::Activation, T, C}, {"clip", Kind::Activation, 4, 3 * C}},
+       [](Run& r) { return add_media(r.ctx, r.x(0), std::vector<MediaRun>{{1, 3, r.x(1), 0}, {6, 2, r.x(1), 1}}, 2 * C); },   // two rows stand twice
+       [](const Inputs& in) {
+         Vec<Complex> y = in[0];
+         const auto put = [&](size_t row, size_t from) {
+           for (size_t c = 0; c < C; ++c) y[row * C + c] += in[1][from * 3 * C + 2 * C + c];
+         };
+         for (size_t i = 0; i < 3; ++i) put(1 + i, i);
+         for (size_t i = 0; i < 2; ++i) put(6 + i, 1 + i);
+         return y;
+       }},
       {"layer_norm", {{"x", Kind::Activation, T, C}, {"w", Kind::Vector, 1, C}, {"b", Kind::Vector, 1, C}},
        [](Run& r) { return layer_norm(r.ctx, r.x(0), r.param(1), r.param(2), 1e-5f); },
        [](const Inputs& in) { return reference::layer_norm(in[0], in[1], in[2], static_cast<double>(1e-5f)); }},
@@ -198,7 +239,7 @@ const std::vector<OpCase>& table() {
        [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}), kShape, rope_values().data(), {&r.param(4), &r.param(5), 1e-5f}); },
        [](const Inputs& in) {
          const auto normed = [&](size_t part, size_t norm) { return reference::rms_norm(reference::linear(in[0], in[part], {}, C), in[norm], static_cast<double>(1e-5f)); };
-         return rotate_qk(beside({normed(1, 4), normed(2, 5), reference::linear(in[0], in[3], {}, C)}), rope_values());
+         return rotate_qk(beside_rows({normed(1, 4), normed(2, 5), reference::linear(in[0], in[3], {}, C)}), rope_values());
        }},
       {"qkv, positions of two axes", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, 48, C}},
        [](Run& r) {

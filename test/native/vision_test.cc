@@ -45,7 +45,8 @@ void check_original(const std::string& family) {
     Ctx c{*m->backend, quiet, nullptr, {}};
     std::vector<std::vector<float>> hidden;
     ArenaScope scope(m->arena());
-    tower_forward(c, *m->vision->video, pixels.data(), m->vision->video->config.grid(8), m->dtype, false, &hidden);
+    TowerTaps taps{{}, &hidden};
+    tower_forward(c, *m->vision->video, pixels.data(), m->vision->video->config.grid(8), m->dtype, false, &taps);
     CHECK(hidden.size() == 3);   // before the first layer and behind two of three
     for (size_t k = 0; k < hidden.size(); ++k) CHECK(distance(hidden[k], values(golden, concat("case0/tower_hidden_states/", k))) <= 1e-4);
   }
@@ -73,7 +74,10 @@ void check_original(const std::string& family) {
   ArenaScope scope(m->arena());
   Tape quiet(m->arena(), false);
   Ctx c{*m->backend, quiet, nullptr, {}};
-  const Tensor x = embed_tokens(c, *m, expanded, m->media.rows_of(c, *m, expanded, false));
+  const SequenceInput sequence{expanded, std::vector<int32_t>(expanded.size(), -1), {}};
+  const Batch batch = make_batch({&sequence, 1}, false, m->positioner());
+  const ResidentBatch there = make_resident(c, *m, batch, m->media.rows_of(c, *m, expanded, false));
+  const Tensor x = embedding(c, *m->token_embedding, there.ids, there.media, m->dtype);
   CHECK(distance({x.f32(), x.f32() + x.rows * x.cols}, given) <= 1e-4);
 }
 
