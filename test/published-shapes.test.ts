@@ -33,6 +33,8 @@ const qwen3 = (tied: boolean, o: object, vision: object) => ({
 interface Vision {
   hidden_size: number;
   deepstack_visual_indexes?: number[];
+  image_size?: number;
+  patch_size?: number;
 }
 const small = { depth: 24, hidden_size: 1024, intermediate_size: 4096, deepstack_visual_indexes: [5, 11, 17] };
 const large = { depth: 27, hidden_size: 1152, intermediate_size: 4304, deepstack_visual_indexes: [8, 16, 24] };
@@ -86,11 +88,18 @@ for (const [name, config, all, decoderOnly] of rows)
     };
     const { bytes } = await plan(options as unknown as PlanOptions);
     assert.is(bytes.weights, 2 * decoderOnly);
-    // Beside the tower: features of four steps of time of 8 x 8 rows, before the projector and after it, for each level.
+    // Beside the tower: features of a video, before the projector and after it, for each level.
     const c = config as { hidden_size?: number; text_config?: { hidden_size: number }; vision_config: Vision };
-    const { hidden_size: width, deepstack_visual_indexes: taps = [] } = c.vision_config;
-    const columns = (1 + taps.length) * (4 * width + (c.hidden_size ?? c.text_config!.hidden_size));
-    assert.is(bytes.vision, 2 * (all - decoderOnly) + 2 * 4 * 64 * columns);
+    const {
+      hidden_size: width,
+      deepstack_visual_indexes: taps = [],
+      image_size: edge,
+      patch_size: patch,
+    } = c.vision_config;
+    const merge = (config as { scale_factor?: number }).scale_factor ?? 2;
+    const rows = edge === undefined ? 4 * 64 : 8 * (Math.floor(edge / patch!) / merge) ** 2; // a step of 8 x 8 where any size is taken
+    const columns = (1 + taps.length) * (merge ** 2 * width + (c.hidden_size ?? c.text_config!.hidden_size));
+    assert.is(bytes.vision, 2 * (all - decoderOnly) + 2 * rows * columns);
   });
 
 test.run();

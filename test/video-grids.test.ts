@@ -31,8 +31,12 @@ const bad: [what: string, media: unknown, message: RegExp][] = [
   ],
   ["an image of two steps", { ...clip, kind: "image" }, /gridThw\[0\]: expected 1 for an image, got 2/],
   ["seconds of nothing", { ...clip, secondsPerGrid: 0 }, /secondsPerGrid: expected a finite number greater than 0/],
-  ["frames as of other families", { frames: new Uint8Array(12), width: 2, height: 2 }, /expected pixels with gridThw/],
-  ["a file", "clip.mp4", /expected pixels with gridThw/],
+  [
+    "frames as of other families",
+    { frames: new Uint8Array(12), width: 2, height: 2 },
+    /expected pixels \(or features\)/,
+  ],
+  ["a file", "clip.mp4", /expected pixels \(or features\)/],
   [
     "features without their grid",
     { data: new Float32Array(24 * 144), shape: [24, 144], dtype: "f32", key: "k" },
@@ -116,6 +120,20 @@ for (const family of families)
       const end = lossMask!.indexOf(1); // the template of qwen3_vl's folder has a system turn before
       assert.equal([...ids].slice(end - c.prompt.length, end), [...c.prompt]);
     });
+
+test("equal features of two grids are two media", async () => {
+  const m = await model.qwen2_5_vl();
+  const data = Float32Array.from({ length: 6 * 48 }, (_, i) => Math.cos(i));
+  const features = { kind: "image" as const, data, shape: [6, 48], dtype: "f32" as const, key: "k" };
+  const ids = [7, ...new Array<number>(6).fill(426), 9];
+  const of = async (gridThw: readonly [number, number, number]) => {
+    const sequence = { ids, media: [{ ...features, gridThw }] };
+    const { positions } = await m.forward(sequence, { outputs: ["positions"] });
+    return [...positions!.data].slice(-8); // columns
+  };
+  assert.equal(await of([1, 4, 6]), [0, 1, 2, 3, 1, 2, 3, 4]);
+  assert.equal(await of([1, 6, 4]), [0, 1, 2, 1, 2, 1, 2, 4]);
+});
 
 test("grids that are seen once do not stay: many of them, and the first one again", async () => {
   const m = await model.qwen2_5_vl();

@@ -17,6 +17,7 @@ Napi::Object describe_tower(Napi::Env env, const Family& family, const VisionCon
   o.Set("rowsAFrame", static_cast<double>(v.rows(image, family.grid(t, 1))));
   o.Set("frames", static_cast<double>(image ? 1 : t.frames));   // of a clip; 0: any number
   o.Set("width", static_cast<double>(t.features()));
+  o.Set("withText", image ? v.image_text : v.video_text);
   if (t.grids) o.Set("patch", static_cast<double>(t.patch)), o.Set("merge", static_cast<double>(t.merge));   // takes any grid
   return o;
 }
@@ -36,7 +37,6 @@ Napi::Object describe_vision(Napi::Env env, const Family& family, const VisionCo
   o.Set("videoToken", v.video_token);
   o.Set("perVideo", static_cast<double>(v.per_video));
   o.Set("frames", static_cast<double>(v.frames));
-  o.Set("framesApart", v.video && v.video->grids && v.tokens_per_second == 0);
   if (v.image) o.Set("image", describe_tower(env, family, v, true));
   if (v.video) o.Set("video", describe_tower(env, family, v, false));
   return o;

@@ -88,7 +88,8 @@ class Backend {
   virtual void embedding_forward(Tensor y, Tensor table, Ints ids) = 0;            // y (T, C), table (V, C)
   // dw (V, C); '=' zeroes absent rows; rows of one id are added in ascending t
   virtual void embedding_backward(float* dw, bool accumulate, Tensor dy, Ints ids, int64_t vocab) = 0;
-  // y (frames * h/p * w/p, 3 p p): squares of pixels (frames, 3, h, w), row by row; (channel, y, x) runs along a row
+  // y (frames * h/p * w/p, 3 p p): squares of pixels (frames, 3, h, w), row by row; (channel, y, x) runs along a row.
+  // Pixels to the right of and below the last whole square are not read
   virtual void patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) = 0;
 
   // ---- head. x (R, C): hidden rows of scored tokens; targets (R) in [0, V); logp, lse, dlogp (R). Logits are never whole

@@ -48,13 +48,14 @@ struct FrameSize {                          // in pixels
 // A vision transformer: CLIP's; with `frames` LanguageBind's, whose layers attend over time first; with `grids` Qwen-VL's.
 struct TowerConfig {
   int64_t width = 0, layers = 0, heads = 0, mlp_width = 0, patch = 0;
-  FrameSize frame;                          // multiples of `patch`
+  FrameSize frame;                          // what is left beside whole patches is not seen
   bool class_token = true;                  // a row before a frame's patches
   int64_t run = 0;                          // layers computed: the features are the output of the last of them
   int64_t frames = 0;                       // of a clip, for attention over time; 0: frames are independent
   Act act = Act::QuickGelu;
   float eps = 1e-5f;
   bool patch_bias = false;
+  bool pre_norm = true, post_norm = false;  // of what goes into the first layer, and of what comes out of the last
   bool rms = false, gated = false;          // RMSNorms for LayerNorms; an MLP of gate, up and down
   int64_t merge = 1;                        // squares of merge x merge patches become one row, side by side
   bool grids = false;                       // media come as rows of patches, square by square, with their grid; `frame` is not used
@@ -78,6 +79,8 @@ struct TowerConfig {
 struct VisionConfig {
   bool original = false;                    // placeholders outside the vocabulary (-200, -201); else token ids, one per row
   std::optional<TowerConfig> image, video;  // absent: such media are refused
+  bool one_tower = false;                   // both kinds go through the same weights
+  bool image_text = false, video_text = false;   // such a medium is rows and text between them, which its prompts of ids hold
   bool image_cls = false, video_cls = false;   // whether the class token's row stays, if there is one
   int64_t pool = 1;                         // stride of average pooling over a frame's patches (video)
   int64_t projector_layers = 2;

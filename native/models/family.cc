@@ -3,6 +3,21 @@
 #include <algorithm>
 
 namespace isr {
+
+// In models/<family>.cc.
+ModelConfig read_llama(const Json& config, const std::string& path);
+ModelConfig read_qwen2(const Json& config, const std::string& path);
+ModelConfig read_qwen3(const Json& config, const std::string& path);
+ModelConfig read_llava_hound(const Json& config, const std::string& path);
+ModelConfig read_video_llava_original(const Json& config, const std::string& path);
+ModelConfig read_video_llava(const Json& config, const std::string& path);
+ModelConfig read_llava_next_video(const Json& config, const std::string& path);
+ModelConfig read_qwen2_5_vl(const Json& config, const std::string& path);
+ModelConfig read_qwen3_vl(const Json& config, const std::string& path);
+void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
+void hf_video_parts(Parts& parts, Network& network, const ModelConfig& config);
+void qwen_vl_parts(Parts& parts, Network& network, const ModelConfig& config);
+
 namespace {
 
 using Prefixes = std::vector<std::string>;
@@ -48,8 +63,7 @@ const Families& all_families() {
   static const Spellings qwen_decoder{{"model.", "model.language_model.", "language_model.model.", "language_model."}, kLayer};   // "model.": files before transformers 4.52
   static const Spellings qwen_tower{{"visual.", "model.visual."}, "patch_embed.proj.weight"};
   static const Roots qwen_vl{qwen_decoder, hf_head, qwen_tower, none, qwen_tower};
-  static const Forward reads{.decoder = decoder_forward}, sees{.decoder = decoder_forward, .tower = tower_features, .projector = project},
-      looks{.decoder = decoder_forward, .tower = grid_features, .projector = merge};
+  static const Forward reads{.decoder = decoder_forward}, sees{.decoder = decoder_forward, .tower = tower_features, .projector = project};
   static const Families all{
       {.name = "llama", .model_type = "llama", .architecture = "LlamaForCausalLM",
        .read = read_llama, .parts = decoder_parts, .forward = reads, .roots = text, .typical = kTypical},
@@ -62,13 +76,13 @@ const Families& all_families() {
       {.name = "video_llava_original", .model_type = "llava", .architecture = "LlavaLlamaForCausalLM",
        .read = read_video_llava_original, .parts = original_video_parts, .forward = sees, .roots = original, .typical = kTypical},
       {.name = "video_llava", .model_type = "video_llava", .architecture = "VideoLlavaForConditionalGeneration",
-       .read = read_video_llava, .parts = video_parts, .forward = sees, .roots = both_towers, .typical = kTypical},
+       .read = read_video_llava, .parts = hf_video_parts, .forward = sees, .roots = both_towers, .typical = kTypical},
       {.name = "llava_next_video", .model_type = "llava_next_video", .architecture = "LlavaNextVideoForConditionalGeneration",
-       .read = read_llava_next_video, .parts = video_parts, .forward = sees, .roots = one_tower, .typical = kTypical, .unread = {"image_newline"}},
+       .read = read_llava_next_video, .parts = hf_video_parts, .forward = sees, .roots = one_tower, .typical = kTypical, .unread = {"image_newline"}},
       {.name = "qwen2_5_vl", .model_type = "qwen2_5_vl", .architecture = "Qwen2_5_VLForConditionalGeneration",
-       .read = read_qwen2_5_vl, .parts = qwen_vl_parts, .forward = looks, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
+       .read = read_qwen2_5_vl, .parts = qwen_vl_parts, .forward = sees, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
       {.name = "qwen3_vl", .model_type = "qwen3_vl", .architecture = "Qwen3VLForConditionalGeneration",
-       .read = read_qwen3_vl, .parts = qwen_vl_parts, .forward = looks, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
+       .read = read_qwen3_vl, .parts = qwen_vl_parts, .forward = sees, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
   };
   return all;
 }

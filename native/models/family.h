@@ -71,27 +71,15 @@ const Families& all_families();
 // CHECKPOINT_UNSUPPORTED names what is supported and where to look.
 const Family& find_family(const Families& families, const Json& config, const std::string& path);
 
-ModelConfig read_llama(const Json& config, const std::string& path);
-ModelConfig read_qwen2(const Json& config, const std::string& path);
-ModelConfig read_qwen3(const Json& config, const std::string& path);
-ModelConfig read_llava_hound(const Json& config, const std::string& path);
-ModelConfig read_video_llava_original(const Json& config, const std::string& path);
-ModelConfig read_video_llava(const Json& config, const std::string& path);
-ModelConfig read_llava_next_video(const Json& config, const std::string& path);
-ModelConfig read_qwen2_5_vl(const Json& config, const std::string& path);
-ModelConfig read_qwen3_vl(const Json& config, const std::string& path);
-
+// Parts that families share.
 void decoder_parts(Parts& parts, Network& network, const ModelConfig& config);
-void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
-void video_parts(Parts& parts, Network& network, const ModelConfig& config);
-void qwen_vl_parts(Parts& parts, Network& network, const ModelConfig& config);
+// A tower and a projector of numbered products beside the decoder; `layer`: what the i-th of so many is called.
+void video_parts(Parts& parts, Network& network, const ModelConfig& config, std::string (*layer)(int64_t i, int64_t count));
 
-// decoder.cc: Llama's, Qwen2's and Qwen3's. vision.cc: towers and projectors of the LLaVA line and of Qwen-VL. qwen_vl.cc: positions.
+// decoder.cc: Llama's, Qwen2's and Qwen3's. vision.cc: towers and projectors. qwen_vl.cc: positions.
 Tensor decoder_forward(Ctx& c, Network& n, const DecoderConfig& config, Tensor x, const Pass& pass);
 Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing);
 Tensor project(Ctx& c, Vision& v, Tensor features);
-Tensor grid_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing);
-Tensor merge(Ctx& c, Vision& v, Tensor features);
 SequencePositions grid_positions(std::span<const int32_t> ids, std::span<const PlacedMedium> media, const VisionConfig* vision);
 
 // A CLIP-like vision_config; what published files leave out takes the default of transformers' CLIPVisionConfig.

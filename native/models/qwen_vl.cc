@@ -85,6 +85,7 @@ void settle(ModelConfig& out, const ConfigReader& vision, TowerConfig tower) {
   check_keys(vision, Keys::Tower, nullptr, out.decoder.notes);
   if (static_cast<int64_t>(tower.taps.size()) > out.decoder.layers)
     vision.invalid("deepstack_visual_indexes", concat("at most num_hidden_layers (", out.decoder.layers, ") layers: each goes behind one of the decoder's"));
+  out.vision->one_tower = true;
   out.vision->image = out.vision->video = std::move(tower);
 }
 
@@ -117,6 +118,7 @@ ModelConfig read_qwen3_vl(const Json& json, const std::string& path) {
   const int64_t positions = vision.integer("num_position_embeddings", 1, 1 << 20, 2304);
   t.learned = static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(positions))));
   if (t.learned * t.learned != positions) vision.invalid("num_position_embeddings", "the square of a number");
+  out.vision->video_text = true;   // the time of each step
   t.taps = layers_at(vision, "deepstack_visual_indexes", t.layers, {8, 16, 24});
   settle(out, vision, std::move(t));
   return out;

@@ -30,19 +30,27 @@ std::shared_ptr<Tower> tower_parts(Parts& p, Root root, const TowerConfig& t) {
   p.group("embeddings");
   p.block("embeddings.");
   if (t.class_token) p.vector("class_embedding", t.width, tower->class_embedding);
-  p.matrix(tower->patch, {{"patch_embedding", t.width}}, {3, t.patch, t.patch}, false);
+  p.matrix(tower->patch, {{"patch_embedding", t.width}}, {3, t.patch, t.patch}, t.patch_bias);
   p.table("position_embedding.weight", {t.tokens(), t.width}, tower->position_embedding);
-  p.block("pre_layrnorm.");   // the name is misspelt in every checkpoint
-  p.norm("", t.width, tower->pre_norm);
+  if (t.pre_norm) {
+    p.block("pre_layrnorm.");   // the name is misspelt in every checkpoint
+    p.norm("", t.width, tower->pre_norm);
+  }
   for (int64_t i = 0; i < t.run; ++i) {
     p.group(concat("layer ", i));
     p.block(concat("encoder.layers.", i, "."));
     layer_parts(p, tower->layers.emplace_back(), t);
   }
+  if (t.post_norm) {
+    p.group("embeddings");
+    p.block("post_layernorm.");
+    p.norm("", t.width, tower->post_norm);
+  }
   return tower;
 }
 
-// `layer`: what the dialect calls the i-th of so many.
+}  // namespace
+
 void video_parts(Parts& p, Network& n, const ModelConfig& config, std::string (*layer)(int64_t i, int64_t count)) {
   decoder_parts(p, n, config);
   Vision& v = n.vision.emplace();
@@ -53,20 +61,19 @@ void video_parts(Parts& p, Network& n, const ModelConfig& config, std::string (*
   if (!tower) return;
   p.block("");
   for (int64_t i = 0; i < v.config.projector_layers; ++i)
-    p.matrix(v.projector.emplace_back(), {{layer(i, v.config.projector_layers), config.decoder.width}}, {i == 0 ? tower->width : config.decoder.width},
+    p.matrix(v.projector.emplace_back(), {{layer(i, v.config.projector_layers), config.decoder.width}}, {i == 0 ? tower->square() : config.decoder.width},
              v.config.projector_bias);
-  if (v.config.image) v.image = tower_parts(p, Root::ImageTower, *v.config.image);
+  if (v.config.image && !v.config.one_tower) v.image = tower_parts(p, Root::ImageTower, *v.config.image);
   if (v.config.video) v.video = tower_parts(p, Root::VideoTower, *v.config.video);
+  if (v.config.one_tower) v.image = v.video;
 }
-
-}  // namespace
 
 // A plain Linear has no number; of a Sequential every second layer is an activation.
 void original_video_parts(Parts& p, Network& n, const ModelConfig& config) {
   video_parts(p, n, config, [](int64_t i, int64_t count) { return count == 1 ? std::string() : std::to_string(2 * i); });
 }
 
-void video_parts(Parts& p, Network& n, const ModelConfig& config) {
+void hf_video_parts(Parts& p, Network& n, const ModelConfig& config) {
   video_parts(p, n, config, [](int64_t i, int64_t) { return concat("linear_", i + 1); });
 }
 

@@ -8,14 +8,13 @@ namespace {
 
 // (rows, values of a patch) for a product with the patch embedding.
 Tensor patch_rows(Ctx& c, const float* pixels, int64_t frames, const TowerConfig& t, const TowerPlan& plan, DType dtype) {
-  const bool rows = t.grids;
-  const int64_t count = rows ? static_cast<int64_t>(plan.given.size()) * t.patch_values() : frames * t.frame.values();
-  Tensor y = c.tape.alloc(count / t.patch_values(), t.patch_values(), dtype, false);
+  Tensor y = c.tape.alloc(t.grids ? static_cast<int64_t>(plan.given.size()) : frames * t.patches(), t.patch_values(), dtype, false);
+  const int64_t count = t.grids ? y.rows * y.cols : frames * t.frame.values();
   float* there = c.tape.arena().allocate_n<float>(count);
-  std::vector<float> ordered;
-  for (const int64_t row : plan.given) ordered.insert(ordered.end(), pixels + row * t.patch_values(), pixels + (row + 1) * t.patch_values());
-  c.be.device().upload(there, rows ? ordered.data() : pixels, static_cast<size_t>(count) * sizeof(float));
-  if (rows) c.be.add(y, false, view(there, y.rows, y.cols));
+  std::vector<float> ordered;   // rows as they are computed
+  for (const int64_t row : plan.given) ordered.insert(ordered.end(), pixels + row * y.cols, pixels + (row + 1) * y.cols);
+  c.be.device().upload(there, t.grids ? ordered.data() : pixels, static_cast<size_t>(count) * sizeof(float));
+  if (t.grids) c.be.add(y, false, view(there, y.rows, y.cols));
   else c.be.patchify(y, there, frames, t.frame.h, t.frame.w, t.patch);
   return y;
 }
@@ -86,6 +85,12 @@ void plan_frames(Backend& be, const TowerConfig& config, const Grid& grid, Tower
   if (config.class_token) {
     p.patch_rows = row_index(be, memory, patch_rows, frames * patches);
     p.class_rows = resident(be, memory, class_rows);
+  }
+  if (config.merge > 1) {
+    PatchOrder order = patch_order(config, grid);   // square by square
+    std::vector<int32_t> squares;
+    for (const PatchPlace& at : order.places) squares.push_back(static_cast<int32_t>(at.frame * n + before + at.y * grid.w + at.x));
+    p.squares = row_index(be, memory, squares, rows);
   }
   p.positions = resident(be, memory, positions);
   p.within_frames = spans_of(frames, n);
@@ -266,19 +271,17 @@ Tensor select_features(Ctx& c, Vision& v, bool is_image, Tensor hidden, const Gr
 }
 
 Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing) {
-  return select_features(c, v, is_image, tower_forward(c, *v.tower(is_image), pixels, grid, dtype, checkpointing), grid);
-}
-
-Tensor grid_features(Ctx& c, Vision& v, bool is_image, const float* pixels, const Grid& grid, DType dtype, bool checkpointing) {
   Tower& tower = *v.tower(is_image);
   TowerTaps taps;
   const Tensor last = tower_forward(c, tower, pixels, grid, dtype, checkpointing, &taps);
   const int64_t square = tower.config.merge * tower.config.merge;
+  if (square == 1 && taps.squares.empty() && !tower.config.grids) return select_features(c, v, is_image, last, grid);
   taps.squares.insert(taps.squares.begin(), join_rows(c, last, tower.plan(c, grid, dtype).squares, square));
   return taps.squares.size() == 1 ? taps.squares[0] : beside(c, taps.squares);
 }
 
-Tensor merge(Ctx& c, Vision& v, Tensor features) {
+// Qwen-VL's: each level through a projector of its own.
+static Tensor merge(Ctx& c, Vision& v, Tensor features) {
   const TowerConfig& t = v.video->config;
   std::vector<Tensor> parts;
   for (Merger& m : v.mergers) {
@@ -290,6 +293,7 @@ Tensor merge(Ctx& c, Vision& v, Tensor features) {
 }
 
 Tensor project(Ctx& c, Vision& v, Tensor features) {
+  if (!v.mergers.empty()) return merge(c, v, features);
   for (size_t i = 0; i < v.projector.size(); ++i)
     features = linear(c, features, v.projector[i], i + 1 < v.projector.size() ? v.config.projector_act : Act::None);
   return features;

@@ -32,6 +32,7 @@ export interface NativeTowerFacts {
   rowsAFrame: number; // rows of the decoder per frame
   frames: number; // of a clip; 0: any number
   width: number; // of features before the projector
+  withText: boolean; // such a medium is rows and text between them
   patch?: number; // of a tower that takes any grid of patches: edge of one
   merge?: number; // edge of the squares of patches that become one row
 }
@@ -41,7 +42,6 @@ export interface NativeVision {
   videoToken: number;
   perVideo: number;
   frames: number; // sampled from a video by default
-  framesApart: boolean; // a video's steps of time stand apart in the text, each behind its time
   image?: NativeTowerFacts;
   video?: NativeTowerFacts;
 }

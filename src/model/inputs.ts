@@ -106,7 +106,7 @@ export function rulesOf(vision: NativeVision | undefined): PlaceholderRules {
     image: vision.image ? vision.imageToken : null,
     video: vision.video ? vision.videoToken : null,
     perVideo: vision.perVideo,
-    framesApart: vision.framesApart,
+    withText: (["video", "image"] as const).filter((kind) => vision[kind]?.withText),
     visualTokens: () => 1,
   };
 }
@@ -322,10 +322,10 @@ function byPlaceholder(
 /** Hugging Face layouts: ids hold a placeholder a row; the media of each kind take theirs in order. */
 function byRows(field: string, call: Call, ids: Int32Array, placed: readonly Placed[]): Piece[] {
   const pieces: Piece[] = [];
-  for (const kind of ["video", "image"] as const) {
-    const id = call.rules[kind];
-    if (id === null) continue;
-    const media = placed.filter((p) => p.kind === kind);
+  const { video, image } = call.rules;
+  for (const id of new Set([video, image].filter((x) => x !== null))) {
+    const media = placed.filter((p) => call.rules[p.kind] === id); // some families have one placeholder for both
+    const what = video === image ? "media" : id === video ? "videos" : "images";
     const wanted = media.reduce((n, m) => n + m.rows, 0);
     const places: number[] = [];
     ids.forEach((x, i) => {
@@ -334,7 +334,7 @@ function byRows(field: string, call: Call, ids: Int32Array, placed: readonly Pla
     if (places.length !== wanted)
       throw mismatch(
         below(field, "ids"),
-        `expected ${wanted} placeholders (${id}) for the rows of ${media.length} ${kind}s, got ${places.length}`,
+        `expected ${wanted} placeholders (${id}) for the rows of ${media.length} ${what}, got ${places.length}`,
       );
     let at = 0;
     for (const m of media)

@@ -18,8 +18,8 @@ export interface PlaceholderRules {
   video: number | null;
   /** original: placeholders per video. */
   perVideo: number;
-  /** A video's steps of time stand apart in the text, each behind its time: such prompts are given as ids. */
-  framesApart?: boolean;
+  /** Kinds whose rows stand apart in text of their own: such prompts are given as ids. */
+  withText?: readonly ("video" | "image")[];
   /** expanded: how often the placeholder stands for one medium. */
   visualTokens(kind: "video" | "image"): number;
 }
@@ -51,12 +51,12 @@ function refuseMedia(rules: PlaceholderRules, messages: readonly Message[]): voi
     partsOf(m).forEach((part, k) => {
       if (part.type === "text") return;
       const field = `messages[${i}].content[${k}]`;
-      if (rules.framesApart && part.type === "video")
+      if (rules.withText?.includes(part.type))
         throw new IsrDpoError(
           "INVALID_ARGUMENT",
-          `${field}: expected a video of this family in a prompt of ids, got one in messages`,
+          `${field}: expected ${part.type}s of this family in a prompt of ids, got one in messages`,
           {
-            hint: "give a Sequence whose ids hold the time of each step before its placeholders; images go into messages",
+            hint: "give a Sequence whose ids hold the placeholders and the text between them, as the family's processor writes them",
             detail: { field },
           },
         );

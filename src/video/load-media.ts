@@ -161,8 +161,9 @@ async function pixelsOf(
   signal?: AbortSignal,
 ): Promise<Tensor> {
   const { type, size, crop, mean, std } = spec;
+  const still = type === "languagebind" && kind === "image";
   const config = {
-    type: type === "languagebind" && kind === "image" ? ("languagebind_image" as const) : type,
+    type: still ? ("languagebind_image" as const) : type === "siglip" ? ("siglip_smol" as const) : type,
     ...{ size, crop, exact: spec.resize === "exact", patch: 1, merge: 1, minPixels: 1, maxPixels: 1 },
     ...{ mean: Float32Array.from(mean), std: Float32Array.from(std) },
   };

@@ -9,7 +9,7 @@ import { kindOfFile, listFrames, otherPicture } from "./frame-files.js";
 import { hashFile, hashOf } from "./file-hash.js";
 import { type Frame, splitFrames } from "./preprocess.js";
 import { readSampling, sampleIndices, type SamplingRule } from "./frame-sampling.js";
-import type { FrameSpec, GridSpec, VisionSpec } from "./tower-spec.js";
+import { type FrameSpec, type GridSpec, preparesFiles, type VisionSpec } from "./tower-spec.js";
 import { evenly } from "./timeline.js";
 
 export type Source =
@@ -118,7 +118,7 @@ function kindOfShape(shape: readonly number[], given: GivenKind, spec: FrameSpec
   if (shape.length !== 4 || h !== spec.crop || w !== spec.crop) return undefined;
   if (a === 1 && b === 3 && spec.images && (given !== "video" || spec.layout === "cthw")) return "image";
   const [frames, planes] = spec.layout === "tchw" ? [a, b] : [b, a];
-  const fits = spec.type === "clip" ? frames >= 1 && frames <= 4096 : frames === spec.frames;
+  const fits = spec.type !== "languagebind" ? frames >= 1 && frames <= 4096 : frames === spec.frames;
   return planes === 3 && fits ? "video" : undefined;
 }
 
@@ -184,6 +184,7 @@ export function gridOf(field: string, m: object, { merge }: Pick<GridSpec, "merg
 
 /** Checks a Media value and looks at the disk; opens and decodes nothing but the first bytes of a file. */
 export async function sourceOf(media: Media, spec: VisionSpec): Promise<Source> {
+  if (!preparesFiles(spec)) checkPixels(media);
   if (spec.type === "grid") return gridSource(media, spec);
   if (typeof media === "string") return sourceAt(checkPath("media", media), undefined, undefined, spec);
   const m = object("media", media);
@@ -205,16 +206,19 @@ export async function sourceOf(media: Media, spec: VisionSpec): Promise<Source> 
   return refuse("media", "a path, or an object with path, frames or pixels", media);
 }
 
+/** Of families whose files and frames somebody else prepares. */
+function checkPixels(media: Media): void {
+  if (typeof media === "object" && "pixels" in media) return;
+  throw new IsrDpoError(
+    "INVALID_ARGUMENT",
+    "media: expected pixels (or features): this version does not prepare files or frames for this family",
+    { hint: "preprocessFrames() with type 'qwen2_vl' or 'siglip_smol' makes pixels of frames in memory" },
+  );
+}
+
 /** Of towers that take pictures of any size. */
 function gridSource(media: Media, spec: GridSpec): Source {
-  const m = typeof media === "object" ? object("media", media) : {};
-  if (!("pixels" in m))
-    throw new IsrDpoError(
-      "INVALID_ARGUMENT",
-      "media: expected pixels with gridThw (or features): this version does not prepare files or frames for this family",
-      { hint: "preprocessFrames() with type 'qwen2_vl' makes rows of patches of frames in memory" },
-    );
-  options("media", m, ["kind", "pixels", "gridThw", "secondsPerGrid"]);
+  const m = options("media", object("media", media), ["kind", "pixels", "gridThw", "secondsPerGrid"]);
   return patchesSource(m, checkedKind(m.kind), spec);
 }
 

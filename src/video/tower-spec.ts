@@ -21,7 +21,7 @@ export interface GridSpec {
 
 /** Towers that take frames of one size. */
 export interface FrameSpec {
-  type: "clip" | "languagebind";
+  type: "clip" | "languagebind" | "siglip";
   /** Edge in pixels that frames are resized to. */
   size: number;
   /** Edge in pixels of the centre crop: what the towers take. */
@@ -43,6 +43,9 @@ export interface FrameSpec {
 
 export type VisionSpec = FrameSpec | GridSpec;
 
+/** Whether files and frames are prepared here; the others' media are pixels. */
+export const preparesFiles = ({ type }: VisionSpec): boolean => type === "clip" || type === "languagebind";
+
 const families: Record<string, Pick<FrameSpec, "type" | "layout" | "images" | "window">> = {
   llava_hound: { type: "languagebind", layout: "cthw", images: true, window: "10s" },
   video_llava_original: { type: "languagebind", layout: "cthw", images: true, window: "all" },
@@ -55,6 +58,7 @@ const files = ["video_preprocessor_config.json", "processor_config.json", "prepr
 const settings = ["size", "crop_size", "image_mean", "image_std", "do_resize", "do_center_crop", "do_rescale"];
 const steps = ["do_resize", "do_center_crop", "do_rescale", "do_normalize"];
 const maxFileBytes = 1 << 20;
+const halves = [0.5, 0.5, 0.5];
 
 interface Source {
   path: string;
@@ -156,6 +160,8 @@ export async function readVisionSpec(
   if (patch !== undefined) return { type: "grid", patch, merge, values: 3 * 2 * patch * patch };
   const own = families[family] ?? refuse("family", `one of ${Object.keys(families).join(", ")}`, family);
   const base = { ...own, resize: "shortest_edge" as const, frames: facts.frames };
+  if (own.type === "siglip")
+    return { ...base, size: facts.imageSize, crop: facts.imageSize, mean: halves, std: halves };
   const source = await findSource(dir);
   if (!source) return { ...base, size: facts.imageSize, crop: facts.imageSize, mean: clipMean, std: clipStd };
   checkSteps(source);

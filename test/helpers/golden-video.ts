@@ -17,6 +17,8 @@ export const videoFamilies = [
 ] as const;
 export type VideoFamily = (typeof videoFamilies)[number];
 export const isOriginal = (family: VideoFamily) => family === "llava_hound" || family === "video_llava_original";
+/** Whose files and frames are prepared here. */
+export const takesFiles = (family: VideoFamily) => !takesGrids(family);
 /** Whose processor takes pictures of any size. */
 export const takesGrids = (family: VideoFamily) => family === "qwen2_5_vl" || family === "qwen3_vl";
 export const folderOf = (family: VideoFamily, part = "policy"): string => `${root}${family}/${part}`;
@@ -60,7 +62,10 @@ function mediaOf(data: Data, name: string): Pixels[] {
   if (data.has(videos))
     for (let i = 0; i < data.get(videos)!.shape[0]!; i++)
       media.push({ kind: "video", pixels: item(tensor(data, videos), i) });
-  if (data.has(`${name}/pixel_values`)) media.push({ kind: "image", pixels: tensor(data, `${name}/pixel_values`) });
+  if (data.has(`${name}/pixel_values`)) {
+    const pixels = tensor(data, `${name}/pixel_values`); // (1, 3, H, W), or (1, frames, 3, H, W) where a video is its frames
+    media.push(pixels.shape.length === 4 ? { kind: "image", pixels } : { kind: "video", pixels: item(pixels, 0) });
+  }
   return media;
 }
 
@@ -182,13 +187,14 @@ export function videoDpo(family: VideoFamily): VideoDpo {
   const data = readSafetensors(`${root}${family}/dpo.safetensors`);
   const n = data.get("policy_token_logps")!.shape[0]! / 2;
   const side = isOriginal(family) ? originalSide : expandedSide;
+  const videos = data.has("media_per_pair/pixel_values_videos") ? "pixel_values_videos" : "pixel_values";
   const grids = data.has("media_per_pair/video_grid_thw") ? gridsOf(data, "media_per_pair", "video") : undefined;
   const media = (i: number): Media[] =>
     isOriginal(family)
       ? mediaOf(data, `pair${i}`)
       : grids
         ? [grids[i]!]
-        : [{ kind: "video", pixels: item(tensor(data, "media_per_pair/pixel_values_videos"), i) }];
+        : [{ kind: "video", pixels: item(tensor(data, `media_per_pair/${videos}`), i) }];
   const withPrefix = (prefix: string) =>
     new Map(
       [...data.keys()].filter((k) => k.startsWith(prefix)).map((k) => [k.slice(prefix.length), floatsOf(data, k)]),

@@ -315,6 +315,28 @@ TEST("family: a rule of positions is told where media stand") {
   CHECK(placed.size() == 2 && placed[1].grid == m->declaration().grid(m->vision->config.tower(false), 8));
 }
 
+TEST("family: grids that are none are refused") {
+  auto m = Model::load("test/golden/qwen3_vl/policy", {});   // squares of 2 x 2 patches
+  const int64_t values = m->vision->video->config.patch_values(), far = int64_t{1} << 40;
+  const std::string many = "multiples of 2, 1048576 patches at most";
+  const auto refusal = [&](bool image, const Grid& grid, size_t count) {
+    try {
+      m->media.add_patches(*m, image, grid, 1, std::vector<float>(count));
+    } catch (const Error& e) {
+      return e.code + ": " + e.what();
+    }
+    return std::string();
+  };
+  for (const Grid& grid : {Grid{0, 2, 2}, Grid{1, 0, 2}, Grid{1, 3, 2}, Grid{1, 2, 5}, Grid{-1, 2, 2}, Grid{far, 2, 2}, Grid{1, far, 2}, Grid{1, 2, far}, Grid{1024, 1024, 1024}, Grid{2, 1024, 1024}})
+    CHECK(refusal(false, grid, 0).find(many) != std::string::npos, grid.t, " ", grid.h, " ", grid.w, ": ", refusal(false, grid, 0));
+  CHECK(refusal(true, {2, 2, 2}, static_cast<size_t>(8 * values)).find("one step of time for an image") != std::string::npos);
+  CHECK(refusal(false, {2, 2, 2}, static_cast<size_t>(8 * values - 1)).find("got 767 values") != std::string::npos, refusal(false, {2, 2, 2}, static_cast<size_t>(8 * values - 1)));
+  CHECK(refusal(false, {2, 2, 2}, static_cast<size_t>(8 * values)).empty());
+  auto other = Model::load("test/golden/llava_hound/policy", {});
+  CHECK(thrown_code([&] { other->media.add_patches(*other, false, {1, 2, 2}, 1, {}); }) == "INVALID_ARGUMENT");
+  CHECK(thrown_code([&] { m->media.add_pixels(*m, false, 8, {}); }) == "INVALID_ARGUMENT");
+}
+
 TEST("family: positions of several axes stand one axis behind another in a batch") {
   const auto rule = [](std::span<const int32_t> ids) {
     SequencePositions p;

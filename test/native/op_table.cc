@@ -318,14 +318,17 @@ void add_rows(Rows& all) {
   }
   all.push_back({"embedding_forward", "", {{"table", 11, kC}}, {{"y", 5, kC}}, [](OpCall& c) { c.be.embedding_forward(c.out[0], c.in[0], c.ints(ids)); },
                  [](const Values& v) -> Values { return {reference::gather(v[0], ids, kC)}; }});
-  all.push_back({"patchify", "wider than high", {{"pixels", 2 * 3 * 6, 9, As::Float32}}, {{"y", 2 * 6, 27}}, [](OpCall& c) { c.be.patchify(c.out[0], c.f32(0), 2, 6, 9, 3); },
-                 [](const Values& v) -> Values {
-                   Vec<double> y;
-                   for (size_t row = 0; row < 12; ++row)
-                     for (size_t i = 0; i < 27; ++i)
-                       y.push_back(v[0][((row / 6 * 3 + i / 9) * 6 + row / 3 % 2 * 3 + i / 3 % 3) * 9 + row % 3 * 3 + i % 3]);
-                   return {y};
-                 }});
+  for (const int64_t beside : {0, 2})   // pixels right of the last square, and one row below it
+    all.push_back({"patchify", beside > 0 ? "no whole squares" : "wider than high", {{"pixels", 2 * 3 * (6 + beside / 2), 9 + beside, As::Float32}}, {{"y", 2 * 6, 27}},
+                   [beside](OpCall& c) { c.be.patchify(c.out[0], c.f32(0), 2, 6 + beside / 2, 9 + beside, 3); },
+                   [beside](const Values& v) -> Values {
+                     const auto height = static_cast<size_t>(6 + beside / 2), width = static_cast<size_t>(9 + beside);
+                     Vec<double> y;
+                     for (size_t row = 0; row < 12; ++row)
+                       for (size_t i = 0; i < 27; ++i)
+                         y.push_back(v[0][((row / 6 * 3 + i / 9) * height + row / 3 % 2 * 3 + i / 3 % 3) * width + row % 3 * 3 + i % 3]);
+                     return {y};
+                   }});
 }
 
 // ---- head and optimizer

@@ -318,7 +318,7 @@ TEST("rope_table: cosines and sines of every position, in float64") {
 }
 
 TEST("patchify: a row is one square of a frame, channel by channel") {
-  constexpr int64_t kFrames = 2, kHeight = 9, kWidth = 6, kPatch = 3, kDown = kHeight / kPatch, kAcross = kWidth / kPatch;
+  constexpr int64_t kFrames = 2, kHeight = 11, kWidth = 7, kPatch = 3, kDown = kHeight / kPatch, kAcross = kWidth / kPatch;
   const Vec<float> pixels = random_values(kFrames * 3 * kHeight * kWidth, 1);
   for (const Isa isa : levels())
     for (const DType dtype : {DType::F32, DType::BF16}) {

@@ -114,7 +114,7 @@ void CpuBackend::embedding_backward(float* dw, bool accumulate, Tensor dy, Ints 
 // A convolution whose stride is its size, as rows for a product.
 void CpuBackend::patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) {
   const int64_t strips = height / patch, side = width / patch, plane = height * width;   // strips a frame, patches a strip
-  ISR_ASSERT(height % patch == 0 && width % patch == 0 && y.rows == frames * strips * side && y.cols == 3 * patch * patch, "patchify: (",
+  ISR_ASSERT(y.rows == frames * strips * side && y.cols == 3 * patch * patch, "patchify: (",
              y.rows, ", ", y.cols, ") from ", frames, " frames of ", height, " x ", width, ", patches of ", patch);
   with_type(y.dtype, [&](auto type) {
     using E = decltype(type);

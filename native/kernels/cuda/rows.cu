@@ -146,7 +146,7 @@ void CudaBackend::embedding_backward(float* dw, bool accumulate, Tensor dy, Ints
 }
 
 void CudaBackend::patchify(Tensor y, const float* pixels, int64_t frames, int64_t height, int64_t width, int64_t patch) {
-  ISR_ASSERT(height % patch == 0 && width % patch == 0 && y.rows == frames * (height / patch) * (width / patch) && y.cols == 3 * patch * patch,
+  ISR_ASSERT(y.rows == frames * (height / patch) * (width / patch) && y.cols == 3 * patch * patch,
              "patchify: (", y.rows, ", ", y.cols, ") from ", frames, " frames of ", height, " x ", width, ", patches of ", patch);
   const int64_t total = y.rows * y.cols;
   if (total == 0) return;
