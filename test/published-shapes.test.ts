@@ -43,8 +43,42 @@ const shape = (hidden: number, inner: number, layers: number, heads: number) => 
   ...{ hidden_size: hidden, intermediate_size: inner, num_hidden_layers: layers, num_attention_heads: heads },
 });
 
+const smol = (text: object, vision: object, scale: number) => ({
+  architectures: ["SmolVLMForConditionalGeneration"],
+  model_type: "smolvlm",
+  image_token_id: 49190,
+  scale_factor: scale,
+  tie_word_embeddings: false,
+  text_config: {
+    ...{ model_type: "llama", vocab_size: 49280, max_position_embeddings: 8192, rms_norm_eps: 1e-5, rope_theta: 1e5 },
+    ...{ torch_dtype: "bfloat16", tie_word_embeddings: false, ...text },
+  },
+  vision_config: { model_type: "smolvlm_vision", ...vision },
+  torch_dtype: "bfloat16",
+});
+const base = { hidden_size: 768, num_attention_heads: 12, image_size: 512, patch_size: 16 };
+const so400m = {
+  ...{ hidden_size: 1152, intermediate_size: 4304, num_hidden_layers: 27, num_attention_heads: 16 },
+  ...{ image_size: 384, patch_size: 14 },
+};
+
 // Parameters as their files' own headers count them: all, and those of the decoder.
 const rows: [name: string, config: object, all: number, decoder: number][] = [
+  [
+    "SmolVLM2 256M",
+    smol({ ...shape(576, 1536, 30, 9), num_key_value_heads: 3 }, base, 4),
+    ...([256_484_928, 162_974_016] as const),
+  ],
+  [
+    "SmolVLM2 500M",
+    smol({ ...shape(960, 2560, 32, 15), num_key_value_heads: 5 }, base, 4),
+    ...([507_482_304, 409_252_800] as const),
+  ],
+  [
+    "SmolVLM2 2.2B",
+    smol({ ...shape(2048, 8192, 24, 32), num_key_value_heads: 32 }, so400m, 3),
+    ...([2_246_784_880, 1_812_563_968] as const),
+  ],
   [
     "Qwen2.5-VL 3B",
     qwen25(

@@ -54,7 +54,7 @@ function renamed(family: VideoFamily, rename: (name: string) => string): string 
   return dir;
 }
 
-for (const family of ["video_llava", "llava_next_video", "qwen2_5_vl"] as const) {
+for (const family of ["video_llava", "llava_next_video", "smolvlm", "qwen2_5_vl"] as const) {
   const expected = memoized(async () => {
     await using model = await loadModel(folderOf(family));
     return await logitsOf(model, family);

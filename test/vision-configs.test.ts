@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import { type ErrorCode, loadModel, type Tensor } from "../src/index.js";
 import { rejects, sameBits } from "./helpers/assert.js";
-import { type Config, type Edit, edited, editJson } from "./helpers/edit-checkpoint.js";
+import { type Config, config, type Edit, edited, editJson } from "./helpers/edit-checkpoint.js";
 import { copyOf } from "./helpers/files.js";
 import { folderOf, videoCases, type VideoFamily, videoFamilies } from "./helpers/golden-video.js";
 
@@ -104,6 +104,27 @@ const refused: [what: string, family: VideoFamily, edit: Edit, code: ErrorCode, 
     inside("vision_config", { num_heads: 3 }),
     "INVALID_CONFIG",
     /num_heads: expected a divisor/,
+  ],
+  [
+    "patches that make no whole squares",
+    "smolvlm",
+    config({ scale_factor: 3 }),
+    "INVALID_CONFIG",
+    /image_size: .*squares/,
+  ],
+  [
+    "another language model",
+    "smolvlm",
+    inside("text_config", { model_type: "qwen2" }),
+    "CHECKPOINT_UNSUPPORTED",
+    /model_type "qwen2" of the language model/,
+  ],
+  [
+    "a patch that is larger than the picture",
+    "smolvlm",
+    inside("vision_config", { patch_size: 32 }),
+    "INVALID_CONFIG",
+    /patch_size: expected at most image_size/,
   ],
 ];
 for (const [what, family, edit, code, message] of refused)

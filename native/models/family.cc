@@ -17,6 +17,8 @@ ModelConfig read_qwen3_vl(const Json& config, const std::string& path);
 void original_video_parts(Parts& parts, Network& network, const ModelConfig& config);
 void hf_video_parts(Parts& parts, Network& network, const ModelConfig& config);
 void qwen_vl_parts(Parts& parts, Network& network, const ModelConfig& config);
+ModelConfig read_smolvlm(const Json& config, const std::string& path);
+void smolvlm_parts(Parts& parts, Network& network, const ModelConfig& config);
 
 namespace {
 
@@ -63,6 +65,8 @@ const Families& all_families() {
   static const Spellings qwen_decoder{{"model.", "model.language_model.", "language_model.model.", "language_model."}, kLayer};   // "model.": files before transformers 4.52
   static const Spellings qwen_tower{{"visual.", "model.visual."}, "patch_embed.proj.weight"};
   static const Roots qwen_vl{qwen_decoder, hf_head, qwen_tower, none, qwen_tower};
+  static const Roots smolvlm{Spellings{{"model.text_model.", "text_model."}, kLayer}, head, Spellings{{"model.connector.", "connector."}, "modality_projection.proj.weight"},
+                             none, Spellings{{"model.vision_model.", "vision_model."}, "embeddings.patch_embedding.weight"}};
   static const Forward reads{.decoder = decoder_forward}, sees{.decoder = decoder_forward, .tower = tower_features, .projector = project};
   static const Families all{
       {.name = "llama", .model_type = "llama", .architecture = "LlamaForCausalLM",
@@ -79,6 +83,8 @@ const Families& all_families() {
        .read = read_video_llava, .parts = hf_video_parts, .forward = sees, .roots = both_towers, .typical = kTypical},
       {.name = "llava_next_video", .model_type = "llava_next_video", .architecture = "LlavaNextVideoForConditionalGeneration",
        .read = read_llava_next_video, .parts = hf_video_parts, .forward = sees, .roots = one_tower, .typical = kTypical, .unread = {"image_newline"}},
+      {.name = "smolvlm", .model_type = "smolvlm", .architecture = "SmolVLMForConditionalGeneration",
+       .read = read_smolvlm, .parts = smolvlm_parts, .forward = sees, .roots = smolvlm, .typical = kTypical},
       {.name = "qwen2_5_vl", .model_type = "qwen2_5_vl", .architecture = "Qwen2_5_VLForConditionalGeneration",
        .read = read_qwen2_5_vl, .parts = qwen_vl_parts, .forward = sees, .positions = grid_positions, .grid = guessed_grid, .roots = qwen_vl, .typical = kTypical},
       {.name = "qwen3_vl", .model_type = "qwen3_vl", .architecture = "Qwen3VLForConditionalGeneration",

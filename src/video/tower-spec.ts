@@ -51,6 +51,7 @@ const families: Record<string, Pick<FrameSpec, "type" | "layout" | "images" | "w
   video_llava_original: { type: "languagebind", layout: "cthw", images: true, window: "all" },
   video_llava: { type: "clip", layout: "tchw", images: true, window: "all" },
   llava_next_video: { type: "clip", layout: "tchw", images: false, window: "all" },
+  smolvlm: { type: "siglip", layout: "tchw", images: true, window: "all" },
 };
 
 // The most specific first. processor_config.json may hold the processors as parts, or no image settings at all.

@@ -12,13 +12,14 @@ export const videoFamilies = [
   "video_llava_original",
   "video_llava",
   "llava_next_video",
+  "smolvlm",
   "qwen2_5_vl",
   "qwen3_vl",
 ] as const;
 export type VideoFamily = (typeof videoFamilies)[number];
 export const isOriginal = (family: VideoFamily) => family === "llava_hound" || family === "video_llava_original";
 /** Whose files and frames are prepared here. */
-export const takesFiles = (family: VideoFamily) => !takesGrids(family);
+export const takesFiles = (family: VideoFamily) => !takesGrids(family) && family !== "smolvlm";
 /** Whose processor takes pictures of any size. */
 export const takesGrids = (family: VideoFamily) => family === "qwen2_5_vl" || family === "qwen3_vl";
 export const folderOf = (family: VideoFamily, part = "policy"): string => `${root}${family}/${part}`;
