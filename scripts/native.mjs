@@ -64,7 +64,7 @@ export async function testEmulation(
   stages,
   {
     filter = "cuda",
-    families = "gqa_tied|qwen2|llava_hound|llava_next",
+    families = "gqa_tied|qwen|llava_hound|llava_next",
     goldens = "golden(-video)?",
     env: more = {},
   } = {},

@@ -341,17 +341,45 @@ Tensor columns(Ctx& c, Tensor x, int64_t begin, int64_t count) {
   return y;
 }
 
-Tensor mix(Ctx& c, Param& table, Tensor weights, int64_t times, DType dtype) {
-  const int64_t n = weights.rows;
+namespace {
+
+// f(first row, weights (n, V)) for some rows of a mix at a time, as a dense matrix that products read.
+template <class F>
+void with_mixed_rows(Ctx& c, const RowMix& mix, int64_t table_rows, DType dtype, F&& f) {
+  constexpr size_t kRows = 512;
+  const auto width = static_cast<size_t>(table_rows);
+  std::vector<float> dense;
+  for (size_t first = 0; first < mix.rows.size(); first += kRows) {
+    const size_t n = std::min(kRows, mix.rows.size() - first);
+    dense.assign(n * width, 0);
+    for (size_t i = 0; i < n; ++i)
+      for (size_t k = 0; k < 4; ++k) dense[i * width + static_cast<size_t>(mix.rows[first + i][k])] += mix.weights[first + i][k];
+    ArenaScope scope(c.tape.arena());
+    const Tensor wide = view(c.tape.arena().allocate_n<float>(static_cast<int64_t>(dense.size())), static_cast<int64_t>(n), table_rows);
+    c.be.device().upload(wide.data, dense.data(), dense.size() * sizeof(float));
+    const Tensor weights = dtype == DType::F32 ? wide : temporary(c, wide.rows, wide.cols, dtype);
+    if (dtype != DType::F32) c.be.add(weights, false, wide);
+    f(static_cast<int64_t>(first), weights);
+  }
+}
+
+}  // namespace
+
+Tensor mix(Ctx& c, Param& table, const RowMix& rows, int64_t times, DType dtype) {
+  const auto n = static_cast<int64_t>(rows.rows.size());
   Tensor y = c.tape.alloc(times * n, table.cols(), dtype, table.group != nullptr);
-  c.be.gemm_nn(y.row_range(0, n), false, weights, std::array{table.tensor()});
+  with_mixed_rows(c, rows, table.rows(), dtype, [&](int64_t first, Tensor weights) {
+    c.be.gemm_nn(y.row_range(first, weights.rows), false, weights, std::array{table.tensor()});
+  });
   for (int64_t i = 1; i < times; ++i) c.be.add(y.row_range(i * n, n), false, y.row_range(0, n));
-  c.tape.record("mix", y, [=, &c, &table] {
+  c.tape.record("mix", y, [=, &c, &table, &rows] {
     const Tensor dy = c.tape.grad(y);
-    for (int64_t i = 0; i < times; ++i) {
-      const GradSink dw = sink(table);
-      c.be.gemm_tn(std::array{GradPart{dw.dst, nullptr, table.rows(), dw.accumulate, false}}, weights, dy.row_range(i * n, n));
-    }
+    with_mixed_rows(c, rows, table.rows(), dtype, [&](int64_t first, Tensor weights) {
+      for (int64_t i = 0; i < times; ++i) {
+        const GradSink dw = sink(table);
+        c.be.gemm_tn(std::array{GradPart{dw.dst, nullptr, table.rows(), dw.accumulate, false}}, weights, dy.row_range(i * n + first, weights.rows));
+      }
+    });
   });
   return y;
 }

@@ -1,6 +1,7 @@
 // Recorded ops: each calls a forward kernel and records one closure that calls the backward kernel.
 // Shapes as in kernels/backend.h; a result needs a gradient if an input does or a trainable parameter was used.
 #pragma once
+#include <array>
 #include <atomic>
 #include <functional>
 #include <span>
@@ -55,7 +56,12 @@ Tensor gather_rows(Ctx& c, Tensor x, const RowIndex& index);                    
 Tensor join_rows(Ctx& c, Tensor x, const RowIndex& index, int64_t n);                        // (index.rows.n / n, n C): n rows side by side
 Tensor beside(Ctx& c, std::span<const Tensor> parts);                                        // (T, sum of C): their columns, one behind another
 Tensor columns(Ctx& c, Tensor x, int64_t begin, int64_t count);                              // (T, count)
-Tensor mix(Ctx& c, Param& table, Tensor weights, int64_t times, DType dtype);                // (times n, C): weights (n, V) of the rows of a table (V, C), `times` over
+// Rows of a table that is resampled: each is a sum of four of the table's, weighted. An op that is recorded reads it in backward.
+struct RowMix {
+  std::vector<std::array<int32_t, 4>> rows;
+  std::vector<std::array<float, 4>> weights;
+};
+Tensor mix(Ctx& c, Param& table, const RowMix& rows, int64_t times, DType dtype);            // (times n, C), `times` over
 Tensor add(Ctx& c, Tensor a, Tensor b);
 Tensor mean_rows(Ctx& c, Tensor x, const RowIndex& index);                                   // (index.rows.n / per_row, C): means of per_row rows; -1 counts as zeros
 

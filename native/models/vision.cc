@@ -8,12 +8,12 @@ namespace {
 
 // (rows, values of a patch) for a product with the patch embedding.
 Tensor patch_rows(Ctx& c, const float* pixels, int64_t frames, const TowerConfig& t, const TowerPlan& plan, DType dtype) {
-  Tensor y = c.tape.alloc(t.grids ? static_cast<int64_t>(plan.given.size()) : frames * t.patches(), t.patch_values(), dtype, false);
+  Tensor y = c.tape.alloc(t.grids ? plan.squares.rows.n : frames * t.patches(), t.patch_values(), dtype, false);
   const int64_t count = t.grids ? y.rows * y.cols : frames * t.frame.values();
   float* there = c.tape.arena().allocate_n<float>(count);
   std::vector<float> ordered;   // rows as they are computed
   for (const int64_t row : plan.given) ordered.insert(ordered.end(), pixels + row * y.cols, pixels + (row + 1) * y.cols);
-  c.be.device().upload(there, t.grids ? ordered.data() : pixels, static_cast<size_t>(count) * sizeof(float));
+  c.be.device().upload(there, ordered.empty() ? pixels : ordered.data(), static_cast<size_t>(count) * sizeof(float));
   if (t.grids) c.be.add(y, false, view(there, y.rows, y.cols));
   else c.be.patchify(y, there, frames, t.frame.h, t.frame.w, t.patch);
   return y;
@@ -49,7 +49,7 @@ Tensor tower_layer(Ctx& c, TowerLayer& l, const TowerPlan& plan, Tensor x, const
 Tensor embed_patches(Ctx& c, Tower& tower, const TowerPlan& plan, const float* pixels, int64_t frames, DType dtype) {
   Tensor x = linear(c, patch_rows(c, pixels, frames, tower.config, plan, dtype), tower.patch);
   if (tower.class_embedding) x = add(c, gather_rows(c, x, plan.patch_rows), embedding(c, *tower.class_embedding, plan.class_rows, x.cols, dtype));
-  if (plan.mixing) x = add(c, x, mix(c, *tower.position_embedding, plan.mixing, frames, dtype));
+  if (!plan.mixing.rows.empty()) x = add(c, x, mix(c, *tower.position_embedding, plan.mixing, frames, dtype));
   else if (tower.position_embedding) x = add(c, x, embedding(c, *tower.position_embedding, plan.positions, x.cols, dtype));
   return tower.pre_norm.w ? layer_norm(c, x, *tower.pre_norm.w, *tower.pre_norm.b, tower.config.eps) : x;
 }
@@ -104,8 +104,8 @@ void plan_frames(Backend& be, const TowerConfig& config, const Grid& grid, Tower
   }
 }
 
-// Bilinear weights (n, V) of a square table's rows for the patches of the first frame; the table's corners are the grid's.
-std::vector<float> mixing_weights(const TowerConfig& config, const Grid& grid, std::span<const PatchPlace> frame) {
+// Bilinear weights of a square table's rows for the patches of a frame; the table's corners are the grid's.
+RowMix resampled(const TowerConfig& config, const Grid& grid, std::span<const PatchPlace> frame) {
   const int64_t side = config.learned;
   struct Between { int64_t low, high; double share; };
   const auto between = [&](int64_t i, int64_t n) {
@@ -113,16 +113,15 @@ std::vector<float> mixing_weights(const TowerConfig& config, const Grid& grid, s
     const auto low = static_cast<int64_t>(at);
     return Between{low, std::min(low + 1, side - 1), at - static_cast<double>(low)};
   };
-  std::vector<float> weights(frame.size() * static_cast<size_t>(side * side));
-  for (size_t i = 0; i < frame.size(); ++i) {
-    const Between y = between(frame[i].y, grid.h), x = between(frame[i].x, grid.w);
-    const auto add = [&](int64_t row, int64_t column, double w) { weights[i * static_cast<size_t>(side * side) + static_cast<size_t>(row * side + column)] += static_cast<float>(w); };
-    add(y.low, x.low, (1 - y.share) * (1 - x.share));
-    add(y.low, x.high, (1 - y.share) * x.share);
-    add(y.high, x.low, y.share * (1 - x.share));
-    add(y.high, x.high, y.share * x.share);
+  RowMix mix;
+  for (const PatchPlace& p : frame) {
+    const Between y = between(p.y, grid.h), x = between(p.x, grid.w);
+    const auto row = [&](int64_t down, int64_t across) { return static_cast<int32_t>(down * side + across); };
+    const auto weight = [](double w) { return static_cast<float>(w); };
+    mix.rows.push_back({row(y.low, x.low), row(y.low, x.high), row(y.high, x.low), row(y.high, x.high)});
+    mix.weights.push_back({weight((1 - y.share) * (1 - x.share)), weight((1 - y.share) * x.share), weight(y.share * (1 - x.share)), weight(y.share * x.share)});
   }
-  return weights;
+  return mix;
 }
 
 // Half of a head's pairs turn by the row, half by the column.
@@ -142,18 +141,8 @@ float* grid_rope(Backend& be, Arena& memory, const TowerConfig& config, std::spa
   return table;
 }
 
-Tensor resident_rows(Backend& be, Arena& memory, const std::vector<float>& values, int64_t rows, DType dtype) {
-  const auto cols = static_cast<int64_t>(values.size()) / rows;
-  const Tensor y = view(memory.allocate(values.size() * size_of(dtype)), dtype, rows, cols);
-  ArenaScope scope(be.workspace());
-  const Tensor wide = view(be.workspace().allocate_n<float>(rows * cols), rows, cols);
-  be.device().upload(wide.data, values.data(), values.size() * sizeof(float));
-  be.add(y, false, wide);
-  return y;
-}
-
 // Of grids: rows in the order of patch_order().
-void plan_grid(Backend& be, const TowerConfig& config, const Grid& grid, DType dtype, TowerPlan& p) {
+void plan_grid(Backend& be, const TowerConfig& config, const Grid& grid, TowerPlan& p) {
   Arena& memory = p.memory;
   PatchOrder order = patch_order(config, grid);
   const auto rows = static_cast<int64_t>(order.places.size()), square = config.merge * config.merge;
@@ -164,26 +153,23 @@ void plan_grid(Backend& be, const TowerConfig& config, const Grid& grid, DType d
     p.windows = be.prepare(p.within_windows);
   }
   if (config.rope_theta > 0) p.rope = grid_rope(be, memory, config, order.places);
-  if (config.learned > 0) {
-    const auto frame = std::span(order.places).first(static_cast<size_t>(grid.frame()));
-    p.mixing = resident_rows(be, memory, mixing_weights(config, grid, frame), grid.frame(), dtype);
-  }
+  if (config.learned > 0) p.mixing = resampled(config, grid, std::span(order.places).first(static_cast<size_t>(grid.frame())));
   std::vector<int32_t> squares(static_cast<size_t>(rows));   // given square by square: the place of each row in that order
   for (size_t i = 0; i < order.given.size(); ++i) squares[static_cast<size_t>(order.given[i])] = static_cast<int32_t>(i);
   ISR_ASSERT(rows % square == 0, "a grid of whole squares");
   p.squares = row_index(be, memory, squares, rows);
-  p.given = std::move(order.given);
+  if (config.window > 0) p.given = std::move(order.given);
 }
 
 
 }  // namespace
 
-const TowerPlan& Tower::plan(Ctx& c, const Grid& grid, DType dtype) {
+const TowerPlan& Tower::plan(Ctx& c, const Grid& grid) {
   constexpr size_t kKept = 32;
   auto found = std::find_if(plans_.begin(), plans_.end(), [&](const Kept& k) { return k.grid == grid; });
   if (found == plans_.end()) {
     auto plan = std::make_shared<TowerPlan>(c.be.device());
-    config.grids ? plan_grid(c.be, config, grid, dtype, *plan) : plan_frames(c.be, config, grid, *plan);
+    config.grids ? plan_grid(c.be, config, grid, *plan) : plan_frames(c.be, config, grid, *plan);
     plans_.push_front({grid, std::move(plan)});
     if (plans_.size() > kKept) plans_.pop_back();
   } else {
@@ -236,7 +222,7 @@ PatchOrder patch_order(const TowerConfig& tower, const Grid& grid) {
 
 Tensor tower_forward(Ctx& c, Tower& tower, const float* pixels, const Grid& grid, DType dtype, bool checkpointing, TowerTaps* taps) {
   const TowerConfig& t = tower.config;
-  const TowerPlan& plan = tower.plan(c, grid, dtype);
+  const TowerPlan& plan = tower.plan(c, grid);
   const int64_t frames = grid.t;
   const int64_t head = t.width / t.heads;
   const AttentionShape s{t.heads, t.heads, head, static_cast<float>(1 / std::sqrt(static_cast<double>(head)))};
@@ -276,7 +262,7 @@ Tensor tower_features(Ctx& c, Vision& v, bool is_image, const float* pixels, con
   const Tensor last = tower_forward(c, tower, pixels, grid, dtype, checkpointing, &taps);
   const int64_t square = tower.config.merge * tower.config.merge;
   if (square == 1 && taps.squares.empty() && !tower.config.grids) return select_features(c, v, is_image, last, grid);
-  taps.squares.insert(taps.squares.begin(), join_rows(c, last, tower.plan(c, grid, dtype).squares, square));
+  taps.squares.insert(taps.squares.begin(), join_rows(c, last, tower.plan(c, grid).squares, square));
   return taps.squares.size() == 1 ? taps.squares[0] : beside(c, taps.squares);
 }
 

@@ -30,9 +30,9 @@ struct TowerPlan {
   Ints class_rows, positions, times;        // (T n): 0 or -1; token in the frame; frame
   RowIndex by_place, by_frame;              // (T n): to place-major order and back
   RowIndex squares;                         // (T n): rows of the squares' patches, square by square, frame by frame
-  std::vector<int64_t> given;               // (T n), of grids: which row of the pixels each row is
+  std::vector<int64_t> given;               // (T n), of windows: which row of the pixels each row is; empty: the same
   float* rope = nullptr;                    // (T n, D/2, 2)
-  Tensor mixing;                            // (n, V): weights of the rows of a table that is resampled
+  RowMix mixing;                            // of a frame, where a table of positions is resampled; else empty
   AttentionPlan within_frames, within_windows, over_time;
   std::unique_ptr<Prepared> spatial, windows, temporal;
 };
@@ -45,7 +45,7 @@ struct Tower {
   Weight patch;
   std::deque<TowerLayer> layers;
   // Plans of the grids that were seen last are kept; one that a recording tape needs lives as long as that.
-  const TowerPlan& plan(Ctx& c, const Grid& grid, DType dtype);
+  const TowerPlan& plan(Ctx& c, const Grid& grid);
 
  private:
   struct Kept { Grid grid; std::shared_ptr<TowerPlan> plan; };

@@ -164,17 +164,41 @@ void enqueue_until(Stream* stream, std::function<bool()> work) {
 void name_next_kernel(const char* name) { t_next_kernel = name; }
 const char* kernel_name() { return t_next_kernel; }
 
+// Under the lock as everything: communicators of a test that has ended may still be giving back what they had.
 void set_devices(int count, int driver_error) {
+  const Hold hold(machine().lock);
   machine().devices = count;
   machine().driver = driver_error;
 }
-void keep_memory_open() { ++machine().open; }
-void set_capability(int major, int minor) { machine().major = major, machine().minor = minor; }
-void set_device_memory(size_t bytes) { machine().limit = bytes; }
-size_t device_memory_used() { return machine().used; }
-size_t things_held() { return machine().live.size() + machine().pinned.size() + machine().streams.size() + machine().events + machine().graphs; }
-size_t graphs_launched() { return machine().launched; }
-size_t waits() { return machine().waits; }
+void keep_memory_open() {
+  const Hold hold(machine().lock);
+  ++machine().open;
+}
+void set_capability(int major, int minor) {
+  const Hold hold(machine().lock);
+  machine().major = major, machine().minor = minor;
+}
+void set_device_memory(size_t bytes) {
+  const Hold hold(machine().lock);
+  machine().limit = bytes;
+}
+size_t device_memory_used() {
+  const Hold hold(machine().lock);
+  return machine().used;
+}
+size_t things_held() {
+  const Machine& m = machine();
+  const Hold hold(machine().lock);
+  return m.live.size() + m.pinned.size() + m.streams.size() + m.events + m.graphs;
+}
+size_t graphs_launched() {
+  const Hold hold(machine().lock);
+  return machine().launched;
+}
+size_t waits() {
+  const Hold hold(machine().lock);
+  return machine().waits;
+}
 
 }  // namespace isr::emulated
 
@@ -198,17 +222,20 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceCount(int* count) {
   Machine& m = machine();
+  const Hold hold(m.lock);
   if (m.driver != cudaSuccess) return static_cast<cudaError_t>(m.driver);
   *count = m.devices;
   return m.devices > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+  const Hold hold(machine().lock);
   const Machine& m = machine();
   if (device < 0 || device >= m.devices) return cudaErrorInvalidDevice;
   *p = {"an emulated card", m.limit, m.major, m.minor};
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
+  const Hold hold(machine().lock);
   if (device < 0 || device >= machine().devices) return cudaErrorInvalidDevice;
   t_device = device;
   return cudaSuccess;

@@ -105,6 +105,8 @@ const std::vector<int32_t> kIds{3, 0, 18, 3, 7, 3, 0, 11, 18}, kIndex{8, 2, 5}, 
 const std::vector<int32_t> kPlaces{5, -1, 0, 5, 2}, kGroups{8, 2, 5, 0, 7, 1};
 const std::vector<int32_t> kMixed{3, -1, -1, -1, 0, -1, -1, -1, -1, 3}, kMixedRows{3, V, V + 1, V + 2, 0, V, V + 1, V + 4, V + 5, 3};
 
+const RowMix kMix{{{0, 1, 4, 5}, {18, 18, 4, 2}}, {{0.25f, 0.5f, 0.125f, 0.125f}, {0.5f, -1, 2, 0.75f}}};   // a row may stand twice in one
+
 const std::vector<int32_t> kPositions{0, 1, 2, 2, 2, 2, 5, 6, 7, 0, 1, 2, 3, 2, 3, 5, 6, 7}, kAxis{0, 1, 0};   // (2, T)
 const std::vector<double> kFrequencies{1, 0.5, 0.02};
 
@@ -134,10 +136,6 @@ Vec<Complex> columns(const Vec<Complex>& x, size_t width, size_t begin, size_t c
   Vec<Complex> y;
   for (size_t t = 0; t < x.size() / width; ++t) y.insert(y.end(), x.begin() + static_cast<int64_t>(t * width + begin), x.begin() + static_cast<int64_t>(t * width + begin + count));
   return y;
-}
-const std::vector<float>& mixing() {   // (2, V)
-  static const std::vector<float> weights = random_values(2 * V, 77);
-  return weights;
 }
 Vec<Complex> beside_rows(const std::vector<Vec<Complex>>& parts) {   // columns of T rows
   Vec<Complex> y;
@@ -195,17 +193,12 @@ const std::vector<OpCase>& table() {
       {"columns", {{"x", Kind::Activation, T, C}},
        [](Run& r) { return add(r.ctx, columns(r.ctx, r.x(0), 1, 5), columns(r.ctx, r.x(0), 3, 5)); },   // two of them overlap
        [](const Inputs& in) { return add(columns(in[0], C, 1, 5), columns(in[0], C, 3, 5)); }},
-      {"mix", {{"table", Kind::Matrix, V, C}},
-       [](Run& r) {
-         float* const weights = r.arena.allocate_n<float>(2 * V);
-         std::copy_n(mixing().begin(), 2 * V, weights);
-         return mix(r.ctx, r.param(0), view(weights, 2, V), 3, DType::F32);
-       },
+      {"mix", {{"table", Kind::Matrix, V, C}}, [](Run& r) { return mix(r.ctx, r.param(0), kMix, 3, DType::F32); },
        [](const Inputs& in) {
          Vec<Complex> y(3 * 2 * C);
          for (size_t row = 0; row < 6; ++row)
-           for (size_t v = 0; v < V; ++v)
-             for (size_t c = 0; c < C; ++c) y[row * C + c] += static_cast<double>(mixing()[row % 2 * V + v]) * in[0][v * C + c];
+           for (size_t k = 0; k < 4; ++k)
+             for (size_t c = 0; c < C; ++c) y[row * C + c] += static_cast<double>(kMix.weights[row % 2][k]) * in[0][static_cast<size_t>(kMix.rows[row % 2][k]) * C + c];
          return y;
        }},
       {"add_media", {{"x", Kind::Activation, T, C}, {"clip", Kind::Activation, 4, 3 * C}},
