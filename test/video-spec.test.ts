@@ -35,7 +35,13 @@ test("families without a file", async () => {
     crop: 224,
     frames: 4,
   });
-  await rejects(() => read({}, "smolvlm"), "INVALID_ARGUMENT", /family.*smolvlm/, "family");
+  const half = [0.5, 0.5, 0.5];
+  const smol = { type: "siglip", layout: "tchw", images: true, window: "all", resize: "shortest_edge", frames: 4 };
+  assert.equal(await read({}, "smolvlm", { imageSize: 384, frames: 4 }), {
+    ...{ ...smol, size: 384, crop: 384 },
+    ...{ mean: half, std: half },
+  });
+  await rejects(() => read({}, "idefics3"), "INVALID_ARGUMENT", /family.*idefics3/, "family");
 });
 
 const steps = { do_resize: true, do_center_crop: true, do_rescale: true, do_normalize: true, do_convert_rgb: true };

@@ -371,6 +371,7 @@ TEST("cuda nccl: what cannot work is refused before NCCL is asked") {
   const Machine machine(2);
   {
     Ends same(2, {1, 1});
+    const Patience patience(same);
     const std::string code = thrown_code([&] { same.ends[0]->connect(same.addresses); });
     CHECK(code == "INVALID_ARGUMENT", "two ranks of one card: ", code);
     CHECK(thrown_code([&] { same.ends[0]->connect({"no address", "another"}); }) == "INVALID_ARGUMENT", "a strange address");
