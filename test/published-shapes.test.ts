@@ -120,7 +120,11 @@ for (const [name, config, all, decoderOnly] of rows)
       items: 1,
       load: { dtype: "bf16", device: "cuda" },
     };
-    const { bytes } = await plan(options as unknown as PlanOptions);
+    const { bytes, advice } = await plan(options as unknown as PlanOptions);
+    assert.is(
+      advice.some((a) => /pictures of any size/.test(a)),
+      !name.startsWith("SmolVLM"),
+    );
     assert.is(bytes.weights, 2 * decoderOnly);
     // Beside the tower: features of a video, before the projector and after it, for each level.
     const c = config as { hidden_size?: number; text_config?: { hidden_size: number }; vision_config: Vision };

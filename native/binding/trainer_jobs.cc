@@ -154,6 +154,7 @@ Napi::Object describe(Napi::Env env, const PlanReport& r) {
   o.Set("family", r.family);
   o.Set("dtype", name_of(r.dtype));
   o.Set("towersUnknown", r.config.vision && !r.config.vision->image && !r.config.vision->video);
+  o.Set("sizesGuessed", r.config.vision && r.config.vision->video && r.config.vision->video->grids);
   o.Set("decoder", describe(env, r.decoder));
   o.Set("vision", describe(env, r.vision));
   o.Set("checkpointing", r.checkpointing);

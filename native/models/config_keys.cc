@@ -77,6 +77,8 @@ const std::vector<Refused> kRefused{
     {"alibi", Neutral::Off, "ALiBi positions"},
     {"qk_norm", Neutral::Off, "norms of queries and keys"},
     {"use_qk_norm", Neutral::Off, "norms of queries and keys"},
+    {"qk_layer_norms", Neutral::Off, "norms of queries and keys"},
+    {"use_resampler", Neutral::Off, "a resampler of features"},
     {"qk_layernorm", Neutral::Off, "norms of queries and keys"},
     {"use_qkv_bias", Neutral::Off, "biases by this key"},
     {"clip_qkv", Neutral::Off, "clipped queries, keys and values"},

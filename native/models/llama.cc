@@ -78,13 +78,6 @@ DecoderConfig read_llama_decoder(const ConfigReader& config, bool defaults) {
   return out;
 }
 
-ModelConfig read_llama(const Json& json, const std::string& path) {
-  const ConfigReader config(json, path);
-  DecoderConfig out = read_llama_decoder(config);
-  check_keys(config, Keys::Decoder, &out, out.notes);
-  return {out, {}};
-}
-
 DecoderConfig read_qwen2_decoder(const ConfigReader& config, RopeAxes axes) {
   DecoderConfig out = read_common(config, false, false, 0, axes);
   out.qkv_bias = true;
@@ -100,18 +93,21 @@ DecoderConfig read_qwen3_decoder(const ConfigReader& config, RopeAxes axes) {
   return out;
 }
 
-ModelConfig read_qwen2(const Json& json, const std::string& path) {
+static ModelConfig text_model(const Json& json, const std::string& path, DecoderConfig (*read)(const ConfigReader& config)) {
   const ConfigReader config(json, path);
-  DecoderConfig out = read_qwen2_decoder(config);
+  DecoderConfig out = read(config);
   check_keys(config, Keys::Decoder, &out, out.notes);
   return {out, {}};
 }
 
+ModelConfig read_llama(const Json& json, const std::string& path) {
+  return text_model(json, path, [](const ConfigReader& c) { return read_llama_decoder(c); });
+}
+ModelConfig read_qwen2(const Json& json, const std::string& path) {
+  return text_model(json, path, [](const ConfigReader& c) { return read_qwen2_decoder(c); });
+}
 ModelConfig read_qwen3(const Json& json, const std::string& path) {
-  const ConfigReader config(json, path);
-  DecoderConfig out = read_qwen3_decoder(config);
-  check_keys(config, Keys::Decoder, &out, out.notes);
-  return {out, {}};
+  return text_model(json, path, [](const ConfigReader& c) { return read_qwen3_decoder(c); });
 }
 
 }  // namespace isr

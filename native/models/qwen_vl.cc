@@ -14,7 +14,6 @@ constexpr int64_t kMaxWidth = 1 << 16, kMaxLayers = 1024;
 
 struct Defaults {                           // of the family's vision config in transformers
   int64_t depth, width, mlp_width, patch;
-  const char* act;
 };
 
 std::vector<int32_t> layers_at(const ConfigReader& config, const char* key, int64_t layers, std::vector<int32_t> fallback) {
@@ -95,7 +94,7 @@ ModelConfig read_qwen2_5_vl(const Json& json, const std::string& path) {
   const ConfigReader config(json, path);
   ModelConfig out = read_both(config, read_qwen2_decoder, RopeAxes::Sections);
   const ConfigReader vision = config.object("vision_config");
-  TowerConfig t = read_tower(vision, {32, 3584, 3420, 14, "silu"});
+  TowerConfig t = read_tower(vision, {32, 3584, 3420, 14});
   if (const std::string act = vision.text("hidden_act", "silu"); act != "silu" && act != "swish")
     vision.unsupported(concat(vision.name("hidden_act"), " \"", act, "\""), "supported are silu and swish, its other name");
   t.rms = t.gated = true;
@@ -112,7 +111,7 @@ ModelConfig read_qwen3_vl(const Json& json, const std::string& path) {
   const ConfigReader config(json, path);
   ModelConfig out = read_both(config, read_qwen3_decoder, RopeAxes::Interleaved);
   const ConfigReader vision = config.object("vision_config");
-  TowerConfig t = read_tower(vision, {27, 1152, 4304, 16, "gelu_pytorch_tanh"});
+  TowerConfig t = read_tower(vision, {27, 1152, 4304, 16});
   t.act = read_act(vision, "hidden_act", "gelu_pytorch_tanh");
   t.patch_bias = true;
   const int64_t positions = vision.integer("num_position_embeddings", 1, 1 << 20, 2304);

@@ -40,7 +40,7 @@ ModelConfig read_smolvlm(const Json& json, const std::string& path) {
     text.unsupported(concat("model_type \"", type, "\" of the language model"), "supported is llama");
   ModelConfig out{read_llama_decoder(text, true), VisionConfig{}};
   if (config.boolean("tie_word_embeddings", false)) out.decoder.tied = true;
-  for (const char* key : {"pixel_shuffle_factor", "qk_layer_norms", "use_resampler", "perceiver_config", "_flash_attn_2_enabled", "neftune_noise_alpha"}) text.find(key);   // of the code that they were trained with
+  for (const char* key : {"pixel_shuffle_factor", "perceiver_config", "_flash_attn_2_enabled", "neftune_noise_alpha"}) text.find(key);   // of the code that they were trained with
   check_keys(text, Keys::Decoder, &out.decoder, out.decoder.notes);
   if (out.decoder.end_tokens.empty() || (!text.listed("eos_token_id") && config.has("eos_token_id"))) out.decoder.end_tokens = config.ids("eos_token_id", out.decoder.vocab, out.decoder.notes);
   VisionConfig& v = *out.vision;

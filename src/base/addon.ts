@@ -74,6 +74,7 @@ export interface NativePlan {
   family: string;
   dtype: "f32" | "bf16";
   towersUnknown: boolean; // a video model, and nothing describes its towers
+  sizesGuessed: boolean; // media may have any size
   contextLength: number;
   parameters: number;
   trained: number;

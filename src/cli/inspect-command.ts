@@ -46,7 +46,7 @@ const listed = (key: string, names: readonly string[]): [string, string][] => [
 
 function visualTokens({ visualTokens: n, media }: CheckpointReport): string {
   if (n !== null) return `${count(n)} per video`;
-  return media.length === 0 ? "none: takes no videos" : `as many as a ${media.join(" or an ")} has squares of patches`;
+  return media.includes("video") ? "as many as a video or an image has squares of patches" : "none: takes no videos";
 }
 
 function checkpointRows(r: CheckpointReport): [string, string][] {

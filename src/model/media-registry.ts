@@ -8,7 +8,7 @@ import type { Features, Media, MediaReport, ModelInfo, Tensor } from "../base/ty
 import { ownedMedia } from "../base/owned-arrays.js";
 import type { FeatureCache } from "../video/feature-cache.js";
 import type { OpenedMedia } from "../video/load-media.js";
-import { gridOf, type MediaGrid } from "../video/media-source.js";
+import { gridOf, type MediaGrid } from "../video/media-grid.js";
 import { Shared } from "../video/shared-work.js";
 import type { VisionSpec } from "../video/tower-spec.js";
 
@@ -256,7 +256,7 @@ export class MediaRegistry {
     const kind = mediaKind(checkedMedia(field, media));
     const { merge, rowsAFrame } = this.tower(field, kind);
     if (merge !== undefined) {
-      const [t, h, w] = gridOf(field, media as object, { merge }).gridThw;
+      const [t, h, w] = gridOf(field, media as object, merge).gridThw;
       return { kind, rows: (t * h * w) / merge ** 2 };
     }
     return { kind, rows: rowsAFrame * (kind === "image" ? 1 : this.#framesOf(media)) };
@@ -278,7 +278,7 @@ export class MediaRegistry {
     const cache = this.towerTrains ? undefined : await this.#cache;
     const cacheKey = cache ? `${key} ${await this.towerHash()}` : "";
     const { merge } = this.tower(field, kind);
-    const grid = merge === undefined ? undefined : gridOf(field, media as object, { merge });
+    const grid = merge === undefined ? undefined : gridOf(field, media as object, merge);
     if (cache) {
       const { rows } = this.describe(field, media);
       const cols = this.tower(field, kind).width;
@@ -318,7 +318,7 @@ export class MediaRegistry {
     if (stage !== "projected" && stage !== "tower") refuse(`${field}.stage`, "'projected' or 'tower'", stage);
     const kind = mediaKind(media);
     const { merge } = this.tower(field, kind);
-    const grid = merge === undefined ? undefined : gridOf(field, media, { merge });
+    const grid = merge === undefined ? undefined : gridOf(field, media, merge);
     return this.#add(key, kind, { count: rows!, values: asFloats(media), stage, ...grid }, false);
   }
 

@@ -18,6 +18,8 @@ const workspaceGuessed =
   "the workspace of the card's kernels is a guess: this binary has no CUDA (docs/gpu.md says how it is built)";
 const towersUnknown =
   "the towers and their features are not counted: put video_tower_config.json beside config.json, or give load.visionTower";
+const sizesGuessed =
+  "each video is counted as the model's usual number of frames of 8 x 8 rows: this model takes pictures of any size";
 
 /**
  * Computes the memory, disk and time of a training run or of iterations. It needs config.json alone, and for media the configs of
@@ -53,6 +55,7 @@ export async function plan(options: PlanOptions): Promise<Plan> {
     advice: [
       ...notes,
       ...(facts.towersUnknown ? [towersUnknown] : []),
+      ...(facts.sizesGuessed ? [sizesGuessed] : []),
       ...(facts.deviceMeasured ? [] : [workspaceGuessed]),
       ...(fits ? [] : await adviceFor(facts, settings, limit)),
     ],

@@ -7,6 +7,7 @@ import { IsrDpoError } from "../base/errors.js";
 import type { Media, Tensor } from "../base/types.js";
 import { kindOfFile, listFrames, otherPicture } from "./frame-files.js";
 import { hashFile, hashOf } from "./file-hash.js";
+import { gridOf, type MediaGrid } from "./media-grid.js";
 import { type Frame, splitFrames } from "./preprocess.js";
 import { readSampling, sampleIndices, type SamplingRule } from "./frame-sampling.js";
 import { type FrameSpec, type GridSpec, preparesFiles, type VisionSpec } from "./tower-spec.js";
@@ -26,12 +27,6 @@ export type Source =
   | { from: "image"; kind: "image"; path: string }
   | { from: "frames"; kind: "video" | "image"; frames: readonly Frame[]; fps: number | undefined; rule: SamplingRule }
   | { from: "pixels"; kind: "video" | "image"; pixels: Tensor; grid?: MediaGrid };
-
-/** Patches of a medium along time, height and width, and seconds per step of time. */
-export interface MediaGrid {
-  gridThw: readonly [number, number, number];
-  secondsPerGrid: number;
-}
 
 type GivenKind = "video" | "image" | undefined;
 
@@ -142,9 +137,9 @@ function pixelsSource(m: Record<string, unknown>, given: GivenKind, spec: FrameS
 function patchesSource(m: Record<string, unknown>, given: GivenKind, spec: GridSpec): Source {
   const t = object("media.pixels", m.pixels);
   const dtype = choice<"f32" | "bf16">("media.pixels.dtype", t.dtype, ["f32", "bf16"]);
-  const grid = gridOf("media", m, spec);
+  const grid = gridOf("media", m, spec.merge);
   const [time, height, width] = grid.gridThw;
-  const kind = given ?? (time === 1 ? "image" : "video");
+  const kind = given ?? "video";
   if (kind === "image" && time !== 1) refuse("media.gridThw[0]", "1 for an image", time);
   const shape = [time * height * width, spec.values];
   const dims = array("media.pixels.shape", t.shape);
@@ -162,24 +157,6 @@ function pixelData(given: unknown, dtype: "f32" | "bf16", shape: readonly number
   const at = data instanceof Float32Array ? data.findIndex((v) => !Number.isFinite(v)) : -1;
   if (at >= 0) refuse(`media.pixels.data[${at}]`, "a finite number", data[at]);
   return data;
-}
-
-const maxPatches = 1 << 20;
-const halfSecond = 0.5; // between frames, at Qwen's own 2 frames a second
-
-/** gridThw and secondsPerGrid of a medium. */
-export function gridOf(field: string, m: object, { merge }: Pick<GridSpec, "merge">): MediaGrid {
-  const { gridThw, secondsPerGrid } = m as { gridThw?: unknown; secondsPerGrid?: unknown };
-  const list = array(`${field}.gridThw`, gridThw);
-  if (list.length !== 3) refuse(`${field}.gridThw`, "patches along time, height and width", gridThw);
-  const [t, h, w] = list.map((n, i) => integer(`${field}.gridThw[${i}]`, n, 1, maxPatches)) as [number, number, number];
-  if (h % merge !== 0 || w % merge !== 0 || t * h * w > maxPatches)
-    refuse(`${field}.gridThw`, `height and width in multiples of ${merge}, ${maxPatches} patches at most`, gridThw);
-  const seconds =
-    secondsPerGrid === undefined
-      ? 2 * halfSecond
-      : number(`${field}.secondsPerGrid`, secondsPerGrid, { above: 0, max: 1e6 });
-  return { gridThw: [t, h, w], secondsPerGrid: seconds };
 }
 
 /** Checks a Media value and looks at the disk; opens and decodes nothing but the first bytes of a file. */
