@@ -36,6 +36,16 @@ const cases = [
     trainer: { checkpointing: false },
   },
   {
+    name: "bf16, DPO, 134 M, LoRA of rank 16",
+    shape: benchShape,
+    dtype: "bf16",
+    kind: "dpo",
+    items: 4,
+    tokens: 720,
+    answer: 80,
+    trainer: { checkpointing: false, lora: { rank: 16 } },
+  },
+  {
     name: "bf16, DPO, checkpointing, 8192 tokens",
     shape: small,
     dtype: "bf16",

@@ -78,8 +78,8 @@ if (existsSync(join(root, "build/Release/isr_dpo.node"))) {
   });
   // What computes; the rest does not see the level.
   const computing =
-    "^(golden|golden-video|determinism|model|video-model|native|sampling-draws|checkpoints)\\.test\\.ts$";
-  const away = "^(golden|golden-video|video-model|native|checkpoints)\\.test\\.ts$";
+    "^(golden|golden-video|golden-lora|determinism|model|video-model|native|sampling-draws|checkpoints)\\.test\\.ts$";
+  const away = "^(golden|golden-video|golden-lora|video-model|native|checkpoints)\\.test\\.ts$";
   const far = await buildFar(stages);
   if (far)
     await stages.stage("on a device the host cannot read", node, tsTests(away), {

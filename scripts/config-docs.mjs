@@ -25,7 +25,9 @@ function typeOf(s) {
   if (s.const !== undefined) return shown(s.const);
   if (s.type === "boolean") return "true or false";
   if (s.type === "integer" || s.type === "number") return numbers(s);
+  if (s.type === "array" && s.items) return `list: ${typeOf(s.items)}`;
   if (s.type === "array") return `list of ${s.prefixItems.length}: ${typeOf(s.prefixItems[0])}`;
+  if (s.type === "object" && !s.properties) return `values by name: ${typeOf(s.additionalProperties)}`;
   if (s.type === "object") return "keys below";
   return s.path ? "path" : s.type === "string" ? "text" : String(s.type);
 }

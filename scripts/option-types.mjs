@@ -53,6 +53,8 @@ function typeOf(shape, depth, inFile) {
       return "Int32Array | readonly number[]";
     case "list":
       return `readonly ${typeOf(shape.of, depth, inFile)}[]`;
+    case "record":
+      return `Readonly<Record<string, ${typeOf(shape.of, depth, inFile)}>>`;
     case "constant":
       return String(shape.value);
     case "pair":

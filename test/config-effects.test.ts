@@ -50,6 +50,8 @@ const rows: readonly [kind: ConfigKind, config: object, unused: readonly string[
   ["run", { train: { schedule: "constant", warmupSteps: 2, totalSteps: 9 } }, ["train.totalSteps"]],
   ["run", { train: { decayNorms: false } }, ["train.decayNorms"]],
   ["run", { train: { decayNorms: false, weightDecay: 0.1 } }, []],
+  ["run", { train: { decayNorms: false, weightDecay: 0.1, lora: {} } }, ["train.decayNorms"]],
+  ["run", { train: { lora: { rank: 8, targets: ["q_proj"], rankPattern: { v_proj: 2 } } } }, []],
   ["run", { train: { shard: false } }, ["train.shard"]],
   ["run", { train: { shardGradients: true } }, ["train.shardGradients"]],
   [
@@ -79,14 +81,14 @@ for (const [kind, config, unused] of rows)
 const always: Record<ConfigKind, readonly RegExp[]> = {
   train: [
     /^(preset|model|data|videos|runDir|evalData|evalEvery|epochs|itemsPerStep|onBadRow|onLong|onRanks|saveEverySteps|turns|specialTokens|ends|onEnd|answerEnd|video\.(timeoutS|maxLost))$/,
-    /^trainer\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|shard|seed)$/,
+    /^trainer\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|lora\..*|microBatchTokens|checkpointing|sharePrefix|shard|seed)$/,
     /^(load|features)\./,
   ],
   run: [
     /^(preset|model|samples|videos|runDir|seedData|from|to|seed|prompts|groupVideos|keep|onRanks|specialTokens)$/,
     /^context\.design$|^response\.(maxTokens|temperature|topP)$|^judge\.(kind|orders|identical|truncated|endpoint\..*)$/,
     /^guards\.(minUsable|zeroRate)$|^video\.(frames|timeoutS|onError|maxLost)$|^evaluate\./,
-    /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|microBatchTokens|checkpointing|sharePrefix|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
+    /^train\.(loss|beta|labelSmoothing|ldAlpha|sftWeight|divergence|learningRate|schedule|warmupRatio|warmupSteps|betas|eps|weightDecay|clipNorm|train\..*|lora\..*|microBatchTokens|checkpointing|sharePrefix|epochs|pairsPerStep|saveEverySteps|trainPrompt)$/,
     /^(load|features)\./,
   ],
 };

@@ -27,7 +27,7 @@ test("what info says", async () => {
       parameters: 84720,
       trainable: 84720,
     },
-    ...{ contextLength: 512, vocabSize: 448, endTokenIds: [2], visualTokens: null, media: [] },
+    ...{ contextLength: 512, vocabSize: 448, endTokenIds: [2], visualTokens: null, media: [], adapter: null },
   });
   assert.is(isa, process.env.ISR_DPO_ISA || usualLevel());
   const last = progress.at(-1);

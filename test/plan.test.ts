@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { inspectCheckpoint, type Plan, type PlanOptions, plan, train } from "../src/index.js";
-import { ordered, rejects } from "./helpers/assert.js";
+import { ordered, rejects, some } from "./helpers/assert.js";
 import { cliCommand, node } from "./helpers/child.js";
 import { temporaryFolder } from "./helpers/files.js";
 
@@ -119,6 +119,29 @@ test("what does not fit says what to change; what fits says nothing", async () =
     );
   const none = await dpo(golden("text_llama"), { ...o, memory: 1000 });
   assert.ok(none.advice.length > 0 && none.advice.every((line) => !line.endsWith(": fits")), none.advice.join("; "));
+});
+
+test("adapters: gradients and moments of theirs alone; and the advice to take them", async () => {
+  const [rank, width, kv, mlp, layers] = [4, 48, 24, 72, 2];
+  const padded = (n: number) => Math.ceil(n / 64) * 64;
+  const matrices = [
+    ...[width, kv, kv, width].map((outputs) => [outputs, width]),
+    ...[mlp, mlp].map((outputs) => [outputs, width]),
+    [width, mlp],
+  ];
+  const elements = matrices.reduce((sum, [n, k]) => sum + padded(rank * k!) + padded(n! * rank), 0) * layers;
+  const whole = await dpo(golden("text_qwen2"));
+  const adapters = await dpo(golden("text_qwen2"), { trainer: { lora: { rank } } });
+  assert.is(adapters.bytes.gradients, 4 * elements);
+  assert.is(adapters.bytes.optimizer, 3 * 4 * elements);
+  const one = await dpo(golden("text_qwen2"), { trainer: { lora: { rank, targets: ["q_proj"] } } });
+  assert.is(one.bytes.gradients, 4 * layers * 2 * padded(rank * width));
+  const { advice } = await dpo(golden("text_qwen2"), { memory: memory(whole) - 1 });
+  some(advice, (line) => line.startsWith("lora: {}"));
+  const [all, few] = [{}, { lora: {} }].map((trainer) =>
+    plan({ kind: "dpo", model: large, runDir, items: 8, trainer }),
+  );
+  ordered(memory(await few!), "<", 0.4 * memory(await all!), "7 B parameters");
 });
 
 const paper = (cards: number, card: number, o: Record<string, unknown> = {}) =>

@@ -17,6 +17,7 @@ import {
 import type { Sequence } from "../src/base/types.js";
 import { close, maxAbs, near, ordered } from "./helpers/assert.js";
 import { dpo, families, folder, pairs } from "./helpers/golden.js";
+import { adapters, lora } from "./helpers/golden-lora.js";
 import { folderOf, isOriginal, videoDpo, videoFamilies, videoPairs } from "./helpers/golden-video.js";
 import { memoized } from "./helpers/memoized.js";
 
@@ -26,7 +27,8 @@ interface Golden {
   items: SequencePair[];
   loss: number;
   gradients: Map<string, Float32Array>;
-  train: NonNullable<TrainerOptions["train"]>;
+  trained: Pick<TrainerOptions, "train" | "lora">;
+  adapter?: string;
 }
 
 function textGolden(family: (typeof families)[number]): Golden {
@@ -38,7 +40,7 @@ function textGolden(family: (typeof families)[number]): Golden {
     items,
     loss: d.facts.loss_beta_0_1,
     gradients: d.gradients,
-    train: { decoder: true },
+    trained: { train: { decoder: true } },
   };
 }
 
@@ -46,10 +48,18 @@ function videoGolden(family: (typeof videoFamilies)[number]): Golden {
   const d = videoDpo(family);
   const train = { vision: !isOriginal(family), projector: family !== "llava_hound", decoder: true };
   const items = videoPairs(d, true);
-  return { family, dir: folderOf(family), items, loss: d.facts.loss_beta_0_1, gradients: d.gradients, train };
+  const { gradients, facts } = d;
+  return { family, dir: folderOf(family), items, loss: facts.loss_beta_0_1, gradients, trained: { train } };
 }
 
-const goldens = [...families.map(textGolden), ...videoFamilies.map(videoGolden)];
+function loraGolden(name: (typeof adapters)[number]): Golden {
+  const { base, dir: adapter, facts, config, pairs: all, reference, gradients } = lora(name);
+  const items = all.map((pair, i) => ({ ...pair, reference: reference[i]! }));
+  const trained = { lora: { rank: config.r, alpha: config.lora_alpha } };
+  return { family: name, dir: base, adapter, items, loss: facts.loss, gradients, trained };
+}
+
+const goldens = [...families.map(textGolden), ...videoFamilies.map(videoGolden), ...adapters.map(loraGolden)];
 const f32 = (t: Tensor | undefined) => t!.data as Float32Array;
 
 type Grid = Required<Pick<TrainerOptions, "sharePrefix" | "checkpointing" | "microBatchTokens">> & {
@@ -118,10 +128,11 @@ function sharedRows(all: readonly { rows: string[]; limit: number }[]): number {
 
 for (const golden of goldens) {
   const test = suite(`packing ${golden.family}`);
-  const { dir, items, loss, train } = golden;
+  const { dir, adapter, items, loss, trained } = golden;
 
-  const model = memoized(() => loadModel(dir));
-  const plain = { train, sharePrefix: false, microBatchTokens: 1 } as const;
+  const open = () => loadModel(dir, adapter === undefined ? {} : { adapter });
+  const model = memoized(open);
+  const plain = { ...trained, sharePrefix: false, microBatchTokens: 1 } as const;
   const separate = memoized(async () =>
     gradientsOf(await model(), items, { ...plain, checkpointing: false, beta: 0.1 }),
   );
@@ -130,7 +141,7 @@ for (const golden of goldens) {
     test(`preferences: ${nameOf(g)}: the golden loss and gradients`, async () => {
       const { reversed, ...o } = g;
       const given = reversed ? [...items].reverse() : items;
-      const result = await gradientsOf(await model(), given, { ...o, train, beta: 0.1 });
+      const result = await gradientsOf(await model(), given, { ...o, ...trained, beta: 0.1 });
       close(result.metrics.loss, loss, 1e-5, `${nameOf(g)}: loss`);
       const { metrics, gradients } = await separate();
       close(result.metrics.margin, metrics.margin, 3e-5, "margin");
@@ -144,7 +155,7 @@ for (const golden of goldens) {
   for (const { reversed, ...g } of grid)
     test(`supervised: ${nameOf({ reversed, ...g })}: the same loss and gradients`, async () => {
       const given = reversed ? [...sequences].reverse() : sequences;
-      const result = await gradientsOf(await model(), given, { train, loss: "sft", ...g });
+      const result = await gradientsOf(await model(), given, { ...trained, loss: "sft", ...g });
       close(result.metrics.loss, (await supervised()).metrics.loss, 1e-5, `${nameOf({ reversed, ...g })}: loss`);
       sameGradients(result, valuesOf(await supervised()), nameOf({ reversed, ...g }));
     });
@@ -156,8 +167,8 @@ for (const golden of goldens) {
   });
 
   test("a swapped pair has the negated margin, and the loss grows by it", async () => {
-    await using model = await loadModel(dir);
-    const o = { train, beta: 0.1 };
+    await using model = await open();
+    const o = { ...trained, beta: 0.1 };
     const whole = await gradientsOf(model, items, o);
     const other = await gradientsOf(model, items.map(swapped), o);
     close(other.metrics.margin, -whole.metrics.margin, 1e-6, "margin");
@@ -168,7 +179,7 @@ for (const golden of goldens) {
   });
 
   test("tokens computed are those that the sharing rule leaves", async () => {
-    await using model = await loadModel(dir);
+    await using model = await open();
     const visual = placeholders(dir);
     const media = new Map<unknown, number>();
     const sides = async (pair: SequencePair) => [
@@ -176,7 +187,7 @@ for (const golden of goldens) {
       await rowsOf(model, pair.rejected, visual, media),
     ];
     const computed = async (some: readonly SequencePair[], o: TrainerOptions) =>
-      (await gradientsOf(model, some, { train, ...o })).metrics.tokensComputed;
+      (await gradientsOf(model, some, { ...trained, ...o })).metrics.tokensComputed;
     for (const pair of items) {
       const [w, l] = await sides(pair);
       const [P, W, L] = [w!.limit + 1, w!.rows.length - w!.limit - 1, l!.rows.length - l!.limit - 1];
@@ -209,8 +220,12 @@ for (const golden of goldens) {
     assert.is(await computed(family, { microBatchTokens: 1 }), single);
     ordered(sharedRows(all), "<", single);
     ordered(single, "<", apart);
-    const packed = valuesOf(await gradientsOf(model, family, { train, microBatchTokens: 1e5 }));
-    sameGradients(await gradientsOf(model, family, { train, sharePrefix: false }), packed, "four answers of a prompt");
+    const packed = valuesOf(await gradientsOf(model, family, { ...trained, microBatchTokens: 1e5 }));
+    sameGradients(
+      await gradientsOf(model, family, { ...trained, sharePrefix: false }),
+      packed,
+      "four answers of a prompt",
+    );
   });
 
   test.after(async () => (await model())[Symbol.asyncDispose]());

@@ -37,19 +37,64 @@ std::vector<GradPart> grad_parts(Weight& w) {
   return parts;
 }
 
-// Backward of y = x W^T (+ bias): dW before dX, so that x's gradient may take dy's place in cache.
-void product_backward(Ctx& c, Tensor dy, Tensor x, Weight& w) {
-  if (w.trainable()) c.be.gemm_tn(grad_parts(w), dy, x);
-  const Tape::Sink dx = c.tape.sink(x);
-  if (!dx.grad) return;
+// dx (+)= dy W.
+void input_gradient(Ctx& c, const Tape::Sink& dx, Tensor dy, const Weight& w) {
   const std::vector<Tensor> rows = w.rows();
   for (const Tensor& r : rows) ISR_ASSERT(r.data, "a gradient flows through a matrix that has no row-major values");
   c.be.gemm_nn(dx.grad, dx.accumulate, dy, rows);
 }
 
-// Scratch for one backward step.
+// Memory until the tape's scope ends, and until the workspace's does.
 Tensor temporary(Ctx& c, int64_t rows, int64_t cols, DType dtype) {
   return view(c.tape.arena().allocate(static_cast<size_t>(rows * cols) * size_of(dtype)), dtype, rows, cols);
+}
+Tensor scratch(Ctx& c, int64_t rows, int64_t cols, DType dtype) {
+  return view(c.be.workspace().allocate(static_cast<size_t>(rows * cols) * size_of(dtype)), dtype, rows, cols);
+}
+
+void scale_pieces(Ctx& c, const LowRank& l, Tensor ranks) {
+  for (const LowRank::Piece& p : l.pieces) {
+    if (p.scale == 1) continue;
+    const Tensor part = ranks.columns(p.rank, p.b.k());
+    c.be.pool_rows(part, false, part, {}, 1, p.scale);
+  }
+}
+
+// What an adapter adds to x W^T goes to `to` (T, N), and the product is added to that. Returns scale x A^T (T, ranks), which
+// backward reads; nothing where there is no adapter.
+Tensor low_rank(Ctx& c, Tensor to, Tensor x, const Weight& w) {
+  if (!w.low_rank) return none();
+  const LowRank& l = *w.low_rank;
+  const Tensor ranks = temporary(c, x.rows, l.a.n(), x.dtype);
+  c.be.gemm_nt(ranks, x, *l.a.matrix, {});
+  scale_pieces(c, l, ranks);
+  if (!l.whole) c.be.device().zero(to.data, static_cast<size_t>(to.rows * to.cols) * size_of(to.dtype));
+  for (const LowRank::Piece& p : l.pieces) c.be.gemm_nt(to.columns(p.output, p.b.n()), ranks.columns(p.rank, p.b.k()), *p.b.matrix, {});
+  return ranks;
+}
+
+// dB = dy^T (scale x A^T), dA = (scale dy B)^T x.
+void low_rank_backward(Ctx& c, const Tape::Sink& dx, Tensor dy, Tensor x, LowRank& l, Tensor ranks) {
+  const bool trains = l.trainable();
+  if (!trains && !dx.grad) return;
+  const Tensor dranks = scratch(c, x.rows, l.a.n(), x.dtype);
+  for (LowRank::Piece& p : l.pieces) {
+    const Tensor part = dy.columns(p.output, p.b.n());
+    if (trains) c.be.gemm_tn(grad_parts(p.b), part, ranks.columns(p.rank, p.b.k()));
+    input_gradient(c, {dranks.columns(p.rank, p.b.k()), false}, part, p.b);
+  }
+  scale_pieces(c, l, dranks);
+  if (trains) c.be.gemm_tn(grad_parts(l.a), dranks, x);
+  if (dx.grad) input_gradient(c, {dx.grad, true}, dranks, l.a);
+}
+
+// Backward of y = x W^T (+ bias) and of what an adapter added: dW before dX, so that x's gradient may take dy's place in cache.
+// Within a scope of the workspace.
+void product_backward(Ctx& c, Tensor dy, Tensor x, Weight& w, Tensor ranks) {
+  if (w.trains_itself()) c.be.gemm_tn(grad_parts(w), dy, x);
+  const Tape::Sink dx = c.tape.sink(x);
+  if (dx.grad) input_gradient(c, dx, dy, w);
+  if (ranks) low_rank_backward(c, dx, dy, x, *w.low_rank, ranks);
 }
 
 }  // namespace
@@ -188,8 +233,9 @@ Tensor layer_norm(Ctx& c, Tensor x, Param& w, Param& b, float eps) {
 Tensor linear(Ctx& c, Tensor x, Weight& w, Act act, Tensor residual) {
   ISR_ASSERT(act != Act::SwiGlu, "swiglu has an op of its own");
   Tensor y = c.tape.alloc(x.rows, w.n(), x.dtype, x.slot >= 0 || residual.slot >= 0 || w.trainable());
-  Tensor pre = y.slot >= 0 && act != Act::None ? temporary(c, x.rows, w.n(), x.dtype) : none();
-  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), act, pre, residual});
+  Tensor pre = (y.slot >= 0 || w.low_rank) && act != Act::None ? temporary(c, x.rows, w.n(), x.dtype) : none();
+  const Tensor ranks = low_rank(c, pre ? pre : y, x, w);
+  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), act, pre, residual, static_cast<bool>(ranks)});
   c.tape.record("linear", y, [=, &c, &w] {
     Tensor dy = c.tape.grad(y);
     if (residual.slot >= 0) {
@@ -198,24 +244,25 @@ Tensor linear(Ctx& c, Tensor x, Weight& w, Act act, Tensor residual) {
     }
     ArenaScope scope(c.be.workspace());
     if (act != Act::None) {
-      Tensor dpre = view(c.be.workspace().allocate(static_cast<size_t>(dy.rows * dy.cols) * size_of(dy.dtype)), dy.dtype, dy.rows, dy.cols);
+      Tensor dpre = scratch(c, dy.rows, dy.cols, dy.dtype);
       c.be.act_backward(dpre, dy, pre, act);
       dy = dpre;
     }
-    product_backward(c, dy, x, w);
+    product_backward(c, dy, x, w, ranks);
   });
   return y;
 }
 
 Tensor swiglu(Ctx& c, Tensor x, Weight& w) {
   Tensor y = c.tape.alloc(x.rows, w.n() / 2, x.dtype, x.slot >= 0 || w.trainable());
-  Tensor pre = y.slot >= 0 ? temporary(c, x.rows, w.n(), x.dtype) : none();
-  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::SwiGlu, pre, none()});
+  Tensor pre = y.slot >= 0 || w.low_rank ? temporary(c, x.rows, w.n(), x.dtype) : none();
+  const Tensor ranks = low_rank(c, pre, x, w);
+  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::SwiGlu, pre, none(), static_cast<bool>(ranks)});
   c.tape.record("swiglu", y, [=, &c, &w] {
     ArenaScope scope(c.be.workspace());
-    Tensor dpre = view(c.be.workspace().allocate(static_cast<size_t>(pre.rows * pre.cols) * size_of(pre.dtype)), pre.dtype, pre.rows, pre.cols);
+    Tensor dpre = scratch(c, pre.rows, pre.cols, pre.dtype);
     c.be.swiglu_backward(dpre, c.tape.grad(y), pre);
-    product_backward(c, dpre, x, w);
+    product_backward(c, dpre, x, w, ranks);
   });
   return y;
 }
@@ -251,7 +298,8 @@ std::array<NormedHeads, 2> norm_heads(Ctx& c, Tensor y, const AttentionShape& s,
 Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* rope, const HeadNorms& norms) {
   const int64_t rotated = s.heads + s.kv_heads;   // q and k heads stand side by side
   Tensor y = c.tape.alloc(x.rows, w.n(), x.dtype, x.slot >= 0 || w.trainable() || (norms.q && norms.q->group) || (norms.k && norms.k->group));
-  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::None, none(), none()});
+  const Tensor ranks = low_rank(c, y, x, w);
+  c.be.gemm_nt(y, x, *w.matrix, {w.bias_data(), Act::None, none(), none(), static_cast<bool>(ranks)});
   const std::array<NormedHeads, 2> normed = norm_heads(c, y, s, norms);
   if (rope) c.be.rope(y.columns(0, rotated * s.head_size), rope, rotated, s.head_size, false);
   c.tape.record("qkv", y, [=, &c, &w] {
@@ -263,7 +311,8 @@ Tensor qkv(Ctx& c, Tensor x, Weight& w, const AttentionShape& s, const float* ro
       const Tensor part = dy.columns(n.begin, n.heads * s.head_size);
       c.be.rms_norm_backward(part, false, dw.dst, dw.accumulate, part, n.before, n.w->flat(), n.rstd);
     }
-    product_backward(c, dy, x, w);
+    ArenaScope scope(c.be.workspace());
+    product_backward(c, dy, x, w, ranks);
   });
   return y;
 }

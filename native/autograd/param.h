@@ -3,6 +3,7 @@
 // gradient's place.
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 namespace isr {
 
 struct Group;
+struct LowRank;
 struct Weight;
 
 // One tensor of the checkpoint. Matrices are (out, in) row-major in the model's type; vectors (norm weights, biases) are
@@ -51,23 +53,42 @@ struct Weight {
   MatrixShape shape;
   std::unique_ptr<Matrix> matrix;
   Buffer bias_value;              // (N) f32, when there is one
+  LowRank* low_rank = nullptr;    // what an adapter adds to the product; null: nothing
 
   int64_t n() const { return shape.n; }
   int64_t k() const { return shape.k; }
   const float* bias_data() const { return bias.empty() ? nullptr : bias_value.data<float>(); }
-  bool trainable() const {
+  bool trains_itself() const {
     for (const Param* p : parts)
       if (p->group) return true;
     for (const Param* p : bias)
       if (p->group) return true;
     return false;
   }
+  inline bool trainable() const;   // or what is added to it
   std::vector<Tensor> rows() const {   // row-major parts; without data where the matrix alone holds them
     std::vector<Tensor> all;
     for (const Param* p : parts) all.push_back(p->tensor());
     return all;
   }
 };
+
+// A low-rank addition to the parts of a matrix (LoRA, Hu et al. 2021): y = x W^T + scale (x A^T) B^T, part by part.
+struct LowRank {
+  struct Piece {
+    Weight b;                     // (outputs of the part, its rank)
+    int64_t output = 0;           // the part's first column of y
+    int64_t rank = 0;             // its first column of x A^T
+    float scale = 1;
+  };
+  Weight a;                       // (ranks of all pieces, K): their A, one behind another
+  std::deque<Piece> pieces;
+  bool whole = false;             // every column of y belongs to a piece
+
+  bool trainable() const { return a.trainable(); }
+};
+
+inline bool Weight::trainable() const { return trains_itself() || (low_rank && low_rank->trainable()); }
 
 // Values that come from other ranks (train/values.h): whoever reads them waits first. RANK_LOST.
 class Arrivals {

@@ -173,6 +173,20 @@ LossOptions loss_options_of(const Napi::Object& o) {
   return l;
 }
 
+static LoraOptions lora_options_of(const Napi::Object& o) {
+  LoraOptions l;
+  l.rank = integer_at(o, "rank");
+  l.alpha = number_at(o, "alpha");
+  l.rslora = bool_at(o, "rslora");
+  l.targets = strings_at(o, "targets");
+  l.seed = seed_at(o, "seed");
+  const std::vector<std::string> names = strings_at(o, "patterns");
+  const std::vector<int32_t> ranks = ints_at(o, "patternRanks");
+  ISR_ASSERT(names.size() == ranks.size(), "a rank for each pattern");
+  for (size_t i = 0; i < names.size(); ++i) l.rank_pattern.emplace_back(names[i], ranks[i]);
+  return l;
+}
+
 TrainerOptions trainer_options_of(const Napi::Object& o) {
   TrainerOptions t;
   t.loss = loss_options_of(o);
@@ -195,6 +209,7 @@ TrainerOptions trainer_options_of(const Napi::Object& o) {
   t.share_prefix = bool_at(o, "sharePrefix");
   t.shard = bool_at(o, "shard");
   t.shard_gradients = bool_at(o, "shardGradients");
+  if (has(o, "lora")) t.lora = lora_options_of(object_at(o, "lora"));
   return t;
 }
 

@@ -11,6 +11,8 @@ Host& host_of(const Napi::CallbackInfo& info);
 Napi::Value submit(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep = {});
 Napi::Value submit_beside(const Napi::CallbackInfo& info, Work work, std::vector<Napi::Object> keep = {});
 
+Adapter& adapter_of(Model& model);   // INVALID_ARGUMENT: it has none
+
 void export_model_jobs(Napi::Env env, Napi::Object exports);     // load, forward, generate, ...
 void export_trainer_jobs(Napi::Env env, Napi::Object exports);   // createTrainer, trainStep, ...
 void export_kernel_jobs(Napi::Env env, Napi::Object exports);    // attention, sequenceLogProbs, dpoLoss

@@ -30,6 +30,22 @@ std::optional<GivenGrid> grid_at(const Napi::Object& args) {
   return GivenGrid{{g[0], g[1], g[2]}, number_at(args, "secondsPerGrid")};
 }
 
+struct AdapterFacts { int64_t rank; double alpha; bool rslora; int64_t modules, parameters; };
+std::optional<AdapterFacts> facts_of(const Adapter* a) {
+  if (!a) return {};
+  return AdapterFacts{a->rank(), a->alpha(), a->rslora(), static_cast<int64_t>(a->parts().size()), a->parameters()};
+}
+
+Napi::Object describe_adapter(Napi::Env env, const AdapterFacts& a) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("rank", static_cast<double>(a.rank));
+  o.Set("alpha", a.alpha);
+  o.Set("rslora", a.rslora);
+  o.Set("modules", static_cast<double>(a.modules));
+  o.Set("parameters", static_cast<double>(a.parameters));
+  return o;
+}
+
 Napi::Object describe_vision(Napi::Env env, const Family& family, const VisionConfig& v) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("original", v.original);
@@ -87,6 +103,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   options.device = string_at(args, "device");
   options.threads = static_cast<int>(integer_at(args, "threads"));
   if (has(args, "visionTower")) options.vision_tower = string_at(args, "visionTower");
+  if (has(args, "adapter")) options.adapter = string_at(args, "adapter");
   return submit(info, [options, dir = string_at(args, "dir")](JobContext& job) mutable -> ToJs {
     options.cancel = job.cancel;
     options.progress = [&](uint64_t bytes, uint64_t total) {
@@ -100,8 +117,9 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     job.engine.model = Model::load(dir, options);
     const Model& m = job.engine.loaded();
     return [config = ModelConfig{m.config, m.vision ? std::optional(m.vision->config) : std::nullopt}, family = &m.declaration(), parameters = m.parameters, dtype = m.dtype,
-            isa = std::string(m.backend->level())](Napi::Env env) -> Napi::Value {
+            isa = std::string(m.backend->level()), adapter = facts_of(m.adapter.get())](Napi::Env env) -> Napi::Value {
       Napi::Object o = describe(env, config, *family, parameters);
+      if (adapter) o.Set("adapter", describe_adapter(env, *adapter));
       o.Set("dtype", name_of(dtype));
       o.Set("isa", isa);
       return o;
@@ -289,7 +307,18 @@ Napi::Value save(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value save_adapter(const Napi::CallbackInfo& info) {
+  return submit_beside(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
+    return [bytes = adapter_of(job.engine.loaded()).save(dir)](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(bytes)); };
+  });
+}
+
 }  // namespace
+
+Adapter& adapter_of(Model& model) {
+  if (!model.adapter) throw Error("INVALID_ARGUMENT", "this model has no adapter", "load one (the option adapter), or train one (lora)");
+  return *model.adapter;
+}
 
 void export_model_jobs(Napi::Env env, Napi::Object exports) {
   export_as<inspect>(env, exports, "inspect");
@@ -305,6 +334,7 @@ void export_model_jobs(Napi::Env env, Napi::Object exports) {
   export_as<tower_hash>(env, exports, "towerHash");
   export_as<parameter>(env, exports, "parameter");
   export_as<save>(env, exports, "save");
+  export_as<save_adapter>(env, exports, "saveAdapter");
 }
 
 }  // namespace isr::binding

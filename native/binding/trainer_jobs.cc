@@ -132,6 +132,16 @@ Napi::Value save_among_ranks(const Napi::CallbackInfo& info) {
   });
 }
 
+// The same of its adapter: bytes.
+Napi::Value save_adapter_among_ranks(const Napi::CallbackInfo& info) {
+  return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
+    double bytes = 0;
+    job.engine.training().with_masters([&] { bytes = static_cast<double>(adapter_of(job.engine.loaded()).save(dir)); });
+    if (job.engine.ranks) all_reduce(*job.engine.ranks, {&bytes, 1});
+    return [bytes](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, bytes); };
+  });
+}
+
 Napi::Value load_trainer(const Napi::CallbackInfo& info) {
   return submit(info, [dir = string_at(info[1].As<Napi::Object>(), "dir")](JobContext& job) -> ToJs {
     Trainer& trainer = job.engine.training();
@@ -223,6 +233,7 @@ void export_trainer_jobs(Napi::Env env, Napi::Object exports) {
   export_as<gradients>(env, exports, "gradients");
   export_as<save_trainer>(env, exports, "saveTrainer");
   export_as<save_among_ranks>(env, exports, "saveAmongRanks");
+  export_as<save_adapter_among_ranks>(env, exports, "saveAdapterAmongRanks");
   export_as<load_trainer>(env, exports, "loadTrainer");
   export_as<plan_training_job>(env, exports, "planTraining");
 }

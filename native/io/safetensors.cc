@@ -366,12 +366,20 @@ void Checkpoint::read(const TensorInfo& t, uint64_t begin, uint64_t count, void*
 void Checkpoint::read_rows(const TensorInfo& t, int64_t row, int64_t rows, DType to, void* dst,
                            std::vector<uint8_t>& staging) const {
   ISR_ASSERT(row >= 0 && rows >= 0 && row <= t.rows() && rows <= t.rows() - row, t.name);
+  read_as(t, row * t.cols(), rows * t.cols(), to, dst, staging);
+}
+
+void Checkpoint::read_values(const TensorInfo& t, int64_t begin, int64_t count, float* dst) const {
+  std::vector<uint8_t> staging;
+  read_as(t, begin, count, DType::F32, dst, staging);
+}
+
+void Checkpoint::read_as(const TensorInfo& t, int64_t first, int64_t count, DType to, void* dst, std::vector<uint8_t>& staging) const {
   ISR_ASSERT(to == DType::F32 || to == DType::BF16, name_of(to));
   if (!is_float(t.dtype))
     throw Error("CHECKPOINT_UNSUPPORTED", concat("tensor ", t.name, ": expected F32, BF16 or F16, got ", name_of(t.dtype)),
                 "convert the checkpoint to one of these types", shards_[t.shard].file.path());
-  const uint64_t width = size_of(t.dtype), begin = static_cast<uint64_t>(row * t.cols()) * width;
-  const uint64_t bytes = static_cast<uint64_t>(rows * t.cols()) * width;
+  const uint64_t width = size_of(t.dtype), begin = static_cast<uint64_t>(first) * width, bytes = static_cast<uint64_t>(count) * width;
   if ((t.dtype == FileDType::F32 && to == DType::F32) || (t.dtype == FileDType::BF16 && to == DType::BF16))
     return read(t, begin, bytes, dst);
   constexpr uint64_t kPiece = uint64_t{1} << 20;  // converted while it is in cache

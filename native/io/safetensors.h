@@ -87,6 +87,8 @@ class Checkpoint {
 
   // Bytes [begin, begin + count) of a tensor as they are in the file. Safe to call from several threads.
   void read(const TensorInfo&, uint64_t begin, uint64_t count, void* dst) const;
+  // Elements [begin, begin + count) as float32.
+  void read_values(const TensorInfo&, int64_t begin, int64_t count, float* dst) const;
   // Rows [row, row + rows) converted to f32 or bf16, row-major and contiguous in dst. `staging` is grown as needed (one
   // per thread) and not touched when the file's dtype is dst's. CHECKPOINT_UNSUPPORTED for integer and f8 tensors.
   void read_rows(const TensorInfo&, int64_t row, int64_t rows, DType to, void* dst, std::vector<uint8_t>& staging) const;
@@ -94,6 +96,7 @@ class Checkpoint {
  private:
   Checkpoint(FileFormat format, std::string dir, std::string index, const std::vector<std::string>& shard_names);
   static Checkpoint open_shards(FileFormat format, const std::string& dir);
+  void read_as(const TensorInfo&, int64_t first, int64_t count, DType to, void* dst, std::vector<uint8_t>& staging) const;
   void add_shard(const std::string& name);
   void index_names();
   void check_index(const std::vector<std::pair<std::string, std::string>>& weight_map, const std::string& path) const;

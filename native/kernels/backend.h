@@ -83,7 +83,7 @@ class Backend {
 
   // ---- rows by index; -1 is a row of zeros ('=') or none ('+=')
   virtual void gather_rows(Tensor y, bool accumulate, Tensor x, Ints index) = 0;   // y[i] (+)= x[index[i]]
-  // y[i] (+)= scale * sum over j < n of x[index[i n + j]], j ascending
+  // y[i] (+)= scale * sum over j < n of x[index[i n + j]], j ascending. No index, with n 1: row i itself, and y may be x
   virtual void pool_rows(Tensor y, bool accumulate, Tensor x, Ints index, int64_t n, float scale) = 0;
   virtual void embedding_forward(Tensor y, Tensor table, Ints ids) = 0;            // y (T, C), table (V, C)
   // dw (V, C); '=' zeroes absent rows; rows of one id are added in ascending t

@@ -48,6 +48,7 @@ struct Epilogue {                 // Y = act(X W^T + bias) + residual, in this o
   Act act = Act::None;            // SwiGlu (W.swiglu only): Y (M, N/2) = silu(gate) * up
   Tensor pre;                     // (M, N) if set: what goes into act, saved for backward ([gate | up] for SwiGlu)
   Tensor residual;                // (M, cols of Y) if set
+  bool accumulate = false;        // X W^T is added to what `pre` holds; without `pre`, and then without `act`, to what Y holds
 };
 
 struct GradPart {                 // where the gradient of one part of a stacked matrix goes

@@ -156,7 +156,7 @@ Tensor hidden_states(Ctx& c, Model& m, const ResidentBatch& batch, bool checkpoi
 static std::vector<uint64_t> decoding_key(Ctx& c, const Model& m, Tensor x, Tensor hidden, const Pass& pass) {
   const auto place = [](const void* p) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p)); };
   std::vector<uint64_t> key{place(&m), static_cast<uint64_t>(x.rows), place(x.data), place(hidden.data), place(pass.rope), place(pass.kv->blocks[0]),
-                            static_cast<uint64_t>(pass.kv->page_count), c.be.workspace().total()};
+                            static_cast<uint64_t>(pass.kv->page_count), c.be.workspace().total(), m.adapter_switches};
   pass.plan->add_to(key);
   return key;
 }

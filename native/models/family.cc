@@ -57,12 +57,12 @@ const Families& all_families() {
   static const Roots original{decoder, head, Spellings{{"model.mm_projector.", "mm_projector."}, "0.weight"},
                               Spellings{{"model.image_tower.image_tower.", "image_tower.image_tower."}, kTower},
                               Spellings{{"model.video_tower.video_tower.", "video_tower.video_tower."}, kTower}};
-  static const Spellings hf_decoder{{"language_model.model.", "model.language_model.", "language_model."}, kLayer};
+  static const Spellings hf_decoder{{"language_model.model.", "model.language_model.", "language_model."}, kLayer, "model.language_model."};
   static const Spellings hf_head{{"language_model.lm_head.", "lm_head."}, "weight"};
   static const Spellings hf_projector{{"multi_modal_projector.", "model.multi_modal_projector."}, "linear_1.weight"};
   static const Roots both_towers{hf_decoder, hf_head, hf_projector, Spellings{tower_names("image_tower"), kTower}, Spellings{tower_names("video_tower"), kTower}};
   static const Roots one_tower{hf_decoder, hf_head, hf_projector, none, Spellings{tower_names("vision_tower"), kTower}};
-  static const Spellings qwen_decoder{{"model.", "model.language_model.", "language_model.model.", "language_model."}, kLayer};   // "model.": files before transformers 4.52
+  static const Spellings qwen_decoder{{"model.", "model.language_model.", "language_model.model.", "language_model."}, kLayer, "model.language_model."};   // "model.": files before transformers 4.52
   static const Spellings qwen_tower{{"visual.", "model.visual."}, "patch_embed.proj.weight"};
   static const Roots qwen_vl{qwen_decoder, hf_head, qwen_tower, none, qwen_tower};
   static const Roots smolvlm{Spellings{{"model.text_model.", "text_model."}, kLayer}, head, Spellings{{"model.connector.", "connector."}, "modality_projection.proj.weight"},

@@ -32,6 +32,8 @@ struct Names {
 struct Spellings {
   std::vector<std::string> prefixes;
   std::string probe;
+  std::string modules = {};                          // of today's modules, where their names are not the first spelling's
+  const std::string& module_prefix() const { return modules.empty() ? prefixes.front() : modules; }
 };
 
 // What a family computes with its network.

@@ -343,6 +343,7 @@ std::unique_ptr<Model> Model::outline(const std::string& dir, const LoadOptions&
   }
   auto model = std::make_unique<Model>();
   Loader(*model, std::move(config), options).outline();
+  if (!options.adapter.empty()) model->adapter = Adapter::load(*model, options.adapter);
   return model;
 }
 
@@ -352,6 +353,7 @@ std::unique_ptr<Model> Model::load(const std::string& dir, const LoadOptions& op
   sources.files.push_back(Checkpoint::open(dir));
   auto model = std::make_unique<Model>();
   Loader(*model, std::move(config), std::move(sources), dir, options).run();
+  if (!options.adapter.empty()) model->adapter = Adapter::load(*model, options.adapter);
   return model;
 }
 

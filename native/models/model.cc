@@ -24,8 +24,17 @@ void Model::keep_row_major(Param& p) {
   p.value = storage_.emplace_back(std::move(value)).data();
 }
 
-// Rows of the master, the value or the matrix, whichever holds the parameter, as float32 on the host.
 void Model::source_values(const Param& p, int64_t begin, int64_t count, float* dst) {
+  if (!adapter || !adapter->changes(p)) return base_values(p, begin, count, dst);
+  const TensorInfo* const t = p.version == 0 ? checkpoint_.find(p.name) : nullptr;   // which may be of a wider type than the model
+  if (t) checkpoint_.read_values(*t, begin, count, dst);
+  else base_values(p, begin, count, dst);
+  adapter->add_to(p, begin, count, dst);
+}
+
+// Rows of the master, the value or the matrix, whichever holds the parameter, as float32 on the host.
+void Model::base_values(const Param& p, int64_t begin, int64_t count, float* dst) {
+  if (adapter && !p.group && adapter->read_exact(p, begin, count, dst)) return;
   Device& device = backend->device();
   settle();
   if (p.master()) return device.download(dst, p.master() + begin, static_cast<size_t>(count) * sizeof(float));
@@ -45,6 +54,11 @@ void Model::source_values(const Param& p, int64_t begin, int64_t count, float* d
   std::vector<uint16_t> narrow(static_cast<size_t>(count));
   device.download(narrow.data(), from, bytes);
   std::transform(narrow.begin(), narrow.end(), dst, bf16_to_f32);
+}
+
+void Model::check_whole(const Param& p) const {
+  if (p.group && p.group->sharded && p.dtype == DType::BF16 && !sharded_masters)
+    throw Error("INVALID_ARGUMENT", concat(p.name, ": its float32 values are shared out among ranks"), "save and hash through the trainer, on every rank");
 }
 
 SequencePositions Model::positions(std::span<const int32_t> ids) const {
@@ -88,8 +102,7 @@ std::vector<float> Model::parameter(const std::string& name) {
 
 void Model::encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst) {
   const auto first = static_cast<int64_t>(begin / size_of(dtype)), n = static_cast<int64_t>(count / size_of(dtype));
-  if (p.group && p.group->sharded && p.dtype == DType::BF16 && dtype == FileDType::F32 && !sharded_masters)
-    throw Error("INVALID_ARGUMENT", concat(p.name, ": its float32 values are shared out among ranks"), "save and hash through the trainer, on every rank");
+  if (dtype == FileDType::F32) check_whole(p);
   std::vector<float> tmp(static_cast<size_t>(n));
   source_values(p, first, n, tmp.data());
   encode(dtype, tmp.data(), n, dst);
@@ -126,7 +139,7 @@ std::string Model::hash() {
   for (const TensorInfo* t : all) {
     sha.update(t->name + "\n" + name_of(t->dtype) + "\n" + t->shape_text() + "\n");
     const Param* p = param_of(t->name);
-    const bool trained = p && p->version > 0;
+    const bool trained = p && changed(*p);
     for (uint64_t at = 0; at < t->bytes; at += kSaveChunk) {
       check_cancelled();
       const uint64_t count = std::min(kSaveChunk, t->bytes - at);
@@ -148,7 +161,7 @@ std::string Model::hash() {
 Model::Saved Model::save(const std::string& dir, const std::atomic<bool>* cancel) {
   const auto trained = [this](const TensorInfo& t) {
     const Param* p = param_of(t.name);
-    return p && p->version > 0;
+    return p && changed(*p);
   };
   const auto fill = [this](const TensorInfo& t, uint64_t begin, uint64_t count, void* dst) {
     encoded_values(*param_of(t.name), t.dtype, begin, count, dst);

@@ -10,6 +10,7 @@
 
 #include "autograd/ops.h"
 #include "io/safetensors.h"
+#include "models/adapter.h"
 #include "models/media.h"
 #include "models/parts.h"
 
@@ -21,6 +22,7 @@ struct LoadOptions {
   std::string device = "cpu";                 // kernels/devices.h
   const Families* families = nullptr;         // null: all_families(); they outlive the model
   std::string vision_tower;                   // folder of towers that stand beside the checkpoint; they replace any inside
+  std::string adapter;                        // folder of an adapter, beside the checkpoint
   std::function<void(uint64_t bytes, uint64_t total)> progress;   // on the calling thread
   const std::atomic<bool>* cancel = nullptr;
 };
@@ -62,6 +64,8 @@ class Model : public Machine, public Network {
   // ---- parameters
   std::deque<Param> params;                    // in the checkpoint's order
   std::unordered_map<std::string, Param*> by_name;
+  std::unique_ptr<Adapter> adapter;            // of its decoder; null: none
+  uint64_t adapter_switches = 0;               // += 1 whenever one comes, goes, is switched on or off
   MediaStore media;
   std::vector<double> rope_frequencies;        // of the decoder; computed at first use
 
@@ -69,6 +73,7 @@ class Model : public Machine, public Network {
   using Part = isr::Part;
   std::vector<std::vector<Param*>> groups(Part part) const { return parts_->groups(part); }   // parameters updated together
   const Family& declaration() const { return *family_; }
+  const std::string& decoder_prefix() const { return parts_->names()[Root::Decoder]; }   // of its parameters' names
   SequencePositions positions(std::span<const int32_t> ids) const;          // by the family's rule
   Positioner positioner() const { return [this](std::span<const int32_t> ids) { return positions(ids); }; }
   std::vector<float> parameter(const std::string& name);                    // float32 copy; of sharded masters: the model's type
@@ -86,7 +91,12 @@ class Model : public Machine, public Network {
 
  private:
   friend class Loader;
-  void source_values(const Param& p, int64_t begin, int64_t count, float* dst);   // master, else sharded_masters, value, panels
+  friend class Adapter;
+  void base_values(const Param& p, int64_t begin, int64_t count, float* dst);   // of what is computed with, without an adapter
+  // Values of a parameter, by its master, else sharded_masters, value, panels; with what an adapter adds to it.
+  void source_values(const Param& p, int64_t begin, int64_t count, float* dst);
+  bool changed(const Param& p) const { return p.version > 0 || (adapter && adapter->changes(p)); }   // since it was read
+  void check_whole(const Param& p) const;   // INVALID_ARGUMENT: masters that no value here stands for
   Param* param_of(const std::string& name) const;   // by its own or a second name in the file; null: the file's tensor is not computed with
   void encoded_values(const Param& p, FileDType dtype, uint64_t begin, uint64_t count, void* dst);  // bytes of its tensor in the file's type
 

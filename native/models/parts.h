@@ -64,6 +64,7 @@ class Parts {
   // Of one part, when bound. A group holds its blocks in their order: what is no matrix, then each matrix, then its biases.
   std::vector<std::vector<Param*>> groups(Part part) const;
   Declared outside() const;            // what holds without the network
+  const Names& names() const { return names_; }
 
  private:
   struct Slot {

@@ -18,7 +18,7 @@ Optimizer::Optimizer(Model& model, std::vector<Model::Part> parts, Comm& comm, S
   size_t decoder = 0;   // its first group
   for (Model::Part part : parts_) {
     decoder = groups_.size();
-    for (std::vector<Param*>& params : m_.groups(part)) place(std::move(params), lends_ && takes_turns(m_, params), places);
+    for (std::vector<Param*>& params : trained_groups(m_, part)) place(std::move(params), lends_ && takes_turns(m_, params), places);
   }
   for (Place& p : places) fill(p);
   const auto first = forward_.begin() + static_cast<std::ptrdiff_t>(decoder);
@@ -77,6 +77,8 @@ void Optimizer::fill(Place& to) {
     m_.fill_value(p, to.value);
   }
   if (rows.count == 0) return;
+  if (std::vector<float> exact(static_cast<size_t>(rows.count * p.cols())); m_.adapter && m_.adapter->read_exact(p, rows.first * p.cols(), rows.count * p.cols(), exact.data()))
+    return m_.backend->device().upload(at(g, g.master, p, rows), exact.data(), exact.size() * sizeof(float));
   const Tensor value = view(to.value, p.stored(), p.rows(), p.cols());
   m_.backend->add(view(at(g, g.master, p, rows), rows.count, p.cols()), false, value.row_range(rows.first, rows.count));
 }
@@ -86,7 +88,7 @@ void Optimizer::take_over(const std::vector<Place>& places) noexcept {
     to.param->value = to.value;
     to.param->group = to.group;
   }
-  for (Layer& l : m_.layers) l.group = l.attention_norm->group;
+  for (Layer& l : m_.layers) l.group = group_of(l);
   m_.shared_group = m_.final_norm->group;
   if (sharded_) m_.arrivals = &shared_;
 }
@@ -95,7 +97,7 @@ void Optimizer::keep_rows_behind() {
   const auto trains = [this](Model::Part p) { return std::find(parts_.begin(), parts_.end(), p) != parts_.end(); };
   bool before = false;
   for (Model::Part part : {Model::Part::Vision, Model::Part::Projector, Model::Part::Decoder}) {
-    if (before && !trains(part))
+    if ((before && !trains(part)) || (part == Model::Part::Decoder && m_.adapter))
       for (const std::vector<Param*>& group : m_.groups(part))
         for (Param* p : group) m_.keep_row_major(*p);
     before = before || trains(part);

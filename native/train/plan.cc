@@ -36,37 +36,42 @@ void count_weights(Model& m, PlanReport& r) {
 }
 
 // ---- what a trainer adds, as Optimizer's constructor does; params get their group, and rows where training reads them
+void count_group(const Model& m, const std::vector<Param*>& params, Group& g, PlanReport& r) {
+  for (Param* p : params) {
+    p->group = &g;
+    p->offset = static_cast<size_t>(g.size);
+    g.size += (p->size() + 63) / 64 * 64;
+    r.trained += p->size();
+  }
+  g.params = params;
+  g.written.assign(params.size(), false);
+  g.grad = Buffer(m.backend->device(), static_cast<size_t>(g.size) * sizeof(float));
+  r.trained_elements += static_cast<uint64_t>(g.size);
+  r.largest_group = std::max(r.largest_group, g.size);
+  if (!takes_turns(m, params)) return;
+  r.block_elements += static_cast<uint64_t>(g.size);
+  r.largest_block = std::max(r.largest_block, g.size);
+}
+
 void count_training(Model& m, const std::vector<Model::Part>& parts, std::deque<Group>& groups, PlanReport& r) {
   bool before = false;   // a trained part: gradients flow through what follows it
   void* const somewhere = m.token_embedding->value;
   for (Model::Part part : kForward) {
-    const bool trains = holds(parts, part);
+    const bool adapts = part == Model::Part::Decoder && m.adapter, trains = holds(parts, part) && !adapts;
     PlanReport::Part& to = part == Model::Part::Decoder ? r.decoder : r.vision;
-    for (std::vector<Param*>& params : m.groups(part)) {
-      Group* g = trains ? &groups.emplace_back() : nullptr;
+    for (const std::vector<Param*>& params : m.groups(part)) {
       for (Param* p : params) {
-        const bool panels_only = !p->value;
-        if (panels_only && (trains || before)) p->value = somewhere;
-        if (panels_only && (trains ? p->dtype != DType::F32 : before)) to.rows += value_bytes(*p);   // a float32 master is the value
-        if (!g) continue;
-        p->group = g;
-        p->offset = static_cast<size_t>(g->size);
-        g->size += (p->size() + 63) / 64 * 64;
-        r.trained += p->size();
+        if (p->value) continue;   // else its panels alone hold it
+        if (trains || adapts || before) p->value = somewhere;
+        if (trains ? p->dtype != DType::F32 : adapts || before) to.rows += value_bytes(*p);   // a float32 master is the value
       }
-      if (!g) continue;
-      g->params = params;
-      g->written.assign(params.size(), false);
-      g->grad = Buffer(m.backend->device(), static_cast<size_t>(g->size) * sizeof(float));
-      r.trained_elements += static_cast<uint64_t>(g->size);
-      r.largest_group = std::max(r.largest_group, g->size);
-      if (!takes_turns(m, g->params)) continue;
-      r.block_elements += static_cast<uint64_t>(g->size);
-      r.largest_block = std::max(r.largest_block, g->size);
+      if (trains) count_group(m, params, groups.emplace_back(), r);
     }
+    if (adapts)
+      for (const std::vector<Param*>& params : m.adapter->groups()) count_group(m, params, groups.emplace_back(), r);
     before = before || trains;
   }
-  for (Layer& l : m.layers) l.group = l.attention_norm->group;
+  for (Layer& l : m.layers) l.group = group_of(l);
   m.shared_group = m.final_norm->group;
 }
 
@@ -179,7 +184,7 @@ void count_flops(Model& m, const PlanRequest& q, PlanReport& r) {
   const double visible = 0.5 * d(prompt) * d(prompt) + d(answers) * d(r.answer_tokens) * (d(prompt) + 0.5 * d(r.answer_tokens));
   const double blocks = d(c.layers) * (2 * block * d(r.tokens) + 4 * d(c.heads * c.head_size) * visible);
   const double head = 2 * d(answers * r.answer_tokens) * d(c.width) * d(c.vocab);
-  const double weights = q.trainer.train_decoder ? 2 : 1;   // backward of a frozen decoder is dX alone
+  const double weights = q.trainer.train_decoder && !q.trainer.lora ? 2 : 1;   // backward of a frozen decoder is dX alone
   const double again = r.checkpointing ? 1 : 0;
   r.flops_token = 2 * (d(c.layers) * block + d(c.width) * d(c.vocab));
   double media = 0;
@@ -266,6 +271,11 @@ PlanReport plan_training(const std::string& dir, const PlanRequest& q) {
   guess_lengths(m, q, r);
   count_weights(m, r);
   std::deque<Group> groups;
+  if (q.trainer.lora) {
+    m.adapter = Adapter::make(m, *q.trainer.lora);
+    r.decoder.rows += m.adapter->bytes();
+    r.decoder.row_major += static_cast<uint64_t>(m.adapter->parameters()) * size_of(m.dtype);
+  }
   count_training(m, parts_of(m, q.trainer), groups, r);
   r.kv_page = static_cast<uint64_t>(m.config.layers) * m.backend->kv_page_bytes(attention_shape(m.config), m.dtype);
   go_through(m, q, micro_batch(m, q, r), r);

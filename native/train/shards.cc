@@ -1,6 +1,7 @@
 #include "train/shards.h"
 
 #include <algorithm>
+#include <array>
 
 namespace isr {
 
@@ -20,8 +21,24 @@ std::vector<int64_t> shard_cuts(const Group& group, int ranks) {
   return cuts;
 }
 
+std::vector<std::vector<Param*>> trained_groups(const Model& model, Part part) {
+  return part == Part::Decoder && model.adapter ? model.adapter->groups() : model.groups(part);
+}
+
+Group* group_of(const Layer& layer) {
+  if (layer.attention_norm->group) return layer.attention_norm->group;
+  for (const Weight* w : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down})
+    if (w->low_rank && w->low_rank->a.parts.front()->group) return w->low_rank->a.parts.front()->group;
+  return nullptr;
+}
+
 bool takes_turns(const Network& network, const std::vector<Param*>& group) {
-  return std::any_of(network.layers.begin(), network.layers.end(), [&](const Layer& l) { return std::find(group.begin(), group.end(), l.attention_norm) != group.end(); });
+  const auto holds = [&](const Param* p) { return std::find(group.begin(), group.end(), p) != group.end(); };
+  return std::any_of(network.layers.begin(), network.layers.end(), [&](const Layer& l) {
+    if (holds(l.attention_norm)) return true;
+    const std::array weights{&l.qkv, &l.out, &l.gate_up, &l.down};
+    return std::any_of(weights.begin(), weights.end(), [&](const Weight* w) { return w->low_rank && holds(w->low_rank->a.parts.front()); });
+  });
 }
 
 Rows rows_within(const Param& p, int64_t begin, int64_t end) {

@@ -2,13 +2,18 @@
 #pragma once
 #include <vector>
 
-#include "models/network.h"
+#include "models/model.h"
 
 namespace isr {
 
 // Rank r of `ranks` has elements [cuts[r], cuts[r + 1]) of the group's arrays: about equal parts, cut between rows of parameters.
 // A group with fewer rows than ranks leaves some without.
 std::vector<int64_t> shard_cuts(const Group& group, int ranks);
+
+// What a trainer updates of a part: its parameters, or those of the decoder's adapter.
+std::vector<std::vector<Param*>> trained_groups(const Model& model, Part part);
+// Of a block's trained parameters; null: it has none.
+Group* group_of(const Layer& layer);
 
 // Whether a group's gradients are shared out where any are: those of the decoder's blocks. What embeddings and head, or towers and
 // projector, get is complete only at the end of a backward pass, and is whole until then.

@@ -95,13 +95,30 @@ double learning_rate_at(const TrainerOptions& o, int64_t k) {
 }
 
 Trainer::Impl::Impl(Model& model, const TrainerOptions& options, std::unique_ptr<Comm> single, Comm* ranks)
-    : alone(std::move(single)), comm(ranks ? *ranks : *alone), m(model), o(options), optimizer(model, parts_of(model, options), comm, {options.shard, options.shard_gradients}) {}
+    : alone(std::move(single)), comm(ranks ? *ranks : *alone), m(model), o(options), adapter(model, options), optimizer(model, parts_of(model, options), comm, {options.shard, options.shard_gradients}) {}
+
+TrainedAdapter::TrainedAdapter(Model& model, const TrainerOptions& options) : model_(model) {
+  if (!options.lora) {
+    if (model.adapter)
+      throw Error("INVALID_ARGUMENT", "lora: this model has an adapter, and nothing but that can be trained", "train it with `lora`, or save the model, which merges it, and load that");
+    return;
+  }
+  if (options.train_vision || options.train_projector || !options.train_decoder)
+    throw Error("INVALID_ARGUMENT", "lora: an adapter is trained alone, and it is the decoder's", "leave out train.projector and train.vision");
+  made_ = !model.adapter;
+  if (made_) model.adapter = Adapter::make(model, *options.lora);
+  else model.adapter->check_same(*options.lora);
+}
+
+TrainedAdapter::~TrainedAdapter() {
+  if (made_ && !model_.adapter->changed()) model_.adapter.reset();
+}
 
 // ---- one micro-batch: forward under a tape, the loss's answer, backward into the groups
 void Trainer::Impl::micro_batch(std::span<const SequenceInput> sequences, bool last, const std::atomic<bool>* cancel, const Answer& answer) {
   const Batch batch = make_batch(sequences, o.share_prefix, m.positioner());
   tokens_computed += batch.tokens();
-  flops += step_flops(m.config, batch.tokens(), static_cast<int64_t>(batch.scored.size()), visible_pairs(batch.plan), o.train_decoder);
+  flops += step_flops(m.config, batch.tokens(), static_cast<int64_t>(batch.scored.size()), visible_pairs(batch.plan), o.train_decoder && !o.lora);
   if (batch.scored.empty()) return;
   ArenaScope scope(m.arena());
   Tape tape(m.arena(), true);
@@ -151,6 +168,11 @@ T* Trainer::Impl::notes(size_t count) {
 }
 
 std::vector<PairReference> Trainer::Impl::score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
+  const AdapterOff base(m);
+  return log_probs(pairs, cancel);
+}
+
+std::vector<PairReference> Trainer::Impl::log_probs(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel) {
   const std::vector<SequenceInput> sequences = sequences_of(pairs, 0);
   std::vector<std::vector<float>> logps(sequences.size());
   uint64_t computed = 0;
@@ -170,7 +192,7 @@ void Trainer::Impl::need_references(std::vector<TrainPair>& pairs, int64_t first
     TrainPair& p = pairs[i];
     const int64_t item = first + static_cast<int64_t>(i);
     if (!p.ref_chosen || !p.ref_rejected) {
-      if (step > 0)
+      if (step > 0 && !m.adapter)
         throw Error("INVALID_ARGUMENT", concat("pairs[", item, "].reference: missing at step ", step, "; it can only be scored before the first update"),
                     "call trainer.score(pairs) first and pass its result with every later step");
       without.push_back(p);
@@ -218,7 +240,7 @@ StepMetrics Trainer::Impl::accumulate(std::vector<TrainPair>& pairs, const std::
   };
   meeting.hold(check, [&] {
     if (couples) {   // all log-probs first, then the loss, then each micro-batch again with its answer
-      const std::vector<PairReference> now = score(pairs, cancel);
+      const std::vector<PairReference> now = log_probs(pairs, cancel);
       learn();
       or_abort(comm, [&] {
         const std::vector<PairLogps> all = logps_of_all(pairs, now, tokens);

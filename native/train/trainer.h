@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "dist/comm.h"
+#include "models/adapter.h"
 #include "models/decoder.h"
 #include "train/losses.h"
 
@@ -24,6 +25,7 @@ struct TrainerOptions {
   bool decay_norms = true;
   double clip_norm = 0;                    // 0: off
   bool train_decoder = true, train_projector = false, train_vision = false;
+  std::optional<LoraOptions> lora;         // the decoder's adapter in place of its parameters; the one that the model has, or a new one
   int64_t micro_batch_tokens = 4096;
   int checkpointing = -1;                  // -1 auto, 0 off, 1 on
   bool share_prefix = true;
@@ -58,8 +60,9 @@ class Trainer {
   ~Trainer();                                             // trained weights stay in the model
 
   int64_t step() const;
+  // Log-probs of the reference: the model as it is; where an adapter trains, the model without it.
   std::vector<PairReference> score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
-  // Pairs without reference are scored first, while step is 0; later INVALID_ARGUMENT.
+  // Pairs without reference are scored first, while step is 0; later INVALID_ARGUMENT, but where an adapter trains.
   StepMetrics train_step(std::vector<TrainPair> pairs, const std::atomic<bool>* cancel);
   StepMetrics train_step_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
   // Mean loss's gradient before clipping, in the file's shape; `names` empty: all that got one.

@@ -16,13 +16,26 @@ namespace isr {
 std::vector<double> token_counts(const std::vector<TrainPair>& pairs);
 std::vector<PairTokens> tokens_of(const std::vector<std::vector<double>>& counts);
 
+// The adapter that is to be trained: the model's, or one that is made, and goes again with a trainer that has not changed it.
+class TrainedAdapter {
+ public:
+  TrainedAdapter(Model& model, const TrainerOptions& options);   // INVALID_ARGUMENT
+  ~TrainedAdapter();
+  TrainedAdapter(const TrainedAdapter&) = delete;
+
+ private:
+  Model& model_;
+  bool made_ = false;
+};
+
 struct Trainer::Impl {
   Impl(Model& model, const TrainerOptions& options, std::unique_ptr<Comm> alone, Comm* ranks);
 
   StepMetrics run(const std::function<StepMetrics()>& work, bool update);
   StepMetrics accumulate(std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
   StepMetrics accumulate_sft(const std::vector<SequenceInput>& sequences, const std::atomic<bool>* cancel);
-  std::vector<PairReference> score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);
+  std::vector<PairReference> score(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);       // the reference's
+  std::vector<PairReference> log_probs(const std::vector<TrainPair>& pairs, const std::atomic<bool>* cancel);   // of the model as it is
   void copy_gradients(const std::vector<std::string>& names, Gradients& out);
 
   // What makes the gradients of a micro-batch's log-probs (head.dlogp), without waiting for them.
@@ -42,6 +55,7 @@ struct Trainer::Impl {
   Comm& comm;
   Model& m;
   TrainerOptions o;
+  const TrainedAdapter adapter;                               // before the optimizer, which takes its parameters
   Optimizer optimizer;
   int64_t step = 0, tokens_computed = 0;
   double flops = 0;

@@ -17,15 +17,16 @@ constexpr const char* kFile = "/trainer.safetensors";
 constexpr int kMostRanks = 1 << 16;
 constexpr const char* kFormat = "isr-dpo trainer 1";
 
+std::string number(double v) {
+  std::ostringstream s;
+  s.exceptions(std::ios::badbit);   // no memory: an error, not a shorter text
+  s.precision(std::numeric_limits<double>::max_digits10);
+  s << v;
+  return s.str();
+}
+
 // Options that change what later steps compute, as text: equal text, equal steps.
 Metadata options_of(const TrainerOptions& o) {
-  const auto number = [](double v) {
-    std::ostringstream s;
-    s.exceptions(std::ios::badbit);   // no memory: an error, not a shorter text
-    s.precision(std::numeric_limits<double>::max_digits10);
-    s << v;
-    return s.str();
-  };
   return {{"loss", o.loss.loss},
           {"beta", number(o.loss.beta)},
           {"labelSmoothing", number(o.loss.label_smoothing)},
@@ -46,12 +47,23 @@ Metadata options_of(const TrainerOptions& o) {
           {"sharePrefix", o.share_prefix ? "true" : "false"}};
 }
 
+// What an adapter's products count for; ranks and matrices are told by the tensors.
+std::string scales_of(const Adapter& adapter) {
+  std::vector<std::string> scales;
+  for (const Adapter::Part& p : adapter.parts()) scales.push_back(number(adapter.scale_of(p)));
+  if (std::all_of(scales.begin(), scales.end(), [&](const std::string& s) { return s == scales.front(); })) return scales.front();
+  std::string all;
+  for (const std::string& s : scales) all += (all.empty() ? "" : " ") + s;
+  return all;
+}
+
 Metadata state_of(const Trainer::Impl& t) {
   Metadata meta{{"format", kFormat}, {"architecture", t.m.config.architecture}, {"dtype", name_of(t.m.dtype)}, {"step", concat(t.step)}};
   std::string steps;
   for (const Optimizer::State& s : t.optimizer.states) steps += concat(steps.empty() ? "" : " ", s.steps);
   meta.emplace_back("updates", steps);
   for (auto& [key, value] : options_of(t.o)) meta.emplace_back("option." + key, value);
+  if (t.m.adapter) meta.emplace_back("option.lora scale", scales_of(*t.m.adapter));
   return meta;
 }
 

@@ -62,6 +62,7 @@ export interface NativeModel extends NativeCheckpoint {
   device: string; // "cpu", "cuda:0"; told by who chose it
   dtype: "f32" | "bf16";
   isa: string;
+  adapter?: { rank: number; alpha: number; rslora: boolean; modules: number; parameters: number };
 }
 export interface NativeReport extends NativeCheckpoint {
   parts: { name: string; parameters: number; dtypes: string[] }[];
@@ -176,6 +177,8 @@ type JobName =
       | "gradients"
       | "saveTrainer"
       | "saveAmongRanks"
+      | "saveAdapter"
+      | "saveAdapterAmongRanks"
       | "loadTrainer"
       | "planTraining"
     )

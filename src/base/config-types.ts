@@ -118,6 +118,27 @@ export interface TrainConfig {
               readonly decoder?: boolean | undefined;
             }
           | undefined;
+        /**
+         * Low-rank adapters of the language model's matrices (LoRA), which are trained in place of its parameters; default: all
+         * parameters are trained.
+         */
+        readonly lora?:
+          | {
+              /** Rank of the products. At least 1 and at most 16384. Default: 16. */
+              readonly rank?: number | undefined;
+              /** What the products count for: alpha / rank times. Above 0. Default: 32. */
+              readonly alpha?: number | undefined;
+              /** Whether they count alpha / sqrt(rank) times instead (rsLoRA). Default: false. */
+              readonly rslora?: boolean | undefined;
+              /**
+               * Names of matrices that get an adapter, or the last parts of their names, such as q_proj; default: all of the language
+               * model's blocks.
+               */
+              readonly targets?: readonly string[] | undefined;
+              /** Other ranks, by names of matrices or their last parts. */
+              readonly rankPattern?: Readonly<Record<string, number>> | undefined;
+            }
+          | undefined;
         /** Number of tokens that are computed at once, which bounds the memory of activations. At least 1. Default: 4096. */
         readonly microBatchTokens?: number | undefined;
         /** Whether activations are recomputed in the backward pass instead of kept; default: if they would not fit. */
@@ -163,6 +184,8 @@ export interface TrainConfig {
          * Folder of the vision tower, for checkpoints that only name it; default: the tower that the checkpoint contains or names.
          */
         readonly visionTower?: string | undefined;
+        /** Folder of a LoRA adapter in PEFT's format, which the model computes with. */
+        readonly adapter?: string | undefined;
       }
     | undefined;
   /** Cache of the vision tower's features on disk; false: none. */
@@ -363,6 +386,27 @@ export interface RunConfig {
               readonly decoder?: boolean | undefined;
             }
           | undefined;
+        /**
+         * Low-rank adapters of the language model's matrices (LoRA), which are trained in place of its parameters; default: all
+         * parameters are trained.
+         */
+        readonly lora?:
+          | {
+              /** Rank of the products. At least 1 and at most 16384. Default: 16. */
+              readonly rank?: number | undefined;
+              /** What the products count for: alpha / rank times. Above 0. Default: 32. */
+              readonly alpha?: number | undefined;
+              /** Whether they count alpha / sqrt(rank) times instead (rsLoRA). Default: false. */
+              readonly rslora?: boolean | undefined;
+              /**
+               * Names of matrices that get an adapter, or the last parts of their names, such as q_proj; default: all of the language
+               * model's blocks.
+               */
+              readonly targets?: readonly string[] | undefined;
+              /** Other ranks, by names of matrices or their last parts. */
+              readonly rankPattern?: Readonly<Record<string, number>> | undefined;
+            }
+          | undefined;
         /** Number of tokens that are computed at once, which bounds the memory of activations. At least 1. Default: 4096. */
         readonly microBatchTokens?: number | undefined;
         /** Whether activations are recomputed in the backward pass instead of kept; default: if they would not fit. */
@@ -426,7 +470,7 @@ export interface RunConfig {
         readonly maxBytes?: number | undefined;
       }
     | undefined;
-  /** Options for loading the model. */
+  /** Options for loading the models. */
   readonly load?:
     | {
         /** Device: cpu, cuda (the first card), cuda:N, or auto: the first card that can be used, else the CPU. Default: "auto". */

@@ -1,7 +1,20 @@
 // Options as data: the type, range, default and meaning of an option stand in one row. Functions check their options against
 // the rows, and the configuration file's schema and reference, the flags of the command line and the public types with their
 // docstrings are made from the same rows.
-import { array, boolean, choice, idList, number, options, path, type Range, refuse, seed, text } from "./check.js";
+import {
+  array,
+  boolean,
+  choice,
+  idList,
+  number,
+  object,
+  options,
+  path,
+  type Range,
+  refuse,
+  seed,
+  text,
+} from "./check.js";
 import { type OldName, renamed } from "./renamed.js";
 
 /** Values of an option, and how they are told from others. */
@@ -23,6 +36,8 @@ export type Shape =
   | { readonly kind: "ids" }
   /** Any number of values of one shape. */
   | { readonly kind: "list"; readonly of: Shape }
+  /** Values of one shape by names, which are no options. */
+  | { readonly kind: "record"; readonly of: Shape }
   /** One value. */
   | { readonly kind: "constant"; readonly value: false | null }
   /** Two numbers; `ordered`: the first below the second. */
@@ -127,6 +142,10 @@ export const wordsOrEmpty = (about: string): Optional<string> => row({ kind: "te
 export const listOf = <T>(about: string, of: Row<T>): Optional<readonly T[]> =>
   row({ kind: "list", of: of.shape }, about);
 
+/** Values by names of the caller's; the row `of` takes each. */
+export const recordOf = <T>(about: string, of: Row<T>): Optional<Readonly<Record<string, T>>> =>
+  row({ kind: "record", of: of.shape }, about);
+
 /** Token ids; the model that they are of checks that it has them. */
 export const tokenIds = (about: string): Optional<Int32Array | readonly number[]> => row({ kind: "ids" }, about);
 
@@ -218,6 +237,13 @@ function checkedValue(field: string, value: unknown, shape: Shape): unknown {
       return idList(field, value);
     case "list":
       return array(field, value).map((item, i) => checkedValue(`${field}[${i}]`, item, shape.of));
+    case "record":
+      return Object.fromEntries(
+        Object.entries(object(field, value)).map(([name, item]) => [
+          name,
+          checkedValue(`${field}.${name}`, item, shape.of),
+        ]),
+      );
     case "constant":
       return value === shape.value ? value : refuse(field, String(shape.value), value);
     case "pair":
@@ -233,7 +259,15 @@ function checkedValue(field: string, value: unknown, shape: Shape): unknown {
 function eitherValue(field: string, value: unknown, { of, expected }: Shape & { kind: "either" }): unknown {
   const types: Readonly<Record<Shape["kind"], string>> = {
     ...{ number: "number", choice: "string", flag: "boolean", path: "string", text: "string", seed: "number" },
-    ...{ constant: "none", pair: "object", either: "none", group: "object", ids: "object", list: "object" },
+    ...{
+      constant: "none",
+      pair: "object",
+      either: "none",
+      group: "object",
+      ids: "object",
+      list: "object",
+      record: "object",
+    },
   };
   const constant = of.some((shape) => shape.kind === "constant" && shape.value === value);
   if (constant) return value;

@@ -68,6 +68,25 @@ export interface OptimizerOptions {
     /** The language model. Default: true. */
     decoder?: boolean;
   };
+  /**
+   * Low-rank adapters of the language model's matrices (LoRA), which are trained in place of its parameters; default: all
+   * parameters are trained.
+   */
+  lora?: {
+    /** Rank of the products. At least 1 and at most 16384. Default: 16. */
+    rank?: number;
+    /** What the products count for: alpha / rank times. Above 0. Default: 32. */
+    alpha?: number;
+    /** Whether they count alpha / sqrt(rank) times instead (rsLoRA). Default: false. */
+    rslora?: boolean;
+    /**
+     * Names of matrices that get an adapter, or the last parts of their names, such as q_proj; default: all of the language
+     * model's blocks.
+     */
+    targets?: readonly string[];
+    /** Other ranks, by names of matrices or their last parts. */
+    rankPattern?: Readonly<Record<string, number>>;
+  };
   /** Number of tokens that are computed at once, which bounds the memory of activations. At least 1. Default: 4096. */
   microBatchTokens?: number;
   /** Whether activations are recomputed in the backward pass instead of kept; default: if they would not fit. */
@@ -84,7 +103,7 @@ export interface OptimizerOptions {
    * of once a step; needs shard. Default: false.
    */
   shardGradients?: boolean;
-  /** Seed of the order of items in train(). createTrainer() makes no random draw in this version. Default: 0. */
+  /** Seed of the order of items in train(), and of what an adapter begins with. Default: 0. */
   seed?: bigint | number;
 }
 
@@ -145,6 +164,8 @@ export interface WeightOptions {
    * Folder of the vision tower, for checkpoints that only name it; default: the tower that the checkpoint contains or names.
    */
   visionTower?: string;
+  /** Folder of a LoRA adapter in PEFT's format, which the model computes with. */
+  adapter?: string;
   /** Milliseconds that opening and decoding one file may take. At least 1. Default: 300000. */
   mediaTimeoutMs?: number;
   /**

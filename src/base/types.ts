@@ -203,6 +203,22 @@ export interface ModelInfo {
   media: readonly ("video" | "image")[];
   /** Instruction-set level in use, such as "avx2". */
   isa: string;
+  /** The adapter that the model was loaded with; null: none. */
+  adapter: AdapterInfo | null;
+}
+
+/** Facts about an adapter. */
+export interface AdapterInfo {
+  /** Rank of its products, where no pattern gives another one. */
+  rank: number;
+  /** What its products count for: alpha / rank times, or with `rslora` alpha / sqrt(rank) times. */
+  alpha: number;
+  /** Whether it is scaled by the root of the rank (rsLoRA). */
+  rslora: boolean;
+  /** Number of matrices that it changes. */
+  modules: number;
+  /** Number of its parameters. */
+  parameters: number;
 }
 
 /**

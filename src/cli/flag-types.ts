@@ -5,6 +5,7 @@ export interface LoadFlags {
   dtype?: LoadOptions["dtype"];
   threads?: number;
   visionTower?: string;
+  adapter?: string;
   featureCache?: string;
 }
 export type SamplingFlags = Pick<Sampling, "maxTokens" | "temperature" | "topP" | "topK" | "seed"> & {

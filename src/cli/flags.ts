@@ -111,6 +111,7 @@ export const addLoading = (command: Command): Command =>
     .addOption(optionFlag("--dtype <type>", loadRows.dtype))
     .addOption(optionFlag("--threads <n>", loadRows.threads))
     .addOption(optionFlag("--vision-tower <dir>", loadRows.visionTower))
+    .addOption(optionFlag("--adapter <dir>", loadRows.adapter))
     .option("--feature-cache <dir>", "folder that keeps the vision tower's features of each video");
 
 export const samplingOf = ({ maxTokens, temperature, topP, topK, seed, stop }: SamplingFlags): Sampling => ({
@@ -147,14 +148,14 @@ export async function load(
 ): Promise<VideoLM> {
   const dir = modelFolder(given);
   if (dir !== given) await checkMade(dir); // a run's: what it has made
-  const { dtype, threads, visionTower, featureCache } = flags;
+  const { dtype, threads, visionTower, adapter, featureCache } = flags;
   const began = performance.now();
   const live = process.stderr.isTTY === true;
   const onProgress = ({ bytes, totalBytes }: { bytes: number; totalBytes: number }) => {
     process.stderr.write(`\rloading ${Math.floor((100 * bytes) / Math.max(totalBytes, 1))} %`);
   };
   const model = await loadModel(dir, {
-    ...{ signal, dtype, threads, visionTower, templateDate },
+    ...{ signal, dtype, threads, visionTower, adapter, templateDate },
     ...(featureCache === undefined ? {} : { featureCache: { dir: featureCache } }),
     ...(live ? { onProgress } : {}),
     onMedia: (report) => {

@@ -34,7 +34,8 @@ interface JudgeFlags extends LoadFlags, FrameSampling {
 
 /** Flags that only a model of our own looks at. */
 const ofModel: readonly (keyof JudgeFlags)[] = [
-  ...(["method", "videos", "frames", "window", "fps", "dtype", "threads", "visionTower", "featureCache"] as const),
+  ...(["method", "videos", "frames", "window", "fps", "dtype", "threads", "visionTower"] as const),
+  ...(["adapter", "featureCache"] as const),
 ];
 const ofEndpoint = ["endpointModel", "keyEnv"] as const;
 

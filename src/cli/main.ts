@@ -11,6 +11,7 @@ import { expandHome } from "./home-folder.js";
 import { inspectCommand } from "./inspect-command.js";
 import { Interrupted } from "./interrupt.js";
 import { judgeCommand } from "./judge-command.js";
+import { mergeCommand } from "./merge-command.js";
 import { planCommand } from "./plan-command.js";
 import { reportCommand } from "./report-command.js";
 import { runCommand } from "./run-command.js";
@@ -29,6 +30,7 @@ async function main(): Promise<number> {
     .addCommand(generateCommand())
     .addCommand(inspectCommand())
     .addCommand(judgeCommand())
+    .addCommand(mergeCommand())
     .addCommand(planCommand())
     .addCommand(reportCommand())
     .addCommand(runCommand())

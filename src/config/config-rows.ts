@@ -26,6 +26,10 @@ import { frameRows } from "../video/frame-sampling.js";
 
 const load = group("Options for loading the model.", loadRows);
 
+// An iteration's model is all that passes on to the next one: an adapter is merged before.
+const { adapter: _, ...mergedRows } = loadRows;
+const loadOfRun = group("Options for loading the models.", mergedRows);
+
 const features = either(
   "Cache of the vision tower's features on disk; false: none.",
   "false, or an object with dir and maxBytes",
@@ -231,7 +235,7 @@ export const runConfig = group(
     train,
     video,
     features,
-    load,
+    load: loadOfRun,
     groupVideos: whole("Number of videos that are processed together; default: 1 on a CPU.", 1),
     evaluate,
     keep: either(

@@ -67,6 +67,8 @@ function shapeOf(shape: Shape): z.ZodType {
       return z.array(z.int().min(0));
     case "list":
       return z.array(shapeOf(shape.of));
+    case "record":
+      return z.record(z.string().min(1), shapeOf(shape.of));
     case "constant":
       return shape.value === null ? z.null() : z.literal(shape.value);
     case "pair":

@@ -74,16 +74,18 @@ export class LearnStage {
       await trainer.load(newest, { signal: input.signal });
     }
     const made = this.#at("model");
-    const { hash } = await staged(voices.common, iteration, "save", from === "save", () =>
-      ranks ? trainer.saveModel(made) : model.save(made),
-    );
+    const { hash } = await staged(voices.common, iteration, "save", from === "save", async () => {
+      if (settings.trainer.lora) await trainer.saveAdapter(this.#at("adapter"));
+      return ranks ? await trainer.saveModel(made) : await model.save(made); // merged
+    });
     return hash;
   }
 
   async #trainer(plan: StepPlan): Promise<Trainer> {
     const { input, model, closing } = this.#l;
     const { trainer: options } = input.settings;
-    const all = { ...options, totalSteps: options.totalSteps ?? plan.totalSteps };
+    const seed = input.settings.seed + BigInt(input.iteration);
+    const all = { ...options, seed, totalSteps: options.totalSteps ?? plan.totalSteps };
     const trainer = await openTrainer(model, all, input.ranks);
     return closing.keep(trainer, () => trainer[asyncDispose]());
   }

@@ -101,7 +101,8 @@ async function fullSizeStep(p: Preflight): Promise<void> {
   const share = Math.ceil(train.pairsPerStep / (ranks?.size ?? 1));
   const count = Math.min(share, Math.ceil((options.microBatchTokens ?? tokens) / tokens) + 1);
   const pair: Pair = { prompt, chosen, rejected };
-  const trainer = await openTrainer(model, { ...options, totalSteps: options.totalSteps ?? plan.totalSteps }, ranks);
+  const all = { ...options, seed: settings.seed, totalSteps: options.totalSteps ?? plan.totalSteps };
+  const trainer = await openTrainer(model, all, ranks);
   try {
     const [reference] = await agreed(ranks, () => trainer.score([pair], { signal }));
     await trainer.tryStep(Array(count).fill({ ...pair, reference: reference! }), { signal });

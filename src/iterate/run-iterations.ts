@@ -191,6 +191,9 @@ function replacedKeys(o: Record<string, unknown>, config: Record<string, unknown
 function checked(value: unknown, more: readonly string[], from: number, to: number): Checked {
   const o = checkOptions("options", value, [...keys, ...more]);
   checkSignal("options.signal", o.signal);
+  const { adapter } = (o.load ?? {}) as LoadOptions;
+  if (adapter !== undefined)
+    refuse("options.load.adapter", "nothing: a run starts from a model (isr-dpo merge makes one)", adapter);
   const config = o.config === undefined ? {} : object("options.config", o.config);
   const context = {
     ...(config.context as object | undefined),

@@ -148,6 +148,7 @@ export async function inspectCheckpoint(dir: string): Promise<CheckpointReport> 
     vocabSize: r.vocabSize,
     endTokenIds: [...ends],
     visualTokens: visualTokens(r),
+    adapter: null,
     media: mediaKinds(r),
     files: r.files,
     parts: r.parts,

@@ -24,6 +24,7 @@ export const loadRows = {
   visionTower: filePath(
     "Folder of the vision tower, for checkpoints that only name it; default: the tower that the checkpoint contains or names.",
   ),
+  adapter: filePath("Folder of a LoRA adapter in PEFT's format, which the model computes with."),
 };
 
 /** How files of media are read. */

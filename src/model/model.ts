@@ -67,7 +67,7 @@ export function internalsOf(model: unknown): ModelInternals {
  */
 export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> {
   const folder = path("dir", dir);
-  const { device, dtype, threads = 0, visionTower, featureCache, ...rest } = loadSettings("options", o);
+  const { device, dtype, threads = 0, visionTower, adapter, featureCache, ...rest } = loadSettings("options", o);
   const chosen = await chooseDevice("options.device", device);
   const { signal: cancel, mediaTimeoutMs, mediaMaxLost, templateDate, onProgress, onMedia } = rest;
   const progress = onProgress && new Handler(onProgress);
@@ -78,7 +78,7 @@ export async function loadModel(dir: string, o?: LoadOptions): Promise<VideoLM> 
     const [native, tokenizer] = await Promise.all([
       host.call<Omit<NativeModel, "device">>(
         "load",
-        { dir: folder, device: chosen, dtype, threads, visionTower },
+        { dir: folder, device: chosen, dtype, threads, visionTower, adapter },
         call,
       ),
       tokenizerOf(folder, templateDate === undefined ? {} : { templateDate }),
@@ -150,6 +150,7 @@ function modelInfo(native: NativeModel, endTokenIds: readonly number[]): ModelIn
     visualTokens: visualTokens(native),
     media: mediaKinds(native),
     isa: native.isa,
+    adapter: native.adapter ? Object.freeze(native.adapter) : null,
   });
 }
 
@@ -349,6 +350,12 @@ class LoadedModel extends TargetGenerator implements VideoLM {
     const given = options("options", o, ["signal"]);
     const cancel = signal("options.signal", given.signal);
     return this.#inputs.call("save", { dir: path("dir", dir) }, [cancel]);
+  }
+
+  async saveAdapter(dir: string, o?: Cancel): Promise<{ bytes: number }> {
+    const given = options("options", o, ["signal"]);
+    const cancel = signal("options.signal", given.signal);
+    return { bytes: await this.#inputs.call<number>("saveAdapter", { dir: path("dir", dir) }, [cancel]) };
   }
 
   protected override close(): Promise<void> {

@@ -128,6 +128,20 @@ export interface VideoLM extends Generator, AsyncDisposable {
     bytes: number;
   }>;
   /**
+   * Saves the model's adapter as PEFT does: adapter_config.json and adapter_model.safetensors, in float32. The folder appears complete
+   * or not at all; other files in it stay.
+   * @param dir - folder of the adapter
+   * @param o - `signal` cancels
+   * @throws {@link IsrDpoError} INVALID_ARGUMENT: the model has no adapter; DISK_FULL, IO
+   */
+  saveAdapter(
+    dir: string,
+    o?: Cancel,
+  ): Promise<{
+    /** Bytes that were written. */
+    bytes: number;
+  }>;
+  /**
    * Cancels running calls, waits for them, and frees all memory. It may be called again. It is the same as
    * `[Symbol.asyncDispose]()`, for code without `await using`.
    */

@@ -5,6 +5,7 @@ import { bytesOf, memoryOf, sizeText } from "./byte-sizes.js";
 import { diskOf } from "./disk-space.js";
 import { outline } from "./measure.js";
 import type { PlanSettings } from "./plan-settings.js";
+import { usualAdapter } from "../train/trainer-options.js";
 
 interface Change {
   text: string;
@@ -43,9 +44,16 @@ const changes: readonly Change[] = [
         : null,
   },
   {
+    text: "lora: {} (train adapters in place of the decoder)",
+    apply: (s) =>
+      s.trainer.trainDecoder && !s.trainer.lora
+        ? trainer(s, { trainVision: false, trainProjector: false, lora: usualAdapter })
+        : null,
+  },
+  {
     text: "train: { decoder: false, projector: true } (freeze the decoder)",
     apply: (s, f) =>
-      s.trainer.trainDecoder && f.mediaTokens > 0
+      s.trainer.trainDecoder && !s.trainer.lora && f.mediaTokens > 0
         ? trainer(s, { trainDecoder: false, trainVision: false, trainProjector: true })
         : null,
   },

@@ -166,7 +166,7 @@ const pick = (o: Record<string, unknown>, keys: readonly string[]) =>
 
 /** The trainer as the engine measures it, where a schedule need not know its length. */
 const planned = (settings: Omit<TrainerSettings, "seed">) =>
-  nativeTrainer({ ...settings, totalSteps: settings.totalSteps ?? 1 });
+  nativeTrainer({ ...settings, seed: 0n, totalSteps: settings.totalSteps ?? 1 });
 
 /** Models that are made. */
 function modelsOf(o: Record<string, unknown>, count: Count, config: { from: number; to: number }): number {

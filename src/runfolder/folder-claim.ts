@@ -107,7 +107,17 @@ async function begin(dir: string): Promise<void> {
 }
 
 /** Folders that a run makes in its own. */
-const ownFolders = ["iterations", "seed", "train", "model", "features", "evaluation", "tensorboard", "frames"];
+const ownFolders = [
+  "iterations",
+  "seed",
+  "train",
+  "model",
+  "adapter",
+  "features",
+  "evaluation",
+  "tensorboard",
+  "frames",
+];
 
 /** INVALID_ARGUMENT for a folder inside one that another run keeps its own things in; a run's seed stage is no other run. */
 async function refuseInside(dir: string, what: string): Promise<void> {

@@ -40,7 +40,7 @@ export function configOf(s: TrainSettings): Record<string, unknown> {
 /** What a run writes, relative to its folder. */
 const written = [
   ...[runName, "lock", "items.jsonl", "eval-items.jsonl", "refs.f32", "eval-refs.f32", "stage.json", "report.html"],
-  ...["train", "model", "tensorboard", "features"],
+  ...["train", "model", "adapter", "tensorboard", "features"],
 ];
 
 function inputPlaces({ model, data, evalData, videos, load }: TrainSettings): InputPlace[] {
@@ -52,6 +52,7 @@ function inputPlaces({ model, data, evalData, videos, load }: TrainSettings): In
     ...(videos === undefined ? [] : [{ name: "videos", path: videos }]),
     ...(cache ? [{ name: "load.featureCache", path: cache.dir }] : []),
     ...(load.visionTower === undefined ? [] : [{ name: "load.visionTower", path: load.visionTower, whole: true }]),
+    ...(load.adapter === undefined ? [] : [{ name: "load.adapter", path: load.adapter, whole: true }]),
   ];
 }
 

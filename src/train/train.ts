@@ -208,9 +208,10 @@ class TrainRun extends FolderWork<IterationResult> {
       await trainer.load(await this.#first(() => lastStep(this.at("train"), plan.totalSteps)), {
         signal: this.#signal,
       });
-    const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", () =>
-      s.ranks ? trainer.saveModel(this.at("model")) : model.save(this.at("model")),
-    );
+    const saved = await staged(this.#emit, iteration, "save", this.#begun === "save", async () => {
+      if (s.trainer.lora) await trainer.saveAdapter(this.at("adapter"));
+      return s.ranks ? await trainer.saveModel(this.at("model")) : await model.save(this.at("model")); // merged
+    });
     const work = await summed(s.ranks, model.counters);
     return await this.#first(async () => {
       const files = await madeFiles(this.at("model"));

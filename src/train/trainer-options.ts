@@ -6,17 +6,20 @@ import {
   either,
   flag,
   group,
+  listOf,
   oldNames,
   oneOf,
   pairOf,
   randomSeed,
   only,
   real,
+  recordOf,
   type Resolved,
   resolved,
   type Rule,
   share,
   whole,
+  words,
 } from "../base/option-rows.js";
 import { renamed } from "../base/renamed.js";
 import type { OptimizerOptions } from "../base/option-types.js";
@@ -30,6 +33,17 @@ export interface TrainerOptions extends Omit<LossOptions, "loss">, OptimizerOpti
   /** The ranks that train together, each of which makes a trainer of an equal model with equal options. Default: this process alone. */
   communicator?: Communicator;
 }
+
+const loraRows = {
+  rank: whole("Rank of the products.", 1, 1 << 14).or(16),
+  alpha: real("What the products count for: alpha / rank times.", { above: 0 }).or(32),
+  rslora: flag("Whether they count alpha / sqrt(rank) times instead (rsLoRA).").or(false),
+  targets: listOf(
+    "Names of matrices that get an adapter, or the last parts of their names, such as q_proj; default: all of the language model's blocks.",
+    words(""),
+  ),
+  rankPattern: recordOf("Other ranks, by names of matrices or their last parts.", whole("", 1, 1 << 14)),
+};
 
 /** The rows of the optimizer, the schedule and the work; those of the loss stand in loss-options.ts. */
 export const optimizerRows = {
@@ -58,6 +72,10 @@ export const optimizerRows = {
     projector: flag("The projector, which maps the tower's features to tokens.").or(false),
     decoder: flag("The language model.").or(true),
   }),
+  lora: group(
+    "Low-rank adapters of the language model's matrices (LoRA), which are trained in place of its parameters; default: all parameters are trained.",
+    loraRows,
+  ).optional(),
   microBatchTokens: whole("Number of tokens that are computed at once, which bounds the memory of activations.", 1).or(
     4096,
   ),
@@ -77,7 +95,7 @@ export const trainerRows = {
   ...lossRows,
   loss: oneOf("The preference loss, or sft.", ...lossNames, "sft").or("sigmoid"),
   ...optimizerRows,
-  seed: randomSeed("Seed of the order of items in train(). createTrainer() makes no random draw in this version."),
+  seed: randomSeed("Seed of the order of items in train(), and of what an adapter begins with."),
 };
 
 /** Names of a trainer's options, without its ranks. */
@@ -93,6 +111,14 @@ export const trainerRules: readonly Rule[] = [
   ({ shard, shardGradients }) =>
     shardGradients === true && shard === false
       ? { key: "shardGradients", expected: "false without shard: gradients are shared out as masters are" }
+      : undefined,
+  ({ lora, train }) =>
+    lora !== undefined && (train.vision || train.projector || !train.decoder)
+      ? { key: "train", expected: "the decoder alone beside lora, whose adapters are the decoder's" }
+      : undefined,
+  ({ lora }) =>
+    lora?.targets?.length === 0
+      ? { key: "lora.targets", expected: "a name of a matrix, or nothing for all of them" }
       : undefined,
   ({ train }) =>
     Object.values(train as object).includes(true) ? undefined : { key: "train", expected: "a part that is trained" },
@@ -140,7 +166,7 @@ export function checkParts({ train }: Pick<TrainerSettings, "train">, info: Mode
 }
 
 /** A trainer's options as the engine takes them. */
-export function nativeTrainer(o: Omit<TrainerSettings, "seed">) {
+export function nativeTrainer(o: TrainerSettings) {
   const { learningRate, eps, weightDecay, decayNorms, microBatchTokens, sharePrefix, schedule, train } = o;
   return {
     ...nativeLoss(o),
@@ -154,6 +180,18 @@ export function nativeTrainer(o: Omit<TrainerSettings, "seed">) {
       shard: o.shard,
       shardGradients: o.shardGradients,
     },
+    ...(o.lora && { lora: nativeLora(o.lora, o.seed) }),
+  };
+}
+
+/** An adapter of the defaults, as the engine takes it. */
+export const usualAdapter = nativeLora(resolved("lora", {}, loraRows), 0n);
+
+function nativeLora({ targets = [], rankPattern = {}, ...lora }: NonNullable<TrainerSettings["lora"]>, seed: bigint) {
+  return {
+    ...lora,
+    ...{ seed, targets: [...targets], patterns: Object.keys(rankPattern) },
+    patternRanks: Int32Array.from(Object.values(rankPattern)),
   };
 }
 
@@ -168,7 +206,11 @@ export const trainerEffects: Readonly<
     (o.schedule ?? "constant") === "constant" &&
     !o.warmupRatio &&
     `a constant ${under}schedule without warmupRatio has no length`,
-  decayNorms: (o, under) => o.decayNorms === false && !o.weightDecay && `${under}weightDecay 0 lets nothing decay`,
+  decayNorms: (o, under) =>
+    o.decayNorms === false &&
+    (o.lora !== undefined
+      ? `${under}lora trains no norms and biases`
+      : !o.weightDecay && `${under}weightDecay 0 lets nothing decay`),
   shardGradients: (o, under) =>
     o.shardGradients === true &&
     (o.train as { decoder?: boolean } | undefined)?.decoder === false &&

@@ -84,7 +84,8 @@ export interface Trainer extends AsyncDisposable {
   /** Number of optimizer steps that were made. */
   readonly step: number;
   /**
-   * Log-probs, in nats, of the scored tokens of both answers, computed by the code that trains.
+   * Log-probs, in nats, of the scored tokens of both answers, computed by the code that trains. With `lora` they are those of the
+   * reference, at any time: the model without its adapter.
    * @throws {@link IsrDpoError} INVALID_ARGUMENT, CONTEXT_OVERFLOW, PLACEHOLDER_MISMATCH, MEDIA_UNREADABLE, OUT_OF_MEMORY
    */
   score(pairs: readonly (Pair | SequencePair)[], o?: Cancel): Promise<NonNullable<Pair["reference"]>[]>;
@@ -127,6 +128,11 @@ export interface Trainer extends AsyncDisposable {
    */
   saveModel(dir: string, o?: Cancel): ReturnType<VideoLM["save"]>;
   /**
+   * Saves the adapter as {@link VideoLM.saveAdapter} does; among several ranks as {@link Trainer.saveModel} saves the model.
+   * @throws {@link IsrDpoError} as {@link VideoLM.saveAdapter}
+   */
+  saveAdapter(dir: string, o?: Cancel): ReturnType<VideoLM["saveAdapter"]>;
+  /**
    * Restores the state that save() wrote, by any number of ranks.
    * @throws {@link IsrDpoError} NOT_FOUND, CHECKPOINT_CORRUPT, IO; RUN_MISMATCH: it belongs to another model or to other options
    */
@@ -168,7 +174,8 @@ export async function createTrainer(model: VideoLM, o?: TrainerOptions): Promise
 /** RUN_MISMATCH where another rank has other weights or options. */
 async function checkRanks(model: VideoLM, settings: object, ranks: Communicator): Promise<void> {
   const hash = await agreed(ranks, () => model.hash());
-  const mine = { "the model's SHA-256": hash, "the trainer's options": JSON.stringify(settings) };
+  const text = JSON.stringify(settings, (_, value) => (typeof value === "bigint" ? String(value) : value));
+  const mine = { "the model's SHA-256": hash, "the trainer's options": text };
   const all = await ranks.gather(mine);
   for (const [r, theirs] of all.entries())
     for (const [name, value] of Object.entries(theirs))
@@ -183,7 +190,7 @@ async function checkRanks(model: VideoLM, settings: object, ranks: Communicator)
 /** Makes a trainer of options that are checked. */
 export async function openTrainer(
   model: VideoLM,
-  settings: Omit<TrainerSettings, "seed">,
+  settings: TrainerSettings,
   communicator?: Communicator,
 ): Promise<Trainer> {
   const internals = internalsOf(model);
@@ -318,6 +325,12 @@ class ModelTrainer extends Disposable implements Trainer {
     const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
     const folder = path("dir", dir);
     return this.#together("saveAmongRanks", async () => ({ dir: folder }), cancel);
+  }
+
+  async saveAdapter(dir: string, o?: Cancel): Promise<{ bytes: number }> {
+    const cancel = signal("options.signal", options("options", o, ["signal"]).signal);
+    const folder = path("dir", dir);
+    return { bytes: await this.#together<number>("saveAdapterAmongRanks", async () => ({ dir: folder }), cancel) };
   }
 
   async load(dir: string, o?: Cancel): Promise<void> {

@@ -98,8 +98,35 @@ void add_products(Rows& all) {
                        const Vec<double> pre = reference::linear(v[0], v[1], v[2], static_cast<size_t>(K));
                        return {plus(activated(act, pre), v[3]), pre};
                      }});
+      all.push_back({"gemm_nt", concat("added to pre, act ", act.name, ", (", M, ", ", K, ") by ", N), {{"x", M, K}, {"w", N, K}, {"bias", 1, N, As::Float32}, {"before", M, N}}, {{"y", M, N}, {"pre", M, N}},
+                     [act](OpCall& c) {
+                       c.be.add(c.out[1], false, c.in[3]);
+                       c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1]), {c.f32(2), act.act, c.out[1], {}, true});
+                     },
+                     [act, K](const Values& v) -> Values {
+                       const Vec<double> pre = plus(reference::linear(v[0], v[1], v[2], static_cast<size_t>(K)), v[3]);
+                       return {activated(act, pre), pre};
+                     }});
     }
+  for (const Size size : {Size{1, 70, 45}, Size{9, 70, 45}, Size{3, 48, 80}, Size{33, 48, 80}}) {
+    const int64_t M = size.M, N = size.N, K = size.K;
+    all.push_back({"gemm_nt", concat("added to y, (", M, ", ", K, ") by ", N), {{"x", M, K}, {"w", N, K}, {"residual", M, N}, {"before", M, N}}, {{"y", M, N}},
+                   [](OpCall& c) {
+                     c.be.add(c.out[0], false, c.in[3]);
+                     c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1]), {nullptr, Act::None, {}, c.in[2], true});
+                   },
+                   [K](const Values& v) -> Values { return {plus(plus(reference::linear(v[0], v[1], {}, static_cast<size_t>(K)), v[2]), v[3])}; }});
+  }
   constexpr int64_t M = 5, F = 37, K = 24;
+  all.push_back({"gemm_nt", "swiglu, added to pre", {{"x", M, K}, {"w", 2 * F, K}, {"before", M, 2 * F}}, {{"y", M, F}, {"pre", M, 2 * F}},
+                 [](OpCall& c) {
+                   c.be.add(c.out[1], false, c.in[2]);
+                   c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1], true), {nullptr, Act::SwiGlu, c.out[1], {}, true});
+                 },
+                 [](const Values& v) -> Values {
+                   const Vec<double> pre = plus(reference::linear(v[0], v[1], {}, K), v[2]);
+                   return {reference::swiglu(pre, F), pre};
+                 }});
   all.push_back({"gemm_nt", "swiglu", {{"x", M, K}, {"w", 2 * F, K}}, {{"y", M, F}, {"pre", M, 2 * F}},
                  [](OpCall& c) { c.be.gemm_nt(c.out[0], c.in[0], c.matrix(c.in[1], true), {nullptr, Act::SwiGlu, c.out[1], {}}); },
                  [](const Values& v) -> Values {
@@ -302,6 +329,16 @@ void add_rows(Rows& all) {
                      const Vec<double> rows = reference::gather(v[0], index, kC);
                      Vec<double> y(2 * kC);
                      for (size_t i = 0; i < rows.size(); ++i) y[i / kC / 2 * kC + i % kC] += 0.5 * rows[i];
+                     return begun(v, 1, y);
+                   }});
+    all.push_back({"pool_rows", concat(how, ", rows themselves"), {{"x", kT, kC}, {"before", kT, kC}}, {{"y", kT, kC}},
+                   [accumulate](OpCall& c) {
+                     c.be.add(c.out[0], false, c.in[accumulate ? 1 : 0]);
+                     c.be.pool_rows(c.out[0], accumulate, accumulate ? c.in[0] : c.out[0], {}, 1, 0.5f);   // in place
+                   },
+                   [begun](const Values& v) {
+                     Vec<double> y = v[0];
+                     for (double& x : y) x *= 0.5;
                      return begun(v, 1, y);
                    }});
     all.push_back({"embedding_backward", how, {{"dy", 600, kC}, {"before", 11, kC, As::Float32}}, {{"dw", 11, kC, As::Float32}},

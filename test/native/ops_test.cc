@@ -69,6 +69,27 @@ struct Run {
     }
     return w;
   }
+  // What an adapter adds to parts of w: B (leaf b) after A (leaf a), `scale` times.
+  struct Added { size_t part, a, b; float scale; };
+  Weight& adapted(Weight& w, const std::vector<Added>& added) {
+    LowRank& l = *low_ranks.emplace_back(std::make_unique<LowRank>());
+    std::vector<size_t> a;
+    int64_t ranks = 0, outputs = 0;
+    for (const Added& one : added) {
+      LowRank::Piece& piece = l.pieces.emplace_back();
+      piece.b = std::move(weight({one.b}));
+      for (size_t i = 0; i < one.part; ++i) piece.output += w.parts[i]->rows();
+      piece.rank = ranks;
+      piece.scale = one.scale;
+      a.push_back(one.a);
+      ranks += piece.b.k();
+      outputs += piece.b.n();
+    }
+    l.a = std::move(weight(a));
+    l.whole = outputs == w.n();
+    w.low_rank = &l;
+    return w;
+  }
   Ints ints(const std::vector<int32_t>& v) { return resident(*backend, arena, v); }
   RowIndex index(const std::vector<int32_t>& rows, int64_t input_rows, int64_t per_row = 1) { return row_index(*backend, arena, rows, input_rows, per_row); }
   std::vector<float> gradient(size_t i) {
@@ -85,6 +106,7 @@ struct Run {
   std::vector<std::unique_ptr<Param>> params;
   std::vector<Tensor> inputs;
   std::vector<std::unique_ptr<Weight>> weights;
+  std::vector<std::unique_ptr<LowRank>> low_ranks;
   std::deque<Buffer> panels;
   Group group;
   std::unique_ptr<Prepared> plan;
@@ -153,6 +175,13 @@ Vec<Complex> rotate_qk(const Vec<Complex>& y, const std::vector<float>& values) 
   Vec<Complex> out = y;
   for (size_t t = 0; t < static_cast<size_t>(T); ++t) std::copy_n(qk.begin() + static_cast<int64_t>(t * turned), turned, out.begin() + static_cast<int64_t>(t * width));
   return out;
+}
+
+// scale (x A^T) B^T of in[a] and in[b]; x is in[0].
+Vec<Complex> low_rank(const Inputs& in, size_t a, size_t b, size_t rank, double scale) {
+  Vec<Complex> y = reference::linear(reference::linear(in[0], in[a], {}, C), in[b], {}, rank);
+  for (Complex& v : y) v *= scale;
+  return y;
 }
 
 const std::vector<OpCase>& table() {
@@ -228,6 +257,25 @@ const std::vector<OpCase>& table() {
       {"qkv", {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"bq", Kind::Vector, 1, 24}, {"bk", Kind::Vector, 1, 12}, {"bv", Kind::Vector, 1, 12}},
        [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}, {4, 5, 6}), kShape, rope_values().data()); },
        [](const Inputs& in) { return rotate_qk(reference::linear(in[0], joined(joined(in[1], in[2]), in[3]), joined(joined(in[4], in[5]), in[6]), C), rope_values()); }},
+      {"linear, adapted, residual", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, C, C}, {"b", Kind::Vector, 1, C}, {"A", Kind::Matrix, 3, C}, {"B", Kind::Matrix, C, 3}},
+       [](Run& r) { return linear(r.ctx, r.x(0), r.adapted(r.weight({1}, {2}), {{0, 3, 4, 0.75f}}), Act::None, r.x(0)); },
+       [](const Inputs& in) { return add(add(reference::linear(in[0], in[1], in[2], C), low_rank(in, 3, 4, 3, 0.75)), in[0]); }},
+      {"linear, adapted, gelu_erf", {{"x", Kind::Activation, T, C}, {"w", Kind::Matrix, N, C}, {"b", Kind::Vector, 1, N}, {"A", Kind::Matrix, 1, C}, {"B", Kind::Matrix, N, 1}},
+       [](Run& r) { return linear(r.ctx, r.x(0), r.adapted(r.weight({1}, {2}), {{0, 3, 4, 1}}), Act::GeluErf); },
+       [](const Inputs& in) { return reference::map(add(reference::linear(in[0], in[1], in[2], C), low_rank(in, 3, 4, 1, 1)), reference::gelu_erf<Complex>); }},
+      {"swiglu, up adapted", {{"x", Kind::Activation, T, C}, {"gate", Kind::Matrix, F, C}, {"up", Kind::Matrix, F, C}, {"A", Kind::Matrix, 5, C}, {"B", Kind::Matrix, F, 5}},
+       [](Run& r) { return swiglu(r.ctx, r.x(0), r.adapted(r.weight({1, 2}, {}, true), {{1, 3, 4, 0.5f}})); },
+       [](const Inputs& in) {
+         const Vec<Complex> up = add(reference::linear(in[0], in[2], {}, C), low_rank(in, 3, 4, 5, 0.5));
+         return reference::swiglu(beside_rows({reference::linear(in[0], in[1], {}, C), up}), F);
+       }},
+      {"qkv, q and v adapted by two ranks",
+       {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"Aq", Kind::Matrix, 2, C}, {"Bq", Kind::Matrix, 24, 2}, {"Av", Kind::Matrix, 4, C}, {"Bv", Kind::Matrix, 12, 4}},
+       [](Run& r) { return qkv(r.ctx, r.x(0), r.adapted(r.weight({1, 2, 3}), {{0, 4, 5, 0.5f}, {2, 6, 7, 2}}), kShape, rope_values().data()); },
+       [](const Inputs& in) {
+         const auto plain = [&](size_t part) { return reference::linear(in[0], in[part], {}, C); };
+         return rotate_qk(beside_rows({add(plain(1), low_rank(in, 4, 5, 2, 0.5)), plain(2), add(plain(3), low_rank(in, 6, 7, 4, 2))}), rope_values());
+       }},
       {"qkv, heads normalised", {{"x", Kind::Activation, T, C}, {"q", Kind::Matrix, 24, C}, {"k", Kind::Matrix, 12, C}, {"v", Kind::Matrix, 12, C}, {"nq", Kind::Vector, 1, 6}, {"nk", Kind::Vector, 1, 6}},
        [](Run& r) { return qkv(r.ctx, r.x(0), r.weight({1, 2, 3}), kShape, rope_values().data(), {&r.param(4), &r.param(5), 1e-5f}); },
        [](const Inputs& in) {

@@ -20,7 +20,10 @@ struct Lanes {
   const Tensor& y;
   const Epilogue& e;
 
-  vf biased(vf v, int64_t column, int n) const { return e.bias ? v + load_n_or_all(e.bias + column, n) : v; }
+  vf begun(int64_t row, int64_t column, vf v, int n) const {
+    if (e.accumulate) v += e.pre ? load_n_or_all(e.pre.as<P>() + row * e.pre.stride + column, n) : load_n_or_all(y.as<T>() + row * y.stride + column, n);
+    return e.bias ? v + load_n_or_all(e.bias + column, n) : v;
+  }
   void save(int64_t row, int64_t column, vf v, int n) const {
     if (e.pre) store_n_or_all(e.pre.as<P>() + row * e.pre.stride + column, v, n);
   }
@@ -46,7 +49,7 @@ void finish_plain(const Tensor& y, const Epilogue& e, Tile tile, int64_t column,
     const int n = y.cols - column < kLanes ? static_cast<int>(y.cols - column) : kLanes;
     if (n <= 0) return;
     for (int r = 0; r < tile.rows; ++r) {
-      vf v = lanes.biased(load(sums + r * kPanel + half * kLanes), column, n);
+      vf v = lanes.begun(tile.row + r, column, load(sums + r * kPanel + half * kLanes), n);
       lanes.save(tile.row + r, column, v, n);
       if (e.act != Act::None) v = act_value(e.act, as_stored<T>(v));
       lanes.finish(tile.row + r, column, v, n);
@@ -59,8 +62,8 @@ void finish_swiglu(const Tensor& y, const Epilogue& e, Tile tile, int64_t column
   const Lanes<T, P> lanes{y, e};
   const int n = y.cols - column < kLanes ? static_cast<int>(y.cols - column) : kLanes;
   for (int r = 0; r < tile.rows; ++r) {
-    const vf gate = lanes.biased(load(sums + r * kPanel), column, n);
-    const vf up = lanes.biased(load(sums + r * kPanel + kLanes), y.cols + column, n);
+    const vf gate = lanes.begun(tile.row + r, column, load(sums + r * kPanel), n);
+    const vf up = lanes.begun(tile.row + r, y.cols + column, load(sums + r * kPanel + kLanes), n);
     lanes.save(tile.row + r, column, gate, n);
     lanes.save(tile.row + r, y.cols + column, up, n);
     lanes.finish(tile.row + r, column, silu(as_stored<T>(gate)) * as_stored<T>(up), n);
@@ -84,6 +87,7 @@ void check(const Tensor& y, const Tensor& x, const Packed& w, const Epilogue& e)
              ", ", w.k, ") ", name_of(w.dtype));
   ISR_ASSERT(w.swiglu == (e.act == Act::SwiGlu), "[gemm_nt] SwiGlu goes with weights packed for it");
   ISR_ASSERT(!e.pre || (e.pre.rows == y.rows && e.pre.cols == w.n), "[gemm_nt] pre (", e.pre.rows, ", ", e.pre.cols, ")");
+  ISR_ASSERT(!e.accumulate || e.pre || e.act == Act::None, "[gemm_nt] what is added to an activation's input needs `pre`");
   ISR_ASSERT(!e.residual || (e.residual.rows == y.rows && e.residual.cols == y.cols && e.residual.dtype == y.dtype),
              "[gemm_nt] residual (", e.residual.rows, ", ", e.residual.cols, ") ", name_of(e.residual.dtype), " for y ",
              name_of(y.dtype));

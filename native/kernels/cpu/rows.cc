@@ -58,14 +58,16 @@ void CpuBackend::gather_rows(Tensor y, bool accumulate, Tensor x, Ints index) {
 }
 
 void CpuBackend::pool_rows(Tensor y, bool accumulate, Tensor x, Ints index, int64_t n, float scale) {
-  ISR_ASSERT(index.n == y.rows * n && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.n,
+  const bool itself = !index.data && n == 1 && x.rows == y.rows;
+  ISR_ASSERT((itself || index.n == y.rows * n) && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.n,
              " indices for ", y.rows, " rows of ", n, "; widths ", y.cols, " and ", x.cols);
   with_type(y.dtype, [&](auto type) {
     using E = decltype(type);
     parallel(threads, y.rows, row_grain(threads, y.rows, y.cols * n), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         E* const out = row_of<E>(y, i);
-        const int32_t* const from = index.data + i * n;
+        const auto own = static_cast<int32_t>(i);
+        const int32_t* const from = itself ? &own : index.data + i * n;
         for (int64_t j = 0; j < n; ++j) ISR_ASSERT(from[j] >= -1 && from[j] < x.rows, "pool_rows: index ", from[j], " of ", x.rows, " rows");
         for_lanes(y.cols, [&](int64_t c, auto lanes) {
           vf sum = zero();

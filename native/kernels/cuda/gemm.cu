@@ -53,7 +53,7 @@ __global__ void finish_swiglu(Rows<Y> y, Rows<P> pre, bool keep, const float* bi
 constexpr int kFewRows = 8, kWarps = 4;
 
 template <class T, class Y, int N, int M, int R>
-__global__ void few_rows(Rows<Y> y, Rows<const T> x, Rows<const T> w, int64_t rows, int64_t outputs, int64_t inputs) {
+__global__ void few_rows(Rows<Y> y, bool accumulate, Rows<const T> x, Rows<const T> w, int64_t rows, int64_t outputs, int64_t inputs) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t n = (int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * R;
   if (n >= outputs) return;   // whole warps
@@ -81,7 +81,9 @@ __global__ void few_rows(Rows<Y> y, Rows<const T> x, Rows<const T> w, int64_t ro
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const float sum = warp_sum(sums[r][m]);
-      if (lane == 0 && n + r < outputs) from_float(y.row(m)[n + r], sum);
+      if (lane != 0 || n + r >= outputs) continue;
+      Y& to = y.row(m)[n + r];
+      from_float(to, accumulate ? to_float(to) + sum : sum);
     }
   }
 }
@@ -138,15 +140,15 @@ void product(Products& library, cudaStream_t stream, Tensor d, bool accumulate, 
   });
 }
 
-void product_of_few(cudaStream_t stream, Tensor y, Tensor x, Tensor w) {
+void product_of_few(cudaStream_t stream, Tensor y, bool accumulate, Tensor x, Tensor w) {
   with_type(x.dtype, [&](auto from) {
     with_type(y.dtype, [&](auto to) {
       using T = decltype(from);
       using Y = decltype(to);
       Packs().and_of(x).and_of(w).with([&](auto n) {
         const auto run = [&](auto kernel, int outputs) {
-          launch(stream, {"few_rows", ceil_div(y.cols, kWarps * outputs), 32 * kWarps}, kernel, rows_of<Y>(y), rows_of<const T>(x), rows_of<const T>(w), x.rows,
-                 y.cols, x.cols);
+          launch(stream, {"few_rows", ceil_div(y.cols, kWarps * outputs), 32 * kWarps}, kernel, rows_of<Y>(y), accumulate, rows_of<const T>(x), rows_of<const T>(w),
+                 x.rows, y.cols, x.cols);
         };
         if (x.rows == 1) run(few_rows<T, Y, n.value, 1, 2>, 2);
         else run(few_rows<T, Y, n.value, kFewRows, 4>, 4);
@@ -162,12 +164,13 @@ void CudaBackend::gemm_nt(Tensor y, Tensor x, const Matrix& matrix, const Epilog
   const bool swiglu = e.act == Act::SwiGlu;
   ISR_ASSERT(x.dtype == w.dtype && x.cols == w.cols && y.rows == x.rows && y.cols == (swiglu ? w.rows / 2 : w.rows) && (!swiglu || matrix.shape.swiglu),
              "gemm_nt: (", x.rows, ", ", x.cols, ") by (", w.rows, ", ", w.cols, ") into (", y.rows, ", ", y.cols, ")");
+  ISR_ASSERT(!e.accumulate || e.pre || e.act == Act::None, "gemm_nt: what is added to an activation's input needs `pre`");
   if (x.rows == 0) return;
   const ArenaScope scope(scratch_);
   Tensor pre = e.pre;
   if (!pre) pre = swiglu ? view(scratch_.allocate(static_cast<size_t>(x.rows * w.rows) * size_of(x.dtype)), x.dtype, x.rows, w.rows) : y;
-  if (x.rows <= kFewRows) product_of_few(stream(), pre, x, w);
-  else product(*products_, stream(), pre, false, x, false, w, true);
+  if (x.rows <= kFewRows) product_of_few(stream(), pre, e.accumulate, x, w);
+  else product(*products_, stream(), pre, e.accumulate, x, false, w, true);
   if (pre.data == y.data && !e.bias && e.act == Act::None && !e.residual) return;
   with_type(y.dtype, [&](auto to) {
     with_type(pre.dtype, [&](auto from) {

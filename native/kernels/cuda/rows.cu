@@ -46,7 +46,7 @@ __global__ void pool(Rows<T> y, Rows<const T> x, const int32_t* index, int64_t n
   const int64_t row = i / packs, col = i % packs * N;
   Pack<N> sum{};
   for (int64_t j = 0; j < n; ++j) {
-    const int64_t from = index[row * n + j];
+    const int64_t from = index ? index[row * n + j] : row;
     if (from >= 0) sum += load<N>(x.row(from) + col);
   }
   T* const to = y.row(row) + col;
@@ -121,7 +121,8 @@ void CudaBackend::gather_rows(Tensor y, bool accumulate, Tensor x, Ints index) {
 void CudaBackend::embedding_forward(Tensor y, Tensor table, Ints ids) { gather_rows(y, false, table, ids); }
 
 void CudaBackend::pool_rows(Tensor y, bool accumulate, Tensor x, Ints index, int64_t n, float scale) {
-  ISR_ASSERT(index.n == y.rows * n && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.n, " indices for ", y.rows, " rows of ", n,
+  const bool itself = !index.data && n == 1 && x.rows == y.rows;
+  ISR_ASSERT((itself || index.n == y.rows * n) && y.cols == x.cols && y.dtype == x.dtype, "pool_rows: ", index.n, " indices for ", y.rows, " rows of ", n,
              "; widths ", y.cols, " and ", x.cols);
   if (y.rows * y.cols == 0) return;
   with_type(y.dtype, [&](auto type) {
